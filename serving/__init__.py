@@ -1,0 +1,1 @@
+"""MediRound serving: the orchestrator, its engines and its gRPC service."""

@@ -1,0 +1,181 @@
+"""The model bundle: one directory that holds all a serving stack needs to know of a model.
+
+Knows the manifest's schema, the file names, and how a bundle is verified. Does not know how the
+files are made (``exporters.bundle``) nor how they are run (``serving.llm``, ``serving.vision``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.model"
+IMAGE_ENCODER = "image_encoder.onnx"
+MASK_DECODER = "mask_decoder.onnx"
+VISION_TOWER = "vision_tower.onnx"
+LANGUAGE_MODEL = "language_model.onnx"
+REQUIRED_FILES = (TOKENIZER, IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, LANGUAGE_MODEL)
+
+Positive = Annotated[int, Field(gt=0)]
+TokenId = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Triple = tuple[float, float, float]
+
+
+class BundleError(Exception):
+    """The bundle cannot be served. The message says what differs; rebuild it with ``python -m exporters bundle``."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageSpec(_Section):
+    """The image encoder's side of the model."""
+
+    side: Positive
+    """Side of the padded square that the encoder takes, in pixels (1024 for SAM ViT-B, 256 for Lite)."""
+    preprocessing: Literal["sam_mean_std", "minmax_valid"]
+    """What the encoder graph does to the uint8 pixels; part of the embedding's key."""
+    embedding: tuple[Positive, Positive, Positive]
+    """Shape of an embedding: channels, rows, columns (256, 64, 64)."""
+    embedding_dtype: Literal["float32", "float16"] = "float32"
+    """Element type of an embedding where it crosses an engine's edge."""
+    logits_side: Positive
+    """Side of the square of mask logits, which covers the padded square."""
+
+
+class TowerSpec(_Section):
+    """The vision tower's (CLIP's) side of the model."""
+
+    side: Positive
+    """Side of the tower's input in pixels (336 for CLIP ViT-L/14-336)."""
+    tokens: Positive
+    """Image tokens that ``<image>`` expands to (576 for 336/14)."""
+    mean: Triple
+    std: Triple
+
+
+class LanguageSpec(_Section):
+    """The decoder's sizes; key/value shapes follow from them."""
+
+    hidden: Positive
+    layers: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    vocabulary: Positive
+    """Rows of the embedding table, the added tokens included."""
+    max_tokens: Positive
+    """Longest prompt plus answer in tokens, image tokens counted."""
+    feature: Positive
+    """Length of a [SEG] feature (256)."""
+
+
+class TokenSpec(_Section):
+    """Ids of the tokens that only the prompt builder may insert."""
+
+    bos: TokenId
+    eos: TokenId
+    seg: TokenId
+    bbox: TokenId
+    crop: TokenId
+    image: TokenId
+    """Placeholder of the image: outside the vocabulary, so that no text can produce it."""
+
+
+class JudgeSpec(_Section):
+    """Judgment & Correction. ``present`` is false for a stage 1 checkpoint: scores are then absent."""
+
+    present: bool
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """A feature whose score is at most this is corrected."""
+
+
+class AnswerSpec(_Section):
+    """How rounds are answered when the caller does not say."""
+
+    default_mode: Literal["forced", "free"]
+    template: str = "It is [SEG]."
+    """Answer of a forced round whose caller gives none; holds ``[SEG]`` exactly once."""
+    tail: str = "."
+    """Text appended to the history after a generated ``[SEG]``, which ends the answer."""
+    max_new_tokens: Positive = 32
+
+
+class Manifest(_Section):
+    """``manifest.json``: everything about a model that serving may depend on."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    version: Annotated[str, Field(min_length=1, max_length=32)]
+    intended_use: str
+    image: ImageSpec
+    tower: TowerSpec
+    language: LanguageSpec
+    tokens: TokenSpec
+    judge: JudgeSpec
+    answers: AnswerSpec
+    storage: Literal["fp32", "fp16"]
+    """How weights lie in the files; both are computed in fp32."""
+    source: dict[str, str]
+    """Digests of what the bundle was made from, by role (checkpoint, base, clip)."""
+    files: dict[str, Digest]
+    """SHA-256 of every other file of the bundle, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle. ``digest`` is the SHA-256 of its manifest and so identifies every byte of it."""
+
+    directory: Path
+    manifest: Manifest
+    digest: str
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises:
+        BundleError: the manifest is missing or malformed, a file is missing, or a digest differs.
+    """
+    manifest_path = directory / MANIFEST
+    try:
+        text = manifest_path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{manifest_path}: cannot be read ({error.strerror}); is --bundle right?") from error
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BundleError(f"{manifest_path}: does not fit this server: {problems}") from error
+    problems_found = _file_problems(directory, manifest)
+    if problems_found:
+        raise BundleError(f"{directory}: " + "; ".join(problems_found))
+    return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
+
+
+def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
+    problems = [f"{name}: not listed in the manifest" for name in REQUIRED_FILES if name not in manifest.files]
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if path.resolve().parent != directory.resolve():
+            problems.append(f"{name}: lies outside the bundle")
+        elif not path.is_file():
+            problems.append(f"{name}: missing")
+        elif (actual := file_digest(path)) != expected:
+            problems.append(f"{name}: SHA-256 is {actual[:12]}…, the manifest says {expected[:12]}…")
+    return problems
