@@ -1,0 +1,208 @@
+"""The words of the domain as values: images, references, questions, rounds, sessions.
+
+Knows shapes and invariants. Does not know tokens' text, resizing, engines, gRPC or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.bundle import TowerSpec
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+Bits = npt.NDArray[np.bool_]
+
+NO_CORRECTION = -1.0
+"""Threshold that no score reaches: the feature stays as it is."""
+
+
+class AnswerMode(Enum):
+    FORCED = auto()
+    """The answer's words are given; the feature is read before its ``[SEG]``."""
+    FREE = auto()
+    """The model answers in its own words; it may answer without ``[SEG]``."""
+
+
+class CorrectionPolicy(Enum):
+    ALWAYS = auto()
+    REFERENCED = auto()
+    OFF = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    policy: CorrectionPolicy
+    threshold: float
+    """Scores at most this are corrected, where the policy applies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """In pixels, maxima inclusive."""
+
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class TowerImage:
+    """What the vision tower is shown: uint8 RGB (P, P, 3), resized and cropped; ``digest`` of those pixels."""
+
+    digest: str
+    pixels: U8
+
+    def normalised(self, spec: TowerSpec) -> F32:
+        """The tower's input: float32 (3, P, P); scaled to 0..1, then (x - mean) / std."""
+        scaled = self.pixels.astype(np.float32) * np.float32(0.00392156862745098)
+        normal = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+        return np.ascontiguousarray(normal.transpose(2, 0, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderImage:
+    """What the image encoder is shown: uint8 RGB (S, S, 3), the image at the top left, zeros elsewhere."""
+
+    key: str
+    """Content address of the embedding: pixels, valid size, encoder digest and preprocessing."""
+    pixels: U8
+    valid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """A session's image: RGB uint8 (H, W, 3), and what every round needs of it."""
+
+    rgb: U8
+    tower: TowerImage
+    encoder: EncoderImage
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.rgb.nbytes + self.tower.pixels.nbytes + self.encoder.pixels.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An earlier mask as the language half sees it: a crop (one token) and a box (one token)."""
+
+    round: int
+    crop: TowerImage
+    crop_rectangle: Rectangle
+    box: F32
+    """(4,): x_min / W, y_min / H, x_max / W, y_max / H; inclusive maxima."""
+    box_rectangle: Rectangle
+    whole_image: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A mask of the image's own size, packed: one bit a pixel."""
+
+    packed: U8
+    size: tuple[int, int]
+    area: int
+    box: Rectangle | None
+
+    def bits(self) -> Bits:
+        """bool (H, W)."""
+        height, width = self.size
+        flat = np.unpackbits(self.packed, count=height * width)
+        return flat.reshape(height, width).view(np.bool_)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a dialogue; ``refer_to`` counts from the session's first round."""
+
+    text: str
+    refer_to: int | None
+    mode: AnswerMode
+    answer: str = ""
+    """Forced mode: the words, ``[SEG]`` exactly once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegFeature:
+    """The language half's word on one ``[SEG]``."""
+
+    vector: F32
+    """(256,), raw: before correction."""
+    log_probability: float
+    """Of ``[SEG]`` at its position, natural logarithm."""
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds a stage took. Stages overlap: their sum may exceed ``total``."""
+
+    queue: float = 0.0
+    prepare: float = 0.0
+    language: float = 0.0
+    encode: float = 0.0
+    decode: float = 0.0
+    postprocess: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    embedding_hit: bool
+    cached_tokens: int
+    prompt_tokens: int
+    wave: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The mask of a round and how sure the model is of it."""
+
+    mask: Mask
+    score: float | None
+    """The judge's, of the raw feature; None for a model without a judge."""
+    corrected: bool
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A finished round, as the session remembers it."""
+
+    token_ids: tuple[int, ...]
+    """All tokens that the round adds to the dialogue; reference placeholders included."""
+    reference: Reference | None
+    mask: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """A finished round, as the caller sees it."""
+
+    index: int
+    answer: str
+    segmentation: Segmentation | None
+    reference: Reference | None
+    timings: Timings
+    cache: CacheUse
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An image and its rounds so far. Immutable: a round that fails leaves the session as it was."""
+
+    session_id: str
+    caller: str
+    """Who may use it: the authenticated peer, or the one anonymous caller of an open server."""
+    image: SourceImage
+    rounds: tuple[Round, ...] = field(default=())

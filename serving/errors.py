@@ -1,0 +1,55 @@
+"""Errors of the domain, by who must act. Only the gRPC boundary turns them into status codes.
+
+    ServingError
+    ├── InvalidInput          the caller must change the request
+    ├── NotFound              the caller names something that is not there (for them)
+    ├── PreconditionFailed    the caller must do something else first
+    ├── Exhausted             the caller may try again later: a limit of this server is reached
+    ├── Unavailable           the caller may try again later: a part of this server is down
+    └── EngineFault           we must act: an engine broke its contract
+
+No message carries pixels, file names, user text or identifiers of people.
+"""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """Base of every error that a caller may see. ``str(error)`` is safe to send."""
+
+
+class InvalidInput(ServingError):
+    """The request cannot be served as it is. ``field`` is the path of the request's field that must change."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+class NotFound(ServingError):
+    """Unknown session, expired session, another caller's session, or bytes that are not held."""
+
+
+class PreconditionFailed(ServingError):
+    """The session's state does not allow the request: it is closed, or the round referred to has no mask."""
+
+
+class Exhausted(ServingError):
+    """A limit of the server is reached. Retry after ``retry_after`` seconds, or close sessions."""
+
+    def __init__(self, description: str, retry_after: float = 1.0) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+
+
+class Unavailable(ServingError):
+    """An engine cannot be reached or is starting. Retry after ``retry_after`` seconds; sessions survive."""
+
+    def __init__(self, description: str, retry_after: float = 1.0) -> None:
+        super().__init__(description)
+        self.retry_after = retry_after
+
+
+class EngineFault(ServingError):
+    """An engine answered with something that its contract excludes. Logged with an id; a bug of ours."""

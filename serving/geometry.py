@@ -1,0 +1,138 @@
+"""Pixels in and out: resizing, crops, boxes, and masks back at the image's own size.
+
+Knows exactly what MediRound computes between images and tensors (docs/reference.md). Does not know
+tokens, engines or sessions. Everything here is pure and runs in a worker thread for large images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from serving.bundle import ImageSpec, TowerSpec
+from serving.domain import F32, U8, Bits, EncoderImage, Mask, Rectangle, Reference, SourceImage, TowerImage
+
+FEW_PIXELS = 9
+"""A mask with at most this many visible pixels cannot be a reference: the whole image stands in for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The geometry of one model."""
+
+    image: ImageSpec
+    tower: TowerSpec
+    encoder_digest: str
+    """SHA-256 of the encoder's graph: embeddings of different encoders never share a key."""
+
+    def source_image(self, rgb: U8) -> SourceImage:
+        """All that rounds need of an image, RGB uint8 (H, W, 3)."""
+        return SourceImage(rgb, self.tower_image(rgb), self.encoder_image(rgb))
+
+    def encoder_image(self, rgb: U8) -> EncoderImage:
+        """Longest side resized to S (bilinear, antialiased), zeros at the right and bottom."""
+        side = self.image.side
+        height, width = _resized(rgb.shape[0], rgb.shape[1], side)
+        pixels = np.zeros((side, side, 3), np.uint8)
+        resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR)
+        pixels[:height, :width] = np.asarray(resized)
+        digest = hashlib.sha256(pixels.data)
+        digest.update(f"{height}x{width}/{self.encoder_digest}/{self.image.preprocessing}".encode())
+        return EncoderImage(digest.hexdigest(), pixels, (height, width))
+
+    def tower_image(self, rgb: U8) -> TowerImage:
+        """Shortest side resized to P (bicubic), centre crop. A non-square image loses its margins."""
+        side = self.tower.side
+        height, width = rgb.shape[:2]
+        short, long = sorted((height, width))
+        long = int(side * long / short)
+        new_height, new_width = (side, long) if height <= width else (long, side)
+        resized = Image.fromarray(rgb).resize((new_width, new_height), Image.Resampling.BICUBIC)
+        top, left = (new_height - side) // 2, (new_width - side) // 2
+        pixels = np.ascontiguousarray(np.asarray(resized)[top : top + side, left : left + side])
+        return TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
+
+    def mask(self, logits: F32, image: SourceImage) -> Mask:
+        """Logits (L, L) over the padded square → mask of the image's size; set where the logit is > 0.
+
+        Two successive bilinear resizes: one alone moves edges.
+        """
+        full = self.full_logits(logits, image)
+        return pack_mask(np.greater(full, 0))
+
+    def full_logits(self, logits: F32, image: SourceImage) -> F32:
+        """Logits (L, L) → logits (H, W) of the image's size, before the threshold."""
+        side = self.image.side
+        height, width = image.size
+        valid_height, valid_width = image.encoder.valid_hw
+        square = cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR)
+        cut = np.ascontiguousarray(square[:valid_height, :valid_width])
+        return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def reference(self, image: SourceImage, mask: Mask, round_index: int) -> Reference:
+        """What a later round is shown of ``mask``: its crop and its box.
+
+        The crop's rectangle ignores pixels that are black in the image; the box does not. A mask with at
+        most nine pixels whose first channel is not black is replaced by the whole image, for both.
+        """
+        height, width = image.size
+        bits = mask.bits()
+        whole = bool(np.count_nonzero(image.rgb[..., 0][bits]) <= FEW_PIXELS)
+        if whole:
+            bits = np.ones((height, width), np.bool_)
+        box = bounding_rectangle(bits)
+        if box is None:
+            raise AssertionError("a mask with visible pixels has a bounding rectangle")
+        crop, rectangle = _masked_crop(image.rgb, bits, box)
+        normalised = np.array(
+            [box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height], np.float32
+        )
+        return Reference(round_index, self.tower_image(crop), rectangle, normalised, box, whole)
+
+
+def pack_mask(bits: Bits) -> Mask:
+    """Pack a mask, bool (H, W), with its area and box."""
+    height, width = bits.shape
+    return Mask(np.packbits(bits), (height, width), int(np.count_nonzero(bits)), bounding_rectangle(bits))
+
+
+def bounding_rectangle(bits: Bits) -> Rectangle | None:
+    """The smallest rectangle round all set pixels of a bool (H, W); None when none is set."""
+    rows = np.flatnonzero(bits.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(bits[rows[0] : rows[-1] + 1].any(axis=0))
+    return Rectangle(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
+
+
+def _masked_crop(rgb: U8, bits: Bits, box: Rectangle) -> tuple[U8, Rectangle]:
+    """The visible part of the masked image, put at the top left of a black square.
+
+    An image that is black all over has no visible part: then the mask's box is cut out (our choice; the
+    published code does not define it).
+    """
+    rows, columns = slice(box.y_min, box.y_max + 1), slice(box.x_min, box.x_max + 1)
+    masked = rgb[rows, columns] * bits[rows, columns, np.newaxis]
+    visible = bounding_rectangle(np.any(masked, axis=2))
+    if visible is None:
+        visible = Rectangle(0, 0, box.x_max - box.x_min, box.y_max - box.y_min)
+    cut = masked[visible.y_min : visible.y_max + 1, visible.x_min : visible.x_max + 1]
+    side = max(cut.shape[:2])
+    square = np.zeros((side, side, 3), np.uint8)
+    square[: cut.shape[0], : cut.shape[1]] = cut
+    rectangle = Rectangle(
+        box.x_min + visible.x_min,
+        box.y_min + visible.y_min,
+        box.x_min + visible.x_max,
+        box.y_min + visible.y_max,
+    )
+    return square, rectangle
+
+
+def _resized(height: int, width: int, side: int) -> tuple[int, int]:
+    scale = side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

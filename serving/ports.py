@@ -1,0 +1,144 @@
+"""The seams: what the orchestrator asks of engines and stores.
+
+Every Protocol here has at least two implementations and one contract suite (``tests/contract``).
+Engines raise only ``serving.errors``; cancellation of an awaiting task must stop the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.domain import F32, Bits, EncoderImage, Reference, Round, SegFeature, Session, TowerImage
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A dialogue up to where the language half must read or answer."""
+
+    dialogue: str
+    """Groups prompts that extend one another (the session's id): a hint for prefix caches, never a key."""
+    token_ids: tuple[int, ...]
+    """The image placeholder once, not expanded; a crop and a box placeholder for each reference, in order."""
+    image: TowerImage
+    references: tuple[Reference, ...]
+    feature_positions: tuple[int, ...]
+    """Indices into ``token_ids``, ascending: the tokens just before each forced ``[SEG]`` that is wanted."""
+    max_new_tokens: int
+    """0 reads only. Otherwise the answer is generated, greedily, up to ``[SEG]``, the end, or this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    features: tuple[SegFeature, ...]
+    """One for each of the prompt's ``feature_positions``."""
+    token_ids: tuple[int, ...]
+    """Generated tokens, without the ``[SEG]`` or end that stopped them."""
+    generated: SegFeature | None
+    """At the generated ``[SEG]``, if there is one."""
+    prompt_tokens: int
+    """Image tokens included."""
+    cached_tokens: int
+    """Of the prompt tokens, those that were not computed again."""
+
+
+class LanguageEngine(Protocol):
+    """Reads image, dialogue and references; yields words and ``[SEG]`` features."""
+
+    @property
+    def description(self) -> str:
+        """For people, for example ``onnxruntime/CPUExecutionProvider``."""
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """One language pass, then generation if the prompt asks for it.
+
+        Raises:
+            InvalidInput: the prompt is longer than the model allows.
+            Exhausted, Unavailable: try again later.
+        """
+
+    async def close(self) -> None: ...
+
+
+class EmbeddingLease(Protocol):
+    """A place that holds one image's embedding for as long as the lease is not released."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def hit(self) -> bool:
+        """Whether the embedding was there (or on its way) when the lease was asked for."""
+
+    @property
+    def values(self) -> F32:
+        """(256, 64, 64), float32 or float16 as the manifest says; written by ``VisionEngine.encode`` alone."""
+
+
+Fill = Callable[[EmbeddingLease], Awaitable[None]]
+
+
+class EmbeddingStore(Protocol):
+    """Content-addressed embeddings within a byte budget. A leased embedding is never evicted or overwritten."""
+
+    async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:
+        """Lease the embedding; on a miss ``fill`` is awaited once, however many ask at the same time.
+
+        A fill that fails is forgotten and its error reaches all who wait. It is cancelled only when nobody waits.
+
+        Raises:
+            Exhausted: every byte of the budget is leased.
+        """
+
+    def release(self, lease: EmbeddingLease) -> None:
+        """Give the lease back, once."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMasks:
+    logits: F32
+    """(K, L, L): mask logits over the padded square."""
+    scores: F32
+    """(K,): the judge's, of the raw features; NaN for a model without a judge."""
+    corrected: Bits
+    """(K,): where score <= threshold, and the feature was replaced."""
+    features: F32
+    """(K, 256): as decoded."""
+
+
+class VisionEngine(Protocol):
+    """Encodes images into embeddings and decodes features against them."""
+
+    @property
+    def description(self) -> str: ...
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+        """Put the image's embedding where the lease points. Nothing writes there after it returned or raised."""
+
+    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        """Judge, correct and decode K features (K, 256) as one batch on one embedding; thresholds (K,)."""
+
+    async def close(self) -> None: ...
+
+
+class SessionStore(Protocol):
+    """Sessions by id. One request at a time holds a session; others wait in the order of their arrival."""
+
+    async def create(self, session: Session) -> None:
+        """Raises Exhausted when the store's limit of sessions or bytes is reached."""
+
+    def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
+        """Hold the session as it is now.
+
+        Raises:
+            NotFound: unknown, expired, or another caller's.
+            PreconditionFailed: closed, also while waiting.
+        """
+
+    async def append(self, session: Session, rounds: Sequence[Round]) -> Session:
+        """Commit finished rounds to a session that is held; returns it as it is now."""
+
+    async def close(self, session_id: str, caller: str) -> None:
+        """Close it for good and free its memory. Idempotent. Raises NotFound as ``exclusive`` does."""
