@@ -28,7 +28,7 @@ Triple = tuple[float, float, float]
 
 
 class BundleError(Exception):
-    """The bundle cannot be served. The message says what differs; rebuild it with ``python -m exporters bundle``."""
+    """The bundle cannot be served; the message says what differs. Rebuild: ``python -m exporters bundle``."""
 
 
 class _Section(BaseModel):
@@ -156,9 +156,7 @@ def load_bundle(directory: Path) -> Bundle:
     try:
         text = manifest_path.read_bytes()
     except OSError as error:
-        raise BundleError(
-            f"{manifest_path}: cannot be read ({error.strerror}); is --bundle right?"
-        ) from error
+        raise BundleError(f"{manifest_path}: cannot be read ({error.strerror}); is --bundle right?") from error
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -171,9 +169,7 @@ def load_bundle(directory: Path) -> Bundle:
 
 
 def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
-    problems = [
-        f"{name}: not listed in the manifest" for name in REQUIRED_FILES if name not in manifest.files
-    ]
+    problems = [f"{name}: not listed in the manifest" for name in REQUIRED_FILES if name not in manifest.files]
     for name, expected in manifest.files.items():
         path = directory / name
         if path.resolve().parent != directory.resolve():

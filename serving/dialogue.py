@@ -1,0 +1,110 @@
+"""The dialogue as tokens: the prompt's form, round by round, and which rounds share a language pass.
+
+Knows the instruction form of the published model (docs/reference.md) and where a ``[SEG]`` feature is
+read. Does not know pixels, engines or sessions' lives. Token ids join only at inserted tokens: each
+stretch between them, template and user's words together, is encoded as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.bundle import Manifest
+from serving.domain import AnswerMode, Question
+from serving.errors import InvalidInput
+from serving.tokenizer import Tokenizer
+
+SEG = "[SEG]"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One round's tokens. A forced turn is complete; a free one is closed with what the model says."""
+
+    prompt: tuple[int, ...]
+    """Up to where the model reads its feature (forced) or begins to answer (free)."""
+    closing: tuple[int, ...]
+    """Forced: ``[SEG]``, the words after it, the end. Free: empty."""
+    answer: str
+    """Forced: the answer's words. Free: empty."""
+
+    @property
+    def forced(self) -> bool:
+        return bool(self.closing)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForm:
+    """Builds turns for one model."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+    def turn(self, question: Question, *, first: bool) -> Turn:
+        """The tokens of one question; ``first`` in its session.
+
+        Raises:
+            InvalidInput: a forced answer without exactly one ``[SEG]``, or reserved words.
+        """
+        tokens, encode = self.manifest.tokens, self.tokenizer.encode
+        if question.refer_to is not None:
+            opening = (*self._instruction(first=first), tokens.crop, tokens.bbox)
+            lead = " "
+        elif first:
+            opening, lead = self._instruction(first=True), "\n "
+        else:
+            opening, lead = (), "[INST] "
+        asked = f"{lead}{question.text.strip()} [/INST]"
+        if question.mode is AnswerMode.FREE:
+            return Turn((*opening, *encode(asked)), (), "")
+        before, after = self._split(question.answer)
+        prompt = (*opening, *encode(f"{asked} {before}"))
+        return Turn(prompt, (tokens.seg, *encode(f"{after} "), tokens.eos), f"{before}{SEG}{after}")
+
+    def close(self, generated: tuple[int, ...], *, segmented: bool) -> tuple[str, tuple[int, ...]]:
+        """A free turn's words and all its tokens: what was generated, ``[SEG]`` and the tail, the end."""
+        tokens, tail = self.manifest.tokens, self.manifest.answers.tail
+        words = self.tokenizer.decode(generated)
+        if not segmented:
+            return words.strip(), (*generated, tokens.eos)
+        return f"{words}{SEG}{tail}", (*generated, tokens.seg, *self.tokenizer.encode(f"{tail} "), tokens.eos)
+
+    def check_length(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
+        """Raises InvalidInput when the prompt, its image expanded, and the answer exceed the model's context."""
+        length = len(token_ids) - 1 + self.manifest.tower.tokens
+        limit = self.manifest.language.max_tokens
+        if length + max_new_tokens > limit:
+            raise InvalidInput(
+                "question.text",
+                f"the dialogue would hold {length} tokens and an answer of up to {max_new_tokens}; "
+                f"the limit is {limit}: open a new session",
+            )
+
+    def _instruction(self, *, first: bool) -> tuple[int, ...]:
+        instruction = self.tokenizer.encode("[INST] ")
+        return (self.manifest.tokens.bos, *instruction, self.manifest.tokens.image) if first else instruction
+
+    def _split(self, answer: str) -> tuple[str, str]:
+        before, marker, after = (answer or self.manifest.answers.template).partition(SEG)
+        if not marker or SEG in after:
+            raise InvalidInput("question.answer", f"a forced answer holds {SEG} exactly once")
+        return before, after
+
+
+def waves(questions: Sequence[Question], first_index: int) -> list[range]:
+    """Group questions, numbered from ``first_index`` in their session, into language passes.
+
+    Attention is causal, so a round's feature needs only what stands before it: every round whose own and
+    earlier references are known can be read in one pass. A wave ends before the first round that refers to
+    a mask of the same wave, and after a round whose words the model has yet to say.
+    """
+    groups: list[range] = []
+    start = 0
+    for position, question in enumerate(questions):
+        refers_into_wave = question.refer_to is not None and question.refer_to >= first_index + start
+        follows_free = position > start and questions[position - 1].mode is AnswerMode.FREE
+        if position > start and (refers_into_wave or follows_free):
+            groups.append(range(start, position))
+            start = position
+    return [*groups, range(start, len(questions))] if questions else []

@@ -1,0 +1,204 @@
+"""One dialogue, wave by wave: the file to read first.
+
+A live round is a dialogue of one question; a dialogue known in advance is read in waves, each one language
+pass for every ``[SEG]`` that is reachable and one decode of their masks on the shared embedding. Knows the
+order of work. Does not know gRPC, tokens' text, how images are resized, how engines run, or where
+embeddings lie.
+
+Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
+for each other in its store. Engines bring their own threads; pixels are worked on in ``pixel_executor``. The
+image is encoded beside the first language pass. A cancelled request stops its engines' work, gives its lease
+back, and leaves its session as the last finished wave left it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from serving import wave
+from serving.dialogue import PromptForm, waves
+from serving.domain import (
+    U8,
+    CacheUse,
+    Correction,
+    CorrectionPolicy,
+    Question,
+    Reference,
+    RoundResult,
+    SegFeature,
+    Segmentation,
+    Session,
+    SourceImage,
+    Timings,
+)
+from serving.errors import InvalidInput, PreconditionFailed
+from serving.geometry import Geometry
+from serving.ports import EmbeddingLease, EmbeddingStore, LanguageEngine, SessionStore, VisionEngine
+from serving.wave import Asked
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An embedding that this request holds, and the seconds it took to have it."""
+
+    lease: EmbeddingLease
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Orchestrator:
+    """Answers rounds. Every collaborator is given; see ``serving.__main__`` for who they are."""
+
+    language: LanguageEngine
+    vision: VisionEngine
+    embeddings: EmbeddingStore
+    sessions: SessionStore
+    form: PromptForm
+    geometry: Geometry
+    pixel_executor: Executor
+    max_rounds: int
+
+    async def open(self, caller: str, rgb: U8) -> Session:
+        """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
+        image = await self._pixels(self.geometry.source_image, rgb)
+        session = Session(secrets.token_urlsafe(16), caller, image)
+        await self.sessions.create(session)
+        return session
+
+    async def close(self, session_id: str, caller: str) -> None:
+        """Close a session. Raises NotFound when the caller has none of this id."""
+        await self.sessions.close(session_id, caller)
+
+    async def ask(self, session_id: str, caller: str, question: Question, correction: Correction) -> RoundResult:
+        """Answer one live round. Raises InvalidInput for policy REFERENCED: the future is unknown."""
+        if correction.policy is CorrectionPolicy.REFERENCED:
+            raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
+        async with aclosing(self.segment(session_id, caller, [question], correction)) as results:
+            return await anext(results)
+
+    async def segment(
+        self, session_id: str, caller: str, questions: Sequence[Question], correction: Correction
+    ) -> AsyncGenerator[RoundResult]:
+        """Answer questions known in advance; results come as soon as their wave is decoded.
+
+        Raises:
+            InvalidInput: a reference to a round that does not exist, too many rounds or tokens.
+            PreconditionFailed: a reference to a round without a mask; results sent before stay valid.
+        """
+        arrived = perf_counter()
+        async with self.sessions.exclusive(session_id, caller) as opened:
+            session = opened
+            queue = perf_counter() - arrived
+            first = len(session.rounds)
+            self._check(first, questions)
+            thresholds = wave.thresholds(first, questions, correction)
+            async with self._embedding(opened.image) as embedding:
+                for number, group in enumerate(waves(questions, first)):
+                    began = perf_counter()
+                    timings = Timings(queue=queue if number == 0 else 0.0)
+                    asked = [await self._prepare(session, first + i, questions[i], thresholds[i]) for i in group]
+                    timings.prepare = perf_counter() - began
+                    session, results = await self._wave(session, asked, embedding, timings, number)
+                    timings.total = timings.queue + perf_counter() - began
+                    for result in results:
+                        yield result
+
+    def _check(self, first: int, questions: Sequence[Question]) -> None:
+        if first + len(questions) > self.max_rounds:
+            raise InvalidInput("questions", f"a session holds at most {self.max_rounds} rounds; open a new one")
+        for index, question in enumerate(questions, start=first):
+            if question.refer_to is not None and not 0 <= question.refer_to < index:
+                raise InvalidInput(
+                    "question.refer_to", f"round {question.refer_to} does not exist before round {index}"
+                )
+
+    async def _prepare(self, session: Session, index: int, question: Question, threshold: float) -> Asked:
+        reference = await self._reference(session, question.refer_to)
+        return Asked(index, threshold, reference, self.form.turn(question, first=index == 0))
+
+    async def _reference(self, session: Session, round_index: int | None) -> Reference | None:
+        if round_index is None:
+            return None
+        mask = session.rounds[round_index].mask
+        if mask is None:
+            raise PreconditionFailed(f"round {round_index} has no mask to refer to")
+        return await self._pixels(self.geometry.reference, session.image, mask, round_index)
+
+    async def _wave(
+        self,
+        session: Session,
+        asked: Sequence[Asked],
+        embedding: asyncio.Task[Held],
+        timings: Timings,
+        number: int,
+    ) -> tuple[Session, list[RoundResult]]:
+        """Read, decode, remember: one language pass and one batch of masks."""
+        began = perf_counter()
+        completion = await self.language.complete(wave.prompt(session, asked, self.form))
+        timings.language = perf_counter() - began
+        features = wave.features(asked, completion)
+        found = await self._decode(session.image, asked, features, embedding, timings)
+        rounds, answers = wave.rounds(asked, completion, found, self.form)
+        session = await self.sessions.append(session, rounds)
+        hit = number > 0 or (embedding.done() and embedding.result().lease.hit)
+        timings.encode = 0.0 if hit or not embedding.done() else embedding.result().seconds
+        cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, number)
+        parts = zip(asked, answers, found, strict=True)
+        return session, [RoundResult(a.index, words, s, a.reference, timings, cache) for a, words, s in parts]
+
+    async def _decode(
+        self,
+        image: SourceImage,
+        asked: Sequence[Asked],
+        features: Sequence[SegFeature | None],
+        embedding: asyncio.Task[Held],
+        timings: Timings,
+    ) -> list[Segmentation | None]:
+        """Decode the features that there are as one batch, and bring the masks to the image's size."""
+        if not any(features):
+            return [None] * len(features)
+        limits = [item.threshold for item, feature in zip(asked, features, strict=True) if feature]
+        held = await embedding
+        began = perf_counter()
+        decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
+        timings.decode = perf_counter() - began
+        masks = await self._pixels(lambda: [self.geometry.mask(logits, image) for logits in decoded.logits])
+        timings.postprocess = perf_counter() - began - timings.decode
+        return wave.segmentations(features, decoded, masks)
+
+    @asynccontextmanager
+    async def _embedding(self, image: SourceImage) -> AsyncIterator[asyncio.Task[Held]]:
+        """The image's embedding, on its way while the block runs, given back after it."""
+        task = asyncio.create_task(self._acquire(image))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            (held,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(held, Held):
+                self.embeddings.release(held.lease)
+
+    async def _acquire(self, image: SourceImage) -> Held:
+        began = perf_counter()
+        encoder = image.encoder
+        lease = await self.embeddings.acquire(encoder.key, lambda lease: self.vision.encode(encoder, lease))
+        return Held(lease, perf_counter() - began)
+
+    async def _pixels(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run pure work on pixels off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self.pixel_executor, partial(work, *args, **kwargs)
+        )

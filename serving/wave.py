@@ -1,0 +1,126 @@
+"""One wave as values: what is asked of the engines, and what rounds come of their replies.
+
+Knows correction policies and what a round remembers. Pure: does not know engines, stores, time or order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.dialogue import PromptForm, Turn
+from serving.domain import (
+    F32,
+    NO_CORRECTION,
+    Correction,
+    CorrectionPolicy,
+    Mask,
+    Question,
+    Reference,
+    Round,
+    SegFeature,
+    Segmentation,
+    Session,
+)
+from serving.errors import EngineFault
+from serving.ports import Completion, DecodedMasks, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of the wave with what was prepared for it."""
+
+    index: int
+    threshold: float
+    """A score at most this is corrected; ``NO_CORRECTION`` where the policy does not apply."""
+    reference: Reference | None
+    turn: Turn
+
+
+def thresholds(first: int, questions: Sequence[Question], correction: Correction) -> list[float]:
+    """The threshold of each question, numbered from ``first`` in its session, under a policy."""
+    match correction.policy:
+        case CorrectionPolicy.ALWAYS:
+            judged = set(range(first, first + len(questions)))
+        case CorrectionPolicy.REFERENCED:
+            judged = {question.refer_to for question in questions if question.refer_to is not None}
+        case CorrectionPolicy.OFF:
+            judged = set()
+    return [correction.threshold if first + i in judged else NO_CORRECTION for i in range(len(questions))]
+
+
+def prompt(session: Session, asked: Sequence[Asked], form: PromptForm) -> Prompt:
+    """The dialogue up to the last question's reading position, or to where its answer begins.
+
+    Raises:
+        InvalidInput: the dialogue is longer than the model's context.
+    """
+    token_ids = [token for done in session.rounds for token in done.token_ids]
+    positions = []
+    for item in asked:
+        token_ids += item.turn.prompt
+        if item.turn.forced:
+            positions.append(len(token_ids) - 1)
+        if item is not asked[-1]:
+            token_ids += item.turn.closing
+    max_new_tokens = 0 if asked[-1].turn.forced else form.manifest.answers.max_new_tokens
+    form.check_length(token_ids, max_new_tokens)
+    references = [done.reference for done in session.rounds] + [item.reference for item in asked]
+    return Prompt(
+        dialogue=session.session_id,
+        token_ids=tuple(token_ids),
+        image=session.image.tower,
+        references=tuple(reference for reference in references if reference is not None),
+        feature_positions=tuple(positions),
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def features(asked: Sequence[Asked], completion: Completion) -> list[SegFeature | None]:
+    """The feature of each question; None where the model answered without ``[SEG]``.
+
+    Raises:
+        EngineFault: the engine returned another number of features than the prompt wanted, or one that is
+            not finite.
+    """
+    forced = iter(completion.features)
+    if len(completion.features) != sum(item.turn.forced for item in asked):
+        raise EngineFault("the language engine returned another number of features than was asked for")
+    found = [next(forced) if item.turn.forced else completion.generated for item in asked]
+    if not all(np.isfinite(feature.vector).all() for feature in found if feature):
+        raise EngineFault("the language engine returned a feature that is not finite")
+    return found
+
+
+def segmentations(
+    found: Sequence[SegFeature | None], decoded: DecodedMasks, masks: Sequence[Mask]
+) -> list[Segmentation | None]:
+    """Join each feature with its part of the decoded batch (K = number of features that there are)."""
+    parts = zip(masks, decoded.scores.tolist(), decoded.corrected.tolist(), strict=True)
+    return [_segmentation(feature, *next(parts)) if feature else None for feature in found]
+
+
+def rounds(
+    asked: Sequence[Asked], completion: Completion, found: Sequence[Segmentation | None], form: PromptForm
+) -> tuple[list[Round], list[str]]:
+    """What the session remembers of each question, and the answer's words."""
+    remembered, answers = [], []
+    for item, segmentation in zip(asked, found, strict=True):
+        answer, closing = item.turn.answer, item.turn.closing
+        if not item.turn.forced:
+            answer, closing = form.close(completion.token_ids, segmented=segmentation is not None)
+        mask = segmentation.mask if segmentation else None
+        remembered.append(Round((*item.turn.prompt, *closing), item.reference, mask))
+        answers.append(answer)
+    return remembered, answers
+
+
+def vectors(found: Sequence[SegFeature | None]) -> F32:
+    """The features that there are, as a batch (K, 256)."""
+    return np.stack([feature.vector for feature in found if feature])
+
+
+def _segmentation(feature: SegFeature, mask: Mask, score: float, corrected: bool) -> Segmentation:
+    return Segmentation(mask, None if np.isnan(score) else score, corrected, feature.log_probability)
