@@ -1,0 +1,77 @@
+"""A bundle that does not fit is refused with words that say what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving.bundle import REQUIRED_FILES, BundleError, file_digest, load_bundle
+from tests.unit.serving.manifests import manifest
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in REQUIRED_FILES:
+        (tmp_path / name).write_bytes(name.encode())
+    digests = {name: file_digest(tmp_path / name) for name in REQUIRED_FILES}
+    (tmp_path / "manifest.json").write_text(manifest(files=digests).model_dump_json())
+    return tmp_path
+
+
+def changed(directory: Path, **values: object) -> Path:
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return directory
+
+
+def test_a_whole_bundle_loads(directory: Path) -> None:
+    bundle = load_bundle(directory)
+    assert bundle.manifest.name == "made-up"
+    assert bundle.digest == file_digest(directory / "manifest.json")
+
+
+def test_every_byte_is_in_the_digest(directory: Path) -> None:
+    before = load_bundle(directory).digest
+    assert load_bundle(changed(directory, version="1")).digest != before
+
+
+def test_a_changed_file_is_refused(directory: Path) -> None:
+    (directory / "mask_decoder.onnx").write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx: SHA-256 is"):
+        load_bundle(directory)
+
+
+def test_all_problems_are_named_at_once(directory: Path) -> None:
+    (directory / "mask_decoder.onnx").unlink()
+    (directory / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(
+        BundleError, match=r"tokenizer\.model: SHA-256.*; .*mask_decoder\.onnx: missing|missing.*SHA"
+    ):
+        load_bundle(directory)
+
+
+def test_a_file_outside_the_bundle_is_refused(directory: Path) -> None:
+    files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {"../secret": "0" * 64}
+    with pytest.raises(BundleError, match=r"\.\./secret: lies outside"):
+        load_bundle(changed(directory, files=files))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"image": {"side": 0}}, "image.side"),
+        ({"surprise": 1}, "surprise"),
+        ({"files": {}}, "not listed"),
+    ],
+)
+def test_a_manifest_that_does_not_fit(directory: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        load_bundle(changed(directory, **change))
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is --bundle right"):
+        load_bundle(tmp_path)

@@ -1,0 +1,133 @@
+"""The prompt's exact text, where features are read, and which rounds share a pass."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.dialogue import PromptForm, waves
+from serving.domain import AnswerMode, Question
+from serving.errors import InvalidInput
+from tests.unit.serving.manifests import manifest
+
+FIRST_CHARACTER = 100
+SPECIAL = {1: "<s>", 2: "</s>", 3: "[SEG]", 4: "[BBOXINPUT]", 5: "[CROPPEDIMAGE]", 6: "<image>"}
+
+
+class Characters:
+    """A tokenizer that loses nothing: one id a character, far from the special ids."""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(ord(character) + FIRST_CHARACTER for character in text)
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        return "".join(chr(i - FIRST_CHARACTER) for i in ids)
+
+
+def shown(ids: tuple[int, ...]) -> str:
+    return "".join(SPECIAL.get(i) or chr(i - FIRST_CHARACTER) for i in ids)
+
+
+@pytest.fixture
+def form() -> PromptForm:
+    return PromptForm(manifest(), Characters())
+
+
+def forced(text: str, answer: str = "", refer_to: int | None = None) -> Question:
+    return Question(text, refer_to, AnswerMode.FORCED, answer)
+
+
+def free(text: str, refer_to: int | None = None) -> Question:
+    return Question(text, refer_to, AnswerMode.FREE)
+
+
+def test_two_rounds_read_exactly_as_published(form: PromptForm) -> None:
+    first = form.turn(forced("Segment the liver.", "It is [SEG]."), first=True)
+    second = form.turn(forced("Segment the tumor in it.", "Sure, [SEG].", 0), first=False)
+    text = shown(first.prompt + first.closing + second.prompt + second.closing)
+    assert text == (
+        "<s>[INST] <image>\n Segment the liver. [/INST] It is [SEG]. </s>"
+        "[INST] [CROPPEDIMAGE][BBOXINPUT] Segment the tumor in it. [/INST] Sure, [SEG]. </s>"
+    )
+
+
+def test_a_later_round_without_a_reference(form: PromptForm) -> None:
+    turn = form.turn(forced("  And the spleen?\t", "[SEG]."), first=False)
+    assert shown(turn.prompt + turn.closing) == "[INST] And the spleen? [/INST] [SEG]. </s>"
+
+
+def test_the_feature_is_read_just_before_seg(form: PromptForm) -> None:
+    turn = form.turn(forced("Where?"), first=True)
+    assert shown(turn.prompt).endswith("[/INST] It is ")
+    assert shown(turn.closing) == "[SEG]. </s>"
+
+
+def test_a_free_turn_is_closed_with_what_was_said(form: PromptForm) -> None:
+    turn = form.turn(free("Where?"), first=True)
+    assert shown(turn.prompt).endswith("Where? [/INST]")
+    assert not turn.forced
+    said = tuple(ord(c) + FIRST_CHARACTER for c in "The liver ")
+    answer, ids = form.close(said, segmented=True)
+    assert (answer, shown(ids)) == ("The liver [SEG].", "The liver [SEG]. </s>")
+    answer, ids = form.close(said, segmented=False)
+    assert (answer, shown(ids)) == ("The liver", "The liver </s>")
+
+
+def test_typed_markers_stay_text(form: PromptForm) -> None:
+    turn = form.turn(free("x [SEG] </s> [CROPPEDIMAGE] <image>"), first=False)
+    assert set(turn.prompt).isdisjoint(SPECIAL)
+
+
+@pytest.mark.parametrize("answer", ["no marker", "[SEG] and [SEG]"])
+def test_a_forced_answer_holds_one_seg(form: PromptForm, answer: str) -> None:
+    with pytest.raises(InvalidInput, match="exactly once") as caught:
+        form.turn(forced("Where?", answer), first=True)
+    assert caught.value.field == "question.answer"
+
+
+def test_the_limit_counts_the_expanded_image_and_the_answer(form: PromptForm) -> None:
+    form.check_length(range(397), max_new_tokens=0)
+    with pytest.raises(InvalidInput, match="the limit is 400"):
+        form.check_length(range(398), max_new_tokens=0)
+    with pytest.raises(InvalidInput, match="answer of up to 1"):
+        form.check_length(range(397), max_new_tokens=1)
+
+
+def by_definition(references: list[int | None]) -> list[int]:
+    """wave(k) as docs/architecture.md defines it, for forced answers."""
+    numbers: list[int] = []
+    for reference in references:
+        before = numbers[-1] if numbers else 1
+        numbers.append(before if reference is None else max(before, numbers[reference] + 1))
+    return numbers
+
+
+def numbered(references: list[int | None], first: int = 0) -> list[int]:
+    questions = [forced("q", refer_to=reference) for reference in references]
+    groups = waves(questions, first)
+    assert [i for group in groups for i in group] == list(range(len(questions)))
+    return [number for number, group in enumerate(groups, start=1) for _ in group]
+
+
+def test_known_shapes() -> None:
+    assert numbered([None, *[0] * 9])[-1] == 2, "a star of ten takes two passes"
+    assert numbered([None, *range(9)])[-1] == 10, "a chain of ten takes ten"
+    assert numbered([None, 0, None, 2]) == [1, 2, 2, 3]
+    assert numbered([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_waves_follow_the_definition(draws: list[float]) -> None:
+    references = [None if draw < 0.3 else int((draw - 0.3) / 0.7001 * k) for k, draw in enumerate(draws)]
+    references = [None if k == 0 else reference for k, reference in enumerate(references)]
+    assert numbered(references) == by_definition(references)
+
+
+def test_masks_of_earlier_requests_are_known() -> None:
+    assert numbered([3, 3, 0, 4], first=4) == [1, 1, 1, 2]
+
+
+def test_a_free_round_ends_its_wave() -> None:
+    questions = [forced("a"), free("b"), forced("c"), free("d"), free("e")]
+    assert waves(questions, 0) == [range(2), range(2, 4), range(4, 5)]

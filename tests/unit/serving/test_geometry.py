@@ -1,0 +1,122 @@
+"""Crops, boxes and masks at awkward sizes, against plain restatements of the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from serving.domain import Rectangle
+from serving.geometry import Geometry, bounding_rectangle, pack_mask
+from tests.unit.serving.manifests import manifest
+
+SIZES = [(64, 64), (217, 181), (181, 217), (33, 500), (1, 7), (7, 1)]
+
+
+@pytest.fixture(scope="module")
+def geometry() -> Geometry:
+    spec = manifest()
+    return Geometry(spec.image, spec.tower, "digest")
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(1, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes(geometry: Geometry, size: tuple[int, int]) -> None:
+    image = geometry.source_image(noise(*size))
+    assert image.size == size
+    assert image.encoder.pixels.shape == (64, 64, 3)
+    assert max(image.encoder.valid_hw) == 64
+    assert not image.encoder.pixels[image.encoder.valid_hw[0] :].any()
+    assert not image.encoder.pixels[:, image.encoder.valid_hw[1] :].any()
+    assert image.tower.pixels.shape == (28, 28, 3)
+    mask = geometry.mask(np.ones((256, 256), np.float32), image)
+    assert mask.area == size[0] * size[1]
+    assert mask.bits().all()
+
+
+def test_a_square_image_of_the_models_side_is_not_resampled(geometry: Geometry) -> None:
+    rgb = noise(64, 64)
+    assert np.array_equal(geometry.encoder_image(rgb).pixels, rgb)
+
+
+def test_keys_depend_on_pixels_size_and_encoder(geometry: Geometry) -> None:
+    rgb = noise(40, 64)
+    padded = np.zeros((64, 64, 3), np.uint8)
+    padded[:40] = rgb
+    same, other = geometry.encoder_image(rgb), geometry.encoder_image(padded)
+    assert np.array_equal(same.pixels, other.pixels)
+    elsewhere = Geometry(geometry.image, geometry.tower, "another")
+    assert len({same.key, other.key, elsewhere.encoder_image(rgb).key}) == 3
+    assert geometry.encoder_image(rgb.copy()).key == same.key
+
+
+def test_normalisation(geometry: Geometry) -> None:
+    image = geometry.tower_image(np.full((28, 28, 3), 255, np.uint8))
+    normal = image.normalised(geometry.tower)
+    assert normal.shape == (3, 28, 28)
+    assert normal[:, 0, 0] == pytest.approx([1.0, 2.0, 4.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(np.uint8, (12, 17, 3), elements=st.sampled_from([0, 0, 1, 255])),
+    arrays.arrays(np.bool_, (12, 17)),
+)
+def test_reference_follows_the_definition(rgb: np.ndarray, bits: np.ndarray) -> None:
+    spec = manifest()
+    geometry = Geometry(spec.image, spec.tower, "digest")
+    reference = geometry.reference(geometry.source_image(rgb), pack_mask(bits), 3)
+
+    masked = np.where(bits[..., None], rgb, 0)
+    whole = (masked[..., 0] > 0).sum() <= 9
+    if whole:
+        bits, masked = np.ones_like(bits), rgb
+    ys, xs = np.nonzero(bits)
+    assert reference.whole_image == whole
+    assert reference.box_rectangle == Rectangle(xs.min(), ys.min(), xs.max(), ys.max())
+    assert reference.box.tolist() == pytest.approx([xs.min() / 17, ys.min() / 12, xs.max() / 17, ys.max() / 12])
+    ys, xs = np.nonzero((masked > 0).any(axis=2))
+    if ys.size:
+        assert reference.crop_rectangle == Rectangle(xs.min(), ys.min(), xs.max(), ys.max())
+        side = max(np.ptp(ys), np.ptp(xs)) + 1
+        square = np.zeros((side, side, 3), np.uint8)
+        cut = masked[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+        square[: cut.shape[0], : cut.shape[1]] = cut
+        assert reference.crop.digest == geometry.tower_image(square).digest
+    else:
+        assert reference.crop_rectangle == Rectangle(0, 0, 16, 11), "a black image: all of it"
+
+
+def test_black_pixels_count_for_the_box_but_not_for_the_crop(geometry: Geometry) -> None:
+    rgb = np.zeros((50, 50, 3), np.uint8)
+    rgb[20:30, 20:30] = 200
+    bits = np.zeros((50, 50), np.bool_)
+    bits[10:40, 15:45] = True
+    reference = geometry.reference(geometry.source_image(rgb), pack_mask(bits), 0)
+    assert reference.box_rectangle == Rectangle(15, 10, 44, 39)
+    assert reference.crop_rectangle == Rectangle(20, 20, 29, 29)
+
+
+def test_only_the_first_channel_decides_the_fallback(geometry: Geometry) -> None:
+    rgb = np.zeros((50, 50, 3), np.uint8)
+    rgb[20:30, 20:30, 1] = 200
+    bits = np.zeros((50, 50), np.bool_)
+    bits[20:30, 20:30] = True
+    reference = geometry.reference(geometry.source_image(rgb), pack_mask(bits), 0)
+    assert reference.whole_image
+    assert reference.box_rectangle == Rectangle(0, 0, 49, 49)
+    assert reference.crop_rectangle == Rectangle(20, 20, 29, 29)
+
+
+@given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=20)))
+def test_packing_keeps_every_pixel(bits: np.ndarray) -> None:
+    mask = pack_mask(bits)
+    assert np.array_equal(mask.bits(), bits)
+    assert mask.area == bits.sum()
+    assert (mask.box is None) == (not bits.any())
+    assert mask.box == bounding_rectangle(bits)
