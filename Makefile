@@ -1,0 +1,79 @@
+# Every target builds what it needs: `make demo` and `make test` work on a fresh clone.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# Where the CPU build of torch comes from when no local wheel is at hand. Serving never needs it.
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BUNDLE ?= models/mediround-lite
+LISTEN ?= 127.0.0.1:50051
+PROTO_BASELINE := protos/released.binpb
+
+.PHONY: help env env-export demo serve test check format bench proto wheel clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+env: $(VENV)/.serving ## Build .venv with what serving on a CPU and the demo need (no torch)
+
+env-export: $(VENV)/.export ## Add what the exporters and the tests need (torch, CPU build)
+
+$(VENV)/.python:
+	@echo "== creating $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.serving: $(VENV)/.python pyproject.toml clients/pyproject.toml constraints.txt
+	@echo "== installing the CPU serving stack (about a minute)"
+	$(PIP) --editable './clients[images]' --editable '.[cpu,demo]'
+	@touch $@
+
+$(VENV)/.export: $(VENV)/.serving
+	@echo "== installing torch (CPU) for the exporters and the tests"
+	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX)
+	$(PIP) --editable './clients[images]' --editable '.[cpu,demo,export,bench,test,check]'
+	@touch $@
+
+demo: $(VENV)/.serving ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
+	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo
+
+serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
+	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)
+
+test: $(VENV)/.export ## Install what the tests need and run them
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against $(PROTO_BASELINE)
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(MAKE) --no-print-directory proto OUT=build/proto
+	@diff -r build/proto/mediround/v1 clients/mediround/v1 --exclude=__init__.py --exclude=__pycache__ \
+	  || { echo "clients/mediround/v1 differs from protos/: run 'make proto' and commit"; exit 1; }
+
+format: $(VENV)/.export ## Format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.export ## Measure the service against the published protocol; table in build/bench
+	$(BIN)/python -m benchmarks --out build/bench
+
+OUT ?= clients
+proto: $(VENV)/.export ## Generate the client's stubs from protos/
+	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$(OUT) --grpc_python_out=$(OUT) \
+	  --mypy_out=$(OUT) --mypy_grpc_out=$(OUT) protos/mediround/v1/segmentation.proto
+
+wheel: $(VENV)/.export ## Build the wheels into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist ./clients .
+
+clean: ## Remove what was built (not the environment)
+	rm -rf build dist
