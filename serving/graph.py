@@ -1,0 +1,173 @@
+"""One ONNX graph in onnxruntime: opened, held against what the manifest says of it, and run.
+
+Knows session options, graph interfaces, and onnxruntime's failures. Does not know which graphs there are
+nor what their tensors mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+from serving.bundle import BundleError
+from serving.errors import EngineFault
+from serving.worker import Stop
+
+Array = npt.NDArray[Any]
+Element = Literal["bool", "uint8", "int32", "int64", "float16", "float32"]
+
+CPU = ("CPUExecutionProvider",)
+
+_ELEMENTS: Mapping[str, str] = {
+    "tensor(bool)": "bool",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+}
+_FAILURES = (
+    failures.DeviceReset,
+    failures.EPFail,
+    failures.EngineError,
+    failures.Fail,
+    failures.InvalidArgument,
+    failures.InvalidGraph,
+    failures.InvalidProtobuf,
+    failures.ModelRequiresCompilation,
+    failures.NoModel,
+    failures.NoSuchFile,
+    failures.NotImplemented,
+    failures.RuntimeException,
+    MemoryError,
+    RuntimeError,
+    ValueError,  # an input that is missing
+)
+"""What onnxruntime raises. Its exceptions share no base class."""
+
+
+class ProviderError(Exception):
+    """An execution provider is not there: install the onnxruntime that has it, or ask for another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A graph's input or output as the manifest demands it."""
+
+    name: str
+    element: Element
+    shape: tuple[int | None, ...]
+    """None where any length goes: the graph must leave it open."""
+
+    def __str__(self) -> str:
+        return _tensor(self.element, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Graph:
+    """An opened graph. ``run`` and ``run_into`` block: call them in a worker's thread."""
+
+    def __init__(self, path: Path, interface: Interface, threads: int, providers: Sequence[str] = CPU) -> None:
+        """Open ``path`` with ``threads`` threads for each operator.
+
+        Raises:
+            BundleError: the graph cannot be read, or is not what ``interface`` says.
+            ProviderError: the first of ``providers`` is not there.
+        """
+        self._name = path.name
+        self._outputs = [spec.name for spec in interface.outputs]
+        self._session = _open(path, threads, providers)
+        differences = [
+            *_differences("input", interface.inputs, self._session.get_inputs()),
+            *_differences("output", interface.outputs, self._session.get_outputs()),
+        ]
+        if differences:
+            raise BundleError(f"{path.name} does not fit the manifest: " + "; ".join(differences))
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the graph."""
+        return str(self._session.get_providers()[0])
+
+    def run(self, feeds: Mapping[str, Array], stop: Stop) -> tuple[Array, ...]:
+        """All outputs, in the interface's order.
+
+        Raises:
+            EngineFault: onnxruntime failed.
+            Unavailable: ``stop`` was requested.
+        """
+        stop.check()
+        try:
+            return tuple(self._session.run(self._outputs, feeds, stop.options))
+        except _FAILURES as failure:
+            raise self._fault(failure, stop) from failure
+
+    def run_into(self, feeds: Mapping[str, Array], out: Array, stop: Stop) -> None:
+        """Write the only output into ``out``, whose shape includes the batch. Raises as ``run`` does."""
+        stop.check()
+        if not (out.flags.c_contiguous and out.flags.writeable):
+            raise EngineFault(f"{self._name}: the output's place is not writable in one piece")
+        try:
+            binding = self._session.io_binding()
+            for name, value in feeds.items():
+                binding.bind_cpu_input(name, value)
+            binding.bind_output(self._outputs[0], "cpu", 0, out.dtype, list(out.shape), out.ctypes.data)
+            self._session.run_with_iobinding(binding, stop.options)
+        except _FAILURES as failure:
+            raise self._fault(failure, stop) from failure
+
+    def _fault(self, failure: Exception, stop: Stop) -> EngineFault:
+        stop.check()  # a terminated run fails too
+        return EngineFault(f"{self._name}: onnxruntime failed ({type(failure).__name__})")
+
+
+def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:  # onnxruntime has no types
+    missing = set(providers).difference(onnxruntime.get_available_providers())
+    if missing:
+        raise ProviderError(f"onnxruntime {onnxruntime.__version__} has no {', '.join(sorted(missing))} here")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads would take the cores from the other half, which runs at the same time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A pattern is kept for every combination of input lengths, without bound; prompts have many.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except _FAILURES as failure:
+        raise BundleError(f"{path.name} cannot be opened: {failure}") from failure
+    if session.get_providers()[0] != providers[0]:  # onnxruntime falls back in silence
+        raise ProviderError(f"{path.name}: {providers[0]} was asked for, {session.get_providers()[0]} came")
+    return session
+
+
+def _differences(kind: str, expected: Sequence[TensorSpec], nodes: Sequence[Any]) -> list[str]:
+    actual = {node.name: node for node in nodes}
+    problems = [f"{kind} {name} is unknown" for name in actual.keys() - {spec.name for spec in expected}]
+    for spec in expected:
+        node = actual.get(spec.name)
+        if node is None:
+            problems.append(f"{kind} {spec.name} is missing")
+            continue
+        # An open dimension has a name, or None, instead of a length.
+        shape = tuple(length if isinstance(length, int) else None for length in node.shape)
+        element = _ELEMENTS.get(node.type, node.type)
+        if (element, shape) != (spec.element, spec.shape):
+            problems.append(f"{kind} {spec.name} is {_tensor(element, shape)}, not {spec}")
+    return sorted(problems)
+
+
+def _tensor(element: str, shape: Sequence[int | None]) -> str:
+    return f"{element}[{','.join('*' if length is None else str(length) for length in shape)}]"

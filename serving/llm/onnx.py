@@ -1,0 +1,138 @@
+"""The language half in this process, by onnxruntime.
+
+Knows how a prompt becomes one language pass, greedy generation, and what the next round can reuse. Does not
+know text, sessions or masks. All work runs in one thread of its own; the event loop only waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from serving.bundle import Bundle
+from serving.domain import F32, SegFeature
+from serving.errors import EngineFault
+from serving.graph import CPU
+from serving.llm.expanded import Expanded, expand
+from serving.llm.graphs import LanguageGraphs, Reading
+from serving.llm.prefix import PrefixCache
+from serving.ports import Completion, Prompt
+from serving.worker import Stop, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageCounts:
+    """What the engine has done since it started."""
+
+    passes: int
+    """Prompts read, one run of the decoder each."""
+    steps: int
+    """Runs of the decoder for one generated token each."""
+    computed_tokens: int
+    """Of prompts; image tokens included."""
+    cached_tokens: int
+    """Of prompts: taken from the prefix cache instead."""
+    tower_images: int
+    cache_bytes: int
+    """Held now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Greedy generation's outcome."""
+
+    token_ids: tuple[int, ...]
+    segmented: SegFeature | None
+    last: Reading
+
+
+class OnnxLanguage:
+    """A LanguageEngine. ``cache_bytes`` bounds the keys and values kept between rounds; 0 keeps none."""
+
+    def __init__(self, bundle: Bundle, threads: int, cache_bytes: int, providers: Sequence[str] = CPU) -> None:
+        """Raises BundleError, and ProviderError when the first of ``providers`` is not there."""
+        self._manifest = bundle.manifest
+        self._graphs = LanguageGraphs(bundle, threads, providers)
+        self._cache = PrefixCache(cache_bytes)
+        self._worker = Worker("language")
+        tokens = bundle.manifest.tokens
+        self._never_generated = [tokens.bos, tokens.bbox, tokens.crop]
+        self._passes = self._steps = self._computed = self._cached = 0
+
+    @property
+    def description(self) -> str:
+        return f"onnxruntime/{self._graphs.provider}"
+
+    @property
+    def counts(self) -> LanguageCounts:
+        images, held = self._graphs.tower_images, self._cache.nbytes
+        return LanguageCounts(self._passes, self._steps, self._computed, self._cached, images, held)
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """One language pass, then generation if asked for. See ``LanguageEngine``.
+
+        Raises:
+            InvalidInput: too long, or placeholders that do not match the references.
+            Unavailable: the engine closes.
+            EngineFault: onnxruntime failed, or a result is not finite.
+        """
+        return await self._worker.run(partial(self._complete, prompt))
+
+    async def close(self) -> None:
+        await self._worker.close()
+
+    def _complete(self, prompt: Prompt, stop: Stop) -> Completion:
+        expanded = expand(prompt, self._manifest)
+        reading, cached = self._read(prompt.dialogue, expanded, stop)
+        count = len(prompt.feature_positions)
+        features = tuple(self._feature(reading, row) for row in range(count))
+        answered = self._generate(reading, prompt.max_new_tokens, stop)
+        self._cache.keep(prompt.dialogue, answered.last.past)
+        return Completion(features, answered.token_ids, answered.segmented, len(expanded), cached)
+
+    def _read(self, dialogue: str, expanded: Expanded, stop: Stop) -> tuple[Reading, int]:
+        """One pass over what the cache lacks. The last row of the reading is the prompt's last token's."""
+        # A feature is read where its token is computed, so nothing is reused from the first one on.
+        wanted = (*expanded.feature_positions, len(expanded) - 1)
+        past = self._cache.longest(dialogue, expanded.tokens, limit=wanted[0]) or self._graphs.empty
+        reading = self._graphs.read(expanded, past, wanted, stop)
+        self._passes += 1
+        self._computed += len(expanded) - len(past)
+        self._cached += len(past)
+        return reading, len(past)
+
+    def _generate(self, reading: Reading, limit: int, stop: Stop) -> Answered:
+        """Greedily, up to ``[SEG]``, the end, or ``limit`` tokens."""
+        tokens = self._manifest.tokens
+        generated: list[int] = []
+        while len(generated) < limit:
+            token = self._likeliest(reading)
+            if token == tokens.seg:
+                return Answered(tuple(generated), self._feature(reading, -1), reading)
+            if token == tokens.eos:
+                break
+            generated.append(token)
+            if len(generated) < limit:
+                reading = self._graphs.read_generated(token, reading.past, stop)
+                self._steps += 1
+        return Answered(tuple(generated), None, reading)
+
+    def _likeliest(self, reading: Reading) -> int:
+        logits = reading.logits[-1].copy()  # (vocabulary,)
+        logits[self._never_generated] = -np.inf
+        return int(np.argmax(logits))
+
+    def _feature(self, reading: Reading, row: int) -> SegFeature:
+        vector, logits = reading.features[row], reading.logits[row]
+        if not (np.isfinite(vector).all() and np.isfinite(logits).all()):
+            raise EngineFault("the language model's result is not finite")
+        return SegFeature(vector, log_probability(logits, self._manifest.tokens.seg))
+
+
+def log_probability(logits: F32, token: int) -> float:
+    """Natural logarithm of the softmax of ``logits`` (V,) at ``token``."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))

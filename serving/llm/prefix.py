@@ -1,0 +1,76 @@
+"""Keys and values of dialogues' beginnings, so that a round computes only what is new.
+
+Knows what tokens mean by content, and a byte budget. Does not know prompts or graphs. A match goes by
+content alone: two tokens are the same when text id, pixels or box are the same, and so is all before them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.domain import F32
+
+TokenKey = int | str | bytes | tuple[str, int]
+"""A token by content: text id | crop's digest | box's bytes | (image's digest, patch)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Tokens that were computed, with their keys and values: float32 (layers, 1, kv_heads, P, head_dim)."""
+
+    tokens: tuple[TokenKey, ...]
+    keys: F32
+    values: F32
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def cut(self, length: int) -> Prefix:
+        """Its first ``length`` tokens."""
+        if length == len(self):
+            return self
+        keys, values = self.keys[:, :, :, :length], self.values[:, :, :, :length]
+        return Prefix(self.tokens[:length], np.ascontiguousarray(keys), np.ascontiguousarray(values))
+
+
+class PrefixCache:
+    """One prefix a dialogue, the least recently used given up first. For one thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._prefixes: OrderedDict[str, Prefix] = OrderedDict()
+        self.nbytes = 0
+
+    def longest(self, dialogue: str, tokens: Sequence[TokenKey], limit: int) -> Prefix | None:
+        """What is held of ``tokens[:limit]``; None when the dialogue has nothing of it."""
+        held = self._prefixes.get(dialogue)
+        if held is None:
+            return None
+        self._prefixes.move_to_end(dialogue)
+        common = _common(held.tokens, tokens, min(limit, len(held)))
+        return held.cut(common) if common else None
+
+    def keep(self, dialogue: str, prefix: Prefix) -> None:
+        """Hold ``prefix`` in place of the dialogue's last one, if it fits the budget at all."""
+        replaced = self._prefixes.pop(dialogue, None)
+        self.nbytes -= replaced.nbytes if replaced else 0
+        if prefix.nbytes > self._max_bytes:
+            return
+        self._prefixes[dialogue] = prefix
+        self.nbytes += prefix.nbytes
+        while self.nbytes > self._max_bytes:
+            _, oldest = self._prefixes.popitem(last=False)
+            self.nbytes -= oldest.nbytes
+
+
+def _common(held: Sequence[TokenKey], asked: Sequence[TokenKey], limit: int) -> int:
+    pairs = zip(held[:limit], asked[:limit], strict=True)
+    return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), limit)

@@ -1,0 +1,122 @@
+"""The vision half in this process, by onnxruntime: the image encoder and the mask decoder.
+
+Knows the two graphs' tensors. Does not know images' sizes before preprocessing, masks at the image's size,
+or who holds which embedding. All work runs in one thread of its own, beside the language half's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle, Manifest
+from serving.domain import F32, EncoderImage
+from serving.errors import EngineFault
+from serving.graph import CPU, Array, Graph, Interface, TensorSpec
+from serving.ports import DecodedMasks, EmbeddingLease
+from serving.worker import Stop, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class VisionCounts:
+    """What the engine has done since it started."""
+
+    encodes: int
+    decodes: int
+    """Batches."""
+    masks: int
+
+
+class OnnxVision:
+    """A VisionEngine."""
+
+    def __init__(self, bundle: Bundle, threads: int, providers: Sequence[str] = CPU) -> None:
+        """Raises BundleError when a graph is not what the manifest says; ProviderError as ``Graph`` does."""
+        manifest = bundle.manifest
+        self._judged = manifest.judge.present
+        self._encoder = Graph(bundle.path(IMAGE_ENCODER), encoder_interface(manifest), threads, providers)
+        self._decoder = Graph(bundle.path(MASK_DECODER), decoder_interface(manifest), threads, providers)
+        self._worker = Worker("vision")
+        self._encodes = self._decodes = self._masks = 0
+
+    @property
+    def description(self) -> str:
+        return f"onnxruntime/{self._encoder.provider}"
+
+    @property
+    def counts(self) -> VisionCounts:
+        return VisionCounts(self._encodes, self._decodes, self._masks)
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+        """Write the embedding straight into the lease's place. See ``VisionEngine``.
+
+        Raises:
+            Unavailable: the engine closes.
+            EngineFault: onnxruntime failed.
+        """
+        await self._worker.run(partial(self._encode, image, lease.values))
+
+    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        """Judge, correct and decode K features (K, 256) as one batch; thresholds (K,). See ``VisionEngine``.
+
+        Raises:
+            Unavailable: the engine closes.
+            EngineFault: onnxruntime failed, or a result is not finite.
+        """
+        return await self._worker.run(partial(self._decode, lease.values, features, thresholds))
+
+    async def close(self) -> None:
+        await self._worker.close()
+
+    def _encode(self, image: EncoderImage, values: F32, stop: Stop) -> None:
+        feeds: dict[str, Array] = {
+            "image_u8": image.pixels[np.newaxis],  # (1, S, S, 3)
+            "valid_hw": np.array([image.valid_hw], np.int32),  # (1, 2)
+        }
+        self._encoder.run_into(feeds, values[np.newaxis], stop)
+        self._encodes += 1
+
+    def _decode(self, values: F32, features: F32, thresholds: F32, stop: Stop) -> DecodedMasks:
+        feeds: dict[str, Array] = {
+            "image_embeddings": values[np.newaxis],  # (1, 256, 64, 64)
+            "seg_features": features[np.newaxis],  # (1, K, 256)
+            "threshold": thresholds[np.newaxis],  # (1, K)
+        }
+        logits, _, scores, corrected, decoded = self._decoder.run(feeds, stop)
+        self._decodes += 1
+        self._masks += len(features)
+        if not np.isfinite(logits).all() or (self._judged and not np.isfinite(scores).all()):
+            raise EngineFault("the mask decoder's result is not finite")
+        return DecodedMasks(logits[0], scores[0], corrected[0], decoded[0])
+
+
+def encoder_interface(manifest: Manifest) -> Interface:
+    image = manifest.image
+    return Interface(
+        inputs=(
+            TensorSpec("image_u8", "uint8", (None, image.side, image.side, 3)),
+            TensorSpec("valid_hw", "int32", (None, 2)),
+        ),
+        outputs=(TensorSpec("image_embeddings", image.embedding_dtype, (None, *image.embedding)),),
+    )
+
+
+def decoder_interface(manifest: Manifest) -> Interface:
+    image, feature = manifest.image, manifest.language.feature
+    return Interface(
+        inputs=(
+            TensorSpec("image_embeddings", image.embedding_dtype, (None, *image.embedding)),
+            TensorSpec("seg_features", "float32", (None, None, feature)),
+            TensorSpec("threshold", "float32", (None, None)),
+        ),
+        outputs=(
+            TensorSpec("low_res_masks", "float32", (None, None, image.logits_side, image.logits_side)),
+            TensorSpec("iou", "float32", (None, None)),
+            TensorSpec("score", "float32", (None, None)),
+            TensorSpec("corrected", "bool", (None, None)),
+            TensorSpec("features", "float32", (None, None, feature)),
+        ),
+    )
