@@ -1,0 +1,1 @@
+"""From a checkpoint in the published layout to a bundle that serving can load."""
