@@ -1,0 +1,1 @@
+"""Benchmarks of the service against the published protocol; see docs/performance.md."""

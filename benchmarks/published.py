@@ -1,0 +1,115 @@
+"""The published protocol on the same graphs: every round encodes the image and reads the whole dialogue again.
+
+It is the service's own orchestrator with nothing kept between rounds and no gRPC, so that what is compared
+is the protocol and not the code. Does not know how the service is run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.workload import Case, image, questions
+from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
+from serving.dialogue import PromptForm
+from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question
+from serving.geometry import Geometry
+from serving.llm.onnx import OnnxLanguage
+from serving.orchestrator import Orchestrator
+from serving.stores.sessions import MemorySessions
+from serving.tokenizer import Tokenizer
+from serving.vision.onnx import OnnxVision
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from serving.ports import EmbeddingLease, Fill
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """A lease on memory that is thrown away."""
+
+    key: str
+    values: F32
+    hit: bool = False
+
+
+class NothingKept:
+    """An EmbeddingStore that forgets at once."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+
+    async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:
+        lease = Scratch(key, np.empty(self._shape, np.float32))
+        await fill(lease)
+        return lease
+
+    def release(self, lease: EmbeddingLease) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Runs cases by the published protocol."""
+
+    orchestrator: Orchestrator
+    language: OnnxLanguage
+    vision: OnnxVision
+
+    async def run(self, case: Case, seeds: list[int]) -> float:
+        """Seconds for one dialogue a seed, ``case.concurrency`` at once."""
+        gate = asyncio.Semaphore(case.concurrency)
+
+        async def one(seed: int) -> None:
+            async with gate:
+                await self._dialogue(case, seed)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(one(seed) for seed in seeds))
+        return time.perf_counter() - began
+
+    async def _dialogue(self, case: Case, seed: int) -> None:
+        session = await self.orchestrator.open("benchmark", image(seed))
+        template = self.orchestrator.form.manifest.answers.template
+        correction = Correction(CorrectionPolicy.ALWAYS, self.orchestrator.form.manifest.judge.threshold)
+        for text, reference in zip(questions(case), case.references, strict=True):
+            question = Question(text, reference, AnswerMode.FORCED, template)
+            await self.orchestrator.ask(session.session_id, "benchmark", question, correction)
+        await self.orchestrator.close(session.session_id, "benchmark")
+
+
+@asynccontextmanager
+async def published(directory: Path, threads: int) -> AsyncIterator[Published]:
+    bundle = load_bundle(directory)
+    language, vision = OnnxLanguage(bundle, threads, cache_bytes=0), OnnxVision(bundle, threads)
+    with ThreadPoolExecutor(2) as executor:
+        yield Published(_orchestrator(bundle, language, vision, executor), language, vision)
+    await language.close()
+    await vision.close()
+
+
+def _orchestrator(
+    bundle: Bundle, language: OnnxLanguage, vision: OnnxVision, executor: ThreadPoolExecutor
+) -> Orchestrator:
+    manifest = bundle.manifest
+    return Orchestrator(
+        language=language,
+        vision=vision,
+        embeddings=NothingKept(manifest.image.embedding),
+        sessions=MemorySessions(max_sessions=64, max_bytes=GIB, idle_timeout_s=3600, clock=time.monotonic),
+        form=PromptForm(manifest, Tokenizer(bundle.path("tokenizer.model"), manifest.tokens)),
+        geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
+        pixel_executor=executor,
+        max_rounds=64,
+    )

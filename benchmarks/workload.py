@@ -1,0 +1,45 @@
+"""What is measured: dialogues of a shape and length, on images that nobody has seen before.
+
+Knows shapes of dialogues. Does not know how they are run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Shape = Literal["chain", "star"]
+SIDE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    shape: Shape
+    rounds: int
+    concurrency: int
+
+    @property
+    def references(self) -> list[int | None]:
+        """A chain refers to the round before, a star to the first round."""
+        return [None if k == 0 else (k - 1 if self.shape == "chain" else 0) for k in range(self.rounds)]
+
+    def __str__(self) -> str:
+        return f"{self.shape} of {self.rounds}, {self.concurrency} at once"
+
+
+def questions(case: Case) -> list[str]:
+    return ["Segment the left thalamus." if k == 0 else "Segment the region beside it." for k in range(case.rounds)]
+
+
+def image(seed: int) -> npt.NDArray[np.uint8]:
+    """A smooth image with no black pixels: uint8 (SIDE, SIDE, 3)."""
+    coarse = np.random.default_rng(seed).integers(1, 256, (16, 16, 3))
+    return np.kron(coarse, np.ones((SIDE // 16, SIDE // 16, 1))).astype(np.uint8)
+
+
+def cases(rounds: list[int], concurrencies: list[int]) -> list[Case]:
+    shapes: list[Shape] = ["chain", "star"]
+    return [Case(shape, n, c) for c in concurrencies for n in rounds for shape in shapes]

@@ -1,0 +1,322 @@
+"""The order of work: waves against rounds one by one, policies, overlap, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.dialogue import PromptForm, waves
+from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question, RoundResult
+from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
+from serving.geometry import Geometry
+from serving.orchestrator import Orchestrator
+from serving.ports import Prompt
+from serving.stores.embeddings import MemoryEmbeddings
+from serving.stores.sessions import MemorySessions
+from tests.scripted.language import ScriptedLanguage
+from tests.scripted.vision import ScriptedVision
+from tests.unit.serving.manifests import manifest
+from tests.unit.serving.test_dialogue import Characters
+
+MANIFEST = manifest(
+    language={
+        "hidden": 8,
+        "layers": 1,
+        "kv_heads": 1,
+        "head_dim": 8,
+        "vocabulary": 2**21,
+        "max_tokens": 4000,
+        "feature": 256,
+    }
+)
+IMAGE = np.random.default_rng(0).integers(1, 256, (48, 64, 3), np.uint8)
+ALWAYS = Correction(CorrectionPolicy.ALWAYS, 0.6)
+REFERENCED = Correction(CorrectionPolicy.REFERENCED, 0.6)
+OFF = Correction(CorrectionPolicy.OFF, 0.6)
+
+
+def generated(prompt: Prompt) -> tuple[tuple[int, ...], bool]:
+    """ "ok" and [SEG], unless the last word asked for nothing."""
+    asked = Characters().decode(tuple(i for i in prompt.token_ids[-20:] if i >= 100))
+    return tuple(ord(c) + 100 for c in "ok "), "nothing" not in asked
+
+
+@dataclass
+class Stack:
+    orchestrator: Orchestrator
+    language: ScriptedLanguage
+    vision: ScriptedVision
+    embeddings: MemoryEmbeddings
+    sessions: MemorySessions
+
+    async def open(self, image: np.ndarray = IMAGE) -> str:
+        return (await self.orchestrator.open("me", image)).session_id
+
+    async def all(
+        self, session: str, questions: Sequence[Question], correction: Correction = REFERENCED
+    ) -> list[RoundResult]:
+        return [result async for result in self.orchestrator.segment(session, "me", questions, correction)]
+
+
+def stack(executor: ThreadPoolExecutor) -> Stack:
+    language, vision = ScriptedLanguage(MANIFEST, generated), ScriptedVision(MANIFEST)
+    embeddings = MemoryEmbeddings(4 * 256 * 64 * 64 * 4, (256, 64, 64), np.float32)
+    sessions = MemorySessions(8, 1 << 26, 3600, time.monotonic)
+    orchestrator = Orchestrator(
+        language=language,
+        vision=vision,
+        embeddings=embeddings,
+        sessions=sessions,
+        form=PromptForm(MANIFEST, Characters()),
+        geometry=Geometry(MANIFEST.image, MANIFEST.tower, "encoder"),
+        pixel_executor=executor,
+        max_rounds=12,
+    )
+    return Stack(orchestrator, language, vision, embeddings, sessions)
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Stack]:
+    with ThreadPoolExecutor(2) as executor:
+        yield stack(executor)
+
+
+def forced(text: str = "Where?", refer_to: int | None = None) -> Question:
+    return Question(text, refer_to, AnswerMode.FORCED, "It is [SEG].")
+
+
+def free(text: str = "Where?", refer_to: int | None = None) -> Question:
+    return Question(text, refer_to, AnswerMode.FREE)
+
+
+def dialogue(references: Sequence[int | None]) -> list[Question]:
+    return [forced(f"Question {k}?", reference) for k, reference in enumerate(references)]
+
+
+def essence(results: Sequence[RoundResult]) -> list[tuple[object, ...]]:
+    return [
+        (
+            r.index,
+            r.answer,
+            r.segmentation
+            and (r.segmentation.mask.packed.tobytes(), r.segmentation.score, r.segmentation.corrected),
+            r.reference and r.reference.crop.digest,
+        )
+        for r in results
+    ]
+
+
+REFERENCES = st.lists(st.floats(0, 1), min_size=1, max_size=8).map(
+    lambda draws: [
+        None if k == 0 or draw < 0.3 else int((draw - 0.3) / 0.7001 * k) for k, draw in enumerate(draws)
+    ]
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(REFERENCES)
+def test_waves_equal_rounds_one_by_one(references: list[int | None]) -> None:
+    async def run() -> None:
+        with ThreadPoolExecutor(2) as executor:
+            serving = stack(executor)
+            questions = dialogue(references)
+            at_once = await serving.all(await serving.open(), questions, ALWAYS)
+            passes, decodes = len(serving.language.script.calls), len(serving.vision.script.asked("decode"))
+            assert passes == decodes == len(waves(questions, 0))
+            assert [r.cache.wave for r in at_once] == [n for n, w in enumerate(waves(questions, 0)) for _ in w]
+            session = await serving.open()
+            one_by_one = [await serving.orchestrator.ask(session, "me", q, ALWAYS) for q in questions]
+            assert essence(at_once) == essence(one_by_one)
+            assert serving.vision.script.asked("encode") == serving.vision.script.asked("encode")[:1]
+
+    asyncio.run(run())
+
+
+async def test_a_star_takes_two_passes_and_decodes_its_rays_as_one_batch(serving: Stack) -> None:
+    await serving.all(await serving.open(), dialogue([None, *[0] * 9]))
+    assert len(serving.language.script.calls) == 2
+    assert serving.vision.script.asked("decode") == [1, 9]
+    assert len(serving.vision.script.asked("encode")) == 1
+
+
+async def test_referenced_judges_only_what_a_later_round_refers_to(serving: Stack) -> None:
+    serving.vision._judge = lambda feature: 0.1
+    results = await serving.all(await serving.open(), dialogue([None, None, 1, 1]), REFERENCED)
+    assert [r.segmentation.corrected for r in results] == [False, True, False, False]
+    for policy, expected in ((ALWAYS, True), (OFF, False)):
+        results = await serving.all(await serving.open(), dialogue([None, 0]), policy)
+        assert [r.segmentation.corrected for r in results] == [expected] * 2
+
+
+async def test_the_image_is_encoded_beside_the_first_pass(serving: Stack) -> None:
+    session = await serving.open()
+    serving.language.script.hold("complete")
+    serving.vision.script.hold("encode")
+    asking = asyncio.create_task(serving.orchestrator.ask(session, "me", forced(), ALWAYS))
+    await serving.language.script.reached("complete")
+    await serving.vision.script.reached("encode")
+    serving.vision.script.let_go("encode")
+    serving.language.script.let_go("complete")
+    first = await asking
+    second = await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+    assert (first.cache.embedding_hit, second.cache.embedding_hit) == (False, True)
+
+
+async def test_simultaneous_first_rounds_on_one_image_encode_once(serving: Stack) -> None:
+    serving.vision.script.delay_s = 0.02
+    sessions = [await serving.open() for _ in range(4)]
+    results = await asyncio.gather(*(serving.orchestrator.ask(s, "me", forced(), ALWAYS) for s in sessions))
+    assert len(serving.vision.script.asked("encode")) == 1
+    assert sorted(r.cache.embedding_hit for r in results) == [False, True, True, True]
+    assert serving.embeddings.stats.leased == 0
+
+
+async def test_rounds_of_one_session_keep_their_order_and_sessions_interleave(serving: Stack) -> None:
+    mine, other = await serving.open(), await serving.open()
+    serving.language.script.hold("complete")
+    first = asyncio.create_task(serving.orchestrator.ask(mine, "me", forced("first"), ALWAYS))
+    await serving.language.script.reached("complete")
+    second = asyncio.create_task(serving.orchestrator.ask(mine, "me", forced("second", 0), ALWAYS))
+    beside = asyncio.create_task(serving.orchestrator.ask(other, "me", forced("beside"), ALWAYS))
+    await serving.language.script.reached("complete", 2)
+    assert len(serving.language.script.calls) == 2, "the second round of a session waits, another session does not"
+    serving.language.script.let_go("complete")
+    assert [(await task).index for task in (first, second, beside)] == [0, 1, 0]
+
+
+async def test_a_free_answer_without_seg_has_no_mask_and_cannot_be_referred_to(serving: Stack) -> None:
+    session = await serving.open()
+    result = await serving.orchestrator.ask(session, "me", free("Say nothing"), ALWAYS)
+    assert (result.answer, result.segmentation) == ("ok", None)
+    with pytest.raises(PreconditionFailed, match="round 0 has no mask"):
+        await serving.orchestrator.ask(session, "me", forced(refer_to=0), ALWAYS)
+    result = await serving.orchestrator.ask(session, "me", free("Then this"), ALWAYS)
+    assert result.index == 1
+    assert result.answer == "ok [SEG]."
+    assert result.segmentation is not None
+
+
+async def test_free_and_forced_rounds_mix_in_one_dialogue(serving: Stack) -> None:
+    questions = [forced("a"), free("b"), forced("c", 1), free("nothing", 0)]
+    results = await serving.all(await serving.open(), questions)
+    assert [r.cache.wave for r in results] == [0, 0, 1, 1]
+    assert [r.segmentation is None for r in results] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("refer_to", [0, 3])
+async def test_a_reference_to_a_round_that_does_not_exist(serving: Stack, refer_to: int) -> None:
+    with pytest.raises(InvalidInput, match=f"round {refer_to} does not exist") as caught:
+        await serving.orchestrator.ask(await serving.open(), "me", forced(refer_to=refer_to), ALWAYS)
+    assert caught.value.field == "question.refer_to"
+    assert not serving.language.script.calls
+
+
+async def test_limits_are_named(serving: Stack) -> None:
+    session = await serving.open()
+    with pytest.raises(InvalidInput, match="at most 12 rounds"):
+        await serving.all(session, dialogue([None] * 13))
+    with pytest.raises(InvalidInput, match="the limit is 4000"):
+        await serving.all(session, [forced("x" * 5000)])
+    assert len(await serving.all(session, dialogue([None] * 12))) == 12
+
+
+async def test_referenced_needs_a_known_future(serving: Stack) -> None:
+    with pytest.raises(InvalidInput, match="known in advance"):
+        await serving.orchestrator.ask(await serving.open(), "me", forced(), REFERENCED)
+
+
+async def test_sessions_belong_to_their_caller(serving: Stack) -> None:
+    session = await serving.open()
+    with pytest.raises(NotFound):
+        await serving.orchestrator.ask(session, "you", forced(), ALWAYS)
+    with pytest.raises(NotFound):
+        await serving.orchestrator.close(session, "you")
+    await serving.orchestrator.close(session, "me")
+    with pytest.raises(PreconditionFailed):
+        await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+
+
+@pytest.mark.parametrize(
+    ("engine", "operation"), [("language", "complete"), ("vision", "encode"), ("vision", "decode")]
+)
+async def test_a_failed_round_leaves_the_session_as_it_was(serving: Stack, engine: str, operation: str) -> None:
+    session = await serving.open()
+    other = np.roll(IMAGE, 1, axis=0)
+    untouched = await serving.open(other)
+    getattr(serving, engine).script.fail_next(operation, Exhausted("later"))
+    with pytest.raises(Exhausted):
+        await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+    assert serving.embeddings.stats.leased == 0
+    assert (await serving.orchestrator.ask(session, "me", forced(), ALWAYS)).index == 0
+    assert (await serving.orchestrator.ask(untouched, "me", forced(), ALWAYS)).index == 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "operation"), [("language", "complete"), ("vision", "encode"), ("vision", "decode")]
+)
+async def test_a_cancelled_round_stops_its_work_and_frees_what_it_held(
+    serving: Stack, engine: str, operation: str
+) -> None:
+    session = await serving.open()
+    script = getattr(serving, engine).script
+    script.hold(operation)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+    assert not +script.running
+    assert serving.embeddings.stats.leased == 0
+    script.let_go(operation)
+    result = await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+    assert (result.index, result.segmentation is None) == (0, False)
+
+
+async def test_a_late_failure_keeps_the_waves_already_sent(serving: Stack) -> None:
+    session = await serving.open()
+    results = []
+    with pytest.raises(PreconditionFailed):
+        async for result in serving.orchestrator.segment(
+            session, "me", [forced("a"), free("nothing", 0), forced("c", 1)], REFERENCED
+        ):
+            results.append(result)  # noqa: PERF401  # what was received before the failure matters
+    assert [r.index for r in results] == [0, 1]
+    assert (await serving.orchestrator.ask(session, "me", forced("c", 0), ALWAYS)).index == 2
+
+
+async def test_a_reader_who_stops_early_gives_the_session_back(serving: Stack) -> None:
+    session = await serving.open()
+    results = serving.orchestrator.segment(session, "me", dialogue([None, 0, 1]), REFERENCED)
+    await anext(results)
+    await results.aclose()
+    assert serving.embeddings.stats.leased == 0
+    assert (await serving.orchestrator.ask(session, "me", forced(), ALWAYS)).index == 1
+
+
+async def test_an_engine_that_breaks_its_contract_is_a_fault(
+    serving: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await serving.open()
+    complete = serving.language.complete
+
+    async def one_too_many(prompt: Prompt) -> object:
+        completion = await complete(prompt)
+        return type(completion)(completion.features * 2, (), None, 1, 0)
+
+    monkeypatch.setattr(serving.language, "complete", one_too_many)
+    with pytest.raises(EngineFault):
+        await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+
+
+async def test_timings_are_of_the_round(serving: Stack) -> None:
+    serving.language.script.delay_s = 0.02
+    result = await serving.orchestrator.ask(await serving.open(), "me", forced(), ALWAYS)
+    timings = result.timings
+    assert timings.language >= 0.02
+    assert timings.total >= timings.language + timings.decode + timings.postprocess
