@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # nn.Module
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # nn.Module.__call__
 
 
 class MLP(nn.Module):

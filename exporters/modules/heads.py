@@ -59,7 +59,7 @@ class Heads(nn.Module):
         self.corrector = corrector
 
     def forward(self, seg_features: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [B, K, 256] and thresholds [B, K] → score [B, K], corrected bool [B, K], features [B, K, 256]."""
+        """Features [B, K, 256], thresholds [B, K] → score [B, K], corrected bool [B, K], features [B, K, 256]."""
         if self.judge is None or self.corrector is None:
             score = torch.full_like(threshold, torch.nan)
             return score, score <= threshold, seg_features

@@ -89,8 +89,9 @@ class SelfAttention(nn.Module):
         keys = torch.cat([past[0], _rotated(k, place.cosines, place.sines)], dim=2)
         values = torch.cat([past[1], v], dim=2)
         # The query heads of a group stand side by side as rows, so keys and values are never repeated.
-        weights = (q.flatten(2, 3) @ keys.transpose(-1, -2)).unflatten(2, (self.groups, length)) + place.mask
-        mixed = (torch.softmax(weights, dim=-1).flatten(2, 3) @ values).unflatten(2, (self.groups, length))
+        rows = (self.groups, length)
+        weights = torch.unflatten(q.flatten(2, 3) @ keys.transpose(-1, -2), 2, rows) + place.mask
+        mixed = torch.unflatten(torch.softmax(weights, dim=-1).flatten(2, 3) @ values, 2, rows)
         joined = mixed.permute(0, 3, 1, 2, 4).flatten(2)
         return self.o_proj(joined), keys, values
 
@@ -103,7 +104,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(sizes.intermediate, sizes.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]  # nn.Module
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]  # nn.Module.__call__
 
 
 class Layer(nn.Module):
@@ -159,7 +160,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Token ids [B, T] → [B, T, H]. Ids beyond the vocabulary stand for media: their rows mean nothing."""
-        return self.model.embed_tokens(token_ids.clamp(max=self.sizes.vocabulary - 1))  # type: ignore[no-any-return]  # nn.Module
+        return self.model.embed_tokens(token_ids.clamp(max=self.sizes.vocabulary - 1))  # type: ignore[no-any-return]  # nn.Module.__call__
 
     def encode_box(self, boxes: Tensor) -> Tensor:
         """Normalised boxes [X, 4] → one token each [X, H]."""

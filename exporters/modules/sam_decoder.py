@@ -9,6 +9,8 @@ B images with K prompts each; the image side of the first layer is the same for 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class Attention(nn.Module):
 
 def _heads(x: Tensor) -> Tensor:
     """[B, K, N, C] → [B, K, heads, N, C / heads]."""
-    return x.unflatten(-1, (HEADS, -1)).transpose(2, 3)
+    return torch.unflatten(x, -1, (HEADS, -1)).transpose(2, 3)
 
 
 class TokenMLP(nn.Module):
@@ -115,7 +117,7 @@ class MLPHead(nn.Module):
     def __init__(self, outputs: int) -> None:
         super().__init__()
         widths = (CHANNELS, CHANNELS, CHANNELS, outputs)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.layers[0](x))
@@ -194,7 +196,7 @@ class SamMaskDecoder(nn.Module):
         self.iou_prediction_head = MLPHead(MASKS)
 
     def forward(self, image: Tensor, seg_features: Tensor, dense_pe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """image [B, P, 256], seg_features [B, K, 256] → upscaled [B, K, P, 4, 4, 32], weights [B, K, 32], iou [B, K]."""
+        """Image [B, P, 256], features [B, K, 256] → pixels [B, K, P, 4, 4, 32], weights [B, K, 32], iou [B, K]."""
         batch, prompts, _ = seg_features.shape
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         output = output.expand(batch, prompts, -1, -1)
@@ -205,21 +207,21 @@ class SamMaskDecoder(nn.Module):
         return self._upscale(pixels), weights, iou
 
     def _upscale(self, x: Tensor) -> Tensor:
-        """[..., P, 256] → [..., P, 4, 4, 32]: two doublings; the last axes but one say where in its cell a pixel lies.
+        """[..., P, 256] → [..., P, 4, 4, 32]: two doublings; both 4s say where in its cell a pixel lies.
 
         A transposed convolution of stride 2 and kernel 2 is one matrix product a cell. The cells are put in
         their places by the caller, after the channels are gone.
         """
         first, norm, _, second, _ = self.output_upscaling
-        x = _doubled(x, first)  # [..., P, 4, 64]
-        x = F.gelu(F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps))
-        return F.gelu(_doubled(x, second))  # [..., P, 4, 4, 32]
+        x = _doubled(x, cast(nn.ConvTranspose2d, first))  # [..., P, 4, 64]
+        x = F.gelu(nn.LayerNorm.forward(cast(LayerNorm2d, norm), x))
+        return F.gelu(_doubled(x, cast(nn.ConvTranspose2d, second)))  # [..., P, 4, 4, 32]
 
 
 def _doubled(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     """[..., C] → [..., 4, C']: the 2x2 pixels, row by row, that a cell becomes."""
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # [C, 2 * 2 * C']
-    y = (x @ weight).unflatten(-1, (4, -1))
+    y = torch.unflatten(x @ weight, -1, (4, -1))
     return y if conv.bias is None else y + conv.bias
 
 
@@ -250,6 +252,6 @@ class MaskDecoder(nn.Module):
         upscaled, weights, iou = self.mask_decoder(image, seg_features, dense_pe)
         logits = upscaled.flatten(2, 4) @ weights.unsqueeze(-1)  # [B, K, P * 16, 1]
         # [h, w, (row, column) of the first doubling, (row, column) of the second] → rows and columns
-        cells = logits.unflatten(2, (height, width, 2, 2, 2, 2)).squeeze(-1)
+        cells = torch.unflatten(logits.squeeze(-1), 2, (height, width, 2, 2, 2, 2))
         masks = cells.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
         return masks, iou

@@ -38,7 +38,7 @@ class VitSizes:
 
 def sizes_of(state: Mapping[str, Tensor]) -> VitSizes:
     """The sizes of an image encoder's state dict, from its shapes: 27 relative positions make a window of 14."""
-    blocks = []
+    blocks: list[Block] = []
     while (prefix := f"blocks.{len(blocks)}.") + "norm1.weight" in state:
         positions, head_dim = state[prefix + "attn.rel_pos_h"].shape
         hidden, width = state[prefix + "mlp.lin1.weight"].shape
@@ -75,7 +75,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, side, side, C] → the same."""
         side = x.shape[1]
-        q, k, v = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, h, N, d]
+        split = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # [B, h, N, d] each
         square = q.unflatten(2, (side, side))  # [B, h, y, x, d]; rows' table: [y, y', d]
         by_row = square @ self._table(self.rel_pos_h).transpose(-1, -2)  # [B, h, y, x, y']
         columns = square.transpose(2, 3) @ self._table(self.rel_pos_w).transpose(-1, -2)
@@ -88,7 +89,7 @@ class Attention(nn.Module):
 
     def _table(self, positions: Tensor) -> Tensor:
         """[2 side - 1, d] → [side, side, d]: entry (a, b) is that of distance a - b."""
-        return positions.index_select(0, self.offsets.flatten()).unflatten(0, self.offsets.shape)
+        return torch.unflatten(positions.index_select(0, self.offsets.flatten()), 0, self.offsets.shape)
 
 
 class MLP(nn.Module):

@@ -35,7 +35,7 @@ class Stage:
 
 def stages_of(state: Mapping[str, Tensor]) -> tuple[Stage, ...]:
     """The stages of an image encoder's state dict, from its shapes."""
-    stages = []
+    stages: list[Stage] = []
     while f"layers.{len(stages)}.blocks.0.{'local_conv' if stages else 'conv1'}.c.weight" in state:
         prefix = f"layers.{len(stages)}.blocks."
         depth = 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in state if key.startswith(prefix))
@@ -84,7 +84,7 @@ class Downsample(nn.Module):
         self.conv3 = ConvNorm(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))  # type: ignore[no-any-return]  # nn.Module
+        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))  # type: ignore[no-any-return]  # nn.Module.__call__
 
 
 class WindowAttention(nn.Module):
