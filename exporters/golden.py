@@ -79,7 +79,7 @@ def _questions(turns: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
 
 def _round(recorded: Mapping[str, npt.NDArray[Any]], prefix: str) -> RecordedRound:
     def optional(name: str) -> npt.NDArray[Any] | None:
-        return recorded[prefix + name] if prefix + name in recorded else None
+        return recorded.get(prefix + name)
 
     height, width = recorded[f"{prefix}shape"].tolist()
     packed, score, crop = recorded[f"{prefix}mask_packed"], optional("score"), optional("crop_box_rc")

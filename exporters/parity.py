@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from exporters.golden import IMAGE_PLACEHOLDER, RecordedDialogue, RecordedRound
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
 from serving.dialogue import PromptForm
-from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, SegFeature, Session
+from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, Session
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
 from serving.orchestrator import Orchestrator
@@ -66,37 +66,30 @@ class Report:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class _Recorder:
-    """Engines that remember what passed through them, in the order of the rounds."""
+class _RecordedLanguage:
+    """The language engine, remembering raw features in the order of the rounds."""
 
-    language: OnnxLanguage
-    vision: OnnxVision
-    description: str = "recorder"
-    raw: list[SegFeature] = field(default_factory=list)
-    decoded: list[tuple[F32, F32]] = field(default_factory=list)
-    """Feature (256,) and logits (L, L) of each round."""
+    def __init__(self, engine: OnnxLanguage) -> None:
+        self.description, self.close, self._engine = engine.description, engine.close, engine
+        self.features: list[F32] = []
 
     async def complete(self, prompt: Prompt) -> Completion:
-        completion = await self.language.complete(prompt)
-        self.raw += completion.features
+        completion = await self._engine.complete(prompt)
+        self.features += [feature.vector for feature in completion.features]
         return completion
-
-    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
-        decoded = await self.vision.decode(lease, features, thresholds)
-        self.decoded += zip(decoded.features, decoded.logits, strict=True)
-        return decoded
-
-
-class _RecordedLanguage:
-    def __init__(self, recorder: _Recorder) -> None:
-        self.description, self.complete, self.close = "recorded", recorder.complete, recorder.language.close
 
 
 class _RecordedVision:
-    def __init__(self, recorder: _Recorder) -> None:
-        self.description, self.decode, self.close = "recorded", recorder.decode, recorder.vision.close
-        self.encode = recorder.vision.encode
+    """The vision engine, remembering each round's feature as decoded (256,) and its logits (L, L)."""
+
+    def __init__(self, engine: OnnxVision) -> None:
+        self.description, self.encode, self.close, self._engine = "", engine.encode, engine.close, engine
+        self.decoded: list[tuple[F32, F32]] = []
+
+    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        decoded = await self._engine.decode(lease, features, thresholds)
+        self.decoded += zip(decoded.features, decoded.logits, strict=True)
+        return decoded
 
 
 async def replay(
@@ -107,9 +100,9 @@ async def replay(
     with ThreadPoolExecutor(1) as executor:
         language, vision = OnnxLanguage(bundle, threads, 1 << 28), OnnxVision(bundle, threads)
         for dialogue in dialogues:
-            recorder = _Recorder(language, vision)
-            orchestrator = _orchestrator(bundle, recorder, executor)
-            rounds += await _dialogue(orchestrator, recorder, dialogue, tolerance)
+            recorded = _RecordedLanguage(language), _RecordedVision(vision)
+            orchestrator = _orchestrator(bundle, *recorded, executor)
+            rounds += await _dialogue(orchestrator, *recorded, dialogue, tolerance)
         await language.close()
         await vision.close()
     manifest = bundle.manifest
@@ -118,7 +111,11 @@ async def replay(
 
 
 async def _dialogue(
-    orchestrator: Orchestrator, recorder: _Recorder, dialogue: RecordedDialogue, tolerance: Tolerance
+    orchestrator: Orchestrator,
+    language: _RecordedLanguage,
+    vision: _RecordedVision,
+    dialogue: RecordedDialogue,
+    tolerance: Tolerance,
 ) -> list[RoundParity]:
     session = await orchestrator.open(CALLER, dialogue.rgb)
     correction = Correction(CorrectionPolicy.REFERENCED, orchestrator.form.manifest.judge.threshold)
@@ -129,7 +126,7 @@ async def _dialogue(
     shown = {r.reference.round: r.reference for r in results if r.reference is not None}
     parities = []
     for expected, result in zip(dialogue.rounds, results, strict=True):
-        feature, logits = recorder.decoded[result.index]
+        feature, logits = vision.decoded[result.index]
         full = orchestrator.geometry.full_logits(logits, session.image)
         flipped = np.abs(full[np.greater(full, 0) != expected.mask])
         parities.append(
@@ -140,7 +137,7 @@ async def _dialogue(
                     token_ids_equal=ids_equal,
                     reference_equal=_reference_equal(expected, shown.get(result.index)),
                     feature_diff=_largest(feature, expected.feature),
-                    raw_feature_diff=_optional(recorder.raw[result.index].vector, expected.raw_feature),
+                    raw_feature_diff=_optional(language.features[result.index], expected.raw_feature),
                     score_diff=_score_diff(expected, result),
                     corrected=bool(result.segmentation and result.segmentation.corrected),
                     flipped_pixels=int(flipped.size),
@@ -161,7 +158,7 @@ def _judged(parity: RoundParity, tolerance: Tolerance) -> RoundParity:
         and (parity.score_diff or 0.0) <= tolerance.score
         and parity.largest_flipped_logit < tolerance.logit
     )
-    return RoundParity(**(asdict(parity) | {"passed": passed}))
+    return replace(parity, passed=passed)
 
 
 def _token_ids(session: Session, image: int) -> tuple[int, ...]:
@@ -192,12 +189,14 @@ def _largest(actual: Sequence[float] | F32, expected: F32) -> float:
     return float(np.abs(np.asarray(actual) - expected).max())
 
 
-def _orchestrator(bundle: Bundle, recorder: _Recorder, executor: ThreadPoolExecutor) -> Orchestrator:
+def _orchestrator(
+    bundle: Bundle, language: _RecordedLanguage, vision: _RecordedVision, executor: ThreadPoolExecutor
+) -> Orchestrator:
     manifest = bundle.manifest
     shape = manifest.image.embedding
     return Orchestrator(
-        language=_RecordedLanguage(recorder),
-        vision=_RecordedVision(recorder),
+        language=language,
+        vision=vision,
         embeddings=MemoryEmbeddings(1 << 26, shape, manifest.image.embedding_dtype),
         sessions=MemorySessions(4, 1 << 30, 3600, time.monotonic),
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
