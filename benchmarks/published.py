@@ -1,12 +1,15 @@
 """The published protocol on the same graphs: every round encodes the image and reads the whole dialogue again.
 
 It is the service's own orchestrator with nothing kept between rounds and no gRPC, so that what is compared
-is the protocol and not the code. Does not know how the service is run.
+is the protocol and not the code. Run as a process of its own, so that its memory is its own; prints JSON.
+Does not know how the service is run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.workload import Case, image, questions
+from loadtest.launch import peak_memory
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.dialogue import PromptForm
 from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question
@@ -113,3 +117,23 @@ def _orchestrator(
         pixel_executor=executor,
         max_rounds=64,
     )
+
+
+async def _main(directory: Path, threads: int, case: Case, seeds: list[int]) -> None:
+    async with published(directory, threads) as protocol:
+        await protocol.run(case, [0])  # warm up
+        passes, encodes = protocol.language.counts.passes, protocol.vision.counts.encodes
+        seconds = await protocol.run(case, seeds)
+        figures = {
+            "seconds": seconds,
+            "passes": protocol.language.counts.passes - passes,
+            "encodes": protocol.vision.counts.encodes - encodes,
+            "peak_bytes": peak_memory(),
+        }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    bundle_path, thread_count, *shape, seed_list = sys.argv[1:]
+    measured_case = Case("chain" if shape[0] == "chain" else "star", int(shape[1]), int(shape[2]))
+    asyncio.run(_main(Path(bundle_path), int(thread_count), measured_case, json.loads(seed_list)))

@@ -31,7 +31,9 @@ class Case:
 
 
 def questions(case: Case) -> list[str]:
-    return ["Segment the left thalamus." if k == 0 else "Segment the region beside it." for k in range(case.rounds)]
+    return [
+        "Segment the left thalamus." if k == 0 else "Segment the region beside it." for k in range(case.rounds)
+    ]
 
 
 def image(seed: int) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,143 @@
+"""``make bench``: the published protocol against the service, on the same graphs, in one run.
+
+For each case in turn: (a) the published protocol, (b) the service round by round, (c) the service with the
+dialogue known in advance; repeated, so that a drifting machine meets all three alike. Prints and writes a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich.progress import Progress
+
+from benchmarks import service
+from benchmarks.workload import SIDE, Case, cases
+from loadtest.launch import Launched, launched
+from mediround import Client
+
+COLUMNS = "| case | a: s a dialogue | b / a | c / a | bound reached, b | c | passes a, b, c | encodes a, b, c |"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case; seconds and counts are a dialogue's, medians over repeats."""
+
+    case: str
+    concurrency: int
+    baseline_seconds: float
+    speedup_live: float
+    speedup_known: float
+    bound_live: float
+    bound_known: float
+    passes: tuple[float, float, float]
+    encodes: tuple[float, float, float]
+    overhead_ms_p50: float
+    """Of a live round, everything but the engines, as the caller saw it."""
+    baseline_peak_mib: float
+    service_peak_mib: float
+
+    def markdown(self) -> str:
+        passes, encodes = ("/".join(f"{count:g}" for count in counts) for counts in (self.passes, self.encodes))
+        return (
+            f"| {self.case} | {self.baseline_seconds:.2f} | {self.speedup_live:.2f}x | {self.speedup_known:.2f}x "
+            f"| {self._share(self.bound_live)} | {self._share(self.bound_known)} | {passes} | {encodes} |"
+        )
+
+    def _share(self, bound: float) -> str:
+        """Only alone: beside others, a stage's time includes waiting for its engine."""
+        return f"{bound:.0%}" if self.concurrency == 1 else "-"
+
+
+def measure(server: Launched, bundle: Path, case: Case, options: argparse.Namespace, first_seed: int) -> Row:
+    """All three ways in turn, ``options.repeats`` times, each on images that no cache has seen."""
+    baselines, live, known = [], [], []
+    count = max(case.concurrency, options.dialogues)
+    with Client(server.address, timeout=3600) as client:
+        for repeat in range(options.repeats):
+            seeds = [first_seed + (3 * repeat) * count + k for k in range(count)]
+            baselines.append(_published(bundle, options.threads, case, seeds))
+            live.append(service.run(client, case, service.round_by_round, [s + count for s in seeds]))
+            known.append(service.run(client, case, service.known_in_advance, [s + 2 * count for s in seeds]))
+    seconds = [statistics.median(float(b["seconds"]) for b in baselines)]
+    seconds += [statistics.median(m.seconds for m in way) for way in (live, known)]
+    return Row(
+        case=str(case),
+        concurrency=case.concurrency,
+        baseline_seconds=seconds[0] / count,
+        speedup_live=seconds[0] / seconds[1],
+        speedup_known=seconds[0] / seconds[2],
+        bound_live=statistics.median(m.bound / m.seconds for m in live),
+        bound_known=statistics.median(m.bound / m.seconds for m in known),
+        passes=(baselines[0]["passes"] / count, live[0].passes / count, known[0].passes / count),
+        encodes=(baselines[0]["encodes"] / count, live[0].encodes / count, known[0].encodes / count),
+        overhead_ms_p50=statistics.median(o for m in live for o in m.overheads) * 1000,
+        baseline_peak_mib=max(b["peak_bytes"] for b in baselines) / 2**20,
+        service_peak_mib=server.peak_memory() / 2**20,
+    )
+
+
+def _published(bundle: Path, threads: int, case: Case, seeds: Sequence[int]) -> dict[str, float]:
+    shape = [case.shape, str(case.rounds), str(case.concurrency), json.dumps(list(seeds))]
+    command = [sys.executable, "-m", "benchmarks.published", str(bundle), str(threads), *shape]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # our own module
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def report(rows: Sequence[Row], bundle: Path, options: argparse.Namespace) -> str:
+    alone = [row for row in rows if row.concurrency == 1]
+    return "\n".join(
+        [
+            f"{bundle.name}, {SIDE}x{SIDE} images, {options.threads} threads a half, {options.repeats} repeats, "
+            f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}.",
+            "",
+            COLUMNS,
+            "|" + "---|" * (COLUMNS.count("|") - 1),
+            *(row.markdown() for row in rows),
+            "",
+            f"Outside the engines, a live round alone, as its caller sees it: p50 "
+            f"{statistics.median(row.overhead_ms_p50 for row in alone):.2f} ms. "
+            f"Peak memory: (a) {max(row.baseline_peak_mib for row in rows):.0f} MiB, "
+            f"service {rows[-1].service_peak_mib:.0f} MiB.",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--rounds", type=int, nargs="+", default=[5, 10])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--dialogues", type=int, default=3, help="dialogues a repeat, at least the concurrency")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    flags = ["--engines.threads", str(options.threads), "--log-level", "warning"]
+    rows: list[Row] = []
+    seed = time.time_ns() % 10**9
+    with launched(options.bundle, options.out / "server.log", flags) as server, Progress() as progress:
+        todo = cases(options.rounds, options.concurrency)
+        for case in progress.track(todo, description=options.bundle.name):
+            rows.append(measure(server, options.bundle, case, options, seed))
+            seed += 10_000
+    text = report(rows, options.bundle, options)
+    (options.out / f"{options.bundle.name}.md").write_text(text + "\n")
+    (options.out / f"{options.bundle.name}.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

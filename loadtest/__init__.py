@@ -1,0 +1,1 @@
+"""Load on a server, through the published client alone."""

@@ -1,0 +1,89 @@
+"""A server of one's own, in a process beside this one, for as long as a block runs.
+
+Knows how ``python -m serving`` is started, when it is ready, and how it is stopped. Does not know bundles.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+STOP_SECONDS = 20.0
+
+
+class LaunchError(Exception):
+    """The server ended or did not become ready; its last words are in the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    address: str
+    pid: int
+
+    def peak_memory(self) -> int:
+        """Most resident bytes so far. Linux only."""
+        return peak_memory(self.pid)
+
+
+def peak_memory(pid: int | str = "self") -> int:
+    """Most resident bytes of a process so far. Linux only."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+@contextmanager
+def launched(
+    bundle: Path, log: Path, flags: Sequence[str] = (), ready_within: float = 120.0
+) -> Iterator[Launched]:
+    """Serve ``bundle`` on a free loopback port; the server writes to ``log``.
+
+    Raises:
+        LaunchError: it ended before it was ready, or was not ready in time.
+    """
+    address = f"127.0.0.1:{_free_port()}"
+    command = [sys.executable, "-m", "serving", "--bundle", str(bundle), "--listen", address, *flags]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)  # noqa: S603  # our own server
+        try:
+            _wait(process, address, log, ready_within)
+            yield Launched(address, process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    with grpc.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise LaunchError(f"the server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+            try:
+                status = health.Check(health_pb2.HealthCheckRequest(), timeout=1.0).status
+            except grpc.RpcError:
+                status = health_pb2.HealthCheckResponse.UNKNOWN
+            if status == health_pb2.HealthCheckResponse.SERVING:
+                return
+            time.sleep(0.1)
+    raise LaunchError(f"the server was not ready within {seconds:.0f} s:\n{log.read_text()[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
