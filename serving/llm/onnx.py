@@ -77,7 +77,7 @@ class OnnxLanguage:
         Raises:
             InvalidInput: too long, or placeholders that do not match the references.
             Unavailable: the engine closes.
-            EngineFault: onnxruntime failed, or a result is not finite.
+            EngineFault: onnxruntime failed, or no token can be chosen.
         """
         return await self._worker.run(partial(self._complete, prompt))
 
@@ -122,14 +122,14 @@ class OnnxLanguage:
 
     def _likeliest(self, reading: Reading) -> int:
         logits = reading.logits[-1].copy()  # (vocabulary,)
+        if not np.isfinite(logits).all():
+            raise EngineFault("the language model's logits are not finite")
         logits[self._never_generated] = -np.inf
         return int(np.argmax(logits))
 
     def _feature(self, reading: Reading, row: int) -> SegFeature:
-        vector, logits = reading.features[row], reading.logits[row]
-        if not (np.isfinite(vector).all() and np.isfinite(logits).all()):
-            raise EngineFault("the language model's result is not finite")
-        return SegFeature(vector, log_probability(logits, self._manifest.tokens.seg))
+        probability = log_probability(reading.logits[row], self._manifest.tokens.seg)
+        return SegFeature(reading.features[row], probability)
 
 
 def log_probability(logits: F32, token: int) -> float:

@@ -55,7 +55,7 @@ class PrefixCache:
         if held is None:
             return None
         self._prefixes.move_to_end(dialogue)
-        common = _common(held.tokens, tokens, min(limit, len(held)))
+        common = _common(held.tokens, tokens, min(limit, len(held), len(tokens)))
         return held.cut(common) if common else None
 
     def keep(self, dialogue: str, prefix: Prefix) -> None:

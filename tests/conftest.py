@@ -1,0 +1,86 @@
+"""Bundles for the tests: built by the exporters, once for each state of their sources.
+
+``random_bundle`` needs nothing from outside. ``golden_bundle`` is made from the golden checkpoint, which
+lies beside the repository or where MEDIROUND_SHARED says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from serving.bundle import Bundle, load_bundle
+
+REPOSITORY = Path(__file__).parent.parent
+BUILT = REPOSITORY / "build" / "test-bundles"
+SHARED = Path(os.environ.get("MEDIROUND_SHARED", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def random_bundle() -> Bundle:
+    """Random weights, tiny sizes, with a judge."""
+    return load_bundle(_built("random", _sources_digest()))
+
+
+@pytest.fixture(scope="session")
+def golden_directory() -> Path:
+    """The golden checkpoint, its data set and what the published code computed of it."""
+    directory = SHARED / "golden"
+    if not directory.is_dir():
+        pytest.skip(f"no golden vectors at {directory} (MEDIROUND_SHARED says where)")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(golden_directory: Path) -> Bundle:
+    digest = hashlib.sha256(_sources_digest().encode())
+    for path in sorted(golden_directory.glob("**/*")):
+        if path.is_file() and path.suffix in {".bin", ".safetensors", ".json", ".model"}:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return load_bundle(_built("golden", digest.hexdigest(), golden_directory))
+
+
+def _built(name: str, key: str, source: Path | None = None) -> Path:
+    """The bundle's directory; it appears there only when it is complete."""
+    directory = BUILT / f"{name}-{key[:16]}"
+    if not directory.is_dir():
+        BUILT.mkdir(parents=True, exist_ok=True)
+        for stale in BUILT.glob(f"{name}-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=BUILT) as work:
+            checkpoint = source or _random_checkpoint(Path(work) / "checkpoint")
+            _export_bundle(checkpoint, Path(work) / "bundle")
+            (Path(work) / "bundle").rename(directory)
+    return directory
+
+
+def _random_checkpoint(out: Path) -> Path:
+    _exporters("random", "--size", "tiny", "--seed", "1", "--out", str(out))
+    return out
+
+
+def _export_bundle(checkpoint: Path, out: Path) -> None:
+    base, clip = str(checkpoint / "llava_med"), str(checkpoint / "clip")
+    _exporters("bundle", "--checkpoint", str(checkpoint), "--base", base, "--clip", clip, "--out", str(out))
+
+
+def _exporters(*arguments: str) -> None:
+    command = [sys.executable, "-m", "exporters", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command[1:])} failed:\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def _sources_digest() -> str:
+    """Of the code that decides what is in a bundle."""
+    digest = hashlib.sha256()
+    for path in [REPOSITORY / "serving" / "bundle.py", *sorted((REPOSITORY / "exporters").rglob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,275 @@
+"""What every SessionStore does, wherever sessions lie."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from serving.domain import Session
+from serving.errors import Exhausted, NotFound, PreconditionFailed
+from serving.ports import SessionStore
+from serving.stores.sessions import MemorySessions
+from tests.scripted.pictures import finished_round, session
+from tests.scripted.sessions import PickledSessions
+from tests.unit.serving.manifests import manifest
+
+MODEL = manifest()
+IDLE = 60.0
+LARGE = 512
+"""Side of an image of which the memory limit holds three."""
+BYTES = 3 * (LARGE * LARGE * 3 + 64 * 64 * 3 + 100_000)
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Subject:
+    store: SessionStore
+    clock: Clock = field(default_factory=Clock)
+
+    async def opened(self, session_id: str = "s", caller: str = "anna", side: int = 32) -> Session:
+        created = session(MODEL, session_id, caller, side)
+        await self.store.create(created)
+        return created
+
+    async def rounds_of(self, session_id: str = "s", caller: str = "anna") -> int:
+        async with self.store.exclusive(session_id, caller) as held:
+            return len(held.rounds)
+
+
+Make = Callable[[int, int, float, Callable[[], float]], SessionStore]
+
+
+@pytest.fixture(params=[MemorySessions, PickledSessions], ids=["memory", "pickled"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    clock = Clock()
+    make: Make = request.param
+    return Subject(make(4, BYTES, IDLE, clock), clock)
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_session_is_held_as_it_was_created(subject: Subject) -> None:
+    created = await subject.opened()
+    async with subject.store.exclusive("s", "anna") as held:
+        assert (held.session_id, held.caller, held.rounds) == ("s", "anna", ())
+        assert np.array_equal(held.image.rgb, created.image.rgb)
+        assert held.image.encoder.key == created.image.encoder.key
+
+
+async def test_appended_rounds_are_seen_by_the_next(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna") as held:
+        first = await subject.store.append(held, [finished_round(MODEL, 1)])
+        second = await subject.store.append(first, [finished_round(MODEL, 2), finished_round(MODEL, 3)])
+        assert (len(held.rounds), len(first.rounds), len(second.rounds)) == (0, 1, 3)
+    async with subject.store.exclusive("s", "anna") as held:
+        expected = [finished_round(MODEL, seed) for seed in (1, 2, 3)]
+        assert [r.token_ids for r in held.rounds] == [r.token_ids for r in expected]
+        for ours, theirs in zip(held.rounds, expected, strict=True):
+            assert ours.mask is not None
+            assert theirs.mask is not None
+            assert np.array_equal(ours.mask.bits(), theirs.mask.bits())
+            assert ours.reference is not None
+            assert theirs.reference is not None
+            assert np.array_equal(ours.reference.box, theirs.reference.box)
+            assert ours.reference.crop.digest == theirs.reference.crop.digest
+
+
+async def test_what_was_appended_before_a_failure_stays(subject: Subject) -> None:
+    await subject.opened()
+
+    async def fails_in_its_second_wave() -> None:
+        async with subject.store.exclusive("s", "anna") as held:
+            await subject.store.append(held, [finished_round(MODEL, 1)])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fails_in_its_second_wave()
+    assert await subject.rounds_of() == 1
+
+
+async def test_only_what_is_held_and_current_can_grow(subject: Subject) -> None:
+    created = await subject.opened()
+    with pytest.raises(ValueError, match="held"):
+        await subject.store.append(created, [finished_round(MODEL, 1)])
+    async with subject.store.exclusive("s", "anna") as held:
+        await subject.store.append(held, [finished_round(MODEL, 1)])
+        with pytest.raises(ValueError, match="held"):
+            await subject.store.append(held, [finished_round(MODEL, 2)])
+
+
+async def test_turns_go_in_the_order_of_arrival(subject: Subject) -> None:
+    await subject.opened()
+    order: list[int] = []
+    inside = 0
+
+    async def request(number: int) -> None:
+        nonlocal inside
+        async with subject.store.exclusive("s", "anna") as held:
+            inside += 1
+            assert inside == 1
+            order.append(number)
+            await turns()
+            assert len(held.rounds) == number
+            await subject.store.append(held, [finished_round(MODEL, number)])
+            inside -= 1
+
+    await asyncio.gather(*(request(number) for number in range(5)))
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_other_sessions_do_not_wait(subject: Subject) -> None:
+    await subject.opened("s")
+    await subject.opened("t")
+    async with subject.store.exclusive("s", "anna"):
+        async with asyncio.timeout(1):
+            assert await subject.rounds_of("t") == 0
+
+
+async def test_a_waiter_that_gives_up_is_skipped(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna"):
+        waiting = [asyncio.create_task(subject.rounds_of()) for _ in range(3)]
+        await turns()
+        waiting[0].cancel()
+        waiting[1].cancel()
+        await turns()
+        assert not waiting[2].done()
+    async with asyncio.timeout(1):
+        assert await waiting[2] == 0
+        assert await subject.rounds_of() == 0
+    assert waiting[0].cancelled()
+
+
+async def test_a_cancelled_holder_makes_way(subject: Subject) -> None:
+    await subject.opened()
+
+    async def hold() -> None:
+        async with subject.store.exclusive("s", "anna"):
+            await asyncio.sleep(60)
+
+    holder = asyncio.create_task(hold())
+    await turns()
+    waiting = asyncio.create_task(subject.rounds_of())
+    await turns()
+    holder.cancel()
+    async with asyncio.timeout(1):
+        assert await waiting == 0
+
+
+async def test_a_waiter_cancelled_in_the_moment_of_its_turn(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna"):
+        first, second = asyncio.create_task(subject.rounds_of()), asyncio.create_task(subject.rounds_of())
+        await turns()
+    first.cancel()  # its turn has come, and it has not run since
+    async with asyncio.timeout(1):
+        assert await second == 0
+
+
+async def test_unknown_and_foreign_sessions_look_alike(subject: Subject) -> None:
+    await subject.opened()
+    for session_id, caller in (("unknown", "anna"), ("s", "berta")):
+        with pytest.raises(NotFound):
+            await subject.rounds_of(session_id, caller)
+        with pytest.raises(NotFound):
+            await subject.store.close(session_id, caller)
+    assert await subject.rounds_of() == 0
+
+
+async def test_closed_is_closed(subject: Subject) -> None:
+    await subject.opened()
+    await subject.store.close("s", "anna")
+    await subject.store.close("s", "anna")
+    with pytest.raises(PreconditionFailed):
+        await subject.rounds_of()
+    with pytest.raises(NotFound):
+        await subject.rounds_of("s", "berta")
+    with pytest.raises(NotFound):
+        await subject.store.close("s", "berta")
+
+
+async def test_closing_reaches_those_who_wait_and_the_one_who_holds(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna") as held:
+        waiting = asyncio.create_task(subject.rounds_of())
+        await turns()
+        await subject.store.close("s", "anna")
+        with pytest.raises(PreconditionFailed):
+            await subject.store.append(held, [finished_round(MODEL, 1)])
+    with pytest.raises(PreconditionFailed):
+        await waiting
+
+
+async def test_idle_sessions_expire(subject: Subject) -> None:
+    await subject.opened("s")
+    await subject.opened("t")
+    subject.clock.now += IDLE * 0.75
+    assert await subject.rounds_of("t") == 0
+    subject.clock.now += IDLE * 0.75
+    with pytest.raises(NotFound):
+        await subject.rounds_of("s")
+    assert await subject.rounds_of("t") == 0
+
+
+async def test_a_held_session_is_not_idle(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna") as held:
+        waiting = asyncio.create_task(subject.rounds_of())
+        await turns()
+        subject.clock.now += IDLE * 2
+        await subject.store.append(held, [finished_round(MODEL, 1)])
+    assert await waiting == 1
+    subject.clock.now += IDLE / 2
+    assert await subject.rounds_of() == 1
+
+
+async def test_the_number_of_sessions_is_limited(subject: Subject) -> None:
+    for number in range(4):
+        await subject.opened(f"s{number}")
+    with pytest.raises(Exhausted):
+        await subject.opened("one too many")
+    await subject.store.close("s0", "anna")
+    await subject.opened("in its place")
+
+
+async def test_expired_sessions_make_room(subject: Subject) -> None:
+    for number in range(4):
+        await subject.opened(f"s{number}")
+    subject.clock.now += IDLE * 2
+    await subject.opened("after all expired")
+
+
+async def test_their_bytes_are_limited(subject: Subject) -> None:
+    for number in range(3):
+        await subject.opened(f"s{number}", side=LARGE)
+    with pytest.raises(Exhausted):
+        await subject.opened("one too many", side=LARGE)
+    await subject.store.close("s0", "anna")
+    await subject.opened("in its place", side=LARGE)
+
+
+async def test_rounds_count_towards_the_bytes(subject: Subject) -> None:
+    for number in range(2):
+        await subject.opened(f"s{number}", side=LARGE)
+    crop = finished_round(MODEL, 1).reference
+    assert crop is not None
+    many = [finished_round(MODEL, seed) for seed in range(LARGE * LARGE * 3 // crop.crop.pixels.nbytes // 2)]
+    async with subject.store.exclusive("s0", "anna") as held:
+        await subject.store.append(held, many)
+    with pytest.raises(Exhausted):
+        await subject.opened("no room", side=LARGE)

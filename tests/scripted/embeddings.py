@@ -1,0 +1,93 @@
+"""A second embedding store: a fixed number of slots in one block, as a shared-memory slab has them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.domain import F32
+from serving.errors import Exhausted
+from serving.ports import EmbeddingLease, Fill
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotLease:
+    key: str
+    hit: bool
+    slot: int
+    block: F32
+
+    @property
+    def values(self) -> F32:
+        return self.block[self.slot]
+
+
+class SlotEmbeddings:
+    """An EmbeddingStore whose places never move. A slot is free, named by a key, or still being given up."""
+
+    def __init__(self, slots: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        self._block = np.zeros((slots, *shape), dtype)
+        self._free = list(range(slots))
+        self._slot_of: dict[str, int] = {}  # in the order of last use
+        self._users = [0] * slots
+        self._fills: dict[int, asyncio.Future[None]] = {}
+        self._given: set[EmbeddingLease] = set()
+
+    async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:
+        hit = key in self._slot_of
+        slot = self._slot_of.pop(key) if hit else self._take()
+        self._slot_of[key] = slot
+        lease = SlotLease(key, hit, slot, self._block)
+        if not hit:
+            self._fills[slot] = asyncio.ensure_future(fill(lease))
+            self._fills[slot].add_done_callback(lambda done: self._filled(key, slot, done))
+        self._users[slot] += 1
+        try:
+            if slot in self._fills:
+                await asyncio.shield(self._fills[slot])
+        except asyncio.CancelledError:
+            await self._leave(key, slot)
+            raise
+        except Exception:
+            self._users[slot] -= 1
+            raise
+        self._given.add(lease)
+        return lease
+
+    def release(self, lease: EmbeddingLease) -> None:
+        if lease not in self._given:
+            raise ValueError("this lease is not held")
+        self._given.remove(lease)
+        self._users[self._slot_of[lease.key]] -= 1
+
+    def _take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        for key, slot in self._slot_of.items():
+            if not self._users[slot]:
+                del self._slot_of[key]
+                return slot
+        raise Exhausted("every slot is leased")
+
+    async def _leave(self, key: str, slot: int) -> None:
+        filling = self._fills.get(slot)
+        if self._users[slot] == 1 and filling and not filling.done():
+            del self._slot_of[key]
+            filling.cancel()
+            while not filling.done():
+                try:
+                    await asyncio.wait([filling])
+                except asyncio.CancelledError:
+                    continue
+        self._users[slot] -= 1
+
+    def _filled(self, key: str, slot: int, done: asyncio.Future[None]) -> None:
+        del self._fills[slot]
+        failed = done.cancelled() or done.exception() is not None
+        if failed and self._slot_of.get(key) == slot:
+            del self._slot_of[key]
+        if failed:
+            self._free.append(slot)

@@ -1,0 +1,121 @@
+"""A language engine without a model.
+
+A feature is drawn from a hash of all that stands before it: the image, the tokens, the references. So two
+ways to read a dialogue agree exactly when their prompts do, and any difference of content shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from serving.bundle import Manifest
+from serving.domain import Reference, SegFeature
+from serving.errors import InvalidInput, Unavailable
+from serving.ports import Completion, Prompt
+from tests.scripted.script import Script
+
+Answer = tuple[tuple[int, ...], bool]
+"""Token ids, and whether ``[SEG]`` follows them."""
+
+
+class ScriptedLanguage:
+    """A LanguageEngine. ``answer`` says what is generated; by default two tokens that depend on the prompt."""
+
+    def __init__(self, manifest: Manifest, answer: Callable[[Prompt], Answer] | None = None) -> None:
+        self.script = Script()
+        self._manifest = manifest
+        self._answer = answer or self._two_tokens
+        self._read: dict[str, tuple[bytes, ...]] = {}
+        self._closed = False
+
+    @property
+    def description(self) -> str:
+        return "scripted/hash"
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        self._check(prompt)
+        async with self.script.play("complete", prompt):
+            states = self._states(prompt)
+            ids, segmented = self._generated(prompt)
+            features = tuple(self._feature(states[position]) for position in prompt.feature_positions)
+            last = _after(states[-1], *(str(token).encode() for token in ids))
+            feature = self._feature(last) if segmented else None
+            total = len(states) - 1 + self._manifest.tower.tokens
+            return Completion(features, ids, feature, total, self._cached(prompt, states))
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def _check(self, prompt: Prompt) -> None:
+        if self._closed:
+            raise Unavailable("the engine is closed")
+        tokens, ids = self._manifest.tokens, prompt.token_ids
+        limit = self._manifest.language.max_tokens
+        if len(ids) - 1 + self._manifest.tower.tokens + prompt.max_new_tokens > limit:
+            raise InvalidInput("question.text", f"too long; the limit is {limit}")
+        counts = (ids.count(tokens.image), ids.count(tokens.crop), ids.count(tokens.bbox))
+        if counts != (1, len(prompt.references), len(prompt.references)):
+            raise InvalidInput("prompt.token_ids", "placeholders and references differ")
+        if any(not 0 <= token < self._manifest.language.vocabulary for token in ids if token != tokens.image):
+            raise InvalidInput("prompt.token_ids", "an id outside the vocabulary")
+        positions = prompt.feature_positions
+        if list(positions) != sorted(set(positions)) or not all(0 <= at < len(ids) for at in positions):
+            raise InvalidInput("prompt.feature_positions", "do not ascend within the prompt")
+
+    def _states(self, prompt: Prompt) -> tuple[bytes, ...]:
+        """For each token, a digest of it and all before it."""
+        tokens = self._manifest.tokens
+        contents: dict[int, list[bytes]] = {
+            tokens.image: [prompt.image.digest.encode()],
+            tokens.crop: [reference.crop.digest.encode() for reference in prompt.references],
+            tokens.bbox: [_box(reference) for reference in prompt.references],
+        }
+        state, states = b"", []
+        for token in prompt.token_ids:
+            state = _after(state, contents[token].pop(0) if token in contents else str(token).encode())
+            states.append(state)
+        return tuple(states)
+
+    def _generated(self, prompt: Prompt) -> Answer:
+        if not prompt.max_new_tokens:
+            return (), False
+        ids, segmented = self._answer(prompt)
+        # As in a model, the token that ends an answer counts as one of the new ones.
+        return ids[: prompt.max_new_tokens], segmented and len(ids) < prompt.max_new_tokens
+
+    def _two_tokens(self, prompt: Prompt) -> Answer:
+        reserved = set(self._manifest.tokens.model_dump().values())
+        words = [token for token in range(self._manifest.language.vocabulary) if token not in reserved][:200]
+        state = self._states(prompt)[-1]
+        return (words[state[0] % len(words)], words[state[1] % len(words)]), True
+
+    def _feature(self, state: bytes) -> SegFeature:
+        draw = np.random.default_rng(int.from_bytes(state[:8]))
+        vector = draw.standard_normal(self._manifest.language.feature, np.float32)
+        return SegFeature(vector, float(-draw.random()))
+
+    def _cached(self, prompt: Prompt, states: tuple[bytes, ...]) -> int:
+        """As an engine with a prefix cache would count; nothing here depends on it."""
+        read = self._read.get(prompt.dialogue, ())
+        self._read[prompt.dialogue] = states
+        limit = min((*prompt.feature_positions, len(states) - 1))
+        common = 0
+        for ours, theirs in zip(states[:limit], read, strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        image = prompt.token_ids.index(self._manifest.tokens.image)
+        return common - 1 + self._manifest.tower.tokens if common > image else common
+
+
+def _after(state: bytes, *contents: bytes) -> bytes:
+    for content in contents:
+        state = hashlib.sha256(state + content).digest()
+    return state
+
+
+def _box(reference: Reference) -> bytes:
+    return reference.box.tobytes()

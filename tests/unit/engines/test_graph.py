@@ -1,0 +1,116 @@
+"""A graph is held against its interface when it is opened, and its failures are typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.bundle import BundleError
+from serving.errors import EngineFault, Unavailable
+from serving.graph import Graph, Interface, ProviderError, TensorSpec
+from serving.worker import Stop
+from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
+
+X, Y = ROWS.inputs[0], ROWS.outputs[0]
+PICKS = Interface(inputs=(X, TensorSpec("at", "int64", (None,))), outputs=(Y,))
+
+
+def rows(count: int) -> np.ndarray:
+    return np.arange(count * WIDTH, dtype=np.float32).reshape(count, WIDTH)
+
+
+def test_it_runs(tmp_path: Path) -> None:
+    graph = Graph(products(tmp_path / "g.onnx", 2), ROWS, threads=1)
+    (y,) = graph.run({"x": rows(3)}, Stop())
+    assert np.array_equal(y, rows(3))
+    assert graph.provider == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("interface", "words"),
+    [
+        (Interface((TensorSpec("z", "float32", (None, WIDTH)),), (Y,)), "input x is unknown; input z is missing"),
+        (
+            Interface((X,), (TensorSpec("z", "float32", (None, WIDTH)),)),
+            "output y is unknown; output z is missing",
+        ),
+        (
+            Interface((TensorSpec("x", "float32", (None, 8)),), (Y,)),
+            r"input x is float32\[\*,256\], not float32\[\*,8\]",
+        ),
+        (Interface((TensorSpec("x", "float16", (None, WIDTH)),), (Y,)), r"is float32\[\*,256\], not float16"),
+        (
+            Interface((X,), (TensorSpec("y", "float32", (2, WIDTH)),)),
+            r"is float32\[\*,256\], not float32\[2,256\]",
+        ),
+        (Interface((X,), (TensorSpec("y", "float32", (None, None)),)), r"not float32\[\*,\*\]"),
+        (Interface((X,), (TensorSpec("y", "float32", (None, WIDTH, 1)),)), r"not float32\[\*,256,1\]"),
+    ],
+)
+def test_a_graph_that_differs_is_refused(tmp_path: Path, interface: Interface, words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        Graph(products(tmp_path / "g.onnx", 1), interface, threads=1)
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "g.onnx").write_bytes(b"no graph")
+    with pytest.raises(BundleError, match=r"g\.onnx cannot be opened"):
+        Graph(tmp_path / "g.onnx", ROWS, threads=1)
+
+
+def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProviderError, match="TensorrtExecutionProvider"):
+        Graph(products(tmp_path / "g.onnx", 1), ROWS, threads=1, providers=("TensorrtExecutionProvider",))
+
+
+@pytest.mark.parametrize("feeds", [{}, {"x": rows(2).astype(np.float64)}, {"x": rows(2)[:, :5].copy()}])
+def test_feeds_that_do_not_fit_are_our_fault(tmp_path: Path, feeds: dict[str, np.ndarray]) -> None:
+    graph = Graph(products(tmp_path / "g.onnx", 1), ROWS, threads=1)
+    with pytest.raises(EngineFault, match=r"g\.onnx: onnxruntime failed"):
+        graph.run(feeds, Stop())
+
+
+def test_a_node_that_fails_is_our_fault_and_the_next_run_works(tmp_path: Path) -> None:
+    graph = Graph(gather(tmp_path / "g.onnx"), PICKS, threads=1)
+    with pytest.raises(EngineFault):
+        graph.run({"x": rows(2), "at": np.array([7])}, Stop())
+    (y,) = graph.run({"x": rows(2), "at": np.array([1])}, Stop())
+    assert np.array_equal(y, rows(2)[1:])
+
+
+def test_an_output_is_written_in_place(tmp_path: Path) -> None:
+    graph = Graph(products(tmp_path / "g.onnx", 3), ROWS, threads=1)
+    place = np.zeros((3, 2, WIDTH), np.float32)
+    graph.run_into({"x": rows(2)}, place[1], Stop())
+    assert np.array_equal(place[1], rows(2))
+    assert not place[[0, 2]].any()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        np.zeros((2, 2 * WIDTH), np.float32)[:, ::2],
+        np.zeros((3, WIDTH), np.float32),
+        np.zeros((2, WIDTH), np.float16),
+    ],
+    ids=["strided", "another shape", "another type"],
+)
+def test_a_place_that_does_not_fit_is_refused(tmp_path: Path, place: np.ndarray) -> None:
+    graph = Graph(products(tmp_path / "g.onnx", 1), ROWS, threads=1)
+    with pytest.raises(EngineFault):
+        graph.run_into({"x": rows(2)}, place, Stop())
+    assert not place.any()
+
+
+def test_a_stopped_job_runs_nothing(tmp_path: Path) -> None:
+    graph = Graph(products(tmp_path / "g.onnx", 1), ROWS, threads=1)
+    stop = Stop()
+    stop.request()
+    place = np.zeros((2, WIDTH), np.float32)
+    with pytest.raises(Unavailable):
+        graph.run({"x": rows(2)}, stop)
+    with pytest.raises(Unavailable):
+        graph.run_into({"x": rows(2)}, place, stop)
+    assert not place.any()
