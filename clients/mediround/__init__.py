@@ -1,0 +1,58 @@
+"""Client of MediRound serving: multi-round medical segmentation. Research and education software.
+
+    with Client("127.0.0.1:50051") as client, client.open("slice.png") as session:
+        first = session.ask("Segment the left thalamus.")
+        second = session.ask("Segment the same structure on the other side.", refer_to=first)
+        second.mask  # bool (H, W)
+
+``AsyncClient`` is the same, awaited. Errors: ``mediround.errors``.
+"""
+
+from mediround.aio import AsyncClient, AsyncSession
+from mediround.client import Client, Session
+from mediround.description import Limits, ServerDescription
+from mediround.errors import (
+    AccessDenied,
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    MediRoundError,
+    NotFound,
+    ProtocolMismatch,
+    ResourceExhausted,
+    ServerFault,
+    Unavailable,
+)
+from mediround.results import Box, CacheUse, Reference, RoundResult, Timings
+from mediround.rounds import Round
+from mediround.tls import Tls
+
+__all__ = [
+    "AccessDenied",
+    "AsyncClient",
+    "AsyncSession",
+    "Box",
+    "CacheUse",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FieldViolation",
+    "InvalidArgument",
+    "Limits",
+    "MediRoundError",
+    "NotFound",
+    "ProtocolMismatch",
+    "Reference",
+    "ResourceExhausted",
+    "Round",
+    "RoundResult",
+    "ServerDescription",
+    "ServerFault",
+    "Session",
+    "Timings",
+    "Tls",
+    "Unavailable",
+]

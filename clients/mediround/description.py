@@ -1,0 +1,95 @@
+"""What is served: the model, its modes and the server's limits, as the server says them.
+
+Knows the public values and how they are read from messages. Does not know calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mediround.v1 import segmentation_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may hold; beyond it, ``InvalidArgument`` or ``ResourceExhausted`` follows."""
+
+    max_image_bytes: int
+    max_image_pixels: int
+    max_aspect_ratio: int
+    """Longer side over shorter side."""
+    max_rounds: int
+    """Of one session."""
+    max_question_bytes: int
+    """UTF-8, of a question and of a given answer."""
+    max_tokens: int
+    """Of a whole dialogue, image tokens included."""
+    max_sessions: int
+    session_idle_timeout: float
+    """Seconds without a request, after which a session is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDescription:
+    model_name: str
+    model_version: str
+    model_digest: str
+    server_version: str
+    intended_use: str
+    limits: Limits
+    answer_modes: tuple[str, ...]
+    default_answer_mode: str
+    correction_policies: tuple[str, ...]
+    mask_encodings: tuple[str, ...]
+    has_judge: bool
+    """False: scores are absent and nothing is corrected."""
+    threshold: float
+    """A round whose score is at most this is corrected, unless the caller names another threshold."""
+    answer_template: str
+    language_engine: str
+    vision_engine: str
+
+
+def server_description(message: pb.DescribeServerResponse) -> ServerDescription:
+    return ServerDescription(
+        model_name=message.model_name,
+        model_version=message.model_version,
+        model_digest=message.model_digest,
+        server_version=message.server_version,
+        intended_use=message.intended_use,
+        limits=_limits(message.limits),
+        answer_modes=_words(pb.AnswerMode, "ANSWER_MODE_", message.answer_modes),
+        default_answer_mode="".join(_words(pb.AnswerMode, "ANSWER_MODE_", [message.default_answer_mode])),
+        correction_policies=_words(pb.CorrectionPolicy, "CORRECTION_POLICY_", message.correction_policies),
+        mask_encodings=_words(pb.MaskEncoding, "MASK_ENCODING_", message.mask_encodings),
+        has_judge=message.has_judge,
+        threshold=message.threshold,
+        answer_template=message.answer_template,
+        language_engine=message.language_engine,
+        vision_engine=message.vision_engine,
+    )
+
+
+def _limits(message: pb.Limits) -> Limits:
+    return Limits(
+        max_image_bytes=message.max_image_bytes,
+        max_image_pixels=message.max_image_pixels,
+        max_aspect_ratio=message.max_aspect_ratio,
+        max_rounds=message.max_rounds,
+        max_question_bytes=message.max_question_bytes,
+        max_tokens=message.max_tokens,
+        max_sessions=message.max_sessions,
+        session_idle_timeout=message.session_idle_timeout.ToNanoseconds() / 1e9,
+    )
+
+
+class _Enum(Protocol):
+    def items(self) -> Iterable[tuple[str, int]]: ...
+
+
+def _words(enum: _Enum, prefix: str, numbers: Sequence[int]) -> tuple[str, ...]:
+    """``ANSWER_MODE_FORCED`` as callers write it: ``forced``. A newer server's unknown words are left out."""
+    names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
+    return tuple(names[number] for number in numbers if number in names)

@@ -1,0 +1,122 @@
+"""An image as it is sent: a header and bytes, whatever form the caller has it in.
+
+Knows paths, encoded bytes, arrays and PIL images (by their methods: Pillow is never imported), and how bytes
+are hashed and cut. Does not know calls, sessions or limits: those are the server's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from mediround.errors import FieldViolation, InvalidArgument
+from mediround.v1 import segmentation_pb2 as pb
+
+CHUNK_BYTES = 1 << 20
+"""The contract's largest chunk."""
+
+_WINDOWING = "map it to 8 bits with a window first (DICOM VOI LUT): a fixed scale would lose contrast"
+
+
+@runtime_checkable
+class PilImage(Protocol):
+    """What is needed of a ``PIL.Image.Image``."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    def tobytes(self) -> bytes: ...
+
+
+ImageSource: TypeAlias = str | PathLike[str] | bytes | bytearray | npt.NDArray[np.uint8] | PilImage
+"""A path or the bytes of a PNG, JPEG or TIFF file; uint8 (H, W) or (H, W, 3) RGB; a PIL image, L or RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One image, ready to be sent. ``header`` holds the SHA-256 of ``payload``."""
+
+    header: pb.ImageHeader
+    payload: bytes
+
+    @property
+    def key(self) -> bytes:
+        """Equal for images that the server would find equal."""
+        return self.header.SerializeToString(deterministic=True)
+
+    def inquiry(self) -> Iterator[pb.OpenSessionRequest]:
+        """The messages of a call that sends no pixels: the server may hold them."""
+        yield pb.OpenSessionRequest(header=self.header)
+
+    def messages(self) -> Iterator[pb.OpenSessionRequest]:
+        """The messages of a call that sends all."""
+        yield pb.OpenSessionRequest(header=self.header)
+        for start in range(0, len(self.payload), CHUNK_BYTES):
+            yield pb.OpenSessionRequest(chunk=self.payload[start : start + CHUNK_BYTES])
+
+
+def upload(image: ImageSource) -> Upload:
+    """Prepare an image.
+
+    Raises:
+        InvalidArgument: an array or PIL image of another shape, type or mode than ``ImageSource`` says.
+        OSError: the path cannot be read.
+    """
+    match image:
+        case str() | PathLike():
+            return _encoded(Path(image).read_bytes())
+        case bytes() | bytearray():
+            return _encoded(bytes(image))
+        case np.ndarray():
+            return _array(image)
+        case PilImage():
+            return _pil(image)
+        case _:
+            raise _refused(f"a {type(image).__name__} is no image: pass a path, bytes, an array or a PIL image")
+
+
+def _encoded(payload: bytes) -> Upload:
+    digest = hashlib.sha256(payload).digest()
+    return Upload(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=digest), payload)
+
+
+def _array(pixels: npt.NDArray[Any]) -> Upload:
+    if pixels.dtype != np.uint8:
+        raise _refused(f"an array of {pixels.dtype}; {_WINDOWING}")
+    match pixels.shape:
+        case (height, width) if height and width:
+            return _raw(height, width, 1, pixels.tobytes())
+        case (height, width, 3) if height and width:
+            return _raw(height, width, 3, pixels.tobytes())
+        case shape:
+            raise _refused(f"an array of shape {shape}; pass (H, W) or (H, W, 3) with RGB last")
+
+
+def _pil(image: PilImage) -> Upload:
+    width, height = image.size
+    match image.mode:
+        case "L":
+            return _raw(height, width, 1, image.tobytes())
+        case "RGB":
+            return _raw(height, width, 3, image.tobytes())
+        case "I" | "F" | "I;16" | "I;16L" | "I;16B" | "I;16N":
+            raise _refused(f"a PIL image of mode {image.mode}; {_WINDOWING}")
+        case mode:
+            raise _refused(f'a PIL image of mode {mode}; convert it, for example with image.convert("RGB")')
+
+
+def _raw(height: int, width: int, channels: int, payload: bytes) -> Upload:
+    form = pb.RawPixels(height=height, width=width, channels=channels, pixel_type=pb.PIXEL_TYPE_UINT8)
+    return Upload(pb.ImageHeader(raw=form, content_sha256=hashlib.sha256(payload).digest()), payload)
+
+
+def _refused(description: str) -> InvalidArgument:
+    return InvalidArgument(f"image: {description}", (FieldViolation("image", description),))

@@ -1,0 +1,163 @@
+"""What comes back: the result of a round, a session's opening, the server's description.
+
+Knows the public values and how they are read from messages. Does not know calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
+
+from mediround import masks
+from mediround.errors import ProtocolMismatch
+from mediround.v1 import segmentation_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """In pixels of the image; the maxima are inclusive."""
+
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the model was shown of the round referred to."""
+
+    index: int
+    crop: Box
+    """Rectangle cut out as the crop."""
+    box: Box
+    """Rectangle shown as the box."""
+    whole_image: bool
+    """Whether the mask covered (almost) nothing visible, so that the whole image stood in for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds. Stages overlap: their sum may exceed ``total``."""
+
+    queue: float
+    prepare: float
+    language: float
+    encode: float
+    decode: float
+    postprocess: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    embedding_hit: bool
+    """Whether the image's embedding was held, and so not computed for this round."""
+    cached_tokens: int
+    """Of ``prompt_tokens``, those that were not computed again."""
+    prompt_tokens: int
+    wave: int
+    """Index of the language pass within its request."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundResult:
+    """One round's answer. Pass it as ``refer_to`` of a later round of the same session."""
+
+    session_id: str
+    index: int
+    answer: str
+    """The model's words, ``[SEG]`` included where there is a mask."""
+    mask: npt.NDArray[np.bool_] | None
+    """bool (H, W); None when the model answered without one."""
+    area: int
+    """Pixels set; 0 without a mask."""
+    box: Box | None
+    """Around the pixels set; None when none is."""
+    score: float | None
+    """The judge's estimate of the mask's IoU, before correction; None without a mask or a judge."""
+    seg_probability: float | None
+    """The model's own probability of ``[SEG]`` where it stands; None without a mask."""
+    corrected: bool
+    reference: Reference | None
+    timings: Timings
+    cache: CacheUse
+    model_digest: str
+    """SHA-256 of the model bundle's manifest, hex: keep it with every mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A session as the server opened it."""
+
+    session_id: str
+    height: int
+    width: int
+    upload_skipped: bool
+    """Whether the server held the image's bytes, and none were sent."""
+    model_digest: str
+
+
+def opening(message: pb.OpenSessionResponse) -> Opening:
+    return Opening(message.session_id, message.height, message.width, message.upload_skipped, message.model_digest)
+
+
+def round_result(message: pb.RoundResult, session: Opening) -> RoundResult:
+    """Raises ProtocolMismatch when the mask cannot be read or is not of the image's size."""
+    mask = message.mask if message.HasField("mask") else None
+    return RoundResult(
+        session_id=session.session_id,
+        index=message.round,
+        answer=message.answer,
+        mask=_bits(mask, session) if mask else None,
+        area=mask.area if mask else 0,
+        box=_box(mask.box) if mask and mask.HasField("box") else None,
+        score=message.score if message.HasField("score") else None,
+        seg_probability=message.seg_probability if message.HasField("seg_probability") else None,
+        corrected=message.corrected,
+        reference=_reference(message.reference) if message.HasField("reference") else None,
+        timings=_timings(message.timings),
+        cache=_cache_use(message.cache),
+        model_digest=message.model_digest,
+    )
+
+
+def _bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:
+    # Checked before decoding: a mask's size says how much memory it takes.
+    if (mask.height, mask.width) != (session.height, session.width):
+        raise ProtocolMismatch(f"a mask of {mask.height}x{mask.width} for another image size")
+    try:
+        return masks.decode(mask.data, mask.encoding, mask.height, mask.width)
+    except ValueError as error:
+        raise ProtocolMismatch(str(error)) from error
+
+
+def _box(box: pb.PixelBox) -> Box:
+    return Box(box.x_min, box.y_min, box.x_max, box.y_max)
+
+
+def _reference(used: pb.ReferenceUsed) -> Reference:
+    return Reference(used.round, _box(used.crop), _box(used.box), used.whole_image)
+
+
+def _cache_use(cache: pb.CacheUse) -> CacheUse:
+    return CacheUse(cache.embedding_hit, cache.cached_tokens, cache.prompt_tokens, cache.wave)
+
+
+def _timings(timings: pb.Timings) -> Timings:
+    return Timings(
+        queue=_seconds(timings.queue),
+        prepare=_seconds(timings.prepare),
+        language=_seconds(timings.language),
+        encode=_seconds(timings.encode),
+        decode=_seconds(timings.decode),
+        postprocess=_seconds(timings.postprocess),
+        total=_seconds(timings.total),
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

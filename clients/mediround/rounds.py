@@ -1,0 +1,111 @@
+"""What is asked: rounds, and the requests that carry them.
+
+Knows the public words of a question and how they stand in messages. Does not know calls or sessions' lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mediround.errors import FieldViolation, InvalidArgument
+from mediround.results import RoundResult
+from mediround.v1 import segmentation_pb2 as pb
+
+Mode: TypeAlias = Literal["forced", "free"]
+"""``forced``: the answer's words are given. ``free``: the model's own words, perhaps without a mask."""
+LiveCorrection: TypeAlias = Literal["always", "off"]
+DialogueCorrection: TypeAlias = Literal["always", "referenced", "off"]
+"""``referenced``: the rounds that a later one refers to are judged, as the published evaluation does."""
+
+_MODES: dict[str | None, pb.AnswerMode.ValueType] = {
+    None: pb.ANSWER_MODE_UNSPECIFIED,
+    "forced": pb.ANSWER_MODE_FORCED,
+    "free": pb.ANSWER_MODE_FREE,
+}
+_POLICIES: dict[str, pb.CorrectionPolicy.ValueType] = {
+    "always": pb.CORRECTION_POLICY_ALWAYS,
+    "referenced": pb.CORRECTION_POLICY_REFERENCED,
+    "off": pb.CORRECTION_POLICY_OFF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One question of a dialogue known in advance."""
+
+    question: str
+    refer_to: RoundResult | int | None = None
+    """An earlier round of the same session: its result, or its zero-based index."""
+    mode: Mode | None = None
+    """None: forced when an answer is given, else the model's default."""
+    answer: str | None = None
+    """The answer's words, ``[SEG]`` exactly once. None: the model's template, where the mode is forced."""
+
+
+def ask_request(
+    session_id: str, asked: Round, correction: LiveCorrection, threshold: float | None
+) -> pb.AskRoundRequest:
+    """Raises InvalidArgument for what no server could serve."""
+    return pb.AskRoundRequest(
+        session_id=session_id,
+        question=_question(session_id, asked, "question"),
+        correction=_correction(correction, threshold),
+        mask_encoding=pb.MASK_ENCODING_COCO_RLE,
+    )
+
+
+def segment_request(
+    session_id: str, rounds: Sequence[Round], correction: DialogueCorrection, threshold: float | None
+) -> pb.SegmentDialogueRequest:
+    """Raises InvalidArgument for what no server could serve."""
+    return pb.SegmentDialogueRequest(
+        session_id=session_id,
+        questions=[_question(session_id, asked, f"questions[{i}]") for i, asked in enumerate(rounds)],
+        correction=_correction(correction, threshold),
+        mask_encoding=pb.MASK_ENCODING_COCO_RLE,
+    )
+
+
+def _question(session_id: str, asked: Round, path: str) -> pb.Question:
+    if asked.mode not in _MODES:
+        raise _refused(f"{path}.answer_mode", f"is one of {', '.join(filter(None, _MODES))}, or None")
+    return pb.Question(
+        text=_text(asked.question, f"{path}.text"),
+        refer_to=_reference(session_id, asked.refer_to, f"{path}.refer_to"),
+        answer_mode=_MODES[asked.mode],
+        answer=_text(asked.answer or "", f"{path}.answer"),
+    )
+
+
+def _reference(session_id: str, refer_to: RoundResult | int | None, path: str) -> pb.RoundReference | None:
+    match refer_to:
+        case None:
+            return None
+        case RoundResult():
+            if refer_to.session_id != session_id:
+                raise _refused(path, "is a result of another session: ask in the session that it came from")
+            return pb.RoundReference(round=refer_to.index, session_id=session_id)
+        case index:
+            if not 0 <= index < 1 << 32:
+                raise _refused(path, "is the zero-based index of an earlier round")
+            return pb.RoundReference(round=index)
+
+
+def _correction(policy: str, threshold: float | None) -> pb.Correction:
+    if policy not in _POLICIES:
+        raise _refused("correction.policy", f"is one of {', '.join(_POLICIES)}")
+    return pb.Correction(policy=_POLICIES[policy], threshold=threshold)
+
+
+def _text(words: str, path: str) -> str:
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        raise _refused(path, "is not valid Unicode: it holds half of a surrogate pair") from None
+    return words
+
+
+def _refused(field: str, description: str) -> InvalidArgument:
+    return InvalidArgument(f"{field}: {description}", (FieldViolation(field, description),))

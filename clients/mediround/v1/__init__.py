@@ -1,0 +1,1 @@
+"""The wire: stubs generated from ``protos/mediround/v1`` by ``clients/generate.sh``."""
