@@ -59,7 +59,7 @@ class OnnxLanguage:
         self._cache = PrefixCache(cache_bytes)
         self._worker = Worker("language")
         tokens = bundle.manifest.tokens
-        self._never_generated = [tokens.bos, tokens.bbox, tokens.crop]
+        self._never_generated = (tokens.bos, tokens.bbox, tokens.crop)
         self._passes = self._steps = self._computed = self._cached = 0
 
     @property
@@ -109,7 +109,7 @@ class OnnxLanguage:
         tokens = self._manifest.tokens
         generated: list[int] = []
         while len(generated) < limit:
-            token = self._likeliest(reading)
+            token = likeliest(reading.logits[-1], self._never_generated)
             if token == tokens.seg:
                 return Answered(tuple(generated), self._feature(reading, -1), reading)
             if token == tokens.eos:
@@ -120,13 +120,6 @@ class OnnxLanguage:
                 self._steps += 1
         return Answered(tuple(generated), None, reading)
 
-    def _likeliest(self, reading: Reading) -> int:
-        logits = reading.logits[-1].copy()  # (vocabulary,)
-        if not np.isfinite(logits).all():
-            raise EngineFault("the language model's logits are not finite")
-        logits[self._never_generated] = -np.inf
-        return int(np.argmax(logits))
-
     def _feature(self, reading: Reading, row: int) -> SegFeature:
         probability = log_probability(reading.logits[row], self._manifest.tokens.seg)
         return SegFeature(reading.features[row], probability)
@@ -136,3 +129,16 @@ def log_probability(logits: F32, token: int) -> float:
     """Natural logarithm of the softmax of ``logits`` (V,) at ``token``."""
     shifted = logits.astype(np.float64) - float(logits.max())
     return float(shifted[token] - np.log(np.exp(shifted).sum()))
+
+
+def likeliest(logits: F32, never: Sequence[int]) -> int:
+    """The token with the largest of ``logits`` (V,), none of ``never``.
+
+    Raises:
+        EngineFault: the logits are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise EngineFault("the language model's logits are not finite")
+    allowed = logits.copy()
+    allowed[list(never)] = -np.inf
+    return int(np.argmax(allowed))
