@@ -27,32 +27,60 @@ MASKS = 4
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than the tokens'."""
+    """Multi-head attention whose inner width may be smaller than the tokens'.
+
+    Between a few tokens and thousands of pixels, the pixels' projections are moved to the tokens' side
+    (matrix products associate): the same result from a third of the arithmetic.
+    """
 
     def __init__(self, downsample: int = 1) -> None:
         super().__init__()
         inner = CHANNELS // downsample
+        self.scale = (inner // HEADS) ** -0.5
         self.q_proj = nn.Linear(CHANNELS, inner)
         self.k_proj = nn.Linear(CHANNELS, inner)
         self.v_proj = nn.Linear(CHANNELS, inner)
         self.out_proj = nn.Linear(inner, CHANNELS)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [B, K or 1, N, 256], k and v [B, K or 1, M, 256] → [B, K, N, 256]; a 1 is shared by all prompts."""
-        q, k, v = _heads(self.q_proj(q)), _heads(self.k_proj(k)), _heads(self.v_proj(v))
-        scale = q.shape[-1] ** -0.5
-        if q.shape[-2] < k.shape[-2]:  # scale the smaller side
-            q = q * scale
-        else:
-            k = k * scale
-        weights = torch.softmax(q @ k.transpose(-1, -2), dim=-1)
-        mixed = (weights @ v).transpose(2, 3).flatten(3)
-        return self.out_proj(mixed)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        """Among tokens: q, k, v [B, K, T, 256] → [B, K, T, 256]."""
+        q, k, v = _heads(self.q_proj(q)) * self.scale, _heads(self.k_proj(k)), _heads(self.v_proj(v))
+        return self._joined(torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v)
+
+    def to_image(self, tokens: Tensor, placed: Tensor, image: Tensor) -> Tensor:
+        """Tokens look at pixels: [B, K, T, 256]; keys and values [B, K or 1, P, 256] → [B, K, T, 256].
+
+        The keys' bias is left out: it adds the same to all weights of a token.
+        """
+        q = (_heads(self.q_proj(tokens)) * self.scale) @ _by_head(self.k_proj)  # [B, K, heads, T, 256]
+        weights = torch.softmax(q.flatten(2, 3) @ placed.transpose(-1, -2), dim=-1)  # [B, K, heads * T, P]
+        mixed = torch.unflatten(weights @ image, 2, q.shape[2:4])  # [B, K, heads, T, 256]
+        bias = self.v_proj.bias.view(HEADS, 1, -1)
+        return self._joined(mixed @ _by_head(self.v_proj).transpose(-1, -2) + bias)
+
+    def to_tokens(self, placed: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
+        """Pixels look at tokens: [B, K or 1, P, 256]; keys and values [B, K, T, 256] → [B, K, P, 256]."""
+        k = _heads(self.k_proj(tokens)) * self.scale  # [B, K, heads, T, d]
+        bias = k @ self.q_proj.bias.view(HEADS, -1, 1)  # [B, K, heads, T, 1]
+        k = k @ _by_head(self.q_proj)  # [B, K, heads, T, 256]
+        scores = placed @ k.flatten(2, 3).transpose(-1, -2) + bias.flatten(2).unsqueeze(2)  # [B, K, P, heads * T]
+        weights = torch.softmax(torch.unflatten(scores, -1, k.shape[2:4]), dim=-1).flatten(3)
+        outer = torch.unflatten(self.out_proj.weight.t(), 0, (HEADS, -1))  # [heads, d, 256]
+        return weights @ (_heads(self.v_proj(values)) @ outer).flatten(2, 3) + self.out_proj.bias
+
+    def _joined(self, mixed: Tensor) -> Tensor:
+        """[B, K, heads, T, d] → [B, K, T, 256]."""
+        return self.out_proj(mixed.transpose(2, 3).flatten(3))  # type: ignore[no-any-return]  # nn.Module.__call__
 
 
 def _heads(x: Tensor) -> Tensor:
     """[B, K, N, C] → [B, K, heads, N, C / heads]."""
     return torch.unflatten(x, -1, (HEADS, -1)).transpose(2, 3)
+
+
+def _by_head(projection: nn.Linear) -> Tensor:
+    """A projection's weight as [heads, d, 256]."""
+    return torch.unflatten(projection.weight, 0, (HEADS, -1))
 
 
 class TokenMLP(nn.Module):
@@ -89,9 +117,9 @@ class TwoWayBlock(nn.Module):
             tokens = tokens + self.self_attn(placed, placed, tokens)
         tokens = self.norm1(tokens)
         placed_image = image + dense_pe
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + prompt, placed_image, image))
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image.to_image(tokens + prompt, placed_image, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + prompt, tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token.to_tokens(placed_image, tokens + prompt, tokens))
         return tokens, image
 
 
@@ -107,7 +135,7 @@ class TwoWayTransformer(nn.Module):
         tokens = prompt
         for layer in self.layers:
             tokens, image = layer(tokens, image, prompt, dense_pe)
-        attended = self.final_attn_token_to_image(tokens + prompt, image + dense_pe, image)
+        attended = self.final_attn_token_to_image.to_image(tokens + prompt, image + dense_pe, image)
         return self.norm_final_attn(tokens + attended), image
 
 
