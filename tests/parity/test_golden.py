@@ -1,0 +1,55 @@
+"""The numbers of the published code, from the very classes that serve."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporters.golden import read_golden
+from exporters.parity import Report, Tolerance, replay
+from serving.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def report(golden_bundle: Bundle, golden_directory: Path) -> Report:
+    return asyncio.run(replay(golden_bundle, read_golden(golden_directory), Tolerance(), threads=2))
+
+
+def test_every_recorded_round_is_replayed(report: Report) -> None:
+    assert len(report.rounds) == 20
+    assert {parity.dialogue for parity in report.rounds} == set(range(5))
+
+
+def test_token_ids_crops_and_boxes_are_exact(report: Report) -> None:
+    assert all(parity.token_ids_equal for parity in report.rounds)
+    compared = [parity.reference_equal for parity in report.rounds if parity.reference_equal is not None]
+    assert len(compared) >= 10
+    assert all(compared)
+
+
+def test_features_and_scores(report: Report) -> None:
+    assert max(parity.feature_diff for parity in report.rounds) <= 1e-4
+    assert max(parity.raw_feature_diff or 0.0 for parity in report.rounds) <= 1e-4
+    scores = [parity.score_diff for parity in report.rounds if parity.score_diff is not None]
+    assert len(scores) >= 10
+    assert max(scores) <= 1e-4
+
+
+def test_masks_differ_at_most_where_the_logit_is_zero(report: Report) -> None:
+    assert max(parity.largest_flipped_logit for parity in report.rounds) < 1e-4
+    assert report.passed
+
+
+def test_some_rounds_are_corrected_and_some_are_not(report: Report) -> None:
+    assert {parity.corrected for parity in report.rounds} == {True, False}
+
+
+def test_a_wrong_recording_fails(golden_bundle: Bundle, golden_directory: Path) -> None:
+    """The comparison can fail: a feature that is off by ten times the tolerance does not pass."""
+    first = next(read_golden(golden_directory))
+    rounds = tuple(replace(recorded, feature=recorded.feature + 1e-3) for recorded in first.rounds)
+    report = asyncio.run(replay(golden_bundle, [replace(first, rounds=rounds)], Tolerance(), threads=2))
+    assert not report.passed
