@@ -210,7 +210,7 @@ async def test_a_cancelled_round_leaves_the_dialogue_s_cache(engine: OnnxLanguag
 @pytest.mark.parametrize(
     ("section", "change", "words"),
     [
-        ("language", "hidden", "media_tokens is float32"),
+        ("language", "hidden", "output crop_token is float32"),
         ("language", "feature", "output features is float32"),
         ("language", "vocabulary", "output logits is float32"),
         ("language", "layers", "input past_keys is float32"),
