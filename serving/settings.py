@@ -59,6 +59,10 @@ class LimitSettings(_Section):
     session_idle_timeout: Seconds = 1800.0
     max_concurrent_rounds: Positive = 64
     """Admitted at once; more are refused with RESOURCE_EXHAUSTED and a retry delay."""
+    max_concurrent_uploads: Positive = 8
+    """Sessions opened at once; each may hold an image's bytes and pixels."""
+    upload_timeout: Seconds = 60.0
+    """Seconds from the first to the last chunk of an image."""
 
 
 class EngineSettings(_Section):

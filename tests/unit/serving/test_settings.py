@@ -1,0 +1,60 @@
+"""Flags and environment, and what the server refuses to start with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from serving.settings import Settings
+
+
+def parsed(*flags: str) -> Settings:
+    return Settings(_cli_parse_args=["--bundle", "models/x", *flags])
+
+
+def test_defaults_are_safe() -> None:
+    settings = parsed()
+    assert settings.bundle == Path("models/x")
+    assert settings.listen == "127.0.0.1:50051"
+    assert not settings.tls.enabled
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIROUND_LIMITS__MAX_ROUNDS", "7")
+    assert parsed().limits.max_rounds == 7
+    assert parsed("--limits.max-rounds", "9").limits.max_rounds == 9
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:1", "[::1]:50051", "127.8.0.3:80"])
+def test_loopback_needs_no_tls(listen: str) -> None:
+    assert parsed("--listen", listen).listen == listen
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "10.1.2.3:1", "pacs.example:1"])
+def test_beyond_loopback_needs_tls_or_an_explicit_word(listen: str) -> None:
+    with pytest.raises(ValidationError, match="allow-insecure-bind"):
+        parsed("--listen", listen)
+    assert parsed("--listen", listen, "--allow-insecure-bind").allow_insecure_bind
+    assert parsed("--listen", listen, "--tls.certificate", "a", "--tls.private-key", "b").tls.enabled
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--tls.certificate", "a"],
+        ["--tls.client-ca", "a"],
+        ["--listen", "nowhere"],
+        ["--limits.max-rounds", "0"],
+        ["--engines.prefix-cache-bytes", "-1"],
+    ],
+)
+def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        parsed(*flags)
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    with pytest.raises(SystemExit):
+        parsed("--limits.max-round", "3")
