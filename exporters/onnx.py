@@ -50,11 +50,12 @@ def image_encoder(module: ImageEncoderGraph) -> Export:
     )
 
 
-def mask_decoder(module: MaskDecoderGraph) -> Export:
+def mask_decoder(module: MaskDecoderGraph, grid: int) -> Export:
+    """``grid``: cells a side of an embedding."""
     batch, prompts = Dim("B", min=1, max=64), Dim("K", min=1, max=64)
     return Export(
         module,
-        (torch.zeros(2, 256, 64, 64), torch.zeros(2, 3, 256), torch.zeros(2, 3)),
+        (torch.zeros(2, 256, grid, grid), torch.zeros(2, 3, 256), torch.zeros(2, 3)),
         ("image_embeddings", "seg_features", "threshold"),
         ("low_res_masks", "iou", "score", "corrected", "features"),
         ({0: batch}, {0: batch, 1: prompts}, {0: batch, 1: prompts}),

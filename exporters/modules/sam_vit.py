@@ -138,7 +138,7 @@ class SamViT(nn.Module):
     def __init__(self, sizes: VitSizes) -> None:
         super().__init__()
         width = sizes.blocks[0].width
-        self.side = sizes.patch * sizes.grid
+        self.side, self.grid = sizes.patch * sizes.grid, sizes.grid
         self.patch_embed = PatchEmbed(sizes.patch, width)
         self.pos_embed = nn.Parameter(torch.zeros(1, sizes.grid, sizes.grid, width))
         self.blocks = nn.ModuleList(EncoderBlock(block, sizes.grid) for block in sizes.blocks)

@@ -201,6 +201,7 @@ class TinyViT(nn.Module):
     """Pixels in 0..1 [B, 3, 256, 256] → embedding [B, 256, 64, 64]."""
 
     side = 256
+    grid = MERGED_CELLS
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         super().__init__()

@@ -1,0 +1,108 @@
+"""Command line: make a bundle, make a random checkpoint, replay recorded dialogues.
+
+The composition root of the exporters: it reads arguments, prints, and turns errors into exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
+from exporters.errors import SourceError
+from exporters.golden import read_golden
+from exporters.parity import Tolerance, replay
+from exporters.random_checkpoint import SIZES, write_random
+from serving.bundle import BundleError, load_bundle
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code 0: done, 1: parity failed, 2: a source or bundle is not usable."""
+    given = _parser().parse_args(arguments)
+    try:
+        code: int = given.run(given)
+    except (SourceError, BundleError) as error:
+        print(f"error: {error}", file=sys.stderr)  # this is the command line
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    _bundle_arguments(commands.add_parser("bundle", help="a checkpoint in the published layout → a bundle"))
+    random = commands.add_parser("random", help="a random checkpoint with its base/ and clip/ directories")
+    random.add_argument("--size", choices=sorted(SIZES), required=True)
+    random.add_argument("--seed", type=int, default=0)
+    random.add_argument("--out", type=Path, required=True)
+    random.set_defaults(run=_random)
+    parity = commands.add_parser("parity", help="replay recorded dialogues; JSON report, exit 1 beyond tolerance")
+    parity.add_argument("--bundle", type=Path, required=True)
+    parity.add_argument("--golden", type=Path, required=True, help="a directory in the golden form")
+    parity.add_argument("--threads", type=int, default=2)
+    for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
+        parity.add_argument(f"--{name}-tolerance", type=float, default=value)
+    parity.set_defaults(run=_parity)
+    return parser
+
+
+def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="directory of pytorch_model*.bin")
+    parser.add_argument("--base", type=Path, required=True, help="directory of config.json and tokenizer.model")
+    parser.add_argument("--clip", type=Path, required=True, help="directory of the vision tower")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--name", default=DEFAULTS.name)
+    parser.add_argument("--version", default=DEFAULTS.version)
+    parser.add_argument("--storage", choices=("fp32", "fp16"), default=DEFAULTS.storage)
+    parser.add_argument("--default-mode", choices=("forced", "free"), default=DEFAULTS.default_mode)
+    parser.add_argument("--answer-template", default=DEFAULTS.template)
+    parser.add_argument("--answer-tail", default=DEFAULTS.tail)
+    parser.add_argument("--max-new-tokens", type=int, default=DEFAULTS.max_new_tokens)
+    parser.add_argument("--threshold", type=float, default=DEFAULTS.threshold)
+    parser.add_argument("--lora-alpha", type=float, default=DEFAULTS.alpha)
+    parser.add_argument("--intended-use", default=DEFAULTS.intended_use)
+    parser.set_defaults(run=_bundle)
+
+
+def _bundle(given: argparse.Namespace) -> int:
+    began = time.monotonic()
+
+    def progress(step: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {step}", file=sys.stderr, flush=True)
+
+    choices = Choices(
+        name=given.name,
+        version=given.version,
+        storage=given.storage,
+        default_mode=given.default_mode,
+        template=given.answer_template,
+        tail=given.answer_tail,
+        max_new_tokens=given.max_new_tokens,
+        threshold=given.threshold,
+        alpha=given.lora_alpha,
+        intended_use=given.intended_use,
+    )
+    bundle = write_bundle(Sources(given.checkpoint, given.base, given.clip), choices, given.out, progress)
+    progress(f"bundle {bundle.manifest.name} {bundle.manifest.version}, digest {bundle.digest}")
+    return 0
+
+
+def _random(given: argparse.Namespace) -> int:
+    write_random(given.size, given.seed, given.out)
+    return 0
+
+
+def _parity(given: argparse.Namespace) -> int:
+    tolerance = Tolerance(given.feature_tolerance, given.score_tolerance, given.logit_tolerance)
+    report = asyncio.run(replay(load_bundle(given.bundle), read_golden(given.golden), tolerance, given.threads))
+    print(json.dumps(report.json(), indent=2))  # the report is what this command is for
+    return 0 if report.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Writes a bundle: four graphs, the tokenizer, and the manifest that describes them.
+
+Knows the order of work and what the manifest says of a model. Does not know how graphs are exported
+(``exporters.onnx``), nor the command line. The manifest is written last: a directory without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from exporters import onnx
+from exporters.base import Base, read_base
+from exporters.checkpoint import DEFAULT_ALPHA, Checkpoint, read_checkpoint
+from exporters.graphs import (
+    ImageEncoderGraph,
+    LanguageGraph,
+    MaskDecoderGraph,
+    VisionTowerGraph,
+    preprocessing_of,
+)
+from exporters.model import Model, build_model
+from exporters.modules.heads import FEATURE
+from exporters.storage import Storage
+from exporters.tower import Clip, read_clip
+from serving.bundle import (
+    IMAGE_ENCODER,
+    LANGUAGE_MODEL,
+    MANIFEST,
+    MASK_DECODER,
+    REQUIRED_FILES,
+    TOKENIZER,
+    VISION_TOWER,
+    AnswerSpec,
+    Bundle,
+    ImageSpec,
+    JudgeSpec,
+    LanguageSpec,
+    Manifest,
+    TokenSpec,
+    file_digest,
+    load_bundle,
+)
+
+Progress = Callable[[str], None]
+INTENDED_USE = "Research and education. Not a medical device; not for diagnosis or treatment."
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a bundle is made from."""
+
+    checkpoint: Path
+    base: Path
+    clip: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What no source says of a model."""
+
+    name: str
+    version: str
+    storage: Storage
+    default_mode: Literal["forced", "free"]
+    template: str = "It is [SEG]."
+    tail: str = "."
+    max_new_tokens: int = 32
+    threshold: float = 0.6
+    alpha: float = DEFAULT_ALPHA
+    intended_use: str = INTENDED_USE
+
+
+DEFAULTS = Choices(name="mediround", version="0", storage="fp32", default_mode="forced")
+
+
+def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progress) -> Bundle:
+    """Make a bundle and load it as serving would.
+
+    Args:
+        out: made if need be; other files in it stay.
+        progress: told of each step, for people.
+
+    Raises:
+        SourceError: a source cannot become a bundle.
+    """
+    progress(f"reading {sources.checkpoint}")
+    base = read_base(sources.base)
+    clip = read_clip(sources.clip, base.select_layer)
+    checkpoint = read_checkpoint(sources.checkpoint, choices.alpha)
+    for name in checkpoint.unknown:
+        progress(f"left out, of no known part: {name}")
+    model = build_model(checkpoint, base, clip, half=choices.storage == "fp16")
+    tokens = base.tokens(model.language.sizes)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
+    shutil.copyfile(base.tokenizer, out / TOKENIZER)
+    for name, graph in _graphs(model, tokens).items():
+        progress(f"exporting {name}")
+        onnx.export(graph, out / name, choices.storage)
+    manifest = _manifest(model, base, clip, checkpoint, choices, out)
+    (out / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    progress(f"verifying {out}")
+    return load_bundle(out)
+
+
+def _graphs(model: Model, tokens: TokenSpec) -> dict[str, onnx.Export]:
+    decoder = MaskDecoderGraph(model.heads, model.mask_decoder)
+    return {
+        IMAGE_ENCODER: onnx.image_encoder(ImageEncoderGraph(model.image_encoder)),
+        MASK_DECODER: onnx.mask_decoder(decoder, model.image_encoder.grid),
+        VISION_TOWER: onnx.vision_tower(VisionTowerGraph(model.tower)),
+        LANGUAGE_MODEL: onnx.language_model(LanguageGraph(model.language, tokens)),
+    }
+
+
+def _manifest(  # noqa: PLR0917  # each source says a part of it
+    model: Model, base: Base, clip: Clip, checkpoint: Checkpoint, choices: Choices, out: Path
+) -> Manifest:
+    encoder, sizes = model.image_encoder, model.language.sizes
+    return Manifest(
+        name=choices.name,
+        version=choices.version,
+        intended_use=choices.intended_use,
+        image=ImageSpec(
+            side=encoder.side,
+            preprocessing=preprocessing_of(encoder),
+            embedding=(256, encoder.grid, encoder.grid),
+            logits_side=4 * encoder.grid,
+        ),
+        tower=clip.spec,
+        language=LanguageSpec(
+            hidden=sizes.hidden,
+            layers=sizes.layers,
+            kv_heads=sizes.kv_heads,
+            head_dim=sizes.head_dim,
+            vocabulary=sizes.vocabulary,
+            max_tokens=base.max_tokens,
+            feature=FEATURE,
+        ),
+        tokens=base.tokens(sizes),
+        judge=JudgeSpec(present=checkpoint.judge is not None, threshold=choices.threshold),
+        answers=AnswerSpec(
+            default_mode=choices.default_mode,
+            template=choices.template,
+            tail=choices.tail,
+            max_new_tokens=choices.max_new_tokens,
+        ),
+        storage=choices.storage,
+        source={"checkpoint": checkpoint.digest, "base": base.digest, "clip": clip.digest},
+        files={name: file_digest(out / name) for name in REQUIRED_FILES},
+    )
