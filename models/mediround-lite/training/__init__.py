@@ -1,0 +1,1 @@
+"""Training of MediRound-Lite, the small model that the repository ships."""

@@ -1,0 +1,158 @@
+"""Train MediRound-Lite from two public packages: ``python -m training --out DIR`` (about an hour on two cores).
+
+Composes the stages; each continues where an earlier run stopped. Run it with the repository root and
+``models/mediround-lite`` on PYTHONPATH, in an environment with the extras ``export`` and ``train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from exporters.modules.heads import Corrector, Judge
+from exporters.modules.tiny_vit import TinyViT
+from training import (
+    checkpoint,
+    features,
+    judgment,
+    slices,
+    sources,
+    split,
+    stage_a,
+    stage_b,
+    targets,
+    vision,
+    vocabulary,
+)
+from training.checkpoint import Parts
+from training.evaluate import Evaluation
+from training.features import Views
+from training.language import LanguageHalf
+from training.play import Player
+from training.rows import Pictures, Script
+from training.sources import Sources
+from training.targets import Head
+from training.vision import VisionHalf
+
+STEPS_A, STEPS_A_CONTINUED, STEPS_B = 2200, 900, 1400
+SEED_A, SEED_A_CONTINUED, SEED_B, SEED_JUDGMENT = 7, 8, 11, 13
+HERE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """One run's inputs and its directory."""
+
+    out: Path
+    source: Sources
+    head: Head
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.checkpoint / "base/tokenizer.model"
+
+    def views(self) -> tuple[Views, Views]:
+        """Training and development views, encoded."""
+        encoder = features.load_encoder(self.source.weights)
+        train, dev = split.train(), split.dev()
+        rows = features.draw(self.head, train, features.DRAWN)
+        made = features.prepare(
+            self.out / "views", "train", rows, features.ENCODED * len(train), encoder, half=True
+        )
+        rows = features.draw(self.head, dev, 4)
+        return made, features.prepare(self.out / "views", "dev", rows, len(rows), encoder, half=False)
+
+    def vision_half(self, train: Views, dev: Views) -> tuple[TinyViT, VisionHalf]:
+        """Stage A in two legs."""
+        encoder = features.load_encoder(self.source.weights)
+        half = vision.starting_half(self.source.weights, encoder, SEED_A)
+        stage_a.train(stage_a.StageA(self.out, STEPS_A, SEED_A), half, train, dev)
+        second = stage_a.StageA(self.out, STEPS_A_CONTINUED, SEED_A_CONTINUED, continued=True)
+        stage_a.train(second, half, train, dev)
+        return encoder, half
+
+    def language_half(self, train: Views, class_tokens: Tensor) -> tuple[LanguageHalf, Script]:
+        """Stage B; the tokenizer first."""
+        if not self.tokenizer.exists():
+            vocabulary.make_tokenizer(self.tokenizer)
+        form = vocabulary.prompt_form(self.tokenizer)
+        script = Script(form)
+        torch.manual_seed(SEED_B)
+        half = LanguageHalf(form.manifest.language.vocabulary)
+        stage_b.train(stage_b.StageB(self.out, STEPS_B, SEED_B), half, script, Pictures(train), class_tokens)
+        return half, script
+
+    def heads(self, half: VisionHalf, class_tokens: Tensor, train: Views) -> tuple[Judge, Corrector]:
+        """Judge and corrector, on the vision half as it is stored."""
+        path = self.out / "judgment.pt"
+        if path.exists():
+            stored = torch.load(path, weights_only=True)
+            judge, corrector = Judge(), Corrector()
+            judge.load_state_dict(stored["judge"])
+            corrector.load_state_dict(stored["corrector"])
+            return judge, corrector
+        corrector = judgment.train_corrector(class_tokens, SEED_JUDGMENT)
+        pairs = judgment.judged_pairs(half, class_tokens, train, SEED_JUDGMENT)
+        judge = judgment.train_judge(*pairs, SEED_JUDGMENT)
+        torch.save({"judge": judge.state_dict(), "corrector": corrector.state_dict()}, path)
+        return judge, corrector
+
+    def evaluate(self, script: Script, class_tokens: Tensor, which: str) -> dict[str, object]:
+        """Measure the written checkpoint, as the exporters read it."""
+        chosen = split.test() if which == "test" else split.dev()
+        print(f"evaluation on {which} slices {chosen}", flush=True)
+        player = Player(checkpoint.read(self.checkpoint), script)
+        return Evaluation(self.head, chosen, split.train(), player, class_tokens).run()
+
+
+def train(workshop: Workshop) -> tuple[Script, Tensor]:
+    """All stages up to the checkpoint directory."""
+    views, dev = workshop.views()
+    encoder, half = workshop.vision_half(views, dev)
+    class_tokens = torch.load(workshop.out / "tokens.pt", weights_only=True)
+    words, script = workshop.language_half(views, class_tokens)
+    _round(half)
+    judge, corrector = workshop.heads(half, class_tokens, views)
+    checkpoint.write(workshop.checkpoint, Parts(encoder, half, words, judge, corrector))
+    return script, class_tokens
+
+
+@torch.no_grad()
+def _round(part: nn.Module) -> None:
+    """To float16 values, as the checkpoint stores them."""
+    for value in part.state_dict().values():
+        value.copy_(value.half().float())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True, help="directory for everything that is made")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--evaluate", choices=("dev", "test", "none"), default="test")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    source = sources.fetch(arguments.out / "data")
+    workshop = Workshop(arguments.out, source, targets.load_head(source.templates))
+    split.write(HERE / "split.json")
+    slices.write(HERE / "slices", workshop.head)
+    script, class_tokens = train(workshop)
+    if arguments.evaluate != "none":
+        report = workshop.evaluate(script, class_tokens, arguments.evaluate)
+        text = json.dumps(report, indent=1) + "\n"
+        name = "evaluation.json" if arguments.evaluate == "test" else "evaluation_dev.json"
+        (arguments.out / name).write_text(text)
+        if arguments.evaluate == "test":
+            (HERE / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

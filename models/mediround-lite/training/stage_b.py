@@ -1,0 +1,137 @@
+"""Stage B: the language half learns to answer, and to say each structure's class token before [SEG].
+
+Knows losses, mixture and schedule. The vision half is not needed: class tokens are already frozen.
+Half of the rows stand alone and can only be answered from crop and box. Continues where a run stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from serving.bundle import TokenSpec
+from training.dialogues import TRAINING
+from training.language import IGNORED, LanguageHalf
+from training.rows import Lesson, Pictures, Script, dialogue_lesson, standalone_lesson
+
+DIALOGUES, STANDALONE = 12, 16
+RATE, PROJECTION_FACTOR, WARM_UP = 1.5e-3, 4.0, 30
+WORD_WEIGHT, FEATURE_WEIGHT, NAME_WEIGHT, ANSWER_WEIGHT = 3.0, 2.0, 0.7, 1.0
+KEEP_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class StageB:
+    """Length and place of one run."""
+
+    directory: Path
+    steps: int
+    seed: int
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "stage_b.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    words: Tensor
+    feature: Tensor
+    names: Tensor
+    answers: Tensor
+
+    def total(self) -> Tensor:
+        text = WORD_WEIGHT * self.words + FEATURE_WEIGHT * self.feature
+        return text + NAME_WEIGHT * self.names + ANSWER_WEIGHT * self.answers
+
+    def text(self) -> str:
+        parts = (self.words, self.feature, self.names, self.answers)
+        words, feature, names, answers = (float(part.detach()) for part in parts)
+        return f"words {words:.4f} feature {feature:.5f} names {names:.3f} answers {answers:.3f}"
+
+
+def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, class_tokens: Tensor) -> None:
+    """Train in place."""
+    projection = list(half.model.model.text_hidden_fcs.parameters())
+    known = {id(parameter) for parameter in projection}
+    rest = [parameter for parameter in half.parameters() if id(parameter) not in known]
+    groups = [{"params": rest, "lr": RATE}, {"params": projection, "lr": RATE * PROJECTION_FACTOR}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+    step = _resume(run, half, optimizer)
+    start, seen = time.monotonic(), step
+    usable = [row for row in range(len(pictures.views.z)) if pictures.askable(row)]
+    while step < run.steps:
+        random = np.random.default_rng([run.seed, step])
+        rate = min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
+        for group, base in zip(optimizer.param_groups, (RATE, RATE * PROJECTION_FACTOR), strict=True):
+            group["lr"] = base * rate
+        parts = [
+            losses(half, lessons, script.tokens, class_tokens)
+            for lessons in draw(script, pictures, usable, random)
+        ]
+        loss = torch.stack([part.total() for part in parts]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % KEEP_EVERY == 0 or step == run.steps:
+            _keep(run, half, optimizer, step)
+            pace = (time.monotonic() - start) / (step - seen)
+            told = " | ".join(part.text() for part in parts)
+            print(f"B {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
+
+
+def draw(
+    script: Script, pictures: Pictures, usable: list[int], random: np.random.Generator
+) -> tuple[list[Lesson], list[Lesson]]:
+    """One step's dialogues and stand-alone rows."""
+    rows = [int(row) for row in random.choice(usable, DIALOGUES + STANDALONE, replace=False)]
+    long = [dialogue_lesson(script, pictures, row, TRAINING, random) for row in rows[:DIALOGUES]]
+    short = [standalone_lesson(script, pictures, row, random) for row in rows[DIALOGUES:]]
+    return long, [lesson for lesson in short if lesson is not None]
+
+
+def losses(half: LanguageHalf, lessons: list[Lesson], tokens: TokenSpec, class_tokens: Tensor) -> Losses:
+    """Next word, [SEG] feature, referred and wanted name over the rows of one batch."""
+    hidden, token_ids = half([lesson.row for lesson in lessons], tokens)
+    wanted = torch.full_like(token_ids, IGNORED)
+    for line, lesson in enumerate(lessons):
+        spoken = torch.tensor(lesson.spoken)
+        wanted[line, : len(spoken)] = torch.where(spoken, token_ids[line, : len(spoken)], IGNORED)
+    said = wanted[:, 1:] != IGNORED
+    words = F.cross_entropy(half.model.lm_head(hidden[:, :-1][said]), wanted[:, 1:][said])
+    at, structures = _positions([lesson.segs for lesson in lessons])
+    feature = F.mse_loss(half.model.feature(hidden[at]), class_tokens[structures])
+    at, structures = _positions([lesson.boxes for lesson in lessons])
+    names = F.cross_entropy(half.names(hidden[at]), structures) if len(structures) else feature.new_zeros(())
+    at, structures = _positions([lesson.ends for lesson in lessons])
+    return Losses(words, feature, names, F.cross_entropy(half.answers(hidden[at]), structures))
+
+
+def _positions(found: list[tuple[tuple[int, int], ...]]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    lines = [(line, at, k) for line, pairs in enumerate(found) for at, k in pairs]
+    table = torch.tensor(lines, dtype=torch.long).reshape(-1, 3)
+    return (table[:, 0], table[:, 1]), table[:, 2]
+
+
+def _keep(run: StageB, half: LanguageHalf, optimizer: torch.optim.Optimizer, step: int) -> None:
+    partial = run.state.with_suffix(".partial")
+    torch.save({"half": half.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
+    partial.replace(run.state)
+
+
+def _resume(run: StageB, half: LanguageHalf, optimizer: torch.optim.Optimizer) -> int:
+    if not run.state.exists():
+        return 0
+    stored = torch.load(run.state, weights_only=True)
+    half.load_state_dict(stored["half"])
+    optimizer.load_state_dict(stored["optimizer"])
+    return int(stored["step"])
