@@ -121,14 +121,16 @@ async def test_references_keep_their_order(subject: Subject) -> None:
 
 
 async def test_a_crop_that_returns(subject: Subject) -> None:
-    """Two references with one crop: each takes its own place, whatever an engine shares."""
-    shown = reference(subject.manifest, 5)
-    again = replace(shown, box=reference(subject.manifest, 6).box)
-    twice = subject.draft().refer_to(shown).say(7).refer_to(again).say(8).read()
-    alone = await subject.vectors(twice.prompt("alone"))
-    before = replace(twice, token_ids=twice.token_ids[:-4], references=(shown,), positions=())
-    await subject.engine.complete(before.read().prompt("grown"))
-    assert_same(alone, await subject.vectors(twice.prompt("grown")))
+    """Whatever an engine shares between equal crops, each token gets its own: read at once, and one by one."""
+    shown, other = reference(subject.manifest, 5), reference(subject.manifest, 6)
+    again = replace(shown, box=other.box)
+    steps = [subject.draft().read()]
+    for word, each in enumerate([shown, other, again]):
+        steps.append(steps[-1].refer_to(each).say(word).read())
+    at_once = await subject.vectors(steps[-1].prompt("at once"))
+    for expected, step in zip(at_once, steps, strict=True):
+        alone = replace(step, positions=step.positions[-1:]).prompt("one by one")
+        assert_same((await subject.vectors(alone))[0], expected)
 
 
 async def test_a_dialogue_is_a_hint_and_never_a_key(subject: Subject) -> None:
