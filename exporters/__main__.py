@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
     commands = parser.add_subparsers(required=True)
     _bundle_arguments(commands.add_parser("bundle", help="a checkpoint in the published layout → a bundle"))
-    random = commands.add_parser("random", help="a random checkpoint with its base/ and clip/ directories")
+    random = commands.add_parser("random", help="a random checkpoint with its llava_med/ (base) and clip/ directories")
     random.add_argument("--size", choices=sorted(SIZES), required=True)
     random.add_argument("--seed", type=int, default=0)
     random.add_argument("--out", type=Path, required=True)

@@ -29,6 +29,7 @@ from exporters.tokenizer import train_tokenizer
 Size = Literal["tiny", "vit_b"]
 
 LORA_RANK = 8
+GAIN = 1.5
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -52,8 +53,8 @@ SIZES: dict[Size, Sizes] = {
 
 
 def write_random(size: Size, seed: int, out: Path) -> None:
-    """Write ``pytorch_model.bin``, ``base/`` and ``clip/`` below ``out``."""
-    base, clip = out / "base", out / "clip"
+    """Write ``pytorch_model.bin``, ``llava_med/`` (the base) and ``clip/`` below ``out``, as the golden directory has them."""
+    base, clip = out / "llava_med", out / "clip"
     for directory in (base, clip):
         directory.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
@@ -85,23 +86,30 @@ def write_random(size: Size, seed: int, out: Path) -> None:
 
 def _published(sizes: Sizes, language: LanguageSizes) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a stage 2 checkpoint, LoRA unmerged, under its published name."""
-    for name, value in _with_lora(LanguageModel(language).state_dict()):
+    for name, value in _with_lora(_lively(LanguageModel(language)).state_dict()):
         yield PEFT_PREFIX + name, value
-    for name, value in VisionTower(sizes.tower, language.hidden).state_dict().items():
+    for name, value in _lively(VisionTower(sizes.tower, language.hidden)).state_dict().items():
         yield PEFT_PREFIX + (TOWER if name.startswith("vision_model.") else "model.") + name, value
-    image, judge = SamViT(sizes.image), Judge()
+    image = SamViT(sizes.image)
     for name, parameter in image.named_parameters():
         if "pos" in name:  # zero as initialised, which would hide a mistake in them
             nn.init.normal_(parameter, std=0.02)
-    judge.fc3.weight *= 8  # scores on both sides of a threshold
     for prefix, network in (
         (SAM + "image_encoder.", image),
         (SAM, MaskDecoder()),
-        (JUDGE, judge),
+        (JUDGE, Judge()),
         (CORRECTOR, Corrector()),
     ):
-        for name, value in network.state_dict().items():
+        for name, value in _lively(network).state_dict().items():
             yield PEFT_PREFIX + prefix + name, value
+
+
+def _lively(network: nn.Module) -> nn.Module:
+    """Weights that keep a signal's size from layer to layer: torch's own make all rounds look alike."""
+    for name, parameter in network.named_parameters():
+        if name.endswith(("proj.weight", ".0.weight", ".2.weight", "fc1.weight", "fc2.weight", "fc3.weight")):
+            nn.init.normal_(parameter, std=GAIN * parameter[0].numel() ** -0.5)
+    return network
 
 
 def _with_lora(state: State) -> Iterator[tuple[str, Tensor]]:
