@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,12 +51,11 @@ def _built(name: str, key: str, source: Path | None = None) -> Path:
     directory = BUILT / f"{name}-{key[:16]}"
     if not directory.is_dir():
         BUILT.mkdir(parents=True, exist_ok=True)
-        for stale in BUILT.glob(f"{name}-*"):
-            shutil.rmtree(stale, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=BUILT) as work:
             checkpoint = source or _random_checkpoint(Path(work) / "checkpoint")
             _export_bundle(checkpoint, Path(work) / "bundle")
-            (Path(work) / "bundle").rename(directory)
+            if not directory.is_dir():  # another run may have been faster
+                (Path(work) / "bundle").rename(directory)
     return directory
 
 
