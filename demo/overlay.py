@@ -73,7 +73,7 @@ def _scaled(picture: Image.Image, how: Image.Resampling) -> Image.Image:
 def _bits(mask: Bits) -> Bits:
     """A mask at the panel's size: bool (PANEL, PANEL)."""
     grey = _scaled(Image.fromarray(mask.astype(np.uint8) * 255), Image.Resampling.BILINEAR)
-    return np.greater_equal(np.asarray(grey), 128)
+    return np.asarray(np.asarray(grey) >= 128, np.bool_)
 
 
 def _outline(bits: Bits) -> Bits:

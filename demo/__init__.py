@@ -1,0 +1,1 @@
+"""``make demo``: real dialogues on real MRI slices, through the real service."""

@@ -1,0 +1,147 @@
+"""Start the service on a bundle, hold its dialogues, and show what came back.
+
+Prints a table, and writes one picture a dialogue and one page. Talks to the service through the published
+client alone, as any integrator would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from demo.overlay import Panel, strip
+from demo.page import Section, render
+from demo.slices import Asked, Dialogue, dialogues, dice
+from loadtest.launch import LaunchError, launched
+from mediround import Client, RoundResult
+
+TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
+HEADER = ["", "question", "refers to", "answer", "Dice", "score", "corr.", "cached", "lang", "enc", "dec", "total"]
+NOTES = [
+    "Research and education only: not for clinical use. One head (Colin27), the model saw other slices of it.",
+    "Filled: the model's mask. Blue line: the earlier mask that the question refers to. Dotted: the atlas.",
+    "The patient's left is on the image's right, as a DICOM viewer shows axial slices.",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    asked: Asked
+    result: RoundResult
+
+    @property
+    def dice(self) -> float:
+        return dice(self.result.mask, self.asked.truth)
+
+    def row(self) -> list[str]:
+        """Cells under ``HEADER``; times in milliseconds."""
+        result, timings = self.result, self.result.timings
+        refer_to = "" if self.asked.refer_to is None else f"round {self.asked.refer_to + 1}"
+        cached = f"{'image ' if result.cache.embedding_hit else ''}{result.cache.cached_tokens} tok"
+        stages = (timings.language, timings.encode, timings.decode, timings.total)
+        return [
+            str(result.index + 1),
+            self.asked.question,
+            refer_to,
+            result.answer,
+            f"{self.dice:.2f}",
+            "" if result.score is None else f"{result.score:.2f}",
+            "yes" if result.corrected else "",
+            cached,
+            *(f"{seconds * 1000:.0f}" for seconds in stages),
+        ]
+
+
+def hold(client: Client, dialogue: Dialogue) -> Iterator[Answered]:
+    """Ask live, round by round, as a person would."""
+    with client.open(dialogue.path) as session:
+        results: list[RoundResult] = []
+        for asked in dialogue.rounds:
+            earlier = None if asked.refer_to is None else results[asked.refer_to]
+            if earlier is not None and earlier.mask is None:
+                raise SystemExit(
+                    f"round {earlier.index + 1} has no mask to refer to; its answer: {earlier.answer}"
+                )
+            results.append(session.ask(asked.question, refer_to=earlier))
+            yield Answered(asked, results[-1])
+
+
+def section(dialogue: Dialogue, answered: list[Answered]) -> Section:
+    panels = [
+        Panel(
+            heading=a.asked.question,
+            footing=f"{a.result.answer}  Dice {a.dice:.2f}",
+            mask=a.result.mask,
+            reference=None if a.asked.refer_to is None else answered[a.asked.refer_to].result.mask,
+            truth=a.asked.truth,
+        )
+        for a in answered
+    ]
+    return Section(dialogue.path.stem, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
+
+
+def table(dialogue: Dialogue, answered: list[Answered]) -> Table:
+    view = Table(title=dialogue.path.stem, title_justify="left", title_style="bold")
+    for name in HEADER:
+        view.add_column(
+            name, justify="right" if name in {"Dice", "score", "lang", "enc", "dec", "total"} else "left"
+        )
+    for a in answered:
+        view.add_row(*a.row())
+    return view
+
+
+def run(bundle: Path, out: Path, console: Console) -> list[Answered]:
+    """All dialogues; writes pictures and the page into ``out``."""
+    sections: list[Section] = []
+    everything: list[Answered] = []
+    listed = list(dialogues(bundle / "slices"))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"starting the server on {bundle}", total=sum(len(d.rounds) for d in listed))
+        with launched(bundle, out / "server.log") as server, Client(server.address) as client:
+            progress.update(task, description="asking")
+            for dialogue in listed:
+                answered = []
+                for one in hold(client, dialogue):
+                    answered.append(one)
+                    progress.advance(task)
+                console.print(table(dialogue, answered))
+                sections.append(section(dialogue, answered))
+                sections[-1].picture.save(out / f"{dialogue.path.stem}.png", optimize=True)
+                everything += answered
+    (out / "index.html").write_text(render(TITLE, NOTES, sections))
+    return everything
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--out", type=Path, default=Path("build/demo"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    console, began = Console(width=None if sys.stdout.isatty() else 170), time.monotonic()
+    try:
+        answered = run(given.bundle, given.out, console)
+    except LaunchError as error:
+        console.print(f"[red]{error}")
+        return 1
+    mean = statistics.mean(a.dice for a in answered)
+    console.print(
+        f"{len(answered)} rounds, mean Dice against the atlas {mean:.3f}, {time.monotonic() - began:.0f} s."
+    )
+    console.print(f"Look at [bold]{given.out / 'index.html'}[/] (pictures beside it).  {NOTES[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
