@@ -14,7 +14,7 @@ BUNDLE ?= models/mediround-lite
 LISTEN ?= 127.0.0.1:50051
 PROTO_BASELINE := protos/released.binpb
 
-.PHONY: help env env-export demo serve test check format bench proto wheel clean
+.PHONY: help env env-export demo serve test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,8 +55,7 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(PROTO_BASELINE)
-	@rm -rf build/proto && mkdir -p build/proto
-	@$(MAKE) --no-print-directory proto OUT=build/proto
+	PYTHON=$(BIN)/python sh clients/generate.sh build/proto
 	@diff -r build/proto/mediround/v1 clients/mediround/v1 --exclude=__init__.py --exclude=__pycache__ \
 	  || { echo "clients/mediround/v1 differs from protos/: run 'make proto' and commit"; exit 1; }
 
@@ -67,10 +66,12 @@ format: $(VENV)/.export ## Format and mend what can be mended
 bench: $(VENV)/.export ## Measure the service against the published protocol; table in build/bench
 	$(BIN)/python -m benchmarks --out build/bench
 
-OUT ?= clients
 proto: $(VENV)/.export ## Generate the client's stubs from protos/
-	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=$(OUT) --grpc_python_out=$(OUT) \
-	  --mypy_out=$(OUT) --mypy_grpc_out=$(OUT) protos/mediround/v1/segmentation.proto
+	PYTHON=$(BIN)/python sh clients/generate.sh
+
+lock: $(VENV)/.export ## Write the versions of this environment into constraints.txt
+	@echo "# Versions that were tested together; written by 'make lock'. torch is pinned in pyproject.toml." > constraints.txt
+	$(BIN)/pip freeze --exclude-editable | grep -iv '^torch==' >> constraints.txt
 
 wheel: $(VENV)/.export ## Build the wheels into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist ./clients .
