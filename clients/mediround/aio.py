@@ -10,20 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
 from mediround.connection import CHANNEL_OPTIONS, SentImages
 from mediround.description import ServerDescription, server_description
-from mediround.errors import Cancelled, MediRoundError, NotFound, from_failure
+from mediround.errors import Cancelled, DeadlineExceeded, MediRoundError, NotFound, Unavailable, from_failure
 from mediround.image import ImageSource, Upload, upload
 from mediround.results import Opening, RoundResult, opening, round_result
 from mediround.rounds import DialogueCorrection, LiveCorrection, Mode, Round, ask_request, segment_request
 from mediround.tls import Tls
 from mediround.v1 import segmentation_pb2 as pb
-from mediround.v1.segmentation_pb2_grpc import SegmentationServiceAsyncStub, SegmentationServiceStub
+from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
+
+if TYPE_CHECKING:  # a name that the stubs' types have and the stubs have not
+    from mediround.v1.segmentation_pb2_grpc import SegmentationServiceAsyncStub
+
+_STATUS_LOST = "Internal error from Core"
+"""What grpc.aio says when a call ends while it writes: the true status is lost (grpc issue 36066)."""
 
 
 class AsyncClient:
@@ -66,8 +73,8 @@ class AsyncClient:
 
     async def describe(self, *, timeout: float | None = None) -> ServerDescription:
         """Ask which model is served, with which limits and modes."""
-        with _translated():
-            allowed = self._timeout if timeout is None else timeout
+        allowed = self._timeout if timeout is None else timeout
+        with _translated(allowed):
             return server_description(await self._stub.DescribeServer(pb.DescribeServerRequest(), timeout=allowed))
 
     async def close(self) -> None:
@@ -88,14 +95,14 @@ class AsyncClient:
         return AsyncSession(self._stub, opened, self._timeout)
 
     async def _open(self, image: Upload, timeout: float) -> Opening:
-        with _translated():
-            if image in self._sent:
-                with suppress(NotFound), _translated():
-                    return opening(await self._stub.OpenSession(image.inquiry(), timeout=timeout))
-                self._sent.discard(image)
+        if image in self._sent:
+            with suppress(NotFound), _translated(timeout):
+                return opening(await self._stub.OpenSession(image.inquiry(), timeout=timeout))
+            self._sent.discard(image)
+        with _translated(timeout):
             opened = opening(await self._stub.OpenSession(image.messages(), timeout=timeout))
-            self._sent.add(image)
-            return opened
+        self._sent.add(image)
+        return opened
 
 
 class AsyncSession:
@@ -124,8 +131,8 @@ class AsyncSession:
         """Ask one round; the arguments are those of ``Session.ask``."""
         asked = Round(question, refer_to, mode, answer)
         request = ask_request(self.session_id, asked, correction, threshold)
-        with _translated():
-            allowed = self._timeout if timeout is None else timeout
+        allowed = self._timeout if timeout is None else timeout
+        with _translated(allowed):
             response = await self._stub.AskRound(request, timeout=allowed)
         return round_result(response.result, self.opening)
 
@@ -139,9 +146,10 @@ class AsyncSession:
     ) -> AsyncGenerator[RoundResult]:
         """Ask rounds known in advance; close the iterator to cancel those that are not finished."""
         request = segment_request(self.session_id, rounds, correction, threshold)
-        call = self._stub.SegmentDialogue(request, timeout=self._timeout if timeout is None else timeout)
+        allowed = self._timeout if timeout is None else timeout
+        call = self._stub.SegmentDialogue(request, timeout=allowed)
         try:
-            with _translated():
+            with _translated(allowed):
                 async for response in call:
                     yield round_result(response.result, self.opening)
         finally:
@@ -149,7 +157,7 @@ class AsyncSession:
 
     async def close(self) -> None:
         """Let the server forget the image and its masks."""
-        with _translated():
+        with _translated(self._timeout):
             request = pb.CloseSessionRequest(session_id=self.session_id)
             await self._stub.CloseSession(request, timeout=self._timeout)
 
@@ -186,10 +194,16 @@ class OpeningSession:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(timeout: float) -> Iterator[None]:
+    """Around one call, which may take ``timeout`` seconds."""
+    began = monotonic()
     try:
         yield
     except grpc.aio.AioRpcError as failure:
+        if failure.details() == _STATUS_LOST:
+            words = "the call ended while the image was being sent"
+            late = monotonic() - began >= timeout
+            raise (DeadlineExceeded(words) if late else Unavailable(words, 1.0)) from failure
         raise from_failure(failure) from failure
     except asyncio.CancelledError:
         # A task that nobody cancelled: the call was, by closing the client.

@@ -84,14 +84,14 @@ class Client:
         self.close()
 
     def _open(self, image: Upload, timeout: float) -> Opening:
+        if image in self._sent:
+            with suppress(NotFound), _translated():
+                return opening(self._stub.OpenSession(image.inquiry(), timeout=timeout))
+            self._sent.discard(image)
         with _translated():
-            if image in self._sent:
-                with suppress(NotFound), _translated():
-                    return opening(self._stub.OpenSession(image.inquiry(), timeout=timeout))
-                self._sent.discard(image)
             opened = opening(self._stub.OpenSession(image.messages(), timeout=timeout))
-            self._sent.add(image)
-            return opened
+        self._sent.add(image)
+        return opened
 
 
 class Session:

@@ -1,0 +1,91 @@
+"""Requests for rounds, as the domain has them.
+
+Knows which messages make a question and a correction, and refuses what cannot be asked. Does not know
+sessions' rounds: whether a referred round exists is for the orchestrator to say.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mediround.v1 import segmentation_pb2 as pb
+from serving.description import ServerDescription
+from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question
+from serving.errors import InvalidInput
+from serving.wording import check_answer, check_question
+
+_MODES = {pb.ANSWER_MODE_FORCED: AnswerMode.FORCED, pb.ANSWER_MODE_FREE: AnswerMode.FREE}
+_POLICIES = {
+    pb.CORRECTION_POLICY_ALWAYS: CorrectionPolicy.ALWAYS,
+    pb.CORRECTION_POLICY_REFERENCED: CorrectionPolicy.REFERENCED,
+    pb.CORRECTION_POLICY_OFF: CorrectionPolicy.OFF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Reads requests against what the server serves."""
+
+    description: ServerDescription
+
+    def round(self, request: pb.AskRoundRequest) -> tuple[Question, Correction]:
+        """Raises InvalidInput."""
+        _check_request(request.session_id, request.mask_encoding)
+        correction = self._correction(request.correction, default=CorrectionPolicy.ALWAYS)
+        if correction.policy is CorrectionPolicy.REFERENCED:
+            raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
+        return self._question(request.question, "question", request.session_id), correction
+
+    def dialogue(self, request: pb.SegmentDialogueRequest) -> tuple[list[Question], Correction]:
+        """Raises InvalidInput."""
+        _check_request(request.session_id, request.mask_encoding)
+        limit = self.description.limits.max_rounds
+        if not 1 <= len(request.questions) <= limit:
+            raise InvalidInput("questions", f"holds 1 to {limit} questions")
+        correction = self._correction(request.correction, default=CorrectionPolicy.REFERENCED)
+        questions = [
+            self._question(question, f"questions[{i}]", request.session_id)
+            for i, question in enumerate(request.questions)
+        ]
+        return questions, correction
+
+    def _question(self, question: pb.Question, path: str, session_id: str) -> Question:
+        limit = self.description.limits.max_question_bytes
+        check_question(f"{path}.text", question.text, limit)
+        mode = self._mode(question, path)
+        if question.answer and mode is not AnswerMode.FORCED:
+            raise InvalidInput(f"{path}.answer", "is given in mode FORCED alone")
+        if question.answer:
+            check_answer(f"{path}.answer", question.answer, limit)
+        refer_to = question.refer_to.round if question.HasField("refer_to") else None
+        if question.refer_to.session_id not in {"", session_id}:
+            raise InvalidInput(f"{path}.refer_to.session_id", "is another session than the one asked")
+        return Question(question.text, refer_to, mode, question.answer)
+
+    def _mode(self, question: pb.Question, path: str) -> AnswerMode:
+        if question.answer_mode == pb.ANSWER_MODE_UNSPECIFIED:
+            free = self.description.manifest.answers.default_mode == "free" and not question.answer
+            return AnswerMode.FREE if free else AnswerMode.FORCED
+        if question.answer_mode not in _MODES:
+            raise InvalidInput(f"{path}.answer_mode", "is FORCED or FREE")
+        return _MODES[question.answer_mode]
+
+    def _correction(self, correction: pb.Correction, default: CorrectionPolicy) -> Correction:
+        threshold = self.description.manifest.judge.threshold
+        if correction.HasField("threshold"):
+            threshold = correction.threshold
+        if not math.isfinite(threshold) or not 0 <= threshold <= 1:
+            raise InvalidInput("correction.threshold", "lies between 0 and 1")
+        if correction.policy == pb.CORRECTION_POLICY_UNSPECIFIED:
+            return Correction(default, threshold)
+        if correction.policy not in _POLICIES:
+            raise InvalidInput("correction.policy", "is ALWAYS, REFERENCED or OFF")
+        return Correction(_POLICIES[correction.policy], threshold)
+
+
+def _check_request(session_id: str, encoding: pb.MaskEncoding.ValueType) -> None:
+    if not session_id:
+        raise InvalidInput("session_id", "is empty; open a session first")
+    if encoding not in pb.MaskEncoding.values():
+        raise InvalidInput("mask_encoding", "is COCO_RLE, PACKED_BITS or PNG")

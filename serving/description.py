@@ -1,0 +1,22 @@
+"""What this server serves, as a value: the model, the limits, the engines.
+
+Knows what a caller may ask about. Does not know the wire or who built the engines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.bundle import Manifest
+from serving.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDescription:
+    manifest: Manifest
+    model_digest: str
+    """SHA-256 of the manifest, hex (``Bundle.digest``): stands in every result."""
+    server_version: str
+    limits: Limits
+    language_engine: str
+    vision_engine: str

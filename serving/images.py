@@ -1,0 +1,168 @@
+"""Bytes of unknown origin as pixels: RGB uint8 (H, W, 3), or a refusal that says what to change.
+
+Knows PNG, JPEG and TIFF through Pillow, and raw pixels. What a file claims (size, frames, depth) is checked
+before any pixel is decoded. Does not know callers, sessions or the model.
+
+Choices, each so that a mask lies on the very pixels that the caller sees:
+- 8 bits a channel; more is refused: the caller knows the window, we would guess it.
+- Grey becomes three equal channels; a palette its colours; 1-bit images black and white.
+- Alpha is dropped where it is opaque everywhere, else refused: what lies beneath is undefined.
+- CMYK, LAB and other colour spaces are refused: their RGB depends on a profile.
+- An EXIF orientation other than upright is refused: some viewers turn such an image, others do not.
+- More than one frame is refused: a mask would not say which.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from serving.domain import U8
+from serving.errors import InvalidInput
+from serving.limits import Limits
+
+FIELD = "image"
+WINDOWING = (
+    "more than 8 bits a channel are not served yet; apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send "
+    "8 bits"
+)
+
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_LENGTH = 258, 339, 322, 323
+_UNSIGNED = 1
+_PLAIN = frozenset({"1", "L", "P", "RGB"})
+_WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
+_DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_MAX_SCANS = 100
+"""Start-of-scan markers in a JPEG. An encoder writes about ten; each costs a pass over the whole image."""
+_START_OF_SCAN = b"\xff\xda"
+
+# What Pillow raises for files that lie about themselves. None of them says more than "malformed".
+_MALFORMED = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class RawShape:
+    """Raw uint8 pixels: rows from the top, channels interleaved."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.height * self.width * self.channels
+
+
+def check_raw(shape: RawShape, limits: Limits) -> None:
+    """Raises InvalidInput for a shape that is not served, before its bytes are there."""
+    if shape.channels not in {1, 3}:
+        raise InvalidInput("header.raw.channels", "is 1 (grey) or 3 (RGB)")
+    _check_size(shape.height, shape.width, limits)
+
+
+def rgb_of_pixels(payload: bytes, shape: RawShape) -> U8:
+    """Raw pixels of a checked shape, as RGB uint8 (H, W, 3). Raises InvalidInput when their number differs."""
+    if len(payload) != shape.nbytes:
+        raise InvalidInput("chunk", f"{len(payload)} bytes came; the header's shape has {shape.nbytes}")
+    pixels = np.frombuffer(payload, np.uint8).reshape(shape.height, shape.width, shape.channels)
+    return _frozen(np.broadcast_to(pixels, (shape.height, shape.width, 3)))
+
+
+def rgb_of_file(payload: bytes, limits: Limits) -> U8:
+    """A PNG, JPEG or TIFF file as RGB uint8 (H, W, 3).
+
+    Raises:
+        InvalidInput: not such a file, truncated or malformed; beyond a limit; or a kind that the head of this
+            module refuses.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG", "JPEG", "TIFF"]) as image:
+            _check_claims(image, payload, limits)
+            return _frozen(np.asarray(_opaque(image)))
+    except UnidentifiedImageError:
+        raise InvalidInput(FIELD, "is not a PNG, JPEG or TIFF file that can be read") from None
+    except _BOMB:
+        raise _too_large(limits) from None
+    except _MALFORMED as error:
+        # The library's words may quote the file; its error's name does not.
+        raise InvalidInput(FIELD, f"is truncated or malformed ({type(error).__name__})") from None
+
+
+def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
+    """Refuse by what the file's headers say. Nothing is decoded yet."""
+    _check_size(image.height, image.width, limits)
+    if image.format == "MPO" or getattr(image, "is_animated", False):
+        raise InvalidInput(FIELD, "holds more than one frame; send each as an image of its own")
+    if image.format == "PNG":
+        _check_png(payload)
+    if image.format == "JPEG" and payload.count(_START_OF_SCAN) > _MAX_SCANS:
+        raise InvalidInput(FIELD, f"is a JPEG of more than {_MAX_SCANS} scans; save it again")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image, limits)
+    if image.mode in _DEEP:
+        raise InvalidInput(FIELD, WINDOWING)
+    if image.mode not in _PLAIN | _WITH_ALPHA:
+        raise InvalidInput(FIELD, f"has colours of kind {image.mode}; convert it to grey or RGB")
+    if image.getexif().get(_ORIENTATION) in _TURNED:
+        raise InvalidInput(FIELD, "has an EXIF orientation; turn its pixels upright and remove the tag")
+
+
+def _check_png(payload: bytes) -> None:
+    if payload[12:16] != b"IHDR":
+        raise InvalidInput(FIELD, "is a malformed PNG: its header does not come first")
+    if payload[24] > 8:  # IHDR's bit depth; Pillow would drop the low bits of 16-bit RGB in silence
+        raise InvalidInput(FIELD, WINDOWING)
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
+    tags = image.tag_v2
+    depths = tags.get(_BITS_PER_SAMPLE, (1,))
+    formats = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if max(depths) > 8 or any(form != _UNSIGNED for form in formats):
+        raise InvalidInput(FIELD, WINDOWING)
+    # A tile may be larger than the image, and is decoded whole.
+    if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > limits.max_image_pixels:
+        raise _too_large(limits)
+
+
+def _check_size(height: int, width: int, limits: Limits) -> None:
+    if not height or not width:
+        raise InvalidInput(FIELD, "has no pixels")
+    if height * width > limits.max_image_pixels:
+        raise _too_large(limits)
+    if max(height, width) > limits.max_aspect_ratio * min(height, width):
+        raise InvalidInput(
+            FIELD, f"is {height}x{width}; the longer side may be {limits.max_aspect_ratio} times the shorter"
+        )
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Decode to RGB; alpha only where it hides nothing."""
+    if image.mode in _PLAIN and "transparency" not in image.info:
+        return image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    lowest, _ = with_alpha.getchannel("A").getextrema()
+    if lowest != 255:
+        raise InvalidInput(FIELD, "has transparent pixels; put it on a background first")
+    return with_alpha.convert("RGB")
+
+
+def _too_large(limits: Limits) -> InvalidInput:
+    return InvalidInput(FIELD, f"has more than {limits.max_image_pixels} pixels; scale it down")
+
+
+def _frozen(pixels: U8) -> U8:
+    """Read-only: sessions on the same upload share the memory."""
+    rgb = np.ascontiguousarray(pixels)
+    rgb.flags.writeable = False
+    return rgb

@@ -1,0 +1,32 @@
+"""What one request, session or server may hold, as values.
+
+Knows numbers and their units. Does not know where they are set (``serving.settings``) or enforced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Each is named in the error of whoever reaches it. Times are in seconds."""
+
+    max_image_bytes: int
+    """Of an image as sent."""
+    max_image_pixels: int
+    """Height times width, known before pixels are decoded."""
+    max_aspect_ratio: int
+    """Longer side over shorter side. A crop is padded to a square, so it may hold this many times the pixels."""
+    max_rounds: int
+    """Of one session."""
+    max_question_bytes: int
+    """UTF-8, of a question and of a given answer."""
+    max_sessions: int
+    session_idle_timeout: float
+    max_concurrent_rounds: int
+    """Requests for rounds admitted at once, those that wait for their session included."""
+    max_concurrent_uploads: int
+    """Sessions opened at once: each may hold ``max_image_bytes`` and the pixels decoded from them."""
+    upload_timeout: float
+    """From the first to the last chunk."""

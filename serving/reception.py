@@ -1,0 +1,93 @@
+"""An image as it arrives: a header, then chunks.
+
+Knows the order of an ``OpenSession`` call's messages and what they may hold together. Does not know pixels,
+callers or what is held already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from mediround.v1 import segmentation_pb2 as pb
+from serving.errors import InvalidInput
+from serving.images import WINDOWING, RawShape, check_raw
+from serving.limits import Limits
+
+MAX_CHUNK_BYTES = 1 << 20
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What a caller sent."""
+
+    shape: RawShape | None
+    """None: the payload is a file."""
+    promised: bytes
+    """SHA-256 that the caller named; empty where none was."""
+    payload: bytes
+    """Empty: the caller asks for bytes that are held."""
+
+    def digest(self) -> bytes:
+        """SHA-256 of the payload. Raises InvalidInput when the caller named another."""
+        digest = hashlib.sha256(self.payload).digest()
+        if self.promised and self.promised != digest:
+            raise InvalidInput("header.content_sha256", "is not the SHA-256 of the bytes that came")
+        return digest
+
+
+async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits) -> Parcel:
+    """Read a call's messages. Raises InvalidInput as soon as one is out of order or one too many."""
+    header = await _header(messages)
+    shape = _shape(header, limits)
+    if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
+        raise InvalidInput("header.content_sha256", f"has {_DIGEST_BYTES} bytes")
+    allowed = limits.max_image_bytes if shape is None else shape.nbytes
+    payload = await _payload(messages, allowed)
+    if not payload and not header.content_sha256:
+        raise InvalidInput("chunk", "neither bytes nor a content_sha256 came")
+    return Parcel(shape, header.content_sha256, payload)
+
+
+async def _header(messages: AsyncIterator[pb.OpenSessionRequest]) -> pb.ImageHeader:
+    first = await anext(messages, pb.OpenSessionRequest())
+    if not first.HasField("header"):
+        raise InvalidInput("header", "comes first")
+    return first.header
+
+
+async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], allowed: int) -> bytes:
+    payload = bytearray()
+    async for message in messages:
+        if message.WhichOneof("part") != "chunk":
+            raise InvalidInput("header", "comes once; chunks follow it")
+        if len(message.chunk) > MAX_CHUNK_BYTES:
+            raise InvalidInput("chunk", f"holds at most {MAX_CHUNK_BYTES} bytes")
+        if len(payload) + len(message.chunk) > allowed:
+            raise InvalidInput("chunk", f"the image is larger than the {allowed} bytes allowed for it")
+        payload += message.chunk
+    return bytes(payload)
+
+
+def _shape(header: pb.ImageHeader, limits: Limits) -> RawShape | None:
+    match header.WhichOneof("encoding"):
+        case "encoded":
+            return None
+        case "raw":
+            return _raw_shape(header.raw, limits)
+        case _:
+            raise InvalidInput("header.encoding", "is required: encoded or raw")
+
+
+def _raw_shape(raw: pb.RawPixels, limits: Limits) -> RawShape:
+    if raw.pixel_type == pb.PIXEL_TYPE_UINT16:
+        raise InvalidInput("header.raw.pixel_type", WINDOWING)
+    if raw.pixel_type != pb.PIXEL_TYPE_UINT8:
+        raise InvalidInput("header.raw.pixel_type", "is UINT8")
+    shape = RawShape(raw.height, raw.width, raw.channels)
+    check_raw(shape, limits)
+    if shape.nbytes > limits.max_image_bytes:
+        raise InvalidInput("header.raw", f"has more than {limits.max_image_bytes} bytes; scale it down")
+    return shape

@@ -1,0 +1,121 @@
+"""The contract's methods: messages in, one call of the orchestrator, messages out.
+
+Knows which calls are admitted, and for whom. Does not know transports (``serving.server``), statuses
+(``serving.boundary``) or how a round is answered (``serving.orchestrator``).
+"""
+
+# ruff: noqa: N802, ARG002  # gRPC spells its methods so, and gives each a request and a context
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Executor
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+
+from mediround.v1 import segmentation_pb2 as pb
+from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
+from serving import answering
+from serving.admission import Admission
+from serving.asking import Asking
+from serving.description import ServerDescription
+from serving.domain import U8, RoundResult
+from serving.errors import Exhausted, NotFound
+from serving.identity import caller_of
+from serving.images import rgb_of_file, rgb_of_pixels
+from serving.orchestrator import Orchestrator
+from serving.reception import Parcel, receive
+from serving.uploads import UploadKey, Uploads
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
+
+
+class SegmentationService(SegmentationServiceServicer):
+    """Serves one orchestrator. Handlers raise ``serving.errors`` and nothing else on purpose."""
+
+    def __init__(
+        self, orchestrator: Orchestrator, description: ServerDescription, uploads: Uploads, executor: Executor
+    ) -> None:
+        """``executor`` decodes images and encodes masks."""
+        limits = description.limits
+        self._orchestrator = orchestrator
+        self._description = description
+        self._asking = Asking(description)
+        self._uploads = uploads
+        self._executor = executor
+        self._rounds = Admission(limits.max_concurrent_rounds, "requests for rounds")
+        self._openings = Admission(limits.max_concurrent_uploads, "uploads")
+
+    async def OpenSession(
+        self, request_iterator: AsyncIterator[pb.OpenSessionRequest], context: Context
+    ) -> pb.OpenSessionResponse:
+        caller = caller_of(context.auth_context())
+        with self._openings.permit():
+            parcel = await self._received(request_iterator)
+            digest, rgb = await self._image(caller, parcel)
+            session = await self._orchestrator.open(caller, rgb)
+        return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
+
+    async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:
+        question, correction = self._asking.round(request)
+        caller = caller_of(context.auth_context())
+        with self._rounds.permit():
+            result = await self._orchestrator.ask(request.session_id, caller, question, correction)
+            return pb.AskRoundResponse(result=await self._answered(result, request.mask_encoding))
+
+    async def SegmentDialogue(
+        self, request: pb.SegmentDialogueRequest, context: Context
+    ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
+        questions, correction = self._asking.dialogue(request)
+        caller = caller_of(context.auth_context())
+        results = self._orchestrator.segment(request.session_id, caller, questions, correction)
+        with self._rounds.permit():
+            async with aclosing(results):
+                async for result in results:
+                    answered = await self._answered(result, request.mask_encoding)
+                    yield pb.SegmentDialogueResponse(result=answered)
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+        await self._orchestrator.close(request.session_id, caller_of(context.auth_context()))
+        return pb.CloseSessionResponse()
+
+    async def DescribeServer(
+        self,
+        request: pb.DescribeServerRequest,
+        context: Context,
+    ) -> pb.DescribeServerResponse:
+        return answering.description(self._description)
+
+    async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> Parcel:
+        allowed = self._description.limits.upload_timeout
+        try:
+            async with asyncio.timeout(allowed):
+                return await receive(messages, self._description.limits)
+        except TimeoutError:
+            raise Exhausted(f"the image took longer than {allowed:g} s to arrive") from None
+
+    async def _image(self, caller: str, parcel: Parcel) -> tuple[bytes, U8]:
+        """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""
+        if not parcel.payload:
+            held = self._uploads.get(UploadKey(caller, parcel.promised, parcel.shape))
+            if held is None:
+                raise NotFound("the bytes of this content_sha256 are not held: send them")
+            return parcel.promised, held
+        loop = asyncio.get_running_loop()
+        digest, rgb = await loop.run_in_executor(self._executor, self._decoded, parcel)
+        self._uploads.put(UploadKey(caller, digest, parcel.shape), rgb)
+        return digest, rgb
+
+    def _decoded(self, parcel: Parcel) -> tuple[bytes, U8]:
+        digest = parcel.digest()
+        if parcel.shape is not None:
+            return digest, rgb_of_pixels(parcel.payload, parcel.shape)
+        return digest, rgb_of_file(parcel.payload, self._description.limits)
+
+    async def _answered(self, result: RoundResult, encoding: pb.MaskEncoding.ValueType) -> pb.RoundResult:
+        loop = asyncio.get_running_loop()
+        digest = self._description.model_digest
+        return await loop.run_in_executor(self._executor, answering.round_result, result, encoding, digest)

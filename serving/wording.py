@@ -1,0 +1,56 @@
+"""The words of questions and answers: which are refused.
+
+Knows characters, lengths and reserved markers. Does not know tokens: ``serving.tokenizer`` guards the ids,
+this module tells the caller which words to change. No error repeats the caller's text.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from serving.errors import InvalidInput
+
+SEG = "[SEG]"
+MARKERS = (
+    SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
+)  # fmt: skip
+"""Reserved, spelled so; ``[seg]`` is a word like others, to the model too."""
+
+_REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "half of a surrogate pair"}
+
+
+def check_question(field: str, text: str, max_bytes: int) -> None:
+    """Raises InvalidInput for words that the model must not or cannot be asked."""
+    if not text.strip():
+        raise InvalidInput(field, "is empty")
+    _check_characters(field, text, max_bytes)
+    _check_markers(field, text)
+
+
+def check_answer(field: str, text: str, max_bytes: int) -> None:
+    """Raises InvalidInput unless the words of a given answer hold ``[SEG]`` exactly once and nothing reserved."""
+    _check_characters(field, text, max_bytes)
+    before, found, after = text.partition(SEG)
+    if not found or SEG in after:
+        raise InvalidInput(field, f"a given answer holds {SEG} exactly once")
+    _check_markers(field, before)
+    _check_markers(field, after)
+
+
+def _check_characters(field: str, text: str, max_bytes: int) -> None:
+    # Half a surrogate pair has no UTF-8; it is counted here and named below.
+    size = len(text.encode(errors="surrogatepass"))
+    if size > max_bytes:
+        raise InvalidInput(field, f"holds {size} bytes of UTF-8; the limit is {max_bytes}")
+    for position, character in enumerate(text):
+        refused = _REFUSED_CATEGORIES.get(unicodedata.category(character))
+        if refused:
+            raise InvalidInput(field, f"holds {refused} (U+{ord(character):04X}) at position {position}")
+
+
+def _check_markers(field: str, text: str) -> None:
+    """Full-width and other look-alikes count: a vocabulary may fold them (NFKC) into the marker itself."""
+    folded = unicodedata.normalize("NFKC", text)
+    for marker in MARKERS:
+        if marker in text or marker in folded:
+            raise InvalidInput(field, f"holds the reserved marker {marker}; rephrase it")

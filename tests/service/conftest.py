@@ -1,0 +1,54 @@
+"""A server on a free port of this machine, and clients of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from mediround import AsyncClient
+from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from serving.server import Server, serving
+from tests.service.stage import Stage
+from tests.service.stage import stage as build_stage
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def stage(executor: Executor) -> Stage:
+    return build_stage(executor)
+
+
+@pytest.fixture
+async def server(stage: Stage) -> AsyncIterator[Server]:
+    async with serving(stage.service) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server.address, timeout=20) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def stub(server: Server) -> AsyncIterator[SegmentationServiceStub]:
+    """The bare stub, for requests that the client would not make."""
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield SegmentationServiceStub(channel)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

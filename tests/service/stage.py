@@ -1,0 +1,97 @@
+"""The real service and orchestrator over scripted engines: what a service test plays on."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.bundle import Manifest
+from serving.description import ServerDescription
+from serving.dialogue import PromptForm
+from serving.domain import U8
+from serving.geometry import Geometry
+from serving.limits import Limits
+from serving.orchestrator import Orchestrator
+from serving.ports import Prompt
+from serving.service import SegmentationService
+from serving.stores.embeddings import MemoryEmbeddings
+from serving.stores.sessions import MemorySessions
+from serving.uploads import Uploads
+from tests.scripted.language import Answer, ScriptedLanguage
+from tests.scripted.vision import ScriptedVision
+from tests.unit.serving.manifests import manifest as made_up
+
+MODEL_DIGEST = "d" * 64
+LIMITS = {
+    "max_image_bytes": 3 << 20,
+    "max_image_pixels": 1 << 20,
+    "max_aspect_ratio": 10,
+    "max_rounds": 6,
+    "max_question_bytes": 64,
+    "max_sessions": 8,
+    "session_idle_timeout": 60.0,
+    "max_concurrent_rounds": 8,
+    "max_concurrent_uploads": 4,
+    "upload_timeout": 5.0,
+}
+
+
+class CharacterTokenizer:
+    """One id a character, after the reserved ones."""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(ord(character) + 16 for character in text)
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        return "".join(chr(token - 16) for token in ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    manifest: Manifest
+    language: ScriptedLanguage
+    vision: ScriptedVision
+    sessions: MemorySessions
+    embeddings: MemoryEmbeddings
+    uploads: Uploads
+    service: SegmentationService
+
+
+def stage(executor: Executor, *, default_mode: str = "forced", judge: bool = True, **limits: float) -> Stage:
+    """``limits`` replace those above."""
+    answers = {"default_mode": default_mode, "template": "It is [SEG].", "tail": ".", "max_new_tokens": 8}
+    manifest = made_up(answers=answers, judge={"present": judge, "threshold": 0.6})
+    bounds = Limits(**(LIMITS | limits))
+    language, vision = ScriptedLanguage(manifest, answer=_spoken), ScriptedVision(manifest)
+    sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
+    embeddings = MemoryEmbeddings(1 << 26, manifest.image.embedding, np.float32)
+    uploads = Uploads(1 << 22)
+    description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds, "scripted", "scripted")
+    orchestrator = Orchestrator(
+        language=language,
+        vision=vision,
+        embeddings=embeddings,
+        sessions=sessions,
+        form=PromptForm(manifest, CharacterTokenizer()),
+        geometry=Geometry(manifest.image, manifest.tower, "e" * 64),
+        pixel_executor=executor,
+        max_rounds=bounds.max_rounds,
+    )
+    service = SegmentationService(orchestrator, description, uploads, executor)
+    return Stage(manifest, language, vision, sessions, embeddings, uploads, service)
+
+
+def _spoken(prompt: Prompt) -> Answer:
+    """What the model says of itself: no mask to who asks whether it can hear."""
+    words = CharacterTokenizer().decode(tuple(token for token in prompt.token_ids if token >= 16))
+    if "hear me" in words.rpartition("[INST]")[2]:
+        return CharacterTokenizer().encode("Yes."), False
+    return CharacterTokenizer().encode("Here "), True
+
+
+def picture(height: int = 48, width: int = 64, seed: int = 0) -> U8:
+    """RGB uint8 (H, W, 3) without a black pixel."""
+    return np.random.default_rng(seed).integers(1, 256, (height, width, 3), np.uint8)
