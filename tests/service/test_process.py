@@ -1,0 +1,102 @@
+"""``python -m serving`` as a process: golden dialogues through the wire, starting, refusing to start, draining."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporters.golden import read_golden
+from loadtest.launch import Launched, launched
+from mediround import Client, MediRoundError, Round
+from serving.bundle import Bundle
+
+START_FAILED = 2
+
+
+@pytest.fixture(scope="module")
+def golden_server(golden_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    with launched(golden_bundle.directory, tmp_path_factory.mktemp("golden") / "server.log") as server:
+        yield server
+
+
+def test_golden_dialogues_through_the_running_server(golden_server: Launched, golden_directory: Path) -> None:
+    compared = 0
+    with Client(golden_server.address) as client:
+        for dialogue in read_golden(golden_directory):
+            rounds = [Round(q.text, refer_to=q.refer_to, answer=q.answer) for q in dialogue.questions]
+            results = client.segment(dialogue.rgb, rounds, correction="referenced")
+            for expected, result in zip(dialogue.rounds, results, strict=True):
+                assert result.mask is not None
+                assert np.mean(result.mask != expected.mask) <= 1e-4
+                if expected.score is not None:
+                    assert result.score == pytest.approx(expected.score, abs=1e-4)
+                compared += 1
+    assert compared == 20
+
+
+def test_live_rounds_equal_the_dialogue_known_in_advance(golden_server: Launched, golden_directory: Path) -> None:
+    dialogue = list(read_golden(golden_directory))[2]
+    rounds = [Round(q.text, refer_to=q.refer_to, answer=q.answer) for q in dialogue.questions]
+    with Client(golden_server.address) as client, client.open(dialogue.rgb) as session:
+        known = list(client.segment(dialogue.rgb, rounds, correction="always"))
+        live = [session.ask(r.question, refer_to=r.refer_to, answer=r.answer) for r in rounds]
+    assert known[-1].cache.wave == 1
+    for ahead, asked in zip(known, live, strict=True):
+        assert asked.score == pytest.approx(ahead.score, abs=1e-4)
+        assert np.mean(asked.mask != ahead.mask) <= 1e-4
+
+
+def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", "--listen", "127.0.0.1:0", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_damaged_bundle_is_refused_with_one_line(random_bundle: Bundle, tmp_path: Path) -> None:
+    damaged = tmp_path / "bundle"
+    shutil.copytree(random_bundle.directory, damaged)
+    with (damaged / "mask_decoder.onnx").open("r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"\0\1\2\3")
+    (damaged / "tokenizer.model").unlink()
+    ended = start("--bundle", str(damaged))
+    assert ended.returncode == START_FAILED
+    assert "mask_decoder.onnx: SHA-256" in ended.stderr
+    assert "tokenizer.model: missing" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_open_bind_is_refused(random_bundle: Bundle) -> None:
+    ended = start("--bundle", str(random_bundle.directory), "--listen", "0.0.0.0:0")
+    assert ended.returncode == START_FAILED
+    assert "--allow-insecure-bind" in ended.stderr
+
+
+def test_sigterm_drains(random_bundle: Bundle, tmp_path: Path) -> None:
+    """A round in flight is answered; then the process ends well."""
+    log = tmp_path / "server.log"
+    with launched(random_bundle.directory, log) as server, Client(server.address) as client:
+        image = np.random.default_rng(0).integers(1, 256, (64, 64, 3), np.uint8)
+        results = client.segment(image, [Round("Where?", mode="forced"), Round("And?", refer_to=0, mode="forced")])
+        first = next(results)
+        subprocess.run(["kill", f"-{signal.SIGTERM.value}", str(server.pid)], check=True)
+        assert [first.index, *(result.index for result in results)] == [0, 1]
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{server.pid}/status").exists() and "State:\tZ" not in status(server.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(MediRoundError):
+            client.describe(timeout=5)
+    assert "draining" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
