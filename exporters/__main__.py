@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
     commands = parser.add_subparsers(required=True)
     _bundle_arguments(commands.add_parser("bundle", help="a checkpoint in the published layout → a bundle"))
-    random = commands.add_parser("random", help="a random checkpoint with its llava_med/ (base) and clip/ directories")
+    random = commands.add_parser(
+        "random", help="a random checkpoint with its llava_med/ (base) and clip/ directories"
+    )
     random.add_argument("--size", choices=sorted(SIZES), required=True)
     random.add_argument("--seed", type=int, default=0)
     random.add_argument("--out", type=Path, required=True)
@@ -55,6 +57,9 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="directory of pytorch_model*.bin")
     parser.add_argument("--base", type=Path, required=True, help="directory of config.json and tokenizer.model")
     parser.add_argument("--clip", type=Path, required=True, help="directory of the vision tower")
+    parser.add_argument(
+        "--gaussian", type=Path, help="position matrix (.npy) in place of the checkpoint's rounded one"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default=DEFAULTS.name)
     parser.add_argument("--version", default=DEFAULTS.version)
@@ -87,7 +92,8 @@ def _bundle(given: argparse.Namespace) -> int:
         alpha=given.lora_alpha,
         intended_use=given.intended_use,
     )
-    bundle = write_bundle(Sources(given.checkpoint, given.base, given.clip), choices, given.out, progress)
+    sources = Sources(given.checkpoint, given.base, given.clip, given.gaussian)
+    bundle = write_bundle(sources, choices, given.out, progress)
     progress(f"bundle {bundle.manifest.name} {bundle.manifest.version}, digest {bundle.digest}")
     return 0
 

@@ -53,7 +53,7 @@ SIZES: dict[Size, Sizes] = {
 
 
 def write_random(size: Size, seed: int, out: Path) -> None:
-    """Write ``pytorch_model.bin``, ``llava_med/`` (the base) and ``clip/`` below ``out``, as the golden directory has them."""
+    """Write ``pytorch_model.bin``, ``llava_med/`` (the base) and ``clip/`` below ``out``."""
     base, clip = out / "llava_med", out / "clip"
     for directory in (base, clip):
         directory.mkdir(parents=True, exist_ok=True)

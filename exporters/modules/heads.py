@@ -62,7 +62,9 @@ class Heads(nn.Module):
         """Features [B, K, 256], thresholds [B, K] → score [B, K], corrected bool [B, K], features [B, K, 256]."""
         if self.judge is None or self.corrector is None:
             score = torch.full_like(threshold, torch.nan)
-            return score, score <= threshold, seg_features
+            corrected = score <= threshold  # never
+            # A graph's output must not be one of its inputs, hence the choice between what is and what never is.
+            return score, corrected, torch.where(corrected.unsqueeze(-1), torch.nan, seg_features)
         score = self.judge(seg_features)
         corrected = score <= threshold
         features = torch.where(corrected.unsqueeze(-1), self.corrector(seg_features), seg_features)
