@@ -39,7 +39,7 @@ from training.sources import Sources
 from training.targets import Head
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_A_CONTINUED, STEPS_B = 2200, 900, 1400
+STEPS_A, STEPS_A_CONTINUED, STEPS_B = 2200, 600, 1300
 SEED_A, SEED_A_CONTINUED, SEED_B, SEED_JUDGMENT = 7, 8, 11, 13
 HERE = Path(__file__).resolve().parent.parent
 

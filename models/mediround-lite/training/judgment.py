@@ -17,7 +17,7 @@ from training.vision import SMALLEST, VisionHalf, areas, full_size, iou
 
 SORTS = ("clean", "mixture", "noise", "shrunk")
 CORRECTOR_STEPS, JUDGE_STEPS, BATCH = 2500, 1500, 128
-IMAGES = 420
+IMAGES = 250
 
 
 def degraded(tokens: Tensor, structures: Tensor, sort: str, random: torch.Generator) -> Tensor:

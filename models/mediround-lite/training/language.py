@@ -63,13 +63,21 @@ class LanguageHalf(nn.Module):
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.05)
 
-    def forward(self, rows: list[Row], tokens: TokenSpec, *, zeroed: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        rows: list[Row],
+        tokens: TokenSpec,
+        *,
+        seen: tuple[Tensor, Tensor] | None = None,
+        zeroed: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         """Rows → hidden states [B, T, H] and their token ids [B, T] with the image expanded, padded right.
 
-        ``zeroed`` sets crop and box embeddings to 0: the test whether references are used.
+        ``seen`` is what ``see`` returned for rows with these images and references. ``zeroed`` sets crop and
+        box embeddings to 0: the test whether references are used.
         """
         token_ids = expanded(rows, tokens)
-        patches, crops = self._seen(rows)
+        patches, crops = self.see(rows) if seen is None else seen
         embedded = self.model.embed(token_ids.clamp(min=0))
         embedded = embedded.masked_scatter((token_ids == tokens.image)[..., None], patches.flatten(0, 1))
         shown = [reference for row in rows for reference in row.references]
@@ -80,7 +88,7 @@ class LanguageHalf(nn.Module):
             embedded = embedded.masked_scatter((token_ids == tokens.bbox)[..., None], boxes * keep)
         return self.model(embedded)[0], token_ids
 
-    def _seen(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+    def see(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
         """Patch tokens of the rows' images [B, 64, H], crop tokens of their references [X, H]."""
         images = [row.image for row in rows]
         crops = [reference.crop for row in rows for reference in row.references]

@@ -114,20 +114,20 @@ class Player:
         """Greedy words of each answer, and the feature read where [SEG] came next."""
         words: list[list[int]] = [[] for _ in dialogues]
         features: dict[int, Tensor] = {}
-        pending = list(range(len(dialogues)))
+        pending = set(range(len(dialogues)))
+        seen = self.half.see([one.row(()) for one in dialogues])
         while pending:
-            rows = [dialogues[k].row(words[k]) for k in pending]
-            hidden, token_ids = self.half(rows, self.tokens, zeroed=zeroed)
+            rows = [one.row(ids) for one, ids in zip(dialogues, words, strict=True)]
+            hidden, token_ids = self.half(rows, self.tokens, seen=seen, zeroed=zeroed)
             last = hidden[torch.arange(len(rows)), (token_ids >= 0).sum(1) - 1]
             following = self.model.language.lm_head(last).argmax(-1).tolist()
-            still = []
-            for line, (k, token) in enumerate(zip(pending, following, strict=True)):
-                if token == self.tokens.seg:
-                    features[k] = self.model.language.feature(last[line])
-                elif token != self.tokens.eos and len(words[k]) < MAX_WORDS:
-                    words[k].append(token)
-                    still.append(k)
-            pending = still
+            for k in list(pending):
+                if following[k] not in {self.tokens.seg, self.tokens.eos} and len(words[k]) < MAX_WORDS:
+                    words[k].append(following[k])
+                    continue
+                pending.remove(k)
+                if following[k] == self.tokens.seg:
+                    features[k] = self.model.language.feature(last[k])
         return [(ids, features.get(k)) for k, ids in enumerate(words)]
 
     def _decode(self, scene: Scene, words: str, feature: Tensor | None, threshold: float) -> Said:

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from serving.bundle import TokenSpec
-from training.dialogues import TRAINING
 from training.language import IGNORED, LanguageHalf
 from training.rows import Lesson, Pictures, Script, dialogue_lesson, standalone_lesson
 
 DIALOGUES, STANDALONE = 12, 16
+ROUNDS, LONG_ROUNDS, LONG_SHARE = (3, 6), (7, 10), 0.2
 RATE, PROJECTION_FACTOR, WARM_UP = 1.5e-3, 4.0, 30
 WORD_WEIGHT, FEATURE_WEIGHT, NAME_WEIGHT, ANSWER_WEIGHT = 3.0, 2.0, 0.7, 1.0
 KEEP_EVERY = 50
@@ -94,7 +94,12 @@ def draw(
 ) -> tuple[list[Lesson], list[Lesson]]:
     """One step's dialogues and stand-alone rows."""
     rows = [int(row) for row in random.choice(usable, DIALOGUES + STANDALONE, replace=False)]
-    long = [dialogue_lesson(script, pictures, row, TRAINING, random) for row in rows[:DIALOGUES]]
+    few, many = LONG_ROUNDS if random.random() < LONG_SHARE else ROUNDS
+    lengths = random.integers(few, many + 1, DIALOGUES).tolist()
+    long = [
+        dialogue_lesson(script, pictures, row, rounds, random)
+        for row, rounds in zip(rows[:DIALOGUES], lengths, strict=True)
+    ]
     short = [standalone_lesson(script, pictures, row, random) for row in rows[DIALOGUES:]]
     return long, [lesson for lesson in short if lesson is not None]
 
