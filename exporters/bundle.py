@@ -57,7 +57,7 @@ class Sources:
     base: Path
     clip: Path
     gaussian: Path | None = None
-    """A .npy with the position matrix at full precision, for a checkpoint that stored it rounded: masks hang on it."""
+    """A .npy with the position matrix at full precision, for a checkpoint that stored it rounded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from serving.bundle import Bundle, load_bundle
 
 REPOSITORY = Path(__file__).parent.parent
 BUILT = REPOSITORY / "build" / "test-bundles"
+GAUSSIAN = REPOSITORY / "tests" / "parity" / "gaussian_matrix.npy"
+"""The golden checkpoint holds its position matrix rounded to float16; the recording was made before the rounding
+(tests/parity/test_modules_golden.py)."""
 SHARED = Path(os.environ.get("MEDIROUND_SHARED", REPOSITORY.parent / "shared"))
 
 
@@ -43,17 +46,18 @@ def golden_bundle(golden_directory: Path) -> Bundle:
     for path in sorted(golden_directory.glob("**/*")):
         if path.is_file() and path.suffix in {".bin", ".safetensors", ".json", ".model"}:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return load_bundle(_built("golden", digest.hexdigest(), golden_directory))
+    digest.update(GAUSSIAN.read_bytes())
+    return load_bundle(_built("golden", digest.hexdigest(), golden_directory, "--gaussian", str(GAUSSIAN)))
 
 
-def _built(name: str, key: str, source: Path | None = None) -> Path:
+def _built(name: str, key: str, source: Path | None = None, *more: str) -> Path:
     """The bundle's directory; it appears there only when it is complete."""
     directory = BUILT / f"{name}-{key[:16]}"
     if not directory.is_dir():
         BUILT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILT) as work:
             checkpoint = source or _random_checkpoint(Path(work) / "checkpoint")
-            _export_bundle(checkpoint, Path(work) / "bundle")
+            _export_bundle(checkpoint, Path(work) / "bundle", *more)
             if not directory.is_dir():  # another run may have been faster
                 (Path(work) / "bundle").rename(directory)
     return directory
@@ -64,9 +68,9 @@ def _random_checkpoint(out: Path) -> Path:
     return out
 
 
-def _export_bundle(checkpoint: Path, out: Path) -> None:
+def _export_bundle(checkpoint: Path, out: Path, *more: str) -> None:
     base, clip = str(checkpoint / "llava_med"), str(checkpoint / "clip")
-    _exporters("bundle", "--checkpoint", str(checkpoint), "--base", base, "--clip", clip, "--out", str(out))
+    _exporters("bundle", "--checkpoint", str(checkpoint), "--base", base, "--clip", clip, "--out", str(out), *more)
 
 
 def _exporters(*arguments: str) -> None:
