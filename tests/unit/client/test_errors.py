@@ -1,0 +1,92 @@
+"""Failed calls as errors, whatever a server or a proxy before it says."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from mediround import errors
+from mediround.errors import from_failure
+
+Code = grpc.StatusCode
+DETAILS = "grpc-status-details-bin"
+
+
+def failure(code: grpc.StatusCode, *metadata: tuple[str, str | bytes]) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*metadata), "words")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (Code.INVALID_ARGUMENT, errors.InvalidArgument),
+        (Code.OUT_OF_RANGE, errors.InvalidArgument),
+        (Code.NOT_FOUND, errors.NotFound),
+        (Code.FAILED_PRECONDITION, errors.FailedPrecondition),
+        (Code.UNAUTHENTICATED, errors.AccessDenied),
+        (Code.PERMISSION_DENIED, errors.AccessDenied),
+        (Code.RESOURCE_EXHAUSTED, errors.ResourceExhausted),
+        (Code.UNAVAILABLE, errors.Unavailable),
+        (Code.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (Code.CANCELLED, errors.Cancelled),
+        (Code.UNIMPLEMENTED, errors.ProtocolMismatch),
+        (Code.INTERNAL, errors.ServerFault),
+        (Code.UNKNOWN, errors.ServerFault),
+        (Code.DATA_LOSS, errors.ServerFault),
+        (Code.ABORTED, errors.ServerFault),
+        (Code.ALREADY_EXISTS, errors.ServerFault),
+    ],
+)
+@pytest.mark.parametrize(
+    "metadata", [[], [(DETAILS, b"\xff\xff")], [(DETAILS, b"")], [("x-other-bin", b"\xff"), ("x-other", "y")]]
+)
+def test_every_code_with_whatever_details(
+    code: grpc.StatusCode, kind: type[Exception], metadata: list[tuple[str, str | bytes]]
+) -> None:
+    error = from_failure(failure(code, *metadata))
+    assert type(error) is kind
+    assert "words" in str(error)
+
+
+def detailed(code: grpc.StatusCode, *details: object) -> errors.MediRoundError:
+    status = status_pb2.Status(code=code.value[0], message="words")
+    for detail in details:
+        status.details.add().Pack(detail)
+    return from_failure(failure(code, (DETAILS, status.SerializeToString())))
+
+
+def test_fields_that_must_change() -> None:
+    bad = error_details_pb2.BadRequest()
+    bad.field_violations.add(field="question.text", description="is empty")
+    bad.field_violations.add(field="mask_encoding", description="is PNG")
+    error = detailed(Code.INVALID_ARGUMENT, error_details_pb2.Help(), bad)
+    assert error.violations == (
+        errors.FieldViolation("question.text", "is empty"),
+        errors.FieldViolation("mask_encoding", "is PNG"),
+    )
+
+
+@pytest.mark.parametrize("code", [Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE])
+def test_when_to_come_again(code: grpc.StatusCode) -> None:
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(1250)
+    assert detailed(code, info).retry_after == 1.25
+    assert from_failure(failure(code)).retry_after == 1.0
+
+
+def test_what_to_report() -> None:
+    error = detailed(Code.INTERNAL, error_details_pb2.RequestInfo(request_id="0123"))
+    assert error.incident == "0123"
+    assert from_failure(failure(Code.INTERNAL)).incident is None
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = {line.partition("── ")[2].split()[0] for line in errors.__doc__.splitlines() if "── " in line}
+    real = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.MediRoundError) and kind is not errors.MediRoundError
+    }
+    assert drawn == real
+    assert all(vars(errors)[name].__doc__ for name in real)

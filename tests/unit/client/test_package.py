@@ -1,0 +1,27 @@
+"""The package as a whole: light, typed, and in step with the contract."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mediround
+
+CLIENTS = Path(mediround.__file__).parent.parent
+HEAVY = ("torch", "vllm", "onnxruntime", "cv2", "PIL", "pydantic", "serving")
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = f"import mediround, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_it_says_that_it_is_typed() -> None:
+    assert (CLIENTS / "mediround" / "py.typed").is_file()
+
+
+def test_all_that_is_named_is_there() -> None:
+    assert mediround.__all__ == sorted(mediround.__all__)
+    assert all(hasattr(mediround, name) for name in mediround.__all__)

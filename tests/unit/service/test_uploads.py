@@ -1,0 +1,62 @@
+"""Images that callers may open again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serving.domain import U8
+from serving.images import RawShape
+from serving.uploads import UploadKey, Uploads
+
+
+def image(side: int = 10) -> U8:
+    """3 * side * side bytes."""
+    return np.zeros((side, side, 3), np.uint8)
+
+
+def key(name: str, caller: str = "anna", shape: RawShape | None = None) -> UploadKey:
+    return UploadKey(caller, name.encode(), shape)
+
+
+def test_a_caller_reaches_its_own_alone() -> None:
+    uploads = Uploads(1000)
+    held = image()
+    uploads.put(key("a"), held)
+    assert uploads.get(key("a")) is held
+    assert uploads.get(key("a", caller="ben")) is None
+    assert uploads.get(key("a", shape=RawShape(10, 10, 3))) is None
+    assert uploads.get(key("b")) is None
+
+
+def test_what_was_used_longest_ago_leaves_first() -> None:
+    uploads = Uploads(900)
+    for name in "abc":
+        uploads.put(key(name), image())
+    uploads.get(key("a"))
+    uploads.put(key("d"), image())
+    assert [uploads.get(key(name)) is not None for name in "abcd"] == [True, False, True, True]
+    assert uploads.nbytes == 900
+
+
+def test_a_large_image_displaces_several() -> None:
+    uploads = Uploads(1300)
+    for name in "abcd":
+        uploads.put(key(name), image())
+    uploads.put(key("e"), image(20))
+    assert uploads.nbytes == 1200
+    assert uploads.get(key("e")) is not None
+
+
+def test_an_image_beyond_the_budget_displaces_nothing() -> None:
+    uploads = Uploads(900)
+    uploads.put(key("a"), image())
+    uploads.put(key("b"), image(20))
+    assert uploads.get(key("a")) is not None
+    assert uploads.get(key("b")) is None
+
+
+def test_the_same_image_twice_counts_once() -> None:
+    uploads = Uploads(900)
+    uploads.put(key("a"), image())
+    uploads.put(key("a"), image())
+    assert uploads.nbytes == 300
