@@ -59,15 +59,16 @@ def refusal(error: Exception, method: str) -> Refusal:
 
 
 def _violation(error: InvalidInput) -> Message:
-    detail = error_details_pb2.BadRequest()
-    detail.field_violations.add(field=error.field, description=error.description)
+    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+    detail: Message = error_details_pb2.BadRequest(field_violations=[violation])
     return detail
 
 
 def _retry(seconds: float) -> Message:
     delay = Duration()
     delay.FromNanoseconds(round(seconds * 1e9))
-    return error_details_pb2.RetryInfo(retry_delay=delay)
+    detail: Message = error_details_pb2.RetryInfo(retry_delay=delay)
+    return detail
 
 
 def _internal(error: Exception, method: str) -> Refusal:
