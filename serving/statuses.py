@@ -59,8 +59,8 @@ def refusal(error: Exception, method: str) -> Refusal:
 
 
 def _violation(error: InvalidInput) -> Message:
-    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
-    detail: Message = error_details_pb2.BadRequest(field_violations=[violation])
+    found = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+    detail: Message = error_details_pb2.BadRequest(field_violations=[found])
     return detail
 
 
