@@ -58,7 +58,7 @@ def description(served: ServerDescription) -> pb.DescribeServerResponse:
         server_version=served.server_version,
         intended_use=manifest.intended_use,
         limits=_limits(served),
-        answer_modes=[pb.ANSWER_MODE_FORCED, pb.ANSWER_MODE_FREE],
+        answer_modes=[pb.ANSWER_MODE_FORCED, pb.ANSWER_MODE_GRAMMAR, pb.ANSWER_MODE_FREE],
         default_answer_mode=_DEFAULT_MODES[manifest.answers.default_mode],
         correction_policies=[*policies, pb.CORRECTION_POLICY_OFF],
         mask_encodings=[pb.MASK_ENCODING_COCO_RLE, pb.MASK_ENCODING_PACKED_BITS, pb.MASK_ENCODING_PNG],

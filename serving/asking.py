@@ -15,7 +15,11 @@ from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question
 from serving.errors import InvalidInput
 from serving.wording import check_answer, check_question
 
-_MODES = {pb.ANSWER_MODE_FORCED: AnswerMode.FORCED, pb.ANSWER_MODE_FREE: AnswerMode.FREE}
+_MODES = {
+    pb.ANSWER_MODE_FORCED: AnswerMode.FORCED,
+    pb.ANSWER_MODE_GRAMMAR: AnswerMode.GRAMMAR,
+    pb.ANSWER_MODE_FREE: AnswerMode.FREE,
+}
 _POLICIES = {
     pb.CORRECTION_POLICY_ALWAYS: CorrectionPolicy.ALWAYS,
     pb.CORRECTION_POLICY_REFERENCED: CorrectionPolicy.REFERENCED,
@@ -68,7 +72,7 @@ class Asking:
             free = self.description.manifest.answers.default_mode == "free" and not question.answer
             return AnswerMode.FREE if free else AnswerMode.FORCED
         if question.answer_mode not in _MODES:
-            raise InvalidInput(f"{path}.answer_mode", "is FORCED or FREE")
+            raise InvalidInput(f"{path}.answer_mode", "is FORCED, GRAMMAR or FREE")
         return _MODES[question.answer_mode]
 
     def _correction(self, correction: pb.Correction, default: CorrectionPolicy) -> Correction:

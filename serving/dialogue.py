@@ -28,6 +28,8 @@ class Turn:
     """Forced: ``[SEG]``, the words after it, the end. Free: empty."""
     answer: str
     """Forced: the answer's words. Free: empty."""
+    ensure_seg: bool = False
+    """Free: the answer must have a ``[SEG]``."""
 
     @property
     def forced(self) -> bool:
@@ -56,8 +58,9 @@ class PromptForm:
         else:
             opening, lead = (), "[INST] "
         asked = f"{lead}{question.text.strip()} [/INST]"
-        if question.mode is AnswerMode.FREE:
-            return Turn((*opening, *encode(asked)), (), "")
+        if question.mode is not AnswerMode.FORCED:
+            ensure_seg = question.mode is AnswerMode.GRAMMAR
+            return Turn((*opening, *encode(asked)), (), "", ensure_seg)
         before, after = self._split(question.answer)
         prompt = (*opening, *encode(f"{asked} {before}"))
         return Turn(prompt, (tokens.seg, *encode(f"{after} "), tokens.eos), f"{before}{SEG}{after}")
@@ -103,7 +106,7 @@ def waves(questions: Sequence[Question], first_index: int) -> list[range]:
     start = 0
     for position, question in enumerate(questions):
         refers_into_wave = question.refer_to is not None and question.refer_to >= first_index + start
-        follows_free = position > start and questions[position - 1].mode is AnswerMode.FREE
+        follows_free = position > start and questions[position - 1].mode is not AnswerMode.FORCED
         if position > start and (refers_into_wave or follows_free):
             groups.append(range(start, position))
             start = position

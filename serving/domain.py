@@ -24,6 +24,8 @@ NO_CORRECTION = -1.0
 class AnswerMode(Enum):
     FORCED = auto()
     """The answer's words are given; the feature is read before its ``[SEG]``."""
+    GRAMMAR = auto()
+    """The model answers in its own words; where they would end without ``[SEG]``, it stands there all the same."""
     FREE = auto()
     """The model answers in its own words; it may answer without ``[SEG]``."""
 

@@ -20,6 +20,8 @@ class Prompt:
 
     dialogue: str
     """Groups prompts that extend one another (the session's id): a hint for prefix caches, never a key."""
+    tenant: str
+    """Whose dialogue it is (the caller): what an engine keeps of one tenant's prompts never serves another's."""
     token_ids: tuple[int, ...]
     """The image placeholder once, not expanded; a crop and a box placeholder for each reference, in order."""
     image: TowerImage
@@ -28,6 +30,8 @@ class Prompt:
     """Indices into ``token_ids``, ascending: the tokens just before each forced ``[SEG]`` that is wanted."""
     max_new_tokens: int
     """0 reads only. Otherwise the answer is generated, greedily, up to ``[SEG]``, the end, or this many."""
+    ensure_seg: bool
+    """A generated answer has its ``[SEG]``: it takes the place of the end, or of the last of the new tokens."""
 
 
 @dataclass(frozen=True, slots=True)

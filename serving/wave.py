@@ -70,11 +70,13 @@ def prompt(session: Session, asked: Sequence[Asked], form: PromptForm) -> Prompt
     references = [done.reference for done in session.rounds] + [item.reference for item in asked]
     return Prompt(
         dialogue=session.session_id,
+        tenant=session.caller,
         token_ids=tuple(token_ids),
         image=session.image.tower,
         references=tuple(reference for reference in references if reference is not None),
         feature_positions=tuple(positions),
         max_new_tokens=max_new_tokens,
+        ensure_seg=asked[-1].turn.ensure_seg,
     )
 
 

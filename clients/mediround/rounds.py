@@ -13,8 +13,9 @@ from mediround.errors import FieldViolation, InvalidArgument
 from mediround.results import RoundResult
 from mediround.v1 import segmentation_pb2 as pb
 
-Mode: TypeAlias = Literal["forced", "free"]
-"""``forced``: the answer's words are given. ``free``: the model's own words, perhaps without a mask."""
+Mode: TypeAlias = Literal["forced", "grammar", "free"]
+"""``forced``: the answer's words are given. ``free``: the model's own words, perhaps without a mask; ``grammar``:
+the same, but always with one."""
 LiveCorrection: TypeAlias = Literal["always", "off"]
 DialogueCorrection: TypeAlias = Literal["always", "referenced", "off"]
 """``referenced``: the rounds that a later one refers to are judged, as the published evaluation does."""
@@ -22,6 +23,7 @@ DialogueCorrection: TypeAlias = Literal["always", "referenced", "off"]
 _MODES: dict[str | None, pb.AnswerMode.ValueType] = {
     None: pb.ANSWER_MODE_UNSPECIFIED,
     "forced": pb.ANSWER_MODE_FORCED,
+    "grammar": pb.ANSWER_MODE_GRAMMAR,
     "free": pb.ANSWER_MODE_FREE,
 }
 _POLICIES: dict[str, pb.CorrectionPolicy.ValueType] = {

@@ -18,7 +18,7 @@ from serving.errors import EngineFault
 from serving.graph import CPU
 from serving.llm.expanded import Expanded, expand
 from serving.llm.graphs import LanguageGraphs, Reading
-from serving.llm.prefix import PrefixCache
+from serving.llm.prefix import DialogueKey, PrefixCache
 from serving.ports import Completion, Prompt
 from serving.worker import Stop, Worker
 
@@ -86,14 +86,14 @@ class OnnxLanguage:
 
     def _complete(self, prompt: Prompt, stop: Stop) -> Completion:
         expanded = expand(prompt, self._manifest)
-        reading, cached = self._read(prompt.dialogue, expanded, stop)
+        reading, cached = self._read((prompt.tenant, prompt.dialogue), expanded, stop)
         count = len(prompt.feature_positions)
         features = tuple(self._feature(reading, row) for row in range(count))
-        answered = self._generate(reading, prompt.max_new_tokens, stop)
-        self._cache.keep(prompt.dialogue, answered.last.past)
+        answered = self._generate(reading, prompt.max_new_tokens, stop, ensure_seg=prompt.ensure_seg)
+        self._cache.keep((prompt.tenant, prompt.dialogue), answered.last.past)
         return Completion(features, answered.token_ids, answered.segmented, len(expanded), cached)
 
-    def _read(self, dialogue: str, expanded: Expanded, stop: Stop) -> tuple[Reading, int]:
+    def _read(self, dialogue: DialogueKey, expanded: Expanded, stop: Stop) -> tuple[Reading, int]:
         """One pass over what the cache lacks. The last row of the reading is the prompt's last token's."""
         # A feature is read where its token is computed, so nothing is reused from the first one on.
         wanted = (*expanded.feature_positions, len(expanded) - 1)
@@ -104,12 +104,14 @@ class OnnxLanguage:
         self._cached += len(past)
         return reading, len(past)
 
-    def _generate(self, reading: Reading, limit: int, stop: Stop) -> Answered:
-        """Greedily, up to ``[SEG]``, the end, or ``limit`` tokens."""
+    def _generate(self, reading: Reading, limit: int, stop: Stop, *, ensure_seg: bool) -> Answered:
+        """Greedily, up to ``[SEG]``, the end, or ``limit`` tokens; ``ensure_seg``: ``[SEG]`` in any case."""
         tokens = self._manifest.tokens
         generated: list[int] = []
         while len(generated) < limit:
             token = likeliest(reading.logits[-1], self._never_generated)
+            if ensure_seg and (token == tokens.eos or len(generated) == limit - 1):
+                token = tokens.seg
             if token == tokens.seg:
                 return Answered(tuple(generated), self._feature(reading, -1), reading)
             if token == tokens.eos:

@@ -17,6 +17,9 @@ from serving.domain import F32
 TokenKey = int | str | bytes | tuple[str, int]
 """A token by content: text id | crop's digest | box's bytes | (image's digest, patch)."""
 
+DialogueKey = tuple[str, str]
+"""Whose dialogue, and its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
@@ -46,10 +49,10 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._prefixes: OrderedDict[str, Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[DialogueKey, Prefix] = OrderedDict()
         self.nbytes = 0
 
-    def longest(self, dialogue: str, tokens: Sequence[TokenKey], limit: int) -> Prefix | None:
+    def longest(self, dialogue: DialogueKey, tokens: Sequence[TokenKey], limit: int) -> Prefix | None:
         """What is held of ``tokens[:limit]``; None when the dialogue has nothing of it."""
         held = self._prefixes.get(dialogue)
         if held is None:
@@ -58,7 +61,7 @@ class PrefixCache:
         common = _common(held.tokens, tokens, min(limit, len(held), len(tokens)))
         return held.cut(common) if common else None
 
-    def keep(self, dialogue: str, prefix: Prefix) -> None:
+    def keep(self, dialogue: DialogueKey, prefix: Prefix) -> None:
         """Hold ``prefix`` in place of the dialogue's last one, if it fits the budget at all."""
         replaced = self._prefixes.pop(dialogue, None)
         self.nbytes -= replaced.nbytes if replaced else 0

@@ -186,6 +186,27 @@ async def test_forced_rounds_before_a_free_one(subject: Subject) -> None:
     assert both.token_ids == (await subject.engine.complete(free)).token_ids
 
 
+@pytest.mark.parametrize("limit", [1, 2, 6])
+async def test_an_answer_that_must_have_its_seg(subject: Subject, limit: int) -> None:
+    """The same words as without the rule, as far as they go; then the feature that a forced round would read."""
+    start = subject.draft().say(5)
+    free = await subject.engine.complete(start.prompt("free", limit))
+    ensured = await subject.engine.complete(start.prompt("ensured", limit, ensure_seg=True))
+    assert len(ensured.token_ids) < limit
+    assert ensured.token_ids == free.token_ids[: len(ensured.token_ids)]
+    assert ensured.generated is not None
+    history = replace(start, token_ids=(*start.token_ids, *ensured.token_ids)).read()
+    assert_same(ensured.generated.vector, (await subject.vectors(history.prompt("forced")))[0])
+
+
+async def test_a_tenant_finds_nothing_of_another(subject: Subject) -> None:
+    """Nor does it learn, by a count, what another has asked."""
+    ours = await subject.engine.complete(two_rounds(subject).prompt("shared", tenant="ours"))
+    theirs = await subject.engine.complete(two_rounds(subject).prompt("shared", tenant="theirs"))
+    assert theirs.cached_tokens == 0
+    assert_same(ours.features[1].vector, theirs.features[1].vector)
+
+
 async def test_the_round_after_a_generated_answer(subject: Subject) -> None:
     """The history holds what was generated; how it came there changes nothing."""
 

@@ -28,7 +28,7 @@ class ScriptedLanguage:
         self.script = Script()
         self._manifest = manifest
         self._answer = answer or self._two_tokens
-        self._read: dict[str, tuple[bytes, ...]] = {}
+        self._read: dict[tuple[str, str], tuple[bytes, ...]] = {}
         self._closed = False
 
     @property
@@ -84,6 +84,8 @@ class ScriptedLanguage:
             return (), False
         ids, segmented = self._answer(prompt)
         # As in a model, the token that ends an answer counts as one of the new ones.
+        if prompt.ensure_seg:
+            return ids[: prompt.max_new_tokens - 1], True
         return ids[: prompt.max_new_tokens], segmented and len(ids) < prompt.max_new_tokens
 
     def _two_tokens(self, prompt: Prompt) -> Answer:
@@ -99,8 +101,9 @@ class ScriptedLanguage:
 
     def _cached(self, prompt: Prompt, states: tuple[bytes, ...]) -> int:
         """As an engine with a prefix cache would count; nothing here depends on it."""
-        read = self._read.get(prompt.dialogue, ())
-        self._read[prompt.dialogue] = states
+        name = (prompt.tenant, prompt.dialogue)
+        read = self._read.get(name, ())
+        self._read[name] = states
         limit = min((*prompt.feature_positions, len(states) - 1))
         common = 0
         for ours, theirs in zip(states[:limit], read, strict=False):

@@ -44,9 +44,23 @@ class Draft:
         ids = replace(self, token_ids=(*self.token_ids, tokens.seg)).say(9).token_ids
         return replace(self, token_ids=(*ids, tokens.eos))
 
-    def prompt(self, dialogue: str = "dialogue", max_new_tokens: int = 0) -> Prompt:
+    def prompt(
+        self,
+        dialogue: str = "dialogue",
+        max_new_tokens: int = 0,
+        *,
+        ensure_seg: bool = False,
+        tenant: str = "tenant",
+    ) -> Prompt:
         return Prompt(
-            dialogue, self.token_ids, self.image, self.references, self.positions, max_new_tokens=max_new_tokens
+            dialogue=dialogue,
+            tenant=tenant,
+            token_ids=self.token_ids,
+            image=self.image,
+            references=self.references,
+            feature_positions=self.positions,
+            max_new_tokens=max_new_tokens,
+            ensure_seg=ensure_seg,
         )
 
 

@@ -136,7 +136,7 @@ async def test_the_server_describes_itself(client: AsyncClient, stage: Stage) ->
     described = await client.describe()
     assert described.model_name == "made-up"
     assert described.model_digest == MODEL_DIGEST
-    assert described.answer_modes == ("forced", "free")
+    assert described.answer_modes == ("forced", "grammar", "free")
     assert described.default_answer_mode == "forced"
     assert described.correction_policies == ("always", "referenced", "off")
     assert described.mask_encodings == ("coco_rle", "packed_bits", "png")

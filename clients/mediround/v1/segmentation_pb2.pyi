@@ -50,6 +50,8 @@ class _AnswerModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerMode
     """The words are given; the model is read at [SEG] without generating."""
     ANSWER_MODE_FREE: _AnswerMode.ValueType  # 2
     """The model answers in its own words and may answer without a mask."""
+    ANSWER_MODE_GRAMMAR: _AnswerMode.ValueType  # 3
+    """The model answers in its own words, and [SEG] stands in place of their end where they have none: always a mask."""
 
 class AnswerMode(_AnswerMode, metaclass=_AnswerModeEnumTypeWrapper): ...
 
@@ -58,6 +60,8 @@ ANSWER_MODE_FORCED: AnswerMode.ValueType  # 1
 """The words are given; the model is read at [SEG] without generating."""
 ANSWER_MODE_FREE: AnswerMode.ValueType  # 2
 """The model answers in its own words and may answer without a mask."""
+ANSWER_MODE_GRAMMAR: AnswerMode.ValueType  # 3
+"""The model answers in its own words, and [SEG] stands in place of their end where they have none: always a mask."""
 Global___AnswerMode: _TypeAlias = AnswerMode  # noqa: Y015
 
 class _CorrectionPolicy:

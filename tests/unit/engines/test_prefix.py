@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.llm.prefix import Prefix, PrefixCache, TokenKey
+from serving.llm.prefix import DialogueKey, Prefix, PrefixCache, TokenKey
 
+A, B, C = ("tenant", "a"), ("tenant", "b"), ("other tenant", "a")
 TOKEN_BYTES = 2 * 1 * 2 * 4 * 4 * 2
 """Keys and values of one token: 2 layers, 2 heads of 4, float32."""
 
@@ -19,7 +20,7 @@ def prefix(*tokens: TokenKey) -> Prefix:
     return Prefix(tokens, keys, -keys)
 
 
-def held(cache: PrefixCache, dialogue: str, *tokens: TokenKey, limit: int = 100) -> tuple[TokenKey, ...]:
+def held(cache: PrefixCache, dialogue: DialogueKey, *tokens: TokenKey, limit: int = 100) -> tuple[TokenKey, ...]:
     found = cache.longest(dialogue, tokens, limit)
     if found is None:
         return ()
@@ -36,8 +37,8 @@ def cache() -> PrefixCache:
 
 
 def test_nothing_is_held_of_an_unknown_dialogue(cache: PrefixCache) -> None:
-    cache.keep("a", prefix(1, 2))
-    assert held(cache, "b", 1, 2) == ()
+    cache.keep(A, prefix(1, 2))
+    assert held(cache, B, 1, 2) == ()
 
 
 @pytest.mark.parametrize(
@@ -55,48 +56,48 @@ def test_nothing_is_held_of_an_unknown_dialogue(cache: PrefixCache) -> None:
 def test_the_longest_common_beginning(
     cache: PrefixCache, asked: tuple[int, ...], limit: int, expected: tuple[int, ...]
 ) -> None:
-    cache.keep("a", prefix(1, 2, 3, 4))
-    assert held(cache, "a", *asked, limit=limit) == expected
+    cache.keep(A, prefix(1, 2, 3, 4))
+    assert held(cache, A, *asked, limit=limit) == expected
 
 
 def test_contents_of_different_kinds_never_match(cache: PrefixCache) -> None:
-    cache.keep("a", prefix(1, ("image", 0), ("image", 1), "crop", b"box"))
-    assert held(cache, "a", 1, ("image", 0), ("image", 1), "crop", b"box") == (
+    cache.keep(A, prefix(1, ("image", 0), ("image", 1), "crop", b"box"))
+    assert held(cache, A, 1, ("image", 0), ("image", 1), "crop", b"box") == (
         *(1, ("image", 0), ("image", 1), "crop", b"box"),
     )
-    assert held(cache, "a", 1, ("image", 0), ("other", 1)) == (1, ("image", 0))
-    assert held(cache, "a", 1, ("image", 0), ("image", 1), "other") == (1, ("image", 0), ("image", 1))
-    assert held(cache, "a", 1, ("image", 0), ("image", 1), "crop", b"x")[-1] == "crop"
+    assert held(cache, A, 1, ("image", 0), ("other", 1)) == (1, ("image", 0))
+    assert held(cache, A, 1, ("image", 0), ("image", 1), "other") == (1, ("image", 0), ("image", 1))
+    assert held(cache, A, 1, ("image", 0), ("image", 1), "crop", b"x")[-1] == "crop"
 
 
 def test_a_dialogue_has_one_prefix_the_last(cache: PrefixCache) -> None:
-    cache.keep("a", prefix(1, 2, 3))
-    cache.keep("a", prefix(1, 7))
-    assert held(cache, "a", 1, 2, 3) == (1,)
+    cache.keep(A, prefix(1, 2, 3))
+    cache.keep(A, prefix(1, 7))
+    assert held(cache, A, 1, 2, 3) == (1,)
     assert cache.nbytes == 2 * TOKEN_BYTES
 
 
 def test_the_least_recently_used_is_given_up(cache: PrefixCache) -> None:
-    for dialogue in ("a", "b", "c"):
+    for dialogue in (A, B, C):
         cache.keep(dialogue, prefix(1, 2, 3))
     assert cache.nbytes == 9 * TOKEN_BYTES
-    assert held(cache, "a", 1) == (1,)
+    assert held(cache, A, 1) == (1,)
     cache.keep("d", prefix(1, 2, 3))
     assert [held(cache, dialogue, 1) for dialogue in "abcd"] == [(1,), (), (1,), (1,)]
     assert cache.nbytes == 9 * TOKEN_BYTES
 
 
 def test_one_that_is_too_large_is_not_kept_and_drives_nobody_out(cache: PrefixCache) -> None:
-    cache.keep("a", prefix(1, 2))
-    cache.keep("b", prefix(*range(11)))
-    assert held(cache, "a", 1) == (1,)
-    assert held(cache, "b", 0) == ()
-    cache.keep("a", prefix(*range(11)))
+    cache.keep(A, prefix(1, 2))
+    cache.keep(B, prefix(*range(11)))
+    assert held(cache, A, 1) == (1,)
+    assert held(cache, B, 0) == ()
+    cache.keep(A, prefix(*range(11)))
     assert cache.nbytes == 0
 
 
 def test_no_bytes_keep_nothing() -> None:
     cache = PrefixCache(0)
-    cache.keep("a", prefix(1))
-    assert held(cache, "a", 1) == ()
+    cache.keep(A, prefix(1))
+    assert held(cache, A, 1) == ()
     assert cache.nbytes == 0
