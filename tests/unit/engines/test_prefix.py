@@ -7,7 +7,7 @@ import pytest
 
 from serving.llm.prefix import DialogueKey, Prefix, PrefixCache, TokenKey
 
-A, B, C = ("tenant", "a"), ("tenant", "b"), ("other tenant", "a")
+A, B, C, D = ("tenant", "a"), ("tenant", "b"), ("other tenant", "a"), ("other tenant", "b")
 TOKEN_BYTES = 2 * 1 * 2 * 4 * 4 * 2
 """Keys and values of one token: 2 layers, 2 heads of 4, float32."""
 
@@ -82,8 +82,8 @@ def test_the_least_recently_used_is_given_up(cache: PrefixCache) -> None:
         cache.keep(dialogue, prefix(1, 2, 3))
     assert cache.nbytes == 9 * TOKEN_BYTES
     assert held(cache, A, 1) == (1,)
-    cache.keep("d", prefix(1, 2, 3))
-    assert [held(cache, dialogue, 1) for dialogue in "abcd"] == [(1,), (), (1,), (1,)]
+    cache.keep(D, prefix(1, 2, 3))
+    assert [held(cache, dialogue, 1) for dialogue in (A, B, C, D)] == [(1,), (), (1,), (1,)]
     assert cache.nbytes == 9 * TOKEN_BYTES
 
 
