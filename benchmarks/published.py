@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.workload import Case, image, questions
+from benchmarks.workload import Case, case, image, questions
 from loadtest.launch import peak_memory
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.dialogue import PromptForm
@@ -119,11 +119,11 @@ def _orchestrator(
     )
 
 
-async def _main(directory: Path, threads: int, case: Case, seeds: list[int]) -> None:
+async def _main(directory: Path, threads: int, measured: Case, seeds: list[int]) -> None:
     async with published(directory, threads) as protocol:
-        await protocol.run(case, [0])  # warm up
+        await protocol.run(Case("chain", 2, 1), [0])  # warm up
         passes, encodes = protocol.language.counts.passes, protocol.vision.counts.encodes
-        seconds = await protocol.run(case, seeds)
+        seconds = await protocol.run(measured, seeds)
         figures = {
             "seconds": seconds,
             "passes": protocol.language.counts.passes - passes,
@@ -134,6 +134,5 @@ async def _main(directory: Path, threads: int, case: Case, seeds: list[int]) -> 
 
 
 if __name__ == "__main__":
-    bundle_path, thread_count, *shape, seed_list = sys.argv[1:]
-    measured_case = Case("chain" if shape[0] == "chain" else "star", int(shape[1]), int(shape[2]))
-    asyncio.run(_main(Path(bundle_path), int(thread_count), measured_case, json.loads(seed_list)))
+    bundle_path, thread_count, measured_case, seed_list = sys.argv[1:]
+    asyncio.run(_main(Path(bundle_path), int(thread_count), case(measured_case), json.loads(seed_list)))

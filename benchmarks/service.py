@@ -24,7 +24,9 @@ class Measured:
     passes: int = 0
     encodes: int = 0
     overheads: list[float] = field(default_factory=list)
-    """Seconds of each wave outside the engines, as the caller saw it."""
+    """Seconds of each wave outside the engines, in the server."""
+    seen: list[float] = field(default_factory=list)
+    """The same as the caller saw it: the wire and the mask's coding on both sides included."""
 
 
 def round_by_round(client: Client, case: Case, seed: int) -> Measured:
@@ -69,6 +71,7 @@ def run(client: Client, case: Case, way: Way, seeds: Sequence[int]) -> Measured:
         total.passes += part.passes
         total.encodes += part.encodes
         total.overheads += part.overheads
+        total.seen += part.seen
     return total
 
 
@@ -78,4 +81,5 @@ def _add(measured: Measured, result: RoundResult, seconds: float) -> None:
     measured.bound += engines
     measured.passes += 1
     measured.encodes += not result.cache.embedding_hit
-    measured.overheads.append(seconds - engines)
+    measured.overheads.append(timings.total - engines)
+    measured.seen.append(seconds - engines)

@@ -42,6 +42,12 @@ def image(seed: int) -> npt.NDArray[np.uint8]:
     return np.kron(coarse, np.ones((SIDE // 16, SIDE // 16, 1))).astype(np.uint8)
 
 
-def cases(rounds: list[int], concurrencies: list[int]) -> list[Case]:
+def every_case() -> list[Case]:
     shapes: list[Shape] = ["chain", "star"]
-    return [Case(shape, n, c) for c in concurrencies for n in rounds for shape in shapes]
+    return [Case(shape, rounds, at_once) for at_once in (1, 8) for rounds in (5, 10) for shape in shapes]
+
+
+def case(text: str) -> Case:
+    """``chain:5:8`` is a chain of five rounds, eight dialogues at once. Raises ValueError."""
+    shape, rounds, at_once = text.split(":")
+    return Case("chain" if shape == "chain" else "star", int(rounds), int(at_once))

@@ -116,10 +116,8 @@ def _masked_crop(rgb: U8, bits: Bits, box: Rectangle) -> tuple[U8, Rectangle]:
     published code does not define it).
     """
     rows, columns = slice(box.y_min, box.y_max + 1), slice(box.x_min, box.x_max + 1)
-    masked = rgb[rows, columns] * bits[rows, columns, np.newaxis]
-    visible = bounding_rectangle(np.any(masked, axis=2))
-    if visible is None:
-        visible = Rectangle(0, 0, box.x_max - box.x_min, box.y_max - box.y_min)
+    masked = np.asarray(cv2.copyTo(rgb[rows, columns], bits[rows, columns].view(np.uint8)), np.uint8)
+    visible = _visible_rectangle(masked) or Rectangle(0, 0, box.x_max - box.x_min, box.y_max - box.y_min)
     cut = masked[visible.y_min : visible.y_max + 1, visible.x_min : visible.x_max + 1]
     side = max(cut.shape[:2])
     square = np.zeros((side, side, 3), np.uint8)
@@ -131,6 +129,13 @@ def _masked_crop(rgb: U8, bits: Bits, box: Rectangle) -> tuple[U8, Rectangle]:
         box.y_min + visible.y_max,
     )
     return square, rectangle
+
+
+def _visible_rectangle(rgb: U8) -> Rectangle | None:
+    """The smallest rectangle round all pixels of an RGB (H, W, 3) that are not black; None when all are."""
+    black = cv2.inRange(rgb, (0, 0, 0), (0, 0, 0))  # (H, W), 255 where black
+    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(black))
+    return Rectangle(x, y, x + width - 1, y + height - 1) if width else None
 
 
 def _resized(height: int, width: int, side: int) -> tuple[int, int]:
