@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from exporters.modules.heads import Corrector, Judge
 from exporters.modules.tiny_vit import TinyViT
 from training import (
+    between,
     checkpoint,
     features,
     judgment,
@@ -36,12 +37,24 @@ from training.language import LanguageHalf
 from training.play import Player
 from training.rows import Pictures, Script
 from training.sources import Sources
+from training.stage_a import StageA
 from training.targets import Head
+from training.views import View
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_A_CONTINUED, STEPS_B = 2200, 600, 1300
-SEED_A, SEED_A_CONTINUED, SEED_B, SEED_JUDGMENT = 7, 8, 11, 13
+STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1800, 1500
+SEED_A, SEED_A_CONTINUED, SEED_A_BETWEEN, SEED_B, SEED_JUDGMENT = 7, 8, 9, 11, 13
+BETWEEN, JUDGED = 10, 5
+"""Views of a slice, real or made up, for the third leg and the language half; and for the judge alone."""
 HERE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class AllViews:
+    train: Views
+    between: Views
+    judged: Views
+    dev: Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +73,31 @@ class Workshop:
     def tokenizer(self) -> Path:
         return self.checkpoint / "base/tokenizer.model"
 
-    def views(self) -> tuple[Views, Views]:
-        """Training and development views, encoded."""
-        encoder = features.load_encoder(self.source.weights)
-        train, dev = split.train(), split.dev()
-        rows = features.draw(self.head, train, features.DRAWN)
-        made = features.prepare(
-            self.out / "views", "train", rows, features.ENCODED * len(train), encoder, half=True
-        )
-        rows = features.draw(self.head, dev, 4)
-        return made, features.prepare(self.out / "views", "dev", rows, len(rows), encoder, half=False)
+    def views(self) -> AllViews:
+        """All views, encoded. What is made up between training slices reads no other slice."""
+        encoder, train = features.load_encoder(self.source.weights), split.train()
+        filled = between.filled(self.head, train)
+        every, drawn = [*train, *between.gaps(train)], features.DRAWN
 
-    def vision_half(self, train: Views, dev: Views) -> tuple[TinyViT, VisionHalf]:
-        """Stage A in two legs."""
+        def made(name: str, rows: list[View], *, half: bool = True) -> Views:
+            return features.prepare(self.out / "views", name, rows, len(rows), encoder, half=half)
+
+        return AllViews(
+            train=made("train", features.draw(filled, train, drawn)),
+            between=made("between", features.draw(filled, every, BETWEEN, first=drawn)),
+            judged=made("judged", features.draw(filled, train, JUDGED, first=drawn + BETWEEN)),
+            dev=made("dev", features.draw(self.head, split.dev(), 4), half=False),
+        )
+
+    def vision_half(self, views: AllViews) -> tuple[TinyViT, VisionHalf]:
+        """Stage A in three legs; the last one also on what lies between the training slices."""
         encoder = features.load_encoder(self.source.weights)
         half = vision.starting_half(self.source.weights, encoder, SEED_A)
-        stage_a.train(stage_a.StageA(self.out, STEPS_A, SEED_A), half, train, dev)
-        second = stage_a.StageA(self.out, STEPS_A_CONTINUED, SEED_A_CONTINUED, continued=True)
-        stage_a.train(second, half, train, dev)
+        first = StageA(self.out, "stage_a", STEPS_A, SEED_A, continued=False)
+        second = StageA(self.out, "stage_a_continued", STEPS_A_CONTINUED, SEED_A_CONTINUED)
+        third = StageA(self.out, "stage_a_between", STEPS_A_BETWEEN, SEED_A_BETWEEN)
+        for leg, shown in ((first, views.train), (second, views.train), (third, views.between)):
+            stage_a.train(leg, half, shown, views.dev)
         return encoder, half
 
     def language_half(self, train: Views, class_tokens: Tensor) -> tuple[LanguageHalf, Script]:
@@ -91,7 +111,7 @@ class Workshop:
         stage_b.train(stage_b.StageB(self.out, STEPS_B, SEED_B), half, script, Pictures(train), class_tokens)
         return half, script
 
-    def heads(self, half: VisionHalf, class_tokens: Tensor, train: Views) -> tuple[Judge, Corrector]:
+    def heads(self, half: VisionHalf, class_tokens: Tensor, fresh: Views) -> tuple[Judge, Corrector]:
         """Judge and corrector, on the vision half as it is stored."""
         path = self.out / "judgment.pt"
         if path.exists():
@@ -101,7 +121,7 @@ class Workshop:
             corrector.load_state_dict(stored["corrector"])
             return judge, corrector
         corrector = judgment.train_corrector(class_tokens, SEED_JUDGMENT)
-        pairs = judgment.judged_pairs(half, class_tokens, train, SEED_JUDGMENT)
+        pairs = judgment.judged_pairs(half, class_tokens, fresh, SEED_JUDGMENT)
         judge = judgment.train_judge(*pairs, SEED_JUDGMENT)
         torch.save({"judge": judge.state_dict(), "corrector": corrector.state_dict()}, path)
         return judge, corrector
@@ -116,12 +136,12 @@ class Workshop:
 
 def train(workshop: Workshop) -> tuple[Script, Tensor]:
     """All stages up to the checkpoint directory."""
-    views, dev = workshop.views()
-    encoder, half = workshop.vision_half(views, dev)
+    views = workshop.views()
+    encoder, half = workshop.vision_half(views)
     class_tokens = torch.load(workshop.out / "tokens.pt", weights_only=True)
-    words, script = workshop.language_half(views, class_tokens)
+    words, script = workshop.language_half(views.between, class_tokens)
     _round(half)
-    judge, corrector = workshop.heads(half, class_tokens, views)
+    judge, corrector = workshop.heads(half, class_tokens, views.judged)
     checkpoint.write(workshop.checkpoint, Parts(encoder, half, words, judge, corrector))
     return script, class_tokens
 

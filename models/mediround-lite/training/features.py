@@ -22,8 +22,8 @@ from training.targets import Head
 from training.views import View
 
 SEED = 2026
-ENCODED, DRAWN = 14, 24
-"""Views of a training slice that are encoded, and that exist (the rest serve the language half alone)."""
+DRAWN = 14
+"""Views of a training slice for the first legs of stage A."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 GEOMETRY = Geometry(
@@ -45,10 +45,13 @@ class Views:
     features: NDArray[np.float16]  # (M, 320, 64, 64) before the neck; M <= N
 
 
-def draw(head: Head, slices: list[int], count: int) -> list[View]:
-    """``count`` views of each slice: clean, stripped, then random; view after view, not slice after slice."""
+def draw(head: Head, slices: list[int], count: int, first: int = 0) -> list[View]:
+    """``count`` views of each slice, numbered from ``first``: 0 is clean, 1 stripped, the others are random.
+
+    View after view, not slice after slice.
+    """
     rows = []
-    for number in range(count):
+    for number in range(first, first + count):
         for z in slices:
             random = np.random.default_rng([SEED, z, number])
             plain = number < 2

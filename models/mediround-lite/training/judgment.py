@@ -16,8 +16,10 @@ from training.features import Views
 from training.vision import SMALLEST, VisionHalf, areas, full_size, iou
 
 SORTS = ("clean", "mixture", "noise", "shrunk")
+UNSEEN_SORTS = ("dropped", "quantised")
+"""Degradations that neither head was trained on: what remains of a lossy channel, and of coarse numbers."""
 CORRECTOR_STEPS, JUDGE_STEPS, BATCH = 2500, 1500, 128
-IMAGES = 250
+STRUCTURES = 4
 
 
 def degraded(tokens: Tensor, structures: Tensor, sort: str, random: torch.Generator) -> Tensor:
@@ -35,6 +37,12 @@ def degraded(tokens: Tensor, structures: Tensor, sort: str, random: torch.Genera
         return right + amount(0.3, 1.3) * torch.randn(right.shape, generator=random)
     if sort == "shrunk":
         return amount(0.15, 0.75) * right
+    if sort == "dropped":
+        kept = torch.rand(right.shape, generator=random) > amount(0.3, 0.7)
+        return right * kept
+    if sort == "quantised":
+        step = amount(1.5, 3.0)
+        return torch.round(right / step) * step
     return right + 0.01 * torch.randn(right.shape, generator=random)
 
 
@@ -76,19 +84,17 @@ def train_corrector(tokens: Tensor, seed: int) -> Corrector:
 
 @torch.inference_mode()
 def judged_pairs(vision: VisionHalf, tokens: Tensor, views: Views, seed: int) -> tuple[Tensor, Tensor]:
-    """Degraded features [N, 256] and the IoU [N] of the masks they give on training views."""
+    """Degraded features [N, 256] and the IoU [N] of the masks they give on views that nothing was trained on."""
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     features, truths = [], []
-    for row in random.choice(len(views.features), IMAGES, replace=False):
+    for row in range(len(views.features)):
         present = np.flatnonzero(areas(views.labels[row]) >= SMALLEST)
         if not present.size:
             continue
-        structures = torch.from_numpy(random.choice(present, len(SORTS)))
-        worse = torch.cat(
-            [degraded(tokens, structures[k : k + 1], sort, generator) for k, sort in enumerate(SORTS)]
-        )
+        structures = torch.from_numpy(random.choice(present, STRUCTURES))
+        worse = torch.cat([degraded(tokens, structures, sort, generator) for sort in SORTS])
         logits, _ = vision(torch.tensor(views.features[row][None]).float(), worse[None])
-        for k, mask in zip(structures.tolist(), logits[0].numpy(), strict=True):
+        for k, mask in zip(structures.tolist() * len(SORTS), logits[0].numpy(), strict=True):
             truth = (views.labels[row] & np.uint32(1 << k)) > 0
             truths.append(iou(full_size(mask, truth.shape[0]), truth))
         features.append(worse)

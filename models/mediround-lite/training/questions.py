@@ -6,6 +6,7 @@ beyond the generator it is handed. A relation's question never names the structu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -35,6 +36,9 @@ _QUESTIONS: dict[Relation, tuple[str, ...]] = {
         "segment the {}",
         "Delineate the {}.", "Segment the {} in this slice.", "Now segment the {}.",
         "I want to see the {}.", "{}",
+        "Give me a mask of the {}.", "Highlight the {}.", "Locate the {}.", "Draw the outline of the {}.",
+        "Could you mark the {}?", "I need the {}.", "The {}, please.", "Which part is the {}?",
+        "Identify the {} in the scan.", "Next, the {}.",
     ),
     Relation.MIRROR: (
         "Segment the same structure on the other side.", "Segment the same structure on the other side.",
@@ -42,26 +46,33 @@ _QUESTIONS: dict[Relation, tuple[str, ...]] = {
         "Show the same structure in the other hemisphere.",
         "Outline the contralateral counterpart of this structure.",
         "Where is the same structure on the other side?", "Segment the mirror structure of this region.",
+        "Same on the other side.", "Now do the other side.", "And its partner on the opposite side?",
+        "Mark the corresponding region on the other side.",
     ),
     Relation.SAME_SIDE: (
         "Segment the {} on the same side.", "Segment the {} on the same side.", "Outline the {} on this side.",
         "Where is the {} on the same side as this structure?", "Show the ipsilateral {}.",
         "Now segment the {} on the same side as the marked region.",
+        "Mark the {} of the same side.", "And the {} on that side?", "Find the {} that lies on the same side.",
     ),
     Relation.OTHER_SIDE: (
         "Segment the {} on the other side.", "Segment the {} on the other side.",
         "Outline the {} on the opposite side.",
         "Where is the {} on the other side?", "Show the contralateral {}.",
         "Now segment the {} on the side opposite to the marked region.",
+        "Mark the {} of the other side.", "And the {} on the opposite side?",
+        "Find the {} that lies on the other side.",
     ),
     Relation.HEMISPHERE: (
         "Segment the hemisphere that contains it.", "Which hemisphere contains this structure?",
         "Segment the cerebral hemisphere in which it lies.", "Outline the hemisphere on its side.",
-        "Show the hemisphere of the marked region.",
+        "Show the hemisphere of the marked region.", "Mark the hemisphere around it.",
+        "The hemisphere that it belongs to.",
     ),
     Relation.LOBE: (
         "Segment the lobe that surrounds it.", "Which lobe contains the previous output?",
         "Segment the lobe in which it lies.", "Outline the lobe that contains this structure.",
+        "Mark the lobe around it.", "The lobe that it belongs to.",
     ),
     Relation.BRAIN: (
         "Segment the whole brain.", "Segment the whole brain.", "Now segment the whole brain.",
@@ -69,6 +80,21 @@ _QUESTIONS: dict[Relation, tuple[str, ...]] = {
         "Outline the whole brain in this image.",
     ),
 }  # fmt: skip
+
+_HELD_OUT: dict[Relation, tuple[str, ...]] = {
+    Relation.NAME: (
+        "Please outline the {} for me.", "Trace the {}.", "Can you show where the {} is?", "Let me see the {}.",
+    ),
+    Relation.MIRROR: ("Please segment the same thing on the opposite side.", "Show its mirror image."),
+    Relation.SAME_SIDE: ("Please outline the {} of this side.", "Trace the {} on the same side."),
+    Relation.OTHER_SIDE: ("Please outline the {} of the opposite side.", "Trace the {} on the other side."),
+    Relation.HEMISPHERE: ("Please mark the hemisphere containing it.",),
+    Relation.LOBE: ("Please mark the lobe containing it.",),
+    Relation.BRAIN: ("Please outline the entire brain.", "Mark all of the brain."),
+}  # fmt: skip
+"""Phrasings that training never meets: how the model takes to new ones."""
+_OPENERS = ("Please ", "Now ", "OK, ", "Then ", "Could you ", "Next: ", "Thanks. ")
+_CLOSERS = (" please", " for me", " now", " here", " in this image", " in the picture")
 
 _OTHER_NAMES = {
     "cerebral hemisphere": ("hemisphere",),
@@ -147,9 +173,31 @@ def related(relation: Relation, referred: int, kind: str) -> int | None:
     raise ValueError(f"{relation} is no relation to an earlier mask")
 
 
-def words(relation: Relation, kind: str, random: np.random.Generator) -> str:
+class Phrasing(Enum):
+    PLAIN = auto()
+    DRESSED = auto()
+    """As people type: something before or after it, small letters, no full stop."""
+    HELD_OUT = auto()
+    """In words that training never meets."""
+
+
+def words(
+    relation: Relation, kind: str, random: np.random.Generator, phrasing: Phrasing = Phrasing.PLAIN
+) -> str:
     """A question's text; ``kind`` is the name to put in where the relation takes one."""
-    return str(random.choice(_QUESTIONS[relation])).format(kind)
+    templates = _HELD_OUT if phrasing is Phrasing.HELD_OUT else _QUESTIONS
+    text = str(random.choice(templates[relation])).format(kind)
+    return _dressed(text, random) if phrasing is Phrasing.DRESSED else text
+
+
+def _dressed(text: str, random: np.random.Generator) -> str:
+    if random.random() < 0.2:
+        text = str(random.choice(_OPENERS)) + text[0].lower() + text[1:]
+    if random.random() < 0.15:
+        text = text.rstrip(".?") + str(random.choice(_CLOSERS)) + text[len(text.rstrip(".?")) :]
+    if random.random() < 0.1:
+        text = text.rstrip(".?")
+    return text.lower() if random.random() < 0.1 else text
 
 
 def spoken(target: int, random: np.random.Generator) -> str:
@@ -170,20 +218,29 @@ def answer(target: int, random: np.random.Generator) -> str:
     return str(random.choice(ANSWERS)).format(NAMES[target])
 
 
-def unanswerable(random: np.random.Generator) -> Asked:
-    """A question that gets no mask: a foreign structure, another topic, nonsense, or a missing reference."""
+def unanswerable(absent: Sequence[int], random: np.random.Generator, phrasing: Phrasing) -> Asked:
+    """A question that gets no mask: a foreign structure, one of the brain's that this slice does not show
+    (``absent``), another topic, nonsense, or a missing reference.
+    """
     sort = random.random()
-    if sort < 0.5:
-        text = words(Relation.NAME, str(random.choice(_FOREIGN)), random)
+    if sort < 0.35 and absent:
+        return not_here(int(random.choice(absent)), random, phrasing)
+    if sort < 0.6:
+        text = words(Relation.NAME, str(random.choice(_FOREIGN)), random, phrasing)
         return Asked(None, text, None, None, ABSENT)
-    if sort < 0.65:
+    if sort < 0.7:
         return Asked(None, str(random.choice(_OFF_TOPIC)), None, None, UNCLEAR)
     if sort < 0.8:
         letters = random.choice(list("abcdefghijklmnopqrstuvwxyz "), random.integers(3, 25))
         return Asked(None, "".join(letters).strip() or "x", None, None, UNCLEAR)
     relation = Relation(random.choice([r.value for r in NEEDS_REFERENCE]))
-    text = words(relation, kind_spoken(str(random.choice(PAIRED)), random), random)
+    text = words(relation, kind_spoken(str(random.choice(PAIRED)), random), random, phrasing)
     return Asked(None, text, None, None, UNREFERRED)
+
+
+def not_here(structure: int, random: np.random.Generator, phrasing: Phrasing) -> Asked:
+    """A structure of the brain that the slice does not show."""
+    return Asked(None, words(Relation.NAME, spoken(structure, random), random, phrasing), None, None, ABSENT)
 
 
 def corpus() -> list[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.dialogue import PromptForm
 from serving.domain import AnswerMode, Question, SourceImage
 from serving.geometry import pack_mask
-from training.dialogues import TRAINING, dialogue, standalone
+from training.dialogues import TRAINING, Shows, dialogue, standalone
 from training.features import GEOMETRY, Views, rgb
 from training.language import TOWER, Row, Shown
 from training.questions import Asked
@@ -93,6 +93,9 @@ class Pictures:
     def referable(self, row: int) -> list[int]:
         return [int(k) for k in np.flatnonzero(self._areas[row] >= SMALLEST)]
 
+    def shows(self, row: int) -> Shows:
+        return Shows(self.askable(row), [int(k) for k in np.flatnonzero(self._areas[row] == 0)])
+
     def mask(self, row: int, target: int) -> Bits:
         return np.asarray(self.views.labels[row] & np.uint32(1 << target), np.bool_)
 
@@ -123,7 +126,7 @@ def dialogue_lesson(
     script: Script, pictures: Pictures, row: int, rounds: int, random: np.random.Generator
 ) -> Lesson:
     """A dialogue on one view."""
-    asked = dialogue(pictures.askable(row), rounds, TRAINING, random)
+    asked = dialogue(pictures.shows(row), rounds, TRAINING, random)
     return _lesson(script, pictures, row, asked, random)
 
 

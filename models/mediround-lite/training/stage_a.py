@@ -1,6 +1,6 @@
 """Stage A: neck, mask decoder and class tokens learn the structures, without any language.
 
-Knows losses, sampling and schedule. Class tokens are frozen after a third of the steps, so that stage B
+Knows losses, sampling and schedule. Class tokens are frozen after a third of the first leg's steps, so that stage B
 can learn to produce them while the decoder goes on. Continues where an earlier run stopped.
 """
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.features import Views
 from training.targets import NAMES
@@ -26,17 +27,19 @@ RATES = {"decoder": 3e-4, "neck": 2e-4, "tokens": 4e-3}
 CONTINUED_RATES = {"decoder": 2.2e-4, "neck": 1.5e-4, "tokens": 0.0}
 WARM_UP = 20
 KEEP_EVERY = 100
+AVERAGE_DECAY = 0.997
 
 
 @dataclass(frozen=True, slots=True)
 class StageA:
-    """Length and place of one run."""
+    """Length and place of one leg."""
 
     directory: Path
+    name: str
     steps: int
     seed: int
-    continued: bool = False
-    """A second leg: from the first one's weights, at lower rates, class tokens frozen throughout."""
+    continued: bool = True
+    """From an earlier leg's weights: at lower rates, class tokens frozen throughout."""
 
     @property
     def frozen_at(self) -> int:
@@ -44,7 +47,7 @@ class StageA:
 
     @property
     def state(self) -> Path:
-        return self.directory / ("stage_a_continued.pt" if self.continued else "stage_a.pt")
+        return self.directory / f"{self.name}.pt"
 
     @property
     def tokens(self) -> Path:
@@ -52,7 +55,10 @@ class StageA:
 
 
 def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
-    """Train in place; writes ``tokens`` when they freeze and ``state`` every hundred steps."""
+    """Train in place; writes ``tokens`` when they freeze and ``state`` every hundred steps.
+
+    What remains in ``half`` is the running average of its weights.
+    """
     groups = [
         {"params": list(half.decoder.parameters()), "lr": RATES["decoder"]},
         {"params": list(half.neck.parameters()), "lr": RATES["neck"]},
@@ -60,20 +66,24 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     sampler = Sampler(views, run.seed)
-    step = _resume(run, half, optimizer, sampler)
+    average = AveragedModel(half, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
+    step = _resume(run, half, average, optimizer, sampler)
     start, seen = time.monotonic(), step
     while step < run.steps:
         _set_rates(optimizer, step, run)
         loss = _step(half, optimizer, sampler, step, frozen=step >= run.frozen_at)
+        average.update_parameters(half)
         step += 1
         if step == run.frozen_at:
             torch.save(half.tokens.detach().clone(), run.tokens)
         if step % KEEP_EVERY == 0 or step == run.steps:
-            _keep(run, half, optimizer, sampler, step)
+            _keep(run, half, average, optimizer, sampler, step)
             rate = (time.monotonic() - start) / (step - seen)
-            print(f"A {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
+            print(f"{run.name} {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
         if step % (5 * KEEP_EVERY) == 0 or step == run.steps:
-            print(f"A {step} dev Dice {mean_dice(half, dev):.3f}", flush=True)
+            print(f"{run.name} {step} dev Dice {mean_dice(average.module, dev):.3f}", flush=True)
+    half.load_state_dict(average.module.state_dict())
+    half.tokens.data.copy_(torch.load(run.tokens, weights_only=True))  # not their average: stage B learns these
 
 
 class Sampler:
@@ -137,18 +147,29 @@ def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageA) -> None
         group["lr"] = base * shape
 
 
-def _keep(run: StageA, half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler, step: int) -> None:
+def _keep(
+    run: StageA,
+    half: VisionHalf,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    sampler: Sampler,
+    step: int,
+) -> None:
     partial = run.state.with_suffix(".partial")
-    content = {"half": half.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(content | {"badness": torch.from_numpy(sampler.badness)}, partial)
+    networks = {"half": half.state_dict(), "average": average.state_dict()}
+    content = {"optimizer": optimizer.state_dict(), "step": step, "badness": torch.from_numpy(sampler.badness)}
+    torch.save(networks | content, partial)
     partial.replace(run.state)
 
 
-def _resume(run: StageA, half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler) -> int:
+def _resume(
+    run: StageA, half: VisionHalf, average: AveragedModel, optimizer: torch.optim.Optimizer, sampler: Sampler
+) -> int:
     if not run.state.exists():
         return 0
     stored = torch.load(run.state, weights_only=True)
     half.load_state_dict(stored["half"])
+    average.load_state_dict(stored["average"])
     optimizer.load_state_dict(stored["optimizer"])
     sampler.badness = stored["badness"].numpy()
     return int(stored["step"])

@@ -17,7 +17,7 @@ from serving.tokenizer import Tokenizer
 from training import questions
 from training.features import GEOMETRY
 
-PIECES = 700
+PIECES = 900
 """Rows of the base vocabulary: 3 control ids, 256 bytes, the words and word parts of the templates."""
 MAX_TOKENS = 2048
 
