@@ -31,7 +31,7 @@ from training import (
     vocabulary,
 )
 from training.checkpoint import Parts
-from training.evaluate import Evaluation
+from training.evaluate import Evaluation, write_dialogues
 from training.features import Views
 from training.language import LanguageHalf
 from training.play import Player
@@ -143,6 +143,7 @@ def train(workshop: Workshop) -> tuple[Script, Tensor]:
     _round(half)
     judge, corrector = workshop.heads(half, class_tokens, views.judged)
     checkpoint.write(workshop.checkpoint, Parts(encoder, half, words, judge, corrector))
+    checkpoint.keep_trained(workshop.checkpoint, workshop.out / "trained.bin")
     return script, class_tokens
 
 
@@ -164,6 +165,8 @@ def main() -> None:
     workshop = Workshop(arguments.out, source, targets.load_head(source.templates))
     split.write(HERE / "split.json")
     slices.write(HERE / "slices", workshop.head)
+    for name, chosen in (("dev", split.dev()), ("test", split.test())):
+        write_dialogues(HERE / f"dialogues_{name}.json", workshop.head, chosen)
     script, class_tokens = train(workshop)
     if arguments.evaluate != "none":
         report = workshop.evaluate(script, class_tokens, arguments.evaluate)

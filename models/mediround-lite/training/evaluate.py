@@ -6,8 +6,10 @@ does not choose: development slices are for choosing, test slices are measured o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -157,7 +159,9 @@ class Evaluation:
     def _refusals(self, scenes: Sequence[Scene]) -> dict[str, object]:
         """Questions that deserve no mask: how many get none."""
         random = np.random.default_rng(REFUSAL_SEED)
-        seen = [(scene, [questions.unanswerable((), random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)]
+        seen = [
+            (scene, [questions.unanswerable((), random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)
+        ]
         hidden = [
             (scene, [questions.not_here(int(k), random, Phrasing.PLAIN)])
             for scene in scenes
@@ -184,6 +188,28 @@ def drawn(view: View, how: Draw) -> list[list[Asked]]:
         dialogue(shows, ROUNDS, how, np.random.default_rng([DIALOGUE_SEED, view.z, number]))
         for number in range(DIALOGUES_PER_SLICE)
     ]
+
+
+def write_dialogues(path: Path, head: Head, slices: Sequence[int]) -> None:
+    """The evaluation's dialogues on some slices, as JSON: what was asked, and the structure that answers it."""
+    scenes = [clean(head, z) for z in slices]
+    content = {
+        "seed": DIALOGUE_SEED,
+        "rounds": ROUNDS,
+        "dialogues": [
+            {"z": view.z, "phrasing": how.phrasing.name.lower(), "rounds": [_listed(one) for one in asked]}
+            for how in (EVALUATION, REPHRASED)
+            for view in scenes
+            for asked in drawn(view, how)
+        ],
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _listed(asked: Asked) -> dict[str, object]:
+    relation = asked.relation.name.lower() if asked.relation else None
+    target = None if asked.target is None else NAMES[asked.target]
+    return {"question": asked.text, "refer_to": asked.refer_to, "relation": relation, "target": target}
 
 
 def _mean(values: Sequence[float]) -> float | None:

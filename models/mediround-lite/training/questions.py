@@ -181,9 +181,7 @@ class Phrasing(Enum):
     """In words that training never meets."""
 
 
-def words(
-    relation: Relation, kind: str, random: np.random.Generator, phrasing: Phrasing = Phrasing.PLAIN
-) -> str:
+def words(relation: Relation, kind: str, random: np.random.Generator, phrasing: Phrasing = Phrasing.PLAIN) -> str:
     """A question's text; ``kind`` is the name to put in where the relation takes one."""
     templates = _HELD_OUT if phrasing is Phrasing.HELD_OUT else _QUESTIONS
     text = str(random.choice(templates[relation])).format(kind)

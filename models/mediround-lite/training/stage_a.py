@@ -1,7 +1,7 @@
 """Stage A: neck, mask decoder and class tokens learn the structures, without any language.
 
-Knows losses, sampling and schedule. Class tokens are frozen after a third of the first leg's steps, so that stage B
-can learn to produce them while the decoder goes on. Continues where an earlier run stopped.
+Knows losses, sampling and schedule. Class tokens are frozen after a third of the first leg's steps, so that
+stage B can learn to produce them while the decoder goes on. Continues where an earlier run stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -67,7 +67,8 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     sampler = Sampler(views, run.seed)
     average = AveragedModel(half, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
-    step = _resume(run, half, average, optimizer, sampler)
+    networks = {"half": half, "average": average}
+    step = _resume(run, networks, optimizer, sampler)
     start, seen = time.monotonic(), step
     while step < run.steps:
         _set_rates(optimizer, step, run)
@@ -77,7 +78,7 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
         if step == run.frozen_at:
             torch.save(half.tokens.detach().clone(), run.tokens)
         if step % KEEP_EVERY == 0 or step == run.steps:
-            _keep(run, half, average, optimizer, sampler, step)
+            _keep(run, networks, optimizer, sampler, step)
             rate = (time.monotonic() - start) / (step - seen)
             print(f"{run.name} {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
         if step % (5 * KEEP_EVERY) == 0 or step == run.steps:
@@ -149,27 +150,26 @@ def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageA) -> None
 
 def _keep(
     run: StageA,
-    half: VisionHalf,
-    average: AveragedModel,
+    networks: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     sampler: Sampler,
     step: int,
 ) -> None:
     partial = run.state.with_suffix(".partial")
-    networks = {"half": half.state_dict(), "average": average.state_dict()}
+    weights = {name: network.state_dict() for name, network in networks.items()}
     content = {"optimizer": optimizer.state_dict(), "step": step, "badness": torch.from_numpy(sampler.badness)}
-    torch.save(networks | content, partial)
+    torch.save(weights | content, partial)
     partial.replace(run.state)
 
 
 def _resume(
-    run: StageA, half: VisionHalf, average: AveragedModel, optimizer: torch.optim.Optimizer, sampler: Sampler
+    run: StageA, networks: dict[str, nn.Module], optimizer: torch.optim.Optimizer, sampler: Sampler
 ) -> int:
     if not run.state.exists():
         return 0
     stored = torch.load(run.state, weights_only=True)
-    half.load_state_dict(stored["half"])
-    average.load_state_dict(stored["average"])
+    for name, network in networks.items():
+        network.load_state_dict(stored[name])
     optimizer.load_state_dict(stored["optimizer"])
     sampler.badness = stored["badness"].numpy()
     return int(stored["step"])
