@@ -47,7 +47,8 @@ class PromptForm:
         """The tokens of one question; ``first`` in its session.
 
         Raises:
-            InvalidInput: a forced answer without exactly one ``[SEG]``, or reserved words.
+            InvalidInput: a forced answer without exactly one ``[SEG]``, or reserved words; the field's path is
+                within the question.
         """
         tokens, encode = self.manifest.tokens, self.tokenizer.encode
         if question.refer_to is not None:
@@ -79,7 +80,7 @@ class PromptForm:
         limit = self.manifest.language.max_tokens
         if length + max_new_tokens > limit:
             raise InvalidInput(
-                "question.text",
+                "questions",
                 f"the dialogue would hold {length} tokens and an answer of up to {max_new_tokens}; "
                 f"the limit is {limit}: open a new session",
             )
@@ -91,7 +92,7 @@ class PromptForm:
     def _split(self, answer: str) -> tuple[str, str]:
         before, marker, after = (answer or self.manifest.answers.template).partition(SEG)
         if not marker or SEG in after:
-            raise InvalidInput("question.answer", f"a forced answer holds {SEG} exactly once")
+            raise InvalidInput("answer", f"a forced answer holds {SEG} exactly once")
         return before, after
 
 

@@ -26,6 +26,10 @@ class InvalidInput(ServingError):
         self.field = field
         self.description = description
 
+    def inside(self, path: str) -> InvalidInput:
+        """The same, where ``field`` is a part of the field at ``path``."""
+        return InvalidInput(f"{path}.{self.field}", self.description)
+
 
 class NotFound(ServingError):
     """Unknown session, expired session, another caller's session, or bytes that are not held."""

@@ -99,7 +99,7 @@ def rgb_of_file(payload: bytes, limits: Limits) -> U8:
 
 
 def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
-    """Refuse by what the file's headers say. Nothing is decoded yet."""
+    """Refuse by what the file's headers say, sizes first: what comes last may decode the pixels."""
     _check_size(image.height, image.width, limits)
     if image.format == "MPO" or getattr(image, "is_animated", False):
         raise InvalidInput(FIELD, "holds more than one frame; send each as an image of its own")

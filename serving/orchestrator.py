@@ -26,7 +26,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from serving import wave
-from serving.dialogue import PromptForm, waves
+from serving.dialogue import PromptForm, Turn, waves
 from serving.domain import (
     U8,
     CacheUse,
@@ -44,6 +44,7 @@ from serving.domain import (
 from serving.errors import InvalidInput, PreconditionFailed
 from serving.geometry import Geometry
 from serving.ports import EmbeddingLease, EmbeddingStore, LanguageEngine, SessionStore, VisionEngine
+from serving.settled import settled
 from serving.wave import Asked
 
 P = ParamSpec("P")
@@ -86,8 +87,12 @@ class Orchestrator:
         """Answer one live round. Raises InvalidInput for policy REFERENCED: the future is unknown."""
         if correction.policy is CorrectionPolicy.REFERENCED:
             raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
-        async with aclosing(self.segment(session_id, caller, [question], correction)) as results:
-            return await anext(results)
+        try:
+            async with aclosing(self.segment(session_id, caller, [question], correction)) as results:
+                return await anext(results)
+        except InvalidInput as error:
+            path = error.field.removeprefix("questions").removeprefix("[0]")
+            raise InvalidInput(f"question{path}", error.description) from None
 
     async def segment(
         self, session_id: str, caller: str, questions: Sequence[Question], correction: Correction
@@ -95,8 +100,12 @@ class Orchestrator:
         """Answer questions known in advance; results come as soon as their wave is decoded.
 
         Raises:
-            InvalidInput: a reference to a round that does not exist, too many rounds or tokens.
-            PreconditionFailed: a reference to a round without a mask; results sent before stay valid.
+            InvalidInput: a reference to a round that does not exist, too many rounds or tokens. Known before the
+                first wave, but for the length of a dialogue with free answers.
+            PreconditionFailed: a reference to a round without a mask.
+            Exhausted: the session store is full.
+
+        Whatever is raised, results sent before stay valid and stay part of the session.
         """
         arrived = perf_counter()
         async with self.sessions.exclusive(session_id, caller) as opened:
@@ -104,12 +113,16 @@ class Orchestrator:
             queue = perf_counter() - arrived
             first = len(session.rounds)
             self._check(first, questions)
+            turns = self._turns(opened, questions)
             thresholds = wave.thresholds(first, questions, correction)
             async with self._embedding(opened.image) as embedding:
                 for number, group in enumerate(waves(questions, first)):
                     began = perf_counter()
                     timings = Timings(queue=queue if number == 0 else 0.0)
-                    asked = [await self._prepare(session, first + i, questions[i], thresholds[i]) for i in group]
+                    asked = [
+                        Asked(first + i, thresholds[i], await self._reference(session, questions[i]), turns[i])
+                        for i in group
+                    ]
                     timings.prepare = perf_counter() - began
                     session, results = await self._wave(session, asked, embedding, timings, number)
                     timings.total = timings.queue + perf_counter() - began
@@ -122,14 +135,23 @@ class Orchestrator:
         for index, question in enumerate(questions, start=first):
             if question.refer_to is not None and not 0 <= question.refer_to < index:
                 raise InvalidInput(
-                    "question.refer_to", f"round {question.refer_to} does not exist before round {index}"
+                    f"questions[{index - first}].refer_to",
+                    f"round {question.refer_to} does not exist before round {index}",
                 )
 
-    async def _prepare(self, session: Session, index: int, question: Question, threshold: float) -> Asked:
-        reference = await self._reference(session, question.refer_to)
-        return Asked(index, threshold, reference, self.form.turn(question, first=index == 0))
+    def _turns(self, session: Session, questions: Sequence[Question]) -> list[Turn]:
+        """The tokens of every question; refuses a dialogue that is too long whatever will be answered."""
+        turns = []
+        for position, question in enumerate(questions):
+            try:
+                turns.append(self.form.turn(question, first=not session.rounds and position == 0))
+            except InvalidInput as error:
+                raise error.inside(f"questions[{position}]") from None
+        wave.check_length(session, turns, self.form)
+        return turns
 
-    async def _reference(self, session: Session, round_index: int | None) -> Reference | None:
+    async def _reference(self, session: Session, question: Question) -> Reference | None:
+        round_index = question.refer_to
         if round_index is None:
             return None
         mask = session.rounds[round_index].mask
@@ -146,15 +168,16 @@ class Orchestrator:
         number: int,
     ) -> tuple[Session, list[RoundResult]]:
         """Read, decode, remember: one language pass and one batch of masks."""
-        began = perf_counter()
+        began, held_before = perf_counter(), number > 0 and embedding.done()
         completion = await self.language.complete(wave.prompt(session, asked, self.form))
         timings.language = perf_counter() - began
         features = wave.features(asked, completion)
-        found = await self._decode(session.image, asked, features, embedding, timings)
+        held = await embedding if any(features) else None
+        found = await self._decode(session.image, asked, features, held, timings)
+        hit = held is not None and (held_before or held.lease.hit)
+        timings.encode = 0.0 if hit or held is None else held.seconds
         rounds, answers = wave.rounds(asked, completion, found, self.form)
         session = await self.sessions.append(session, rounds)
-        hit = number > 0 or (embedding.done() and embedding.result().lease.hit)
-        timings.encode = 0.0 if hit or not embedding.done() else embedding.result().seconds
         cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, number)
         parts = zip(asked, answers, found, strict=True)
         return session, [RoundResult(a.index, words, s, a.reference, timings, cache) for a, words, s in parts]
@@ -164,14 +187,13 @@ class Orchestrator:
         image: SourceImage,
         asked: Sequence[Asked],
         features: Sequence[SegFeature | None],
-        embedding: asyncio.Task[Held],
+        held: Held | None,
         timings: Timings,
     ) -> list[Segmentation | None]:
         """Decode the features that there are as one batch, and bring the masks to the image's size."""
-        if not any(features):
+        if held is None:
             return [None] * len(features)
         limits = [item.threshold for item, feature in zip(asked, features, strict=True) if feature]
-        held = await embedding
         began = perf_counter()
         decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
         timings.decode = perf_counter() - began
@@ -187,9 +209,9 @@ class Orchestrator:
             yield task
         finally:
             task.cancel()
-            (held,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(held, Held):
-                self.embeddings.release(held.lease)
+            await settled(task)
+            if not task.cancelled() and not task.exception():
+                self.embeddings.release(task.result().lease)
 
     async def _acquire(self, image: SourceImage) -> Held:
         began = perf_counter()

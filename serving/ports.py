@@ -142,7 +142,12 @@ class SessionStore(Protocol):
         """
 
     async def append(self, session: Session, rounds: Sequence[Round]) -> Session:
-        """Commit finished rounds to a session that is held; returns it as it is now."""
+        """Commit finished rounds to a session that is held; returns it as it is now. All of them, or none.
+
+        Raises:
+            PreconditionFailed: it was closed meanwhile.
+            Exhausted: the store is full.
+        """
 
     async def close(self, session_id: str, caller: str) -> None:
         """Close it for good and free its memory. Idempotent. Raises NotFound as ``exclusive`` does."""

@@ -51,22 +51,18 @@ def thresholds(first: int, questions: Sequence[Question], correction: Correction
     return [correction.threshold if first + i in judged else NO_CORRECTION for i in range(len(questions))]
 
 
+def check_length(session: Session, turns: Sequence[Turn], form: PromptForm) -> None:
+    """Raises InvalidInput when the turns, free ones without their answers, do not fit the model's context."""
+    _read(session, turns, form)
+
+
 def prompt(session: Session, asked: Sequence[Asked], form: PromptForm) -> Prompt:
     """The dialogue up to the last question's reading position, or to where its answer begins.
 
     Raises:
         InvalidInput: the dialogue is longer than the model's context.
     """
-    token_ids = [token for done in session.rounds for token in done.token_ids]
-    positions = []
-    for item in asked:
-        token_ids += item.turn.prompt
-        if item.turn.forced:
-            positions.append(len(token_ids) - 1)
-        if item is not asked[-1]:
-            token_ids += item.turn.closing
-    max_new_tokens = 0 if asked[-1].turn.forced else form.manifest.answers.max_new_tokens
-    form.check_length(token_ids, max_new_tokens)
+    token_ids, positions, max_new_tokens = _read(session, [item.turn for item in asked], form)
     references = [done.reference for done in session.rounds] + [item.reference for item in asked]
     return Prompt(
         dialogue=session.session_id,
@@ -122,6 +118,21 @@ def rounds(
 def vectors(found: Sequence[SegFeature | None]) -> F32:
     """The features that there are, as a batch (K, 256)."""
     return np.stack([feature.vector for feature in found if feature])
+
+
+def _read(session: Session, turns: Sequence[Turn], form: PromptForm) -> tuple[list[int], list[int], int]:
+    """The dialogue's ids, where forced turns are read in them, and how many tokens may follow."""
+    token_ids = [token for done in session.rounds for token in done.token_ids]
+    positions = []
+    for turn in turns:
+        token_ids += turn.prompt
+        if turn.forced:
+            positions.append(len(token_ids) - 1)
+        if turn is not turns[-1]:
+            token_ids += turn.closing
+    max_new_tokens = 0 if turns[-1].forced else form.manifest.answers.max_new_tokens
+    form.check_length(token_ids, max_new_tokens)
+    return token_ids, positions, max_new_tokens
 
 
 def _segmentation(feature: SegFeature, mask: Mask, score: float, corrected: bool) -> Segmentation:

@@ -18,6 +18,7 @@ from serving.errors import Exhausted, NotFound, PreconditionFailed
 
 UNKNOWN = "no such session: it never was, it expired, or it is not yours"
 CLOSED = "the session is closed; open a new one"
+FULL = "open sessions hold all the memory that this server gives them; close some"
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +68,7 @@ class MemorySessions:
         if len(self._entries) >= self._max_sessions:
             raise Exhausted(f"{self._max_sessions} sessions are open, the most that this server holds")
         if self._nbytes + nbytes > self._max_bytes:
-            raise Exhausted("open sessions hold all the memory that this server gives them")
+            raise Exhausted(FULL)
         self._entries[session.session_id] = _Entry(session, nbytes, self._clock())
         self._nbytes += nbytes
 
@@ -92,12 +93,15 @@ class MemorySessions:
 
         Raises:
             PreconditionFailed: it was closed meanwhile.
+            Exhausted: they do not fit the memory that all sessions share.
             ValueError: nobody holds it, or ``session`` is not what it is now.
         """
         entry = self._find(session.session_id, session.caller)
         if not entry.turn.locked() or len(session.rounds) != len(entry.session.rounds):
             raise ValueError("rounds are appended to the held session as it is now")
         added = sum(_round_size(finished) for finished in rounds)
+        if self._nbytes + added > self._max_bytes:
+            raise Exhausted(FULL)
         entry.session = replace(entry.session, rounds=(*entry.session.rounds, *rounds))
         entry.nbytes += added
         self._nbytes += added

@@ -273,3 +273,19 @@ async def test_rounds_count_towards_the_bytes(subject: Subject) -> None:
         await subject.store.append(held, many)
     with pytest.raises(Exhausted):
         await subject.opened("no room", side=LARGE)
+
+
+async def test_rounds_that_do_not_fit_are_not_committed(subject: Subject) -> None:
+    for number in range(3):
+        await subject.opened(f"s{number}", side=LARGE)
+    crop = finished_round(MODEL, 1).reference
+    assert crop is not None
+    many = [finished_round(MODEL, seed) for seed in range(LARGE * LARGE * 3 // crop.crop.pixels.nbytes)]
+    async with subject.store.exclusive("s0", "anna") as held:
+        with pytest.raises(Exhausted):
+            await subject.store.append(held, many)
+    async with subject.store.exclusive("s0", "anna") as held:
+        assert held.rounds == ()
+    await subject.store.close("s1", "anna")
+    async with subject.store.exclusive("s0", "anna") as held:
+        assert len((await subject.store.append(held, many[:3])).rounds) == 3

@@ -61,7 +61,11 @@ class PickledSessions:
         if not self._queues[session.session_id] or len(now.rounds) != len(session.rounds):
             raise ValueError("not the held session")
         grown = replace(now, rounds=(*now.rounds, *rounds))
-        self._stored[session.session_id] = pickle.dumps(grown)
+        stored = pickle.dumps(grown)
+        others = sum(len(other) for name, other in self._stored.items() if name != session.session_id)
+        if others + len(stored) > self._max_bytes:
+            raise Exhausted("the store is full")
+        self._stored[session.session_id] = stored
         return grown
 
     async def close(self, session_id: str, caller: str) -> None:

@@ -179,16 +179,22 @@ async def test_too_many_rounds_in_a_session(client: AsyncClient) -> None:
 
 async def test_too_many_tokens(client: AsyncClient) -> None:
     async with client.open(picture()) as session:
+        chain = [Round("x" * 64, refer_to=index - 1 if index else None) for index in range(6)]
         with pytest.raises(InvalidArgument, match="the limit is 400"):
-            [_ async for _ in session.segment([Round("x" * 64)] * 6)]
-        assert (await session.ask("Segment the liver.")).index == 0
+            [_ async for _ in session.segment(chain)]
+        assert (await session.ask("Segment the liver.")).index == 0  # not one of its waves was read
 
 
 @pytest.mark.parametrize("refer_to", [0, 5, 2**32 - 1])
 async def test_a_round_that_does_not_exist(client: AsyncClient, refer_to: int) -> None:
     async with client.open(picture()) as session:
-        with pytest.raises(InvalidArgument, match="refer_to"):
+        with pytest.raises(InvalidArgument) as caught:
             await session.ask("Segment the liver.", refer_to=refer_to)
+        assert [violation.field for violation in caught.value.violations] == ["question.refer_to"]
+        rounds = [Round("Segment the liver."), Round("Segment the tumor in it.", refer_to=refer_to or 1)]
+        with pytest.raises(InvalidArgument) as caught:
+            [_ async for _ in session.segment(rounds)]
+        assert [violation.field for violation in caught.value.violations] == ["questions[1].refer_to"]
 
 
 async def test_sessions_that_are_not_there(client: AsyncClient, stub: SegmentationServiceStub) -> None:

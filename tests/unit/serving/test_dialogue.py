@@ -83,7 +83,7 @@ def test_typed_markers_stay_text(form: PromptForm) -> None:
 def test_a_forced_answer_holds_one_seg(form: PromptForm, answer: str) -> None:
     with pytest.raises(InvalidInput, match="exactly once") as caught:
         form.turn(forced("Where?", answer), first=True)
-    assert caught.value.field == "question.answer"
+    assert caught.value.field == "answer"
 
 
 def test_the_limit_counts_the_expanded_image_and_the_answer(form: PromptForm) -> None:

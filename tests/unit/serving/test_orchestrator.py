@@ -290,6 +290,27 @@ async def test_a_late_failure_keeps_the_waves_already_sent(serving: Stack) -> No
     assert (await serving.orchestrator.ask(session, "me", forced("c", 0), ALWAYS)).index == 2
 
 
+async def test_an_encoder_that_nobody_waited_for_fails_nobody(serving: Stack) -> None:
+    session = await serving.open()
+    serving.vision.script.fail_next("encode", Exhausted("later"))
+    result = await serving.orchestrator.ask(session, "me", free("nothing"), ALWAYS)
+    assert (result.index, result.segmentation, result.cache.embedding_hit) == (0, None, False)
+    result = await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+    assert (result.index, result.cache.embedding_hit) == (1, False)
+
+
+async def test_a_wave_that_waits_for_the_encoder_says_so(serving: Stack) -> None:
+    serving.vision.script.hold("encode")
+    results = serving.orchestrator.segment(await serving.open(), "me", [free("nothing"), forced("b")], OFF)
+    first = await anext(results)
+    assert (first.segmentation, first.cache.embedding_hit) == (None, False)
+    serving.vision.script.let_go("encode")
+    second = await anext(results)
+    assert not second.cache.embedding_hit
+    assert second.timings.encode > 0
+    await results.aclose()
+
+
 async def test_a_reader_who_stops_early_gives_the_session_back(serving: Stack) -> None:
     session = await serving.open()
     results = serving.orchestrator.segment(session, "me", dialogue([None, 0, 1]), REFERENCED)
