@@ -9,7 +9,7 @@ from pathlib import Path
 import mediround
 
 CLIENTS = Path(mediround.__file__).parent.parent
-HEAVY = ("torch", "vllm", "onnxruntime", "cv2", "PIL", "pydantic", "serving")
+HEAVY = ("torch", "vllm", "onnxruntime", "cv2", "PIL", "matplotlib", "rich", "pydantic", "serving")
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
