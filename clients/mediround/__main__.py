@@ -57,7 +57,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     try:
         from mediround.evaluate.command import run  # noqa: PLC0415  # its extra need not be installed
     except ModuleNotFoundError as missing:
-        print(f"error: {missing.name} is not installed: pip install 'mediround-client[evaluate]'", file=sys.stderr)
+        package = str(missing.name).partition(".")[0]
+        print(f"error: {package} is not installed: pip install 'mediround-client[evaluate]'", file=sys.stderr)
         return NOT_RUN
     return run(given)
 
