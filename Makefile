@@ -14,9 +14,10 @@ BUNDLE ?= models/mediround-lite
 LISTEN ?= 127.0.0.1:50051
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
+EVALUATION ?= build/evaluation
 PROTO_BASELINE := protos/released.binpb
 
-.PHONY: help env env-export demo serve test check format bench proto lock wheel clean
+.PHONY: help env env-export demo serve evaluate test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,7 +39,11 @@ $(VENV)/.serving: $(VENV)/.python pyproject.toml clients/pyproject.toml constrai
 $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
 	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX)
-	$(PIP) --editable './clients[images]' --editable '.[cpu,demo,export,bench,test,check]'
+	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,test,check]'
+	@touch $@
+
+$(VENV)/.evaluate: $(VENV)/.serving
+	$(PIP) --editable './clients[evaluate]'
 	@touch $@
 
 demo: $(VENV)/.serving ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
@@ -46,6 +51,11 @@ demo: $(VENV)/.serving ## Serve the bundled model and segment real MRI slices in
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)
+
+evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped held-out slices; report in build/evaluation
+	$(BIN)/python -m demo.heldout --slices $(BUNDLE)/slices --out build/heldout
+	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
+	  --answers free --out $(EVALUATION)
 
 test: $(VENV)/.export ## Install what the tests need and run them
 	$(BIN)/python -m pytest

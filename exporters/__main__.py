@@ -1,4 +1,4 @@
-"""Command line: make a bundle, make a random checkpoint, replay recorded dialogues.
+"""Command line: make a bundle, make a random checkpoint, replay recorded dialogues, compare evaluations.
 
 The composition root of the exporters: it reads arguments, prints, and turns errors into exit codes.
 """
@@ -13,20 +13,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from exporters import gate
 from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
 from exporters.errors import SourceError
 from exporters.golden import read_golden
 from exporters.parity import Tolerance, replay
 from exporters.random_checkpoint import SIZES, write_random
+from mediround.medseg import DataError
 from serving.bundle import BundleError, load_bundle
+
+_LISTED = 10
+"""Masks that moved most, of those that the gate names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code 0: done, 1: parity failed, 2: a source or bundle is not usable."""
+    """Run one command. Exit code 0: done, 1: parity or gate failed, 2: a source or bundle is not usable."""
     given = _parser().parse_args(arguments)
     try:
         code: int = given.run(given)
-    except (SourceError, BundleError) as error:
+    except (SourceError, BundleError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)  # this is the command line
         return 2
     return code
@@ -50,7 +55,25 @@ def _parser() -> argparse.ArgumentParser:
     for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
         parity.add_argument(f"--{name}-tolerance", type=float, default=value)
     parity.set_defaults(run=_parity)
+    _gate_arguments(
+        commands.add_parser("gate", help="compare two evaluations; exit 1 when the candidate is worse")
+    )
     return parser
+
+
+def _gate_arguments(parser: argparse.ArgumentParser) -> None:
+    for name in ("baseline", "candidate"):
+        parser.add_argument(
+            f"--{name}", type=Path, required=True, metavar="REPORT", help="report.json of mediround evaluate"
+        )
+    default = gate.Tolerance()
+    parser.add_argument(
+        "--max-dice-loss", type=float, default=default.dice, help="over all, and of each round index (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-flipped", type=float, default=default.flipped, help="share of all pixels (%(default)s)"
+    )
+    parser.set_defaults(run=_gate)
 
 
 def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +131,27 @@ def _parity(given: argparse.Namespace) -> int:
     report = asyncio.run(replay(load_bundle(given.bundle), read_golden(given.golden), tolerance, given.threads))
     print(json.dumps(report.json(), indent=2))  # the report is what this command is for
     return 0 if report.passed else 1
+
+
+def _gate(given: argparse.Namespace) -> int:
+    tolerance = gate.Tolerance(given.max_dice_loss, given.max_flipped)
+    verdict = gate.judge(gate.read(given.baseline), gate.read(given.candidate), tolerance)
+    for name, change in [("all", verdict.overall), *((str(n), c) for n, c in enumerate(verdict.by_round))]:
+        print(
+            f"round {name:>3}: {change.masks} masks, "
+            f"Dice {change.baseline_dice:.4f} -> {change.candidate_dice:.4f}, "
+            f"{change.flipped_share:.4%} of pixels flipped, {change.answered_otherwise} answered otherwise"
+        )
+    for pair in verdict.most_moved(_LISTED):
+        print(
+            f"moved: item {pair.item}, round {pair.round}: {pair.flipped} of {pair.pixels} pixels, "
+            f"Dice {pair.baseline.dice:.4f} -> {pair.candidate.dice:.4f}"
+        )
+    for problem in verdict.problems:
+        print(f"FAILED: {problem}")
+    if not verdict.problems:
+        print("passed")
+    return 1 if verdict.problems else 0
 
 
 if __name__ == "__main__":

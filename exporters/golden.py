@@ -1,13 +1,12 @@
 """Reads a directory in the golden form: a data set in the MR-MedSeg form beside recorded results.
 
-Knows the data set's bracket tokens and the names of recorded arrays. Does not know how anything is computed.
+Knows the names of recorded arrays. Does not know the form's tokens (``mediround.medseg``), nor how anything is
+computed.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mediround.medseg import parse, read_items
 from serving.domain import AnswerMode, Question
 
 IMAGE_PLACEHOLDER = -200
 """Stands for the image in recorded token ids."""
-_IMAGE = re.compile(r"\[IMAGE256:([^\]]*)\]")
-_SHOWN = re.compile(r"\[(?:IMAGE256|MASK-ENCODE|BOX-ENCODE|REF-DECODE):[^\]]*\]")
-_TARGET = re.compile(r"\[MASK-DECODE:[^\]]*\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +49,21 @@ class RecordedDialogue:
 
 
 def read_golden(directory: Path) -> Iterator[RecordedDialogue]:
-    """Every dialogue of the directory, in order."""
+    """Every dialogue of the directory, in order. Raises DataError when its data set is not in the form."""
     dataset = directory / "dataset"
-    items = json.loads((dataset / "dialogues.json").read_text())
     with np.load(directory / "expected.npz") as recorded:
-        for index, item in enumerate(items):
-            turns = item["conversations"]
-            found = _IMAGE.search(turns[0]["value"])
-            if found is None:
-                raise ValueError(f"{directory}: dialogue {index} does not begin with an image")
-            questions = tuple(_questions(turns))
+        for index, item in enumerate(read_items(dataset / "dialogues.json")):
+            dialogue = parse(item)
             yield RecordedDialogue(
                 index=index,
-                rgb=np.asarray(Image.open(dataset / found[1]).convert("RGB")),
-                questions=questions,
+                rgb=np.asarray(Image.open(dataset / dialogue.image).convert("RGB")),
+                questions=tuple(
+                    Question(asked.question, asked.refer_to, AnswerMode.FORCED, asked.answer)
+                    for asked in dialogue.rounds
+                ),
                 token_ids=tuple(recorded[f"d{index}_input_ids"].ravel().tolist()),
-                rounds=tuple(_round(recorded, f"d{index}_r{k}_") for k in range(len(questions))),
+                rounds=tuple(_round(recorded, f"d{index}_r{k}_") for k in range(len(dialogue.rounds))),
             )
-
-
-def _questions(turns: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
-    for human, model in zip(turns[::2], turns[1::2], strict=True):
-        answer = _SHOWN.sub("", _TARGET.sub("[SEG]", model["value"]))
-        yield Question(_SHOWN.sub("", human["value"]).strip(), human.get("ind"), AnswerMode.FORCED, answer)
 
 
 def _round(recorded: Mapping[str, npt.NDArray[Any]], prefix: str) -> RecordedRound:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from exporters.golden import read_golden
 from loadtest.launch import Launched, launched
 from mediround import Client, MediRoundError, Round
+from mediround.evaluate import evaluate
 from serving.bundle import Bundle
 
 START_FAILED = 2
@@ -40,6 +44,38 @@ def test_golden_dialogues_through_the_running_server(golden_server: Launched, go
                     assert result.score == pytest.approx(expected.score, abs=1e-4)
                 compared += 1
     assert compared == 20
+
+
+def test_the_published_evaluation_is_reproduced(
+    golden_server: Launched, golden_directory: Path, tmp_path: Path
+) -> None:
+    """Metrics worked out here from the recorded masks equal the report, overall and by round index."""
+    root = golden_directory / "dataset"
+    report = evaluate(golden_server.address, root / "dialogues.json", root, tmp_path / "out")
+    assert not report.failures
+    scored = []  # (round, intersection, sum of areas)
+    items = json.loads((root / "dialogues.json").read_text())
+    for dialogue, item in zip(read_golden(golden_directory), items, strict=True):
+        targets = re.findall(r"\[MASK-DECODE:([^]]*)\]", json.dumps(item))
+        for number, (expected, target) in enumerate(zip(dialogue.rounds, targets, strict=True)):
+            white = np.asarray(Image.open(root / target).convert("L")) > 127
+            areas = int(expected.mask.sum()) + int(white.sum())
+            scored.append((number, int((expected.mask & white).sum()), areas))
+    assert len(scored) == 20
+    for index, figures in [(None, report.overall), *enumerate(report.by_round)]:
+        chosen = [(i, areas) for number, i, areas in scored if index in {None, number}]
+        assert figures is not None
+        assert figures.rounds == len(chosen)
+        # Three pixels of all masks differ from the recording (README.md).
+        assert figures.giou == pytest.approx(np.mean([i / (areas - i + 1e-5) for i, areas in chosen]), abs=1e-5)
+        assert figures.dice == pytest.approx(np.mean([2 * i / (areas + 1e-6) for i, areas in chosen]), abs=1e-5)
+        unions = sum(areas - i for i, areas in chosen)
+        assert figures.ciou == pytest.approx(sum(i for i, _ in chosen) / unions, abs=1e-5)
+    corrected = sum(
+        e.score is not None and e.score <= 0.6 for d in read_golden(golden_directory) for e in d.rounds
+    )
+    assert report.overall is not None
+    assert report.overall.corrected == corrected > 0
 
 
 def test_live_rounds_equal_the_dialogue_known_in_advance(golden_server: Launched, golden_directory: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import mediround
 
 CLIENTS = Path(mediround.__file__).parent.parent
-HEAVY = ("torch", "vllm", "onnxruntime", "cv2", "PIL", "pydantic", "serving")
+HEAVY = ("torch", "vllm", "onnxruntime", "cv2", "PIL", "matplotlib", "rich", "pydantic", "serving")
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
@@ -25,3 +25,11 @@ def test_it_says_that_it_is_typed() -> None:
 def test_all_that_is_named_is_there() -> None:
     assert mediround.__all__ == sorted(mediround.__all__)
     assert all(hasattr(mediround, name) for name in mediround.__all__)
+
+
+def test_without_its_extra_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['rich'] = None; from mediround.__main__ import main; sys.exit(main())"
+    flags = ["evaluate", "--server", "a:1", "--data", "d", "--root", ".", "--out", "o"]
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: rich is not installed: pip install 'mediround-client[evaluate]'\n"

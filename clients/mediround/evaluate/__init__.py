@@ -1,0 +1,47 @@
+"""Replays a data set in the MR-MedSeg form through a running service, and reports how good its masks are.
+
+    report = evaluate("127.0.0.1:50051", Path("dialogues.json"), root=Path("."), out=Path("build/evaluation"))
+    report.overall.dice
+
+Needs the extra: ``pip install 'mediround-client[evaluate]'``. Definitions and files: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from mediround.evaluate.calibration import Calibration
+from mediround.evaluate.ledger import Run, RunError
+from mediround.evaluate.report import Data, Failure, Figures, Report
+from mediround.evaluate.running import DEFAULTS, Options, Progress, evaluate_async
+from mediround.medseg import DataError
+from mediround.tls import Tls
+
+__all__ = [
+    "Calibration",
+    "Data",
+    "DataError",
+    "Failure",
+    "Figures",
+    "Options",
+    "Report",
+    "Run",
+    "RunError",
+    "evaluate",
+    "evaluate_async",
+]
+
+
+def evaluate(
+    server: str,
+    data: Path,
+    root: Path,
+    out: Path,
+    options: Options = DEFAULTS,
+    *,
+    tls: Tls | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """``evaluate_async`` in an event loop of its own; the same arguments, result and errors."""
+    return asyncio.run(evaluate_async(server, data, root, out, options, tls=tls, progress=progress))
