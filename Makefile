@@ -15,6 +15,8 @@ LISTEN ?= 127.0.0.1:50051
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
+# onnx: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
+ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
 
 .PHONY: help env env-export demo serve evaluate test check format bench proto lock wheel clean
@@ -47,7 +49,7 @@ $(VENV)/.evaluate: $(VENV)/.serving
 	@touch $@
 
 demo: $(VENV)/.serving ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
-	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo
+	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE))
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)
@@ -67,9 +69,10 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(PROTO_BASELINE)
-	PYTHON=$(BIN)/python sh clients/generate.sh build/proto
-	@diff -r build/proto/mediround/v1 clients/mediround/v1 --exclude=__init__.py --exclude=__pycache__ \
-	  || { echo "clients/mediround/v1 differs from protos/: run 'make proto' and commit"; exit 1; }
+	PYTHON=$(BIN)/python sh protos/generate.sh build/proto
+	@for stubs in clients/mediround/v1 serving/llm/v1; do \
+	  diff -r build/proto/$$stubs $$stubs --exclude=__init__.py --exclude=__pycache__ \
+	    || { echo "$$stubs differs from protos/: run 'make proto' and commit"; exit 1; }; done
 
 format: $(VENV)/.export ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
@@ -86,8 +89,8 @@ build/vit-b/manifest.json: | $(VENV)/.export
 	$(BIN)/python -m exporters bundle --checkpoint build/vit-b-checkpoint --base build/vit-b-checkpoint/llava_med \
 	  --clip build/vit-b-checkpoint/clip --out build/vit-b
 
-proto: $(VENV)/.export ## Generate the client's stubs from protos/
-	PYTHON=$(BIN)/python sh clients/generate.sh
+proto: $(VENV)/.export ## Generate the client's and the server's stubs from protos/
+	PYTHON=$(BIN)/python sh protos/generate.sh
 
 lock: $(VENV)/.export ## Write the versions of this environment into constraints.txt
 	@echo "# Versions that were tested together; written by 'make lock'. torch is pinned in pyproject.toml." > constraints.txt

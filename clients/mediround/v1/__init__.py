@@ -1,1 +1,1 @@
-"""The wire: stubs generated from ``protos/mediround/v1`` by ``clients/generate.sh``."""
+"""The wire: stubs generated from ``protos/mediround/v1`` by ``protos/generate.sh``."""
