@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from rich.table import Table
 from demo.overlay import Panel, strip
 from demo.page import Section, render
 from demo.slices import Asked, Dialogue, dialogues, dice
-from loadtest.launch import LaunchError, launched
+from loadtest.launch import Launched, LaunchError, launched
 from mediround import Client, RoundResult
 
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
@@ -31,6 +32,8 @@ NOTES = [
     "Filled: the model's mask. Blue line: the earlier mask that the question refers to. Dotted: the atlas.",
     "The patient's left is on the image's right, as a DICOM viewer shows axial slices.",
 ]
+ENGINE_SECONDS = 600.0
+"""For an engine that compiles before it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,22 @@ def table(dialogue: Dialogue, answered: list[Answered]) -> Table:
     return view
 
 
-def run(bundle: Path, out: Path, console: Console) -> list[Answered]:
+@contextmanager
+def stack(bundle: Path, out: Path, engine: str | None) -> Iterator[Launched]:
+    """The server; with ``engine`` its language half is a process beside it, on that engine."""
+    if engine is None:
+        with launched(bundle, out / "server.log") as server:
+            yield server
+        return
+    flags = ["--engine", engine]
+    with (
+        launched(bundle, out / "language.log", flags, ENGINE_SECONDS, module="serving.llm") as language,
+        launched(bundle, out / "server.log", ["--language", f"grpc://{language.address}"]) as server,
+    ):
+        yield server
+
+
+def run(bundle: Path, out: Path, engine: str | None, console: Console) -> list[Answered]:
     """All dialogues; writes pictures and the page into ``out``."""
     sections: list[Section] = []
     everything: list[Answered] = []
@@ -108,7 +126,7 @@ def run(bundle: Path, out: Path, console: Console) -> list[Answered]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"starting the server on {bundle}", total=sum(len(d.rounds) for d in listed))
-        with launched(bundle, out / "server.log") as server, Client(server.address) as client:
+        with stack(bundle, out, engine) as server, Client(server.address) as client:
             progress.update(task, description="asking")
             for dialogue in listed:
                 answered = []
@@ -127,11 +145,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
+    parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     console, began = Console(width=None if sys.stdout.isatty() else 170), time.monotonic()
     try:
-        answered = run(given.bundle, given.out, console)
+        answered = run(given.bundle, given.out, given.engine, console)
     except LaunchError as error:
         console.print(f"[red]{error}")
         return 1

@@ -1,6 +1,6 @@
 """A server of one's own, in a process beside this one, for as long as a block runs.
 
-Knows how ``python -m serving`` is started, when it is ready, and how it is stopped. Does not know bundles.
+Knows how ``python -m MODULE`` is started, when it is ready, and how it is stopped. Does not know bundles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ class LaunchError(Exception):
 @dataclass(frozen=True, slots=True)
 class Launched:
     address: str
-    pid: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def peak_memory(self) -> int:
         """Most resident bytes so far. Linux only."""
@@ -43,20 +47,26 @@ def peak_memory(pid: int | str = "self") -> int:
 
 @contextmanager
 def launched(
-    bundle: Path, log: Path, flags: Sequence[str] = (), ready_within: float = 120.0
+    bundle: Path,
+    log: Path,
+    flags: Sequence[str] = (),
+    ready_within: float = 120.0,
+    *,
+    module: str = "serving",
+    address: str = "",
 ) -> Iterator[Launched]:
-    """Serve ``bundle`` on a free loopback port; the server writes to ``log``.
+    """Serve ``bundle`` by ``python -m module`` on ``address``, or a free loopback port; it writes to ``log``.
 
     Raises:
         LaunchError: it ended before it was ready, or was not ready in time.
     """
-    address = f"127.0.0.1:{_free_port()}"
-    command = [sys.executable, "-m", "serving", "--bundle", str(bundle), "--listen", address, *flags]
+    address = address or f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", module, "--bundle", str(bundle), "--listen", address, *flags]
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)  # noqa: S603  # our own server
         try:
             _wait(process, address, log, ready_within)
-            yield Launched(address, process.pid)
+            yield Launched(address, process)
         finally:
             process.terminate()
             try:
@@ -83,7 +93,8 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path, seconds: fl
     raise LaunchError(f"the server was not ready within {seconds:.0f} s:\n{log.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
