@@ -1,14 +1,15 @@
-"""``python -m serving``: the only place that builds things.
+"""``python -m serving``: the place that builds things (``serving.llm.__main__`` is the other process's).
 
 Reads the settings once, builds engines, stores, orchestrator and service, asks one round to warm up, says
-SERVING, and drains on SIGTERM or SIGINT. A start that fails ends with status 2 and one line that names the fix.
+SERVING, and drains on SIGTERM or SIGINT. Before that round it waits for a language server, where there are such;
+afterwards it goes on without one: the sessions live here, and who asks a round then is told to come again. A
+start that fails ends with status 2 and one line that names the fix.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -17,20 +18,24 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import numpy as np
-from pydantic import ValidationError
 
+from mediround import Tls
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
 from serving.description import ServerDescription
 from serving.dialogue import PromptForm
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question
+from serving.errors import Exhausted, ServingError, Unavailable
 from serving.geometry import Geometry
 from serving.graph import ProviderError
 from serving.limits import Limits
 from serving.llm.onnx import OnnxLanguage
+from serving.llm.remote import RemoteLanguage
 from serving.orchestrator import Orchestrator
-from serving.server import Server, ServerTls
+from serving.ports import LanguageEngine
+from serving.program import before, run, server_tls, stop_asked
+from serving.server import LANGUAGE, Server
 from serving.service import SegmentationService
-from serving.settings import Settings, TlsSettings
+from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -38,14 +43,25 @@ from serving.uploads import Uploads
 from serving.vision.onnx import OnnxVision
 
 LOG = logging.getLogger("serving")
-START_FAILED = 2
+
+
+def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
+    """None: the language half is in this process. Raises OSError when a certificate cannot be read."""
+    if not settings.language_servers:
+        return None
+    files = settings.language_tls
+    tls = Tls(files.ca, files.certificate, files.private_key) if settings.language_secure else None
+    credentials = tls.credentials() if tls else None
+    return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
 
 
 @asynccontextmanager
-async def engines(bundle: Bundle, settings: Settings) -> AsyncIterator[tuple[OnnxLanguage, OnnxVision]]:
+async def engines(
+    bundle: Bundle, settings: Settings, remote: RemoteLanguage | None
+) -> AsyncIterator[tuple[LanguageEngine, OnnxVision]]:
     """Both halves, closed at the end."""
     threads = settings.engines.threads
-    language = OnnxLanguage(bundle, threads, settings.engines.prefix_cache_bytes)
+    language = remote or OnnxLanguage(bundle, threads, settings.engines.prefix_cache_bytes)
     vision = OnnxVision(bundle, threads)
     try:
         yield language, vision
@@ -55,7 +71,7 @@ async def engines(bundle: Bundle, settings: Settings) -> AsyncIterator[tuple[Onn
 
 
 def orchestrator(
-    bundle: Bundle, settings: Settings, language: OnnxLanguage, vision: OnnxVision, executor: Executor
+    bundle: Bundle, settings: Settings, language: LanguageEngine, vision: OnnxVision, executor: Executor
 ) -> Orchestrator:
     """The orchestrator with stores of its own."""
     manifest, limits = bundle.manifest, settings.limits
@@ -74,7 +90,7 @@ def orchestrator(
     )
 
 
-def description(bundle: Bundle, settings: Settings, language: str, vision: str) -> ServerDescription:
+def description(bundle: Bundle, settings: Settings) -> ServerDescription:
     """What ``DescribeServer`` tells."""
     own = {"max_session_bytes", "max_upload_bytes_held"}
     return ServerDescription(
@@ -82,8 +98,6 @@ def description(bundle: Bundle, settings: Settings, language: str, vision: str) 
         model_digest=bundle.digest,
         server_version=version("mediround-serving"),
         limits=Limits(**settings.limits.model_dump(exclude=own)),
-        language_engine=language,
-        vision_engine=vision,
     )
 
 
@@ -97,62 +111,70 @@ async def warm_up(target: Orchestrator) -> None:
         Question("Segment this.", 0, AnswerMode.FORCED),
     ]
     correction = Correction(CorrectionPolicy.ALWAYS, target.form.manifest.judge.threshold)
-    async for _ in target.segment(session.session_id, "warm-up", questions, correction):
-        pass
-    await target.close(session.session_id, "warm-up")
+    try:
+        async for _ in target.segment(session.session_id, "warm-up", questions, correction):
+            pass
+    finally:
+        await target.close(session.session_id, "warm-up")
 
 
-def server_tls(settings: TlsSettings) -> ServerTls | None:
-    """The files' contents; None without TLS. Raises OSError when one cannot be read."""
-    if settings.certificate is None or settings.private_key is None:
-        return None
-    authority = settings.client_ca.read_bytes() if settings.client_ca else None
-    return ServerTls(settings.certificate.read_bytes(), settings.private_key.read_bytes(), authority)
+async def get_ready(target: Orchestrator, remote: RemoteLanguage | None) -> None:
+    """Warm up, once the language half is there.
+
+    Raises:
+        BundleError: no language server serves our bundle.
+    """
+    while True:
+        if remote:
+            await remote.reached()
+        try:
+            return await warm_up(target)
+        except (Exhausted, Unavailable) as later:
+            LOG.warning("warm-up round: %s; trying again", later)
+            await asyncio.sleep(later.retry_after)
 
 
-async def serve(settings: Settings) -> None:
+@asynccontextmanager
+async def language_reported(server: Server, remote: RemoteLanguage | None) -> AsyncIterator[None]:
+    """Health of the language half, under a name of its own, while the block runs."""
+
+    async def follow() -> None:
+        await server.report(LANGUAGE, serving=remote is None)
+        if remote:
+            async for available in remote.availability():
+                await server.report(LANGUAGE, serving=available)
+
+    following = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+
+
+async def serve(settings: Settings) -> int:
     """Serve until told to stop."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_asked()
     bundle = load_bundle(settings.bundle)
+    remote = remote_language(bundle, settings)
     with ThreadPoolExecutor(2, thread_name_prefix="pixels") as executor:
-        async with engines(bundle, settings) as (language, vision):
+        async with engines(bundle, settings, remote) as (language, vision):
             target = orchestrator(bundle, settings, language, vision, executor)
-            about = description(bundle, settings, language.description, vision.description)
             uploads = Uploads(settings.limits.max_upload_bytes_held)
-            service = SegmentationService(target, about, uploads, executor)
+            service = SegmentationService(target, description(bundle, settings), uploads, executor)
             server = Server(service, settings.listen, server_tls(settings.tls))
-            await server.start()
-            await warm_up(target)
-            await server.ready()
-            manifest = bundle.manifest
-            LOG.info(
-                "serving %s %s (%s) on %s", manifest.name, manifest.version, bundle.digest[:12], server.address
-            )
-            await stop.wait()
-            LOG.info("draining for at most %g s", settings.drain_seconds)
-            await server.drain(settings.drain_seconds)
+            async with server.running(settings.drain_seconds), language_reported(server, remote):
+                if await before(stop, get_ready(target, remote)):
+                    await server.ready()
+                    name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
+                    LOG.info("serving %s on %s", name, server.address)
+                    await stop.wait()
+                LOG.info("draining for at most %g s", settings.drain_seconds)
+    return 0
 
 
 def main() -> int:
-    try:
-        settings = Settings(_cli_parse_args=True)
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        print("python -m serving: " + "; ".join(problems), file=sys.stderr)
-        return START_FAILED
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    try:
-        asyncio.run(serve(settings))
-    except (BundleError, ProviderError, OSError, RuntimeError) as error:
-        LOG.error("cannot serve: %s", error)
-        return START_FAILED
-    return 0
+    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError)
+    return run("python -m serving", Settings, serve, cannot_serve)
 
 
 if __name__ == "__main__":

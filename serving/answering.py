@@ -47,7 +47,7 @@ def round_result(result: RoundResult, encoding: pb.MaskEncoding.ValueType, model
     )
 
 
-def description(served: ServerDescription) -> pb.DescribeServerResponse:
+def description(served: ServerDescription, language_engine: str, vision_engine: str) -> pb.DescribeServerResponse:
     manifest = served.manifest
     judged = manifest.judge.present
     policies = [pb.CORRECTION_POLICY_ALWAYS, pb.CORRECTION_POLICY_REFERENCED] if judged else []
@@ -65,8 +65,8 @@ def description(served: ServerDescription) -> pb.DescribeServerResponse:
         has_judge=judged,
         threshold=manifest.judge.threshold,
         answer_template=manifest.answers.template,
-        language_engine=served.language_engine,
-        vision_engine=served.vision_engine,
+        language_engine=language_engine,
+        vision_engine=vision_engine,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from serving import deadline
 from serving.errors import InvalidInput, ServingError
 from serving.statuses import refusal
 
@@ -93,7 +94,8 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 
     @asynccontextmanager
     async def _call(self, context: Context, method: str) -> AsyncIterator[None]:
-        """Count one call, and end it with the status of whatever the block raises."""
+        """Count one call, say by when it must end, and end it with the status of whatever the block raises."""
+        deadline.allow(context.time_remaining())
         self._calls += 1
         self._idle.clear()
         try:

@@ -1,4 +1,4 @@
-"""What this server serves, as a value: the model, the limits, the engines.
+"""What this server serves, as a value: the model and the limits.
 
 Knows what a caller may ask about. Does not know the wire or who built the engines.
 """
@@ -18,5 +18,3 @@ class ServerDescription:
     """SHA-256 of the manifest, hex (``Bundle.digest``): stands in every result."""
     server_version: str
     limits: Limits
-    language_engine: str
-    vision_engine: str

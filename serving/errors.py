@@ -6,6 +6,7 @@
     ├── PreconditionFailed    the caller must do something else first
     ├── Exhausted             the caller may try again later: a limit of this server is reached
     ├── Unavailable           the caller may try again later: a part of this server is down
+    ├── DeadlineExceeded      nobody must act: the time that the caller allowed is over
     └── EngineFault           we must act: an engine broke its contract
 
 No message carries pixels, file names, user text or identifiers of people.
@@ -53,6 +54,10 @@ class Unavailable(ServingError):
     def __init__(self, description: str, retry_after: float = 1.0) -> None:
         super().__init__(description)
         self.retry_after = retry_after
+
+
+class DeadlineExceeded(ServingError):
+    """A part of this server saw the caller's deadline pass, a moment before the call itself was cancelled."""
 
 
 class EngineFault(ServingError):

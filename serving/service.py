@@ -87,7 +87,8 @@ class SegmentationService(SegmentationServiceServicer):
         request: pb.DescribeServerRequest,
         context: Context,
     ) -> pb.DescribeServerResponse:
-        return answering.description(self._description)
+        engines = self._orchestrator
+        return answering.description(self._description, engines.language.description, engines.vision.description)
 
     async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> Parcel:
         allowed = self._description.limits.upload_timeout

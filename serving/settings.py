@@ -1,4 +1,4 @@
-"""Every setting of the server, by flag or environment, read once.
+"""Every setting of ``python -m serving``, by flag or environment, read once.
 
 A flag ``--limits.max-rounds 16`` is ``MEDIROUND_LIMITS__MAX_ROUNDS=16`` in the environment; a flag wins.
 Does not build anything.
@@ -6,44 +6,19 @@ Does not build anything.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
-MIB = 1 << 20
+from serving.listening import ADDRESS, MIB, ListeningSettings, Positive, Seconds, Section, is_loopback
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+ONNX = "onnx"
 
 
-class TlsSettings(_Section):
-    """PEM files. With ``client_ca`` every client must present a certificate that it signed."""
-
-    certificate: Path | None = None
-    private_key: Path | None = None
-    client_ca: Path | None = None
-
-    @property
-    def enabled(self) -> bool:
-        return self.certificate is not None
-
-    @model_validator(mode="after")
-    def _whole(self) -> TlsSettings:
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("tls.certificate and tls.private-key go together")
-        if self.client_ca is not None and self.certificate is None:
-            raise ValueError("tls.client-ca needs tls.certificate and tls.private-key")
-        return self
-
-
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """What one request, session or server may hold. Each is named in the error of whoever reaches it."""
 
     max_image_bytes: Positive = 64 * MIB
@@ -65,60 +40,68 @@ class LimitSettings(_Section):
     """Seconds from the first to the last chunk of an image."""
 
 
-class EngineSettings(_Section):
-    """ONNX Runtime in this process, for both halves."""
+class EngineSettings(Section):
+    """ONNX Runtime in this process."""
 
     threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
     """Intra-op threads of each half."""
     embedding_bytes: Positive = 1024 * MIB
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
-    """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
+    """Keys and values kept for later rounds of a dialogue; 0 keeps none. For ``--language onnx``."""
 
 
-class Settings(BaseSettings):
-    """Settings of ``python -m serving``. Research and education software: not for clinical use."""
+class LanguageTlsSettings(Section):
+    """PEM files for ``--language grpcs://``; ``certificate`` and ``private_key`` for mutual TLS."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="MEDIROUND_",
-        env_nested_delimiter="__",
-        cli_prog_name="python -m serving",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        use_attribute_docstrings=True,
-    )
-
-    bundle: Path
-    """Directory of the model bundle."""
-    listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]]+):\d{1,5}$")] = "127.0.0.1:50051"
-    """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one."""
-    allow_insecure_bind: bool = False
-    """Listen beyond loopback without TLS: anyone on the network can then read images and masks."""
-    drain_seconds: Seconds = 30.0
-    """How long rounds in flight may take to finish after SIGTERM."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    tls: TlsSettings = TlsSettings()
-    limits: LimitSettings = LimitSettings()
-    engines: EngineSettings = Field(default_factory=EngineSettings)
+    ca: Path | None = None
+    """What the language servers' certificates must descend from; those of the system by default."""
+    certificate: Path | None = None
+    private_key: Path | None = None
 
     @model_validator(mode="after")
-    def _safe_bind(self) -> Settings:
-        host = self.listen.rpartition(":")[0].strip("[]")
-        if not (self.tls.enabled or self.allow_insecure_bind or _is_loopback(host)):
-            raise ValueError(
-                f"listen={self.listen} reaches beyond loopback: give --tls.certificate and --tls.private-key, "
-                "or say --allow-insecure-bind"
-            )
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("language-tls.certificate and language-tls.private-key go together")
         return self
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+class Settings(ListeningSettings):
+    """Settings of ``python -m serving``. Research and education software: not for clinical use."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIROUND_", cli_prog_name="python -m serving")
+
+    listen: Annotated[str, Field(pattern=rf"^{ADDRESS}$")] = "127.0.0.1:50051"
+    """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one."""
+    language: Annotated[str, Field(pattern=rf"^({ONNX}|grpcs?://{ADDRESS}(,{ADDRESS})*)$")] = ONNX
+    """The language half: ``onnx`` in this process, or servers of it (``python -m serving.llm``) as
+    grpc://HOST:PORT[,HOST:PORT...], grpcs:// with TLS. Beyond loopback this needs grpcs:// or
+    --allow-insecure-language.
+    """
+    allow_insecure_language: bool = False
+    """Reach language servers beyond loopback without TLS: anyone on the network can then read images."""
+    language_tls: LanguageTlsSettings = LanguageTlsSettings()
+    limits: LimitSettings = LimitSettings()
+    engines: EngineSettings = Field(default_factory=EngineSettings)
+
+    @property
+    def language_servers(self) -> tuple[str, ...]:
+        """Their addresses; none when the language half is in this process."""
+        return () if self.language == ONNX else tuple(self.language.partition("://")[2].split(","))
+
+    @property
+    def language_secure(self) -> bool:
+        """Whether they are reached by TLS."""
+        return self.language.startswith("grpcs://")
+
+    @model_validator(mode="after")
+    def _safe_language(self) -> Self:
+        servers = self.language_servers
+        if len(set(servers)) != len(servers):
+            raise ValueError("language names an address twice")
+        if not (self.language_secure or self.allow_insecure_language or all(map(is_loopback, servers))):
+            raise ValueError(
+                f"language={self.language} reaches beyond loopback: use grpcs://, or say --allow-insecure-language"
+            )
+        if self.language_tls != LanguageTlsSettings() and not self.language_secure:
+            raise ValueError("language-tls needs --language grpcs://")
+        return self

@@ -15,11 +15,24 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed, Unavailable
+from serving.errors import (
+    DeadlineExceeded,
+    EngineFault,
+    Exhausted,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
 
 logger = logging.getLogger(__name__)
 
 _DETAILS = "grpc-status-details-bin"
+_WITHOUT_DETAILS: dict[type[Exception], grpc.StatusCode] = {
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +59,12 @@ def refusal(error: Exception, method: str) -> Refusal:
     match error:
         case InvalidInput():
             return Refusal(grpc.StatusCode.INVALID_ARGUMENT, words, (_violation(error),))
-        case NotFound():
-            return Refusal(grpc.StatusCode.NOT_FOUND, words)
-        case PreconditionFailed():
-            return Refusal(grpc.StatusCode.FAILED_PRECONDITION, words)
         case Exhausted():
             return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, (_retry(error.retry_after),))
         case Unavailable():
             return Refusal(grpc.StatusCode.UNAVAILABLE, words, (_retry(error.retry_after),))
+        case NotFound() | PreconditionFailed() | DeadlineExceeded():
+            return Refusal(_WITHOUT_DETAILS[type(error)], words)
         case _:
             return _internal(error, method)
 

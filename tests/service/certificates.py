@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediround import Tls
-from serving.server import ServerTls
+from serving.transport import ServerTls
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def stage(executor: Executor, *, default_mode: str = "forced", judge: bool = Tru
     sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
     embeddings = MemoryEmbeddings(1 << 26, manifest.image.embedding, np.float32)
     uploads = Uploads(1 << 22)
-    description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds, "scripted", "scripted")
+    description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
     orchestrator = Orchestrator(
         language=language,
         vision=vision,

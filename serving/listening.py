@@ -1,0 +1,89 @@
+"""Settings that every server process has: its bundle, where it listens, and how it ends.
+
+Knows what is safe to listen on. Does not know what is served, and builds nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+MIB = 1 << 20
+ADDRESS = r"(\[[0-9a-fA-F:]+\]|[^:\[\],/]+):\d{1,5}"
+"""``host:port``, as a pattern."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TlsSettings(Section):
+    """PEM files. With ``client_ca`` every client must present a certificate that it signed."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.certificate is not None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("tls.certificate and tls.private-key go together")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("tls.client-ca needs tls.certificate and tls.private-key")
+        return self
+
+
+class ListeningSettings(BaseSettings):
+    """By flag or environment; a flag wins."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_nested_delimiter="__",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        use_attribute_docstrings=True,
+    )
+
+    bundle: Path
+    """Directory of the model bundle."""
+    listen: Annotated[str, Field(pattern=rf"^{ADDRESS}$")]
+    """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one."""
+    allow_insecure_bind: bool = False
+    """Listen beyond loopback without TLS: anyone on the network can then read images and masks."""
+    drain_seconds: Seconds = 30.0
+    """How long calls in flight may take to finish after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tls: TlsSettings = TlsSettings()
+
+    @model_validator(mode="after")
+    def _safe_bind(self) -> Self:
+        if not (self.tls.enabled or self.allow_insecure_bind or is_loopback(self.listen)):
+            raise ValueError(
+                f"listen={self.listen} reaches beyond loopback: give --tls.certificate and --tls.private-key, "
+                "or say --allow-insecure-bind"
+            )
+        return self
+
+
+def is_loopback(address: str) -> bool:
+    """Whether ``host:port`` stays on this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,107 @@
+"""``python -m serving.llm``: the language half as a process of its own; the second place that builds things.
+
+Reads the settings once, builds the engine, reads one prompt to warm up, says SERVING, and drains on SIGTERM or
+SIGINT. When the engine dies the process ends with status 1, for its supervisor to start another. A start that
+fails ends with status 2 and one line that names the fix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from serving.bundle import Bundle, BundleError, Manifest, load_bundle
+from serving.domain import Rectangle, Reference, TowerImage
+from serving.errors import ServingError
+from serving.graph import ProviderError
+from serving.llm.onnx import OnnxLanguage
+from serving.llm.server import LanguageServer
+from serving.llm.service import LanguageService
+from serving.llm.settings import LanguageServerSettings
+from serving.ports import LanguageEngine, Prompt
+from serving.program import before, run, server_tls, stop_asked
+
+LOG = logging.getLogger("serving.llm")
+ENGINE_DIED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    language: LanguageEngine
+    died: Callable[[], Awaitable[None]]
+    """Returns once it will never answer again."""
+
+
+Build = Callable[[Bundle, LanguageServerSettings], Awaitable[Engine]]
+
+
+async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
+    """The engine that the settings name."""
+    language = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
+    return Engine(language, died=forever)
+
+
+async def forever() -> None:
+    """An engine in this process dies with it."""
+    await asyncio.Event().wait()
+
+
+def warm_up_prompt(manifest: Manifest) -> Prompt:
+    """A made-up image, and a reference to it."""
+    side, tokens = manifest.tower.side, manifest.tokens
+    pixels = np.random.default_rng(0).integers(1, 256, (side, side, 3), np.uint8)
+    picture = TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
+    everything = Rectangle(0, 0, side - 1, side - 1)
+    box = np.array([0, 0, 1, 1], np.float32)
+    return Prompt(
+        dialogue="warm-up",
+        tenant="warm-up",
+        token_ids=(tokens.bos, tokens.image, tokens.crop, tokens.bbox),
+        image=picture,
+        references=(Reference(0, picture, everything, box, everything, whole_image=True),),
+        feature_positions=(3,),
+        max_new_tokens=0,
+        ensure_seg=False,
+    )
+
+
+async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
+    """Serve until told to stop, or until the engine dies."""
+    stop = stop_asked()
+    bundle = load_bundle(settings.bundle)
+    engine = await build_engine(bundle, settings)
+    try:
+        limits = settings.limits
+        service = LanguageService(
+            engine.language, bundle, limits.max_calls, limits.max_references, limits.picture_bytes
+        )
+        server = LanguageServer(service, settings.listen, server_tls(settings.tls))
+        async with server.running(settings.drain_seconds):
+            await engine.language.complete(warm_up_prompt(bundle.manifest))
+            await server.ready()
+            name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
+            LOG.info("serving the language half of %s on %s", name, server.address)
+            died = await before(stop, server.outlive(engine.died()))
+            if died:
+                LOG.error("the engine has died")
+            LOG.info("draining for at most %g s", settings.drain_seconds)
+    finally:
+        await engine.language.close()
+    return ENGINE_DIED if died else 0
+
+
+def main(build_engine: Build = build) -> int:
+    starting = partial(serve, build_engine=build_engine)
+    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError)
+    return run("python -m serving.llm", LanguageServerSettings, starting, cannot_serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""One language server as it is seen from here: whether it may be asked, and one prompt asked of it.
+
+Knows the internal contract's calls, and what their failures say of the server. Does not know that there are
+other servers (``serving.llm.remote``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mediround import errors as wire
+from serving import deadline
+from serving.bundle import Bundle
+from serving.errors import (
+    DeadlineExceeded,
+    EngineFault,
+    Exhausted,
+    InvalidInput,
+    ServingError,
+    Unavailable,
+)
+from serving.llm.messages import BEGUN, complete_request, completion, pictures
+from serving.llm.v1 import language_pb2 as pb
+from serving.llm.v1.language_pb2_grpc import LanguageServiceStub
+from serving.ports import Completion, Prompt
+
+if TYPE_CHECKING:  # a name that the stubs' types have and the stubs have not
+    from serving.llm.v1.language_pb2_grpc import LanguageServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+_OPTIONS = [
+    # A feature is 1 KiB, and a prompt has fewer of them than tokens.
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", -1),
+    # A server that restarts is found within a second, and one whose machine vanished is not waited for.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+"""For a server to say how it is."""
+_LOST_SECONDS = 1.0
+"""When to ask again of another server."""
+_REMEMBERED = 4096
+"""Pictures that were sent and are known to be; one that is forgotten is sent again."""
+_ELSEWHERE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,  # by the server: this side's own cancellation is no status
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+"""What a server says that cannot be asked at all."""
+
+
+class Standing(Enum):
+    UNKNOWN = "not asked yet"
+    SERVING = "serving"
+    LOST = "not serving"
+    REFUSED = "refused"
+    """It serves another model, or too little of ours."""
+
+
+class NotBegun(Exception):
+    """The prompt did not reach the engine: another server may be asked."""
+
+
+class Peer:
+    """Make it within the event loop, and let ``follow`` run beside the calls."""
+
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        bundle: Bundle,
+        max_references: int,
+        changed: Callable[[], None],
+    ) -> None:
+        """``bundle`` is what it must serve, with prompts of ``max_references``.
+
+        ``changed`` is called whenever the standing has changed.
+        """
+        self.address = address
+        self.standing = Standing.UNKNOWN
+        self.engine = ""
+        """What it says of its engine, once it was asked."""
+        self.refusal = ""
+        """Why it is refused."""
+        self._bundle, self._max_references, self._changed = bundle, max_references, changed
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, _OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(address, _OPTIONS)
+        )
+        self._stub: LanguageServiceAsyncStub = LanguageServiceStub(self._channel)
+        self._health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(self._channel)
+        self._sent: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    async def follow(self) -> None:
+        """Look for as long as the task lives."""
+        while True:
+            self._stand(await self._look())
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """Ask, and send what pixels it lacks.
+
+        Raises:
+            NotBegun: it cannot be asked.
+            ServingError: what it says of the prompt; Unavailable when it was lost on the way.
+        """
+        try:
+            held = {p.digest for p in pictures(prompt) if (prompt.tenant, p.digest) in self._sent}
+            outcome = await self._ask(prompt, held)
+            if outcome.HasField("missing"):
+                outcome = await self._ask(prompt, set())
+        except grpc.aio.AioRpcError as failure:
+            raise self._meaning(failure) from failure
+        if not outcome.HasField("completion"):
+            raise EngineFault("a language server neither completed a prompt nor failed")
+        return completion(outcome.completion, self._bundle.manifest.language.feature)
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def _ask(self, prompt: Prompt, held: set[str]) -> pb.CompleteResponse:
+        request = complete_request(prompt, self._bundle.digest, held)
+        outcome = await self._stub.Complete(request, timeout=deadline.remaining())
+        for picture in pictures(prompt):
+            self._sent[prompt.tenant, picture.digest] = None
+            self._sent.move_to_end((prompt.tenant, picture.digest))
+        while len(self._sent) > _REMEMBERED:
+            self._sent.popitem(last=False)
+        return outcome
+
+    def _meaning(self, failure: grpc.aio.AioRpcError) -> Exception:
+        if failure.code() in _ELSEWHERE:
+            self._stand(Standing.LOST)  # until the next look
+            if BEGUN not in dict(failure.initial_metadata()):
+                return NotBegun(self.address)
+        return domain_error(failure)
+
+    def _stand(self, standing: Standing) -> None:
+        if standing is self.standing:
+            return
+        self.standing = standing
+        logger.info("language server %s: %s", self.address, self.refusal or standing.value)
+        self._changed()
+
+    async def _look(self) -> Standing:
+        try:
+            if self.standing is not Standing.SERVING:
+                self._meet(await self._stub.Describe(pb.DescribeRequest(), timeout=_ANSWER_SECONDS))
+            health = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
+        except grpc.aio.AioRpcError:
+            self.refusal = ""
+            return Standing.LOST
+        if self.refusal:
+            return Standing.REFUSED
+        return Standing.SERVING if health.status == health_pb2.HealthCheckResponse.SERVING else Standing.LOST
+
+    def _meet(self, described: pb.DescribeResponse) -> None:
+        """It may be another process than the last one at this address."""
+        self._sent.clear()
+        self.engine = described.engine
+        ours, differences = self._bundle, []
+        if described.bundle_digest != ours.digest:
+            theirs = f"{described.model_name} {described.model_version} ({described.bundle_digest[:12]})"
+            wanted = f"{ours.manifest.name} {ours.manifest.version} ({ours.digest[:12]})"
+            differences.append(f"it serves bundle {theirs}, --bundle is {wanted}")
+        if described.max_references < self._max_references:
+            differences.append(
+                f"its --limits.max-references is {described.max_references}, --limits.max-rounds here is "
+                f"{self._max_references}"
+            )
+        self.refusal = "; ".join(differences)
+
+
+def domain_error(failure: grpc.aio.AioRpcError) -> ServingError:
+    """What a language server's status means here; the reverse of ``serving.statuses``."""
+    match wire.from_failure(failure):
+        case wire.InvalidArgument(violations=(found, *_)):
+            return InvalidInput(found.field, found.description)
+        case wire.ResourceExhausted() as error:
+            return Exhausted(str(error), error.retry_after)
+        case wire.Unavailable(retry_after=seconds):
+            return Unavailable("the language server was lost; sessions are unharmed", seconds)
+        case wire.Cancelled():
+            return Unavailable("the language server stopped; sessions are unharmed", _LOST_SECONDS)
+        case wire.DeadlineExceeded():
+            return DeadlineExceeded("the language half was not done in time")
+        case error:
+            return EngineFault(f"a language server answered {failure.code().name}: {error}")

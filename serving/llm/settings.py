@@ -1,0 +1,50 @@
+"""Every setting of ``python -m serving.llm``, by flag or environment, read once.
+
+A flag ``--limits.max-calls 16`` is ``MEDIROUND_LLM_LIMITS__MAX_CALLS=16`` in the environment; a flag wins.
+Does not build anything.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from serving.listening import ADDRESS, MIB, ListeningSettings, Positive, Section
+
+
+class LimitSettings(Section):
+    """What one prompt or this server may hold."""
+
+    max_calls: Positive = 64
+    """Admitted at once, those that wait for the engine included; more are refused with a retry delay."""
+    max_references: Positive = 64
+    """Of one prompt. At least the rounds of a session (--limits.max-rounds of the orchestrator)."""
+    picture_bytes: Positive = 512 * MIB
+    """Pixels held so that a dialogue's next rounds need not send them again."""
+
+
+class OnnxSettings(Section):
+    """For ``--engine onnx``."""
+
+    threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Intra-op threads."""
+    prefix_cache_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
+    """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
+
+
+class LanguageServerSettings(ListeningSettings):
+    """Settings of ``python -m serving.llm``. Research and education software: not for clinical use."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIROUND_LLM_", cli_prog_name="python -m serving.llm")
+
+    listen: Annotated[str, Field(pattern=rf"^{ADDRESS}$")] = "127.0.0.1:50061"
+    """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one. Whoever can
+    connect speaks for every tenant: with --tls.client-ca, orchestrators alone.
+    """
+    engine: Literal["onnx"] = "onnx"
+    """ONNX Runtime in this process."""
+    limits: LimitSettings = LimitSettings()
+    onnx: OnnxSettings = Field(default_factory=OnnxSettings)

@@ -1,0 +1,81 @@
+"""What the processes have in common: settings are read, logging is set, and a failed start is one line.
+
+Knows exit statuses and signals. Does not know what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from serving.listening import ListeningSettings, TlsSettings
+from serving.settled import settled
+from serving.transport import ServerTls
+
+S = TypeVar("S", bound=ListeningSettings)
+
+START_FAILED = 2
+LOG = logging.getLogger("serving")
+
+
+def run(
+    program: str,
+    settings_type: type[S],
+    serve: Callable[[S], Coroutine[Any, Any, int]],
+    cannot_serve: tuple[type[Exception], ...],
+) -> int:
+    """The exit status: what ``serve`` returns, or 2 after one line that names the fix.
+
+    ``cannot_serve`` are the errors whose message is that line; any other is a fault of ours.
+    """
+    try:
+        settings = settings_type(_cli_parse_args=True)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        print(f"{program}: " + "; ".join(problems), file=sys.stderr)
+        return START_FAILED
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return asyncio.run(serve(settings))
+    except cannot_serve as error:
+        LOG.error("cannot serve: %s", error)
+        return START_FAILED
+
+
+def stop_asked() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT; to be called within the event loop."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    return asked
+
+
+async def before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work`` unless a stop is asked for first; whether it was done."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        await working
+        return True
+    working.cancel()
+    await settled(working)
+    return False
+
+
+def server_tls(settings: TlsSettings) -> ServerTls | None:
+    """The files' contents; None without TLS. Raises OSError when one cannot be read."""
+    if settings.certificate is None or settings.private_key is None:
+        return None
+    authority = settings.client_ca.read_bytes() if settings.client_ca else None
+    return ServerTls(settings.certificate.read_bytes(), settings.private_key.read_bytes(), authority)
