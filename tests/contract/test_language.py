@@ -12,7 +12,9 @@ import pytest
 from serving.bundle import Bundle, Manifest
 from serving.errors import InvalidInput, Unavailable
 from serving.llm.onnx import OnnxLanguage
+from serving.llm.remote import RemoteLanguage
 from serving.ports import Completion, LanguageEngine, Prompt
+from tests.llm.stage import language_server
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.pictures import reference, tower_image
 from tests.scripted.prompts import Draft, draft
@@ -38,7 +40,7 @@ class Subject:
         return np.stack([feature.vector for feature in completion.features])
 
 
-@pytest.fixture(params=["onnx", "onnx without cache", "scripted"])
+@pytest.fixture(params=["onnx", "onnx without cache", "onnx behind a server", "scripted"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     engine: LanguageEngine
     if request.param == "scripted":
@@ -48,7 +50,13 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         bundle: Bundle = request.getfixturevalue("random_bundle")
         manifest = bundle.manifest
         engine = OnnxLanguage(bundle, threads=1, cache_bytes=0 if "without" in request.param else 2**26)
-    yield Subject(engine, manifest)
+    if request.param == "onnx behind a server":
+        async with language_server(engine, bundle) as server:
+            remote = RemoteLanguage([server.address], bundle, max_references=8)
+            yield Subject(remote, manifest)
+            await remote.close()
+    else:
+        yield Subject(engine, manifest)
     await engine.close()
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,16 @@ from serving.bundle import Bundle
 START_FAILED = 2
 
 
-@pytest.fixture(scope="module")
-def golden_server(golden_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    with launched(golden_bundle.directory, tmp_path_factory.mktemp("golden") / "server.log") as server:
-        yield server
+@pytest.fixture(scope="module", params=["one process", "language server"])
+def golden_server(
+    request: pytest.FixtureRequest, golden_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Launched]:
+    bundle, logs, flags = golden_bundle.directory, tmp_path_factory.mktemp("golden"), []
+    with ExitStack() as stack:
+        if request.param == "language server":
+            language = stack.enter_context(launched(bundle, logs / "language.log", module="serving.llm"))
+            flags = ["--language", f"grpc://{language.address}"]
+        yield stack.enter_context(launched(bundle, logs / "server.log", flags))
 
 
 def test_golden_dialogues_through_the_running_server(golden_server: Launched, golden_directory: Path) -> None:

@@ -12,6 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mediround import AsyncClient, Client, NotFound, Tls, Unavailable
+from serving import errors
+from serving.__main__ import get_ready
 from serving.server import SERVICE, Server, serving
 from tests.service.certificates import Authority
 from tests.service.stage import Stage, picture
@@ -36,6 +38,15 @@ async def test_health_says_serving_only_when_told(stage: Stage) -> None:
         assert [await health_of(server.address, name) for name in ("", SERVICE)] == [SERVING] * 2
     finally:
         await server.drain(0)
+
+
+async def test_the_warm_up_round_waits_for_a_busy_language_half(stage: Stage) -> None:
+    for failure in (errors.Exhausted("full", 0.01), errors.Unavailable("lost", 0.01)):
+        stage.language.script.fail_next("complete", failure)
+    orchestrator = stage.service._orchestrator
+    await get_ready(orchestrator, None)
+    assert len(stage.language.script.asked("complete")) == 4  # two that failed, then one a wave
+    assert stage.sessions.count == 0
 
 
 async def test_reflection_names_the_services(server: Server) -> None:

@@ -55,6 +55,41 @@ def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
         parsed(*flags)
 
 
+def test_the_language_half_is_in_this_process_by_default() -> None:
+    assert parsed().language_servers == ()
+
+
+def test_language_servers() -> None:
+    settings = parsed("--language", "grpc://127.0.0.1:1,[::1]:2,localhost:3")
+    assert settings.language_servers == ("127.0.0.1:1", "[::1]:2", "localhost:3")
+    assert not settings.language_secure
+    assert parsed("--language", "grpcs://llm.example:1").language_secure
+
+
+@pytest.mark.parametrize("language", ["grpc://llm.example:1", "grpc://127.0.0.1:1,10.0.0.1:1"])
+def test_images_leave_this_machine_by_tls_or_an_explicit_word(language: str) -> None:
+    with pytest.raises(ValidationError, match="allow-insecure-language"):
+        parsed("--language", language)
+    assert parsed("--language", language, "--allow-insecure-language").language_servers
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--language", "vllm"],
+        ["--language", "http://127.0.0.1:1"],
+        ["--language", "grpc://127.0.0.1"],
+        ["--language", "grpc://127.0.0.1:1,"],
+        ["--language", "grpc://127.0.0.1:1,127.0.0.1:1"],
+        ["--language", "grpc://127.0.0.1:1", "--language-tls.ca", "a"],
+        ["--language", "grpcs://127.0.0.1:1", "--language-tls.certificate", "a"],
+    ],
+)
+def test_languages_that_cannot_be(flags: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        parsed(*flags)
+
+
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(SystemExit):
         parsed("--limits.max-round", "3")

@@ -1,0 +1,51 @@
+"""Flags and environment of the language server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from serving.llm.settings import LanguageServerSettings
+from serving.settings import Settings
+
+
+def parsed(*flags: str) -> LanguageServerSettings:
+    return LanguageServerSettings(_cli_parse_args=["--bundle", "models/x", *flags])
+
+
+def test_defaults_are_safe() -> None:
+    settings = parsed()
+    assert settings.bundle == Path("models/x")
+    assert settings.listen == "127.0.0.1:50061"
+    assert settings.engine == "onnx"
+
+
+def test_its_environment_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIROUND_LLM_LIMITS__MAX_CALLS", "7")
+    monkeypatch.setenv("MEDIROUND_LLM_LISTEN", "127.0.0.1:1")
+    assert parsed().limits.max_calls == 7
+    assert parsed("--limits.max-calls", "9").limits.max_calls == 9
+    assert parsed().listen == "127.0.0.1:1"
+    assert Settings(_cli_parse_args=["--bundle", "models/x"]).listen == "127.0.0.1:50051"
+
+
+def test_a_prompt_of_any_session_fits_by_default() -> None:
+    orchestrator = Settings(_cli_parse_args=["--bundle", "models/x"])
+    assert parsed().limits.max_references >= orchestrator.limits.max_rounds
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--listen", "0.0.0.0:50061"],
+        ["--tls.certificate", "a"],
+        ["--engine", "other"],
+        ["--limits.max-calls", "0"],
+        ["--onnx.prefix-cache-bytes", "-1"],
+    ],
+)
+def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        parsed(*flags)
