@@ -81,6 +81,7 @@ format: $(VENV)/.export ## Format and mend what can be mended
 bench: $(VENV)/.export build/vit-b/manifest.json ## Measure the service against the published protocol; tables in build/bench (40 min)
 	$(BIN)/python -m benchmarks --out build/bench
 	$(BIN)/python -m benchmarks --out build/bench --bundle build/vit-b --dialogues 1 --repeats 1 --cases $(VIT_B_CASES)
+	$(BIN)/python -m benchmarks.hop --out build/bench
 
 # Random weights at the true size of MedSAM's image half.
 build/vit-b/manifest.json: | $(VENV)/.export
