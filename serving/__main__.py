@@ -43,6 +43,7 @@ from serving.uploads import Uploads
 from serving.vision.onnx import OnnxVision
 
 LOG = logging.getLogger("serving")
+SWEEP_SECONDS = 30.0
 
 
 def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
@@ -71,22 +72,26 @@ async def engines(
 
 
 def orchestrator(
-    bundle: Bundle, settings: Settings, language: LanguageEngine, vision: OnnxVision, executor: Executor
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    language: LanguageEngine,
+    vision: OnnxVision,
+    sessions: MemorySessions,
+    executor: Executor,
 ) -> Orchestrator:
-    """The orchestrator with stores of its own."""
-    manifest, limits = bundle.manifest, settings.limits
+    """The orchestrator with an embedding store of its own."""
+    manifest = bundle.manifest
     image = manifest.image
     return Orchestrator(
         language=language,
         vision=vision,
         embeddings=MemoryEmbeddings(settings.engines.embedding_bytes, image.embedding, image.embedding_dtype),
-        sessions=MemorySessions(
-            limits.max_sessions, limits.max_session_bytes, limits.session_idle_timeout, time.monotonic
-        ),
+        sessions=sessions,
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
-        max_rounds=limits.max_rounds,
+        max_rounds=settings.limits.max_rounds,
     )
 
 
@@ -109,7 +114,7 @@ async def warm_up(target: Orchestrator) -> None:
     questions = [
         Question("Segment this.", None, AnswerMode.FORCED),
         Question("Segment this.", 0, AnswerMode.FORCED),
-    ]
+    ][: target.max_rounds]
     correction = Correction(CorrectionPolicy.ALWAYS, target.form.manifest.judge.threshold)
     try:
         async for _ in target.segment(session.session_id, "warm-up", questions, correction):
@@ -130,8 +135,27 @@ async def get_ready(target: Orchestrator, remote: RemoteLanguage | None) -> None
         try:
             return await warm_up(target)
         except (Exhausted, Unavailable) as later:
+            if remote is None:
+                raise
             LOG.warning("warm-up round: %s; trying again", later)
             await asyncio.sleep(later.retry_after)
+
+
+@asynccontextmanager
+async def swept(*stores: MemorySessions | Uploads) -> AsyncIterator[None]:
+    """Drop what is idle, also while no call comes."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for store in stores:
+                store.sweep()
+
+    sweeping = asyncio.create_task(sweep())
+    try:
+        yield
+    finally:
+        sweeping.cancel()
 
 
 @asynccontextmanager
@@ -158,11 +182,20 @@ async def serve(settings: Settings) -> int:
     remote = remote_language(bundle, settings)
     with ThreadPoolExecutor(2, thread_name_prefix="pixels") as executor:
         async with engines(bundle, settings, remote) as (language, vision):
-            target = orchestrator(bundle, settings, language, vision, executor)
-            uploads = Uploads(settings.limits.max_upload_bytes_held)
+            limits = settings.limits
+            idle, clock = limits.session_idle_timeout, time.monotonic
+            sessions = MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock)
+            uploads = Uploads(limits.max_upload_bytes_held, idle, clock)
+            target = orchestrator(
+                bundle, settings, language=language, vision=vision, sessions=sessions, executor=executor
+            )
             service = SegmentationService(target, description(bundle, settings), uploads, executor)
             server = Server(service, settings.listen, server_tls(settings.tls))
-            async with server.running(settings.drain_seconds), language_reported(server, remote):
+            async with (
+                swept(sessions, uploads),
+                server.running(settings.drain_seconds),
+                language_reported(server, remote),
+            ):
                 if await before(stop, get_ready(target, remote)):
                     await server.ready()
                     name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
@@ -173,7 +206,7 @@ async def serve(settings: Settings) -> int:
 
 
 def main() -> int:
-    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError)
+    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError, ValueError)
     return run("python -m serving", Settings, serve, cannot_serve)
 
 

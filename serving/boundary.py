@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from serving import deadline
-from serving.errors import InvalidInput, ServingError
+from serving.errors import Exhausted, InvalidInput, ServingError
 from serving.statuses import refusal
 
 # In quotes: generic in the stubs alone. Any: one interceptor stands before handlers of every message type.
@@ -29,6 +29,8 @@ Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]
 
 _DISCARDED_BYTES = 64 << 20
 _DISCARDED_SECONDS = 2.0
+_WRITE_SECONDS = 60.0
+"""For a caller to take one result: until then it holds its session and its place among the rounds."""
 
 
 class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -88,7 +90,11 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         async def call(raw: bytes, context: Context) -> None:
             async with self._call(context, method), aclosing(answers(_parsed(parse, raw), context)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    try:
+                        async with asyncio.timeout(_WRITE_SECONDS):
+                            await context.write(response)
+                    except TimeoutError:
+                        raise Exhausted(f"results were not read within {_WRITE_SECONDS:g} s") from None
 
         return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
@@ -100,7 +100,7 @@ class AnswerSpec(_Section):
     """How rounds are answered when the caller does not say."""
 
     default_mode: Literal["forced", "free"]
-    template: str = "It is [SEG]."
+    template: Annotated[str, Field(pattern=r"^[^\[]*\[SEG\][^\[]*$")] = "It is [SEG]."
     """Answer of a forced round whose caller gives none; holds ``[SEG]`` exactly once."""
     tail: str = "."
     """Text appended to the history after a generated ``[SEG]``, which ends the answer."""
@@ -126,6 +126,16 @@ class Manifest(_Section):
     """Digests of what the bundle was made from, by role (checkpoint, base, clip)."""
     files: dict[str, Digest]
     """SHA-256 of every other file of the bundle, by name."""
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        ids, rows = self.tokens.model_dump(), self.language.vocabulary
+        if len(set(ids.values())) < len(ids):
+            raise ValueError("tokens: two of them have one id")
+        for name, token in ids.items():
+            if (token < rows) == (name == "image"):
+                raise ValueError(f"tokens.{name} is {token}; the vocabulary has {rows} rows")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

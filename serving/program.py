@@ -40,11 +40,9 @@ def run(
         problems = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
         print(f"{program}: " + "; ".join(problems), file=sys.stderr)
         return START_FAILED
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # Ours alone: libraries that are told to debug print what they read, names in an image's tags among it.
+    LOG.setLevel(settings.log_level.upper())
     try:
         return asyncio.run(serve(settings))
     except cannot_serve as error:

@@ -1,12 +1,14 @@
 """Decoded images that callers may open again by the digest of what they sent.
 
-Knows callers, keys and a byte budget; what was used longest ago leaves first. Nobody reaches what another
-caller sent, even with the same digest. Does not know formats, the wire or sessions. All on one event loop.
+Knows callers, keys, a byte budget and an idle time; what was used longest ago leaves first. Nobody reaches
+what another caller sent, even with the same digest. Does not know formats, the wire or sessions. All on one
+event loop.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.domain import U8
@@ -24,12 +26,19 @@ class UploadKey:
     """None: the bytes are a file, whose shape is its own."""
 
 
-class Uploads:
-    """Images, RGB uint8 (H, W, 3), within a byte budget."""
+@dataclass(slots=True)
+class _Held:
+    rgb: U8
+    last_used: float
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._images: OrderedDict[UploadKey, U8] = OrderedDict()
+
+class Uploads:
+    """Images, RGB uint8 (H, W, 3), within a byte budget, until nobody asked for them for a while."""
+
+    def __init__(self, max_bytes: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds, never backwards."""
+        self._max_bytes, self._idle_timeout, self._clock = max_bytes, idle_timeout_s, clock
+        self._images: OrderedDict[UploadKey, _Held] = OrderedDict()  # least recently used first
         self._bytes = 0
 
     @property
@@ -38,18 +47,30 @@ class Uploads:
 
     def get(self, key: UploadKey) -> U8 | None:
         """The image, if it is still held."""
-        rgb = self._images.get(key)
-        if rgb is not None:
-            self._images.move_to_end(key)
-        return rgb
+        self.sweep()
+        held = self._images.get(key)
+        if held is None:
+            return None
+        held.last_used = self._clock()
+        self._images.move_to_end(key)
+        return held.rgb
 
     def put(self, key: UploadKey, rgb: U8) -> None:
         """Hold an image; one larger than the whole budget is not held."""
         if rgb.nbytes > self._max_bytes:
             return
-        previous = self._images.pop(key, None)
-        self._bytes += rgb.nbytes - (previous.nbytes if previous is not None else 0)
-        self._images[key] = rgb
+        if key in self._images:
+            self._drop(key)
+        self._images[key] = _Held(rgb, self._clock())
+        self._bytes += rgb.nbytes
         while self._bytes > self._max_bytes:
-            _, oldest = self._images.popitem(last=False)
-            self._bytes -= oldest.nbytes
+            self._drop(next(iter(self._images)))
+
+    def sweep(self) -> None:
+        """Drop what has been idle for too long."""
+        deadline = self._clock() - self._idle_timeout
+        while self._images and next(iter(self._images.values())).last_used <= deadline:
+            self._drop(next(iter(self._images)))
+
+    def _drop(self, key: UploadKey) -> None:
+        self._bytes -= self._images.pop(key).rgb.nbytes

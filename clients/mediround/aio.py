@@ -156,7 +156,7 @@ class AsyncSession:
             call.cancel()
 
     async def close(self) -> None:
-        """Let the server forget the image and its masks."""
+        """Nobody can ask in it any more; what the server keeps to save work goes with time."""
         with _translated(self._timeout):
             request = pb.CloseSessionRequest(session_id=self.session_id)
             await self._stub.CloseSession(request, timeout=self._timeout)

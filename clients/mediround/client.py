@@ -153,7 +153,7 @@ class Session:
             call.cancel()  # type: ignore[no-untyped-call]  # untyped in grpc-stubs
 
     def close(self) -> None:
-        """Let the server forget the image and its masks."""
+        """Nobody can ask in it any more; what the server keeps to save work goes with time."""
         with _translated():
             self._stub.CloseSession(pb.CloseSessionRequest(session_id=self.session_id), timeout=self._timeout)
 

@@ -61,7 +61,7 @@ class MemorySessions:
 
     async def create(self, session: Session) -> None:
         """Raises Exhausted when a limit is reached, ValueError for an id that was used before."""
-        self._sweep()
+        self.sweep()
         if session.session_id in self._entries or session.session_id in self._closed:
             raise ValueError("this session id was used before")
         nbytes = _size(session)
@@ -118,7 +118,7 @@ class MemorySessions:
             self._closed.popitem(last=False)
 
     def _find(self, session_id: str, caller: str) -> _Entry:
-        self._sweep()
+        self.sweep()
         if self._closed.get(session_id) == caller:
             raise PreconditionFailed(CLOSED)
         entry = self._entries.get(session_id)
@@ -131,8 +131,8 @@ class MemorySessions:
         if session_id in self._entries:
             self._entries.move_to_end(session_id)
 
-    def _sweep(self) -> None:
-        """Drop what has been idle for too long."""
+    def sweep(self) -> None:
+        """Drop what has been idle for too long. Every call does; between calls somebody has to."""
         deadline = self._clock() - self._idle_timeout
         old = takewhile(lambda item: item[1].last_used <= deadline, self._entries.items())
         expired = [key for key, entry in old if not entry.users]

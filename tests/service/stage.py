@@ -68,7 +68,7 @@ def stage(executor: Executor, *, default_mode: str = "forced", judge: bool = Tru
     language, vision = ScriptedLanguage(manifest, answer=_spoken), ScriptedVision(manifest)
     sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
     embeddings = MemoryEmbeddings(1 << 26, manifest.image.embedding, np.float32)
-    uploads = Uploads(1 << 22)
+    uploads = Uploads(1 << 22, 3600.0, time.monotonic)
     description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
     orchestrator = Orchestrator(
         language=language,

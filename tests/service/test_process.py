@@ -122,6 +122,38 @@ def test_an_open_bind_is_refused(random_bundle: Bundle) -> None:
     assert "--allow-insecure-bind" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--limits.max-session-bytes", "1000"], "hold all the memory"),
+        (["--engines.embedding-bytes", "1000"], "embedding"),
+    ],
+)
+def test_limits_too_small_to_serve_are_refused_with_one_line(
+    random_bundle: Bundle, flags: list[str], words: str
+) -> None:
+    ended = start("--bundle", str(random_bundle.directory), *flags)
+    assert ended.returncode == START_FAILED
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_names_in_an_image_stay_out_of_the_log(random_bundle: Bundle, tmp_path: Path) -> None:
+    """Not even a log that tells everything tells what a file's tags say; and one round is a session's most."""
+    log, tagged = tmp_path / "server.log", tmp_path / "tagged.tiff"
+    image = Image.fromarray(np.random.default_rng(0).integers(1, 256, (64, 64, 3), np.uint8))
+    image.save(tagged, tiffinfo={270: "Doe^Jane"})  # ImageDescription
+    flags = ["--log-level", "debug", "--limits.max-rounds", "1"]
+    with (
+        launched(random_bundle.directory, log, flags) as server,
+        Client(server.address) as client,
+        client.open(tagged) as session,
+    ):
+        assert session.ask("Where?", mode="forced").index == 0
+    assert "serving" in log.read_text()
+    assert "Doe" not in log.read_text()
+
+
 def test_sigterm_drains(random_bundle: Bundle, tmp_path: Path) -> None:
     """A round in flight is answered; then the process ends well."""
     log = tmp_path / "server.log"

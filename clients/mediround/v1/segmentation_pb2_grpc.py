@@ -93,7 +93,8 @@ class SegmentationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Closes a session and frees what it holds. Closing a closed session succeeds.
+        """Closes a session: its image and masks are given up. What caches keep of it (the upload, embeddings, keys and
+        values) leaves when it is not used for a while. Closing a closed session succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,9 @@ class SegmentationServiceStub:
     as they are known, in the order of the rounds.
     """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.CloseSessionRequest, _segmentation_pb2.CloseSessionResponse]
-    """Closes a session and frees what it holds. Closing a closed session succeeds."""
+    """Closes a session: its image and masks are given up. What caches keep of it (the upload, embeddings, keys and
+    values) leaves when it is not used for a while. Closing a closed session succeeds.
+    """
     DescribeServer: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.DescribeServerRequest, _segmentation_pb2.DescribeServerResponse]
     """Says which model is served, with which limits and modes."""
 
@@ -70,7 +72,9 @@ class SegmentationServiceAsyncStub(SegmentationServiceStub):
     as they are known, in the order of the rounds.
     """
     CloseSession: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.CloseSessionRequest, _segmentation_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Closes a session and frees what it holds. Closing a closed session succeeds."""
+    """Closes a session: its image and masks are given up. What caches keep of it (the upload, embeddings, keys and
+    values) leaves when it is not used for a while. Closing a closed session succeeds.
+    """
     DescribeServer: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.DescribeServerRequest, _segmentation_pb2.DescribeServerResponse]  # type: ignore[assignment]
     """Says which model is served, with which limits and modes."""
 
@@ -114,7 +118,9 @@ class SegmentationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _segmentation_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_segmentation_pb2.CloseSessionResponse, _abc.Awaitable[_segmentation_pb2.CloseSessionResponse]]:
-        """Closes a session and frees what it holds. Closing a closed session succeeds."""
+        """Closes a session: its image and masks are given up. What caches keep of it (the upload, embeddings, keys and
+        values) leaves when it is not used for a while. Closing a closed session succeeds.
+        """
 
     @_abc_1.abstractmethod
     def DescribeServer(

@@ -18,8 +18,12 @@ def key(name: str, caller: str = "anna", shape: RawShape | None = None) -> Uploa
     return UploadKey(caller, name.encode(), shape)
 
 
+def uploads_of(max_bytes: int) -> Uploads:
+    return Uploads(max_bytes, 60.0, lambda: 0.0)
+
+
 def test_a_caller_reaches_its_own_alone() -> None:
-    uploads = Uploads(1000)
+    uploads = uploads_of(1000)
     held = image()
     uploads.put(key("a"), held)
     assert uploads.get(key("a")) is held
@@ -29,7 +33,7 @@ def test_a_caller_reaches_its_own_alone() -> None:
 
 
 def test_what_was_used_longest_ago_leaves_first() -> None:
-    uploads = Uploads(900)
+    uploads = uploads_of(900)
     for name in "abc":
         uploads.put(key(name), image())
     uploads.get(key("a"))
@@ -39,7 +43,7 @@ def test_what_was_used_longest_ago_leaves_first() -> None:
 
 
 def test_a_large_image_displaces_several() -> None:
-    uploads = Uploads(1300)
+    uploads = uploads_of(1300)
     for name in "abcd":
         uploads.put(key(name), image())
     uploads.put(key("e"), image(20))
@@ -48,7 +52,7 @@ def test_a_large_image_displaces_several() -> None:
 
 
 def test_an_image_beyond_the_budget_displaces_nothing() -> None:
-    uploads = Uploads(900)
+    uploads = uploads_of(900)
     uploads.put(key("a"), image())
     uploads.put(key("b"), image(20))
     assert uploads.get(key("a")) is not None
@@ -56,7 +60,21 @@ def test_an_image_beyond_the_budget_displaces_nothing() -> None:
 
 
 def test_the_same_image_twice_counts_once() -> None:
-    uploads = Uploads(900)
+    uploads = uploads_of(900)
     uploads.put(key("a"), image())
     uploads.put(key("a"), image())
     assert uploads.nbytes == 300
+
+
+def test_what_nobody_asks_for_leaves_with_time() -> None:
+    now = 0.0
+    uploads = Uploads(900, 60.0, lambda: now)
+    uploads.put(key("a"), image())
+    uploads.put(key("b"), image())
+    now = 59.0
+    assert uploads.get(key("a")) is not None
+    now = 60.0
+    assert uploads.get(key("b")) is None
+    now = 119.0
+    uploads.sweep()
+    assert uploads.nbytes == 0

@@ -22,7 +22,7 @@ def manifest(**changes: object) -> Manifest:
             "max_tokens": 400,
             "feature": 256,
         },
-        "tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 5, "image": 6},
+        "tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 5, "image": 2**21},
         "judge": {"present": True, "threshold": 0.6},
         "answers": {"default_mode": "forced", "template": "It is [SEG].", "tail": ".", "max_new_tokens": 8},
         "storage": "fp32",

@@ -65,6 +65,9 @@ def test_a_file_outside_the_bundle_is_refused(directory: Path) -> None:
         ({"image": {"side": 0}}, "image.side"),
         ({"surprise": 1}, "surprise"),
         ({"files": {}}, "not listed"),
+        ({"tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 5, "image": 6}}, r"tokens\.image is 6"),
+        ({"tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 3, "image": 2**21}}, "one id"),
+        ({"answers": {"default_mode": "free", "template": "It is."}}, r"answers\.template"),
     ],
 )
 def test_a_manifest_that_does_not_fit(directory: Path, change: dict[str, object], message: str) -> None:

@@ -12,7 +12,7 @@ from serving.errors import InvalidInput
 from tests.unit.serving.manifests import manifest
 
 FIRST_CHARACTER = 100
-SPECIAL = {1: "<s>", 2: "</s>", 3: "[SEG]", 4: "[BBOXINPUT]", 5: "[CROPPEDIMAGE]", 6: "<image>"}
+SPECIAL = {1: "<s>", 2: "</s>", 3: "[SEG]", 4: "[BBOXINPUT]", 5: "[CROPPEDIMAGE]", 2**21: "<image>"}
 
 
 class Characters:

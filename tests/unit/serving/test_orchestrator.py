@@ -45,7 +45,7 @@ OFF = Correction(CorrectionPolicy.OFF, 0.6)
 
 def generated(prompt: Prompt) -> tuple[tuple[int, ...], bool]:
     """ "ok" and [SEG], unless the last word asked for nothing."""
-    asked = Characters().decode(tuple(i for i in prompt.token_ids[-20:] if i >= 100))
+    asked = Characters().decode(tuple(i for i in prompt.token_ids[-20:] if 100 <= i < 2**21))
     return tuple(ord(c) + 100 for c in "ok "), "nothing" not in asked
 
 
