@@ -66,7 +66,9 @@ def _check_positions(positions: Sequence[int], length: int) -> None:
 
 def _check_picture(picture: TowerImage, side: int, field: str) -> None:
     if picture.pixels.dtype != np.uint8 or picture.pixels.shape != (side, side, 3):
-        raise InvalidInput(field, f"is {picture.pixels.dtype} {picture.pixels.shape}; uint8 {(side, side, 3)} goes")
+        raise InvalidInput(
+            field, f"is {picture.pixels.dtype} {picture.pixels.shape}; uint8 {(side, side, 3)} goes"
+        )
 
 
 def _check_box(reference: Reference) -> None:

@@ -149,7 +149,11 @@ class VllmCore:
         count = len(completion.token_ids)
         begins, ends = (rows.start_indices, rows.end_indices) if rows is not None else ([], [])
         marked = [rows.ranks[begin] == TAPPED_RANK for begin in begins]
-        if len(begins) != count or not all(marked) or any(e - b != width for b, e in zip(begins, ends, strict=True)):
+        if (
+            len(begins) != count
+            or not all(marked)
+            or any(e - b != width for b, e in zip(begins, ends, strict=True))
+        ):
             self._tapped = False
             raise EngineFault("the feature tap is missing: restart the language engine")
         table = np.array(rows.logprobs, np.float32).reshape(count, width)

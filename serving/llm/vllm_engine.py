@@ -91,7 +91,7 @@ class VllmLanguage:
 
     async def died(self) -> None:
         """Return when ``alive`` is no more."""
-        while self.alive:
+        while self.alive:  # noqa: ASYNC110  # vLLM tells nobody; one looks
             await asyncio.sleep(LIVENESS_SECONDS)
 
     @property

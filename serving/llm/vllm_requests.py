@@ -67,16 +67,16 @@ def requests(prompt: Prompt, manifest: Manifest) -> list[Request]:
     return [*forced, cut(len(prompt.token_ids), prompt.max_new_tokens)]
 
 
-def completion(prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]) -> Completion:
+def completion(
+    prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]
+) -> Completion:
     """Join the answers to ``requests(prompt)``, in their order."""
     words: tuple[int, ...] = ()
     generated: SegFeature | None = None
     if prompt.max_new_tokens:
         words, generated = _generated(prompt, manifest, answers[-1])
     length = prompt_length(prompt, manifest)
-    computed = sum(
-        request.length - answer.cached_tokens for request, answer in zip(asked, answers, strict=True)
-    )
+    computed = sum(request.length - answer.cached_tokens for request, answer in zip(asked, answers, strict=True))
     return Completion(
         features=tuple(answer.feature(0) for answer in answers[: len(prompt.feature_positions)]),
         token_ids=words,

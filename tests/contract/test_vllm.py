@@ -1,4 +1,4 @@
-"""What is vLLM's own: batching, prefix reuse, admission, aborts, and failures that must not reach other requests."""
+"""What is vLLM's own: batching, prefix reuse, admission, aborts, and failures that stay with their request."""
 
 from __future__ import annotations
 

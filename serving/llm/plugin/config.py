@@ -18,7 +18,7 @@ class MediRoundConfig(PretrainedConfig):
     model_type = "mediround"
     sub_configs = {"text_config": MistralConfig, "vision_config": CLIPVisionConfig}  # noqa: RUF012  # transformers' form
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # transformers' form: the file's fields
         self,
         text_config: dict[str, Any] | None = None,
         vision_config: dict[str, Any] | None = None,

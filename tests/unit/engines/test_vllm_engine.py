@@ -58,7 +58,7 @@ def rounds(number: int) -> Draft:
 
 async def until(core: Core, running: int) -> None:
     async with asyncio.timeout(5):
-        while core.running != running:
+        while core.running != running:  # noqa: ASYNC110  # a fake without events of its own
             await asyncio.sleep(0.001)
 
 
