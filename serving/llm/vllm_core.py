@@ -126,6 +126,8 @@ class VllmCore:
         return self._read(final)
 
     async def close(self) -> None:
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # it would take the end for a failure, and log it
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
 
     def _sampling(self, max_tokens: int) -> SamplingParams:
