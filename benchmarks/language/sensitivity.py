@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.language.dialogues import Dialogue
 from serving.bundle import Bundle
 from serving.domain import F32
+from serving.ports import DecodedMasks
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
 
@@ -53,12 +54,15 @@ async def decode(bundle: Bundle, dialogues: Sequence[Dialogue], features: Sequen
     image, threshold = bundle.manifest.image, bundle.manifest.judge.threshold
     vision = OnnxVision(bundle, threads=2)
     embeddings = MemoryEmbeddings(1 << 27, image.embedding, image.embedding_dtype)
-    parts = []
-    for dialogue, raw in zip(dialogues, features, strict=True):
+
+    async def one(dialogue: Dialogue, raw: F32) -> DecodedMasks:
         encoder = dialogue.image.encoder
-        lease = await embeddings.acquire(encoder.key, lambda held, shown=encoder: vision.encode(shown, held))
-        parts.append(await vision.decode(lease, raw, np.full(len(raw), threshold, np.float32)))
+        lease = await embeddings.acquire(encoder.key, lambda held: vision.encode(encoder, held))
+        decoded = await vision.decode(lease, raw, np.full(len(raw), threshold, np.float32))
         embeddings.release(lease)
+        return decoded
+
+    parts = [await one(dialogue, raw) for dialogue, raw in zip(dialogues, features, strict=True)]
     await vision.close()
     return Decoded(
         np.concatenate(list(features)),

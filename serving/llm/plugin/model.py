@@ -34,8 +34,8 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
         text, vision = config.text_config, config.vision_config
         self.config = config
         media = [config.image_token_id, config.crop_token_id, config.bbox_token_id]
-        self.configure_mm_token_handling(vocab_size=text.vocab_size, mm_token_ids=media)
-        with self._mark_tower_model(vllm_config, set(FIELDS)):
+        self.configure_mm_token_handling(vocab_size=text.vocab_size, mm_token_ids=media)  # type: ignore[operator]  # the mixins are untyped
+        with self._mark_tower_model(vllm_config, set(FIELDS)):  # type: ignore[operator]  # as above
             self.vision_tower = CLIPVisionModel(
                 vision,
                 # Hidden states are counted from the embeddings (0) to the last layer's output.
@@ -49,7 +49,7 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
                 nn.Linear(text.hidden_size, text.hidden_size),
             )
             self.bbox_encoder = nn.Linear(4, text.hidden_size)
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]  # as above
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=text,

@@ -66,7 +66,8 @@ class Info(BaseProcessingInfo):
 
     @property
     def config(self) -> MediRoundConfig:
-        return self.ctx.get_hf_config(MediRoundConfig)
+        config: MediRoundConfig = self.ctx.get_hf_config(MediRoundConfig)
+        return config
 
     @property
     def placeholders(self) -> dict[str, int]:
