@@ -75,7 +75,9 @@ class Bench:
         print(self.rows[-1], flush=True)
 
     def measure_plain(self, count: int) -> PlainLanguage:
-        plain = PlainLanguage(self.bundle.vllm_model(), self.bundle.manifest)
+        plain = PlainLanguage(self.bundle.vllm_model(), self.bundle.manifest, self.given.loop_threads)
+        for prompt in forced_prompts(self.form, *self.unseen(1), "warm-up"):
+            plain.read(prompt)
         runs = []
         for _ in range(self.given.repeats):
             asked, before, began = self.unseen(count), plain.computed_tokens, time.perf_counter()
@@ -159,7 +161,7 @@ def report(bench: Bench, difference: float, moves: Sequence[str]) -> str:
         f"{manifest.name} {manifest.version}, {ROUNDS} rounds a dialogue, {manifest.tower.tokens} image tokens; "
         f"{bench.options.dtype}, blocks of {bench.options.block_size or 'the default size'}, "
         f"{bench.given.repeats} repeats; {platform.machine()}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}. "
+        f"load {os.getloadavg()[0]:.1f}; {bench.given.loop_threads} threads for the loop. "
         f"Figures are a dialogue's. Largest difference of a feature from the loop's: {difference:.1e}.",
         "",
         "| way | s | prompt tokens computed | passes | tokens sampled | engine steps |",
@@ -196,6 +198,9 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=8, help="dialogues asked one after another")
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--loop-threads", type=int, default=1, help="1 is best for a small model beside other work"
+    )
     parser.add_argument("--gpu", action="store_true", help="vLLM's defaults for a GPU, bfloat16")
     parser.add_argument("--batch-invariant", action="store_true", help="vLLM's own mode; GPUs only")
     given = parser.parse_args()

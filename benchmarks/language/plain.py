@@ -24,7 +24,8 @@ from serving.ports import Prompt
 class PlainLanguage:
     """In float32 on the CPU."""
 
-    def __init__(self, model: Path, manifest: Manifest) -> None:
+    def __init__(self, model: Path, manifest: Manifest, threads: int) -> None:
+        torch.set_num_threads(threads)
         config = json.loads((model / "config.json").read_text())
         state = {name: value.float() for name, value in load_file(model / "model.safetensors").items()}
         self._manifest, self._select = manifest, config["select_layer"]
