@@ -15,7 +15,7 @@ LISTEN ?= 127.0.0.1:50051
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
-# onnx: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
+# onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
 
@@ -58,8 +58,8 @@ $(VENV)/.vllm: $(VENV)/.export
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'import vllm.v1.engine.async_llm, vllm.model_executor.models.clip'
 	@touch $@
 
-demo: $(VENV)/.serving ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
-	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE))
+demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
+	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu))
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)

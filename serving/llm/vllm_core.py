@@ -77,13 +77,16 @@ class VllmCore:
 
         Raises:
             EngineFault: the tap cannot be installed, or yields features of another length.
-            RuntimeError, ValueError: vLLM does not start; its log says why.
+            RuntimeError: vLLM does not start; its log says why.
         """
         if options.batch_invariant and current_platform.is_cpu():
-            raise ValueError("batch_invariant: vLLM has no such mode on a CPU")
+            raise RuntimeError("batch_invariant: vLLM has no such mode on a CPU")
         steps = Steps()
         arguments = _arguments(model, manifest, options)
-        llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
+        try:
+            llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
+        except ValueError as error:
+            raise RuntimeError(f"vLLM refuses its options: {error}") from error
         core = cls(llm, manifest, steps)
         try:
             lengths = await llm.collective_rpc("install_feature_tap") if tap else []

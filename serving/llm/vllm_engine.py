@@ -66,12 +66,14 @@ class VllmLanguage:
         Raises:
             BundleError: the bundle has no directory for vLLM.
             EngineFault: the first answer carries no features.
-            RuntimeError, ValueError: vLLM does not start; its log says why.
+            RuntimeError: vLLM is not installed, or does not start; its log says why.
         """
         model = bundle.vllm_model()
         os.environ.update(environment(options))
-        from serving.llm.vllm_core import VllmCore  # noqa: PLC0415  # imports vLLM, which reads the environment
-
+        try:
+            from serving.llm.vllm_core import VllmCore  # noqa: PLC0415  # imports vLLM, which reads the environment
+        except ImportError as error:
+            raise RuntimeError(f"vLLM cannot be imported ({error}): make env-vllm, or install '.[gpu]'") from error
         engine = cls(await VllmCore.start(model, bundle.manifest, options), bundle.manifest, options)
         try:
             await engine.complete(_first_prompt(bundle.manifest))
