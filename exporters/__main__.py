@@ -10,17 +10,20 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from exporters import gate
 from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
 from exporters.errors import SourceError
-from exporters.golden import read_golden
-from exporters.parity import Tolerance, replay
+from exporters.golden import RecordedDialogue, read_golden
+from exporters.parity import Report, Tolerance, replay, replay_with
 from exporters.random_checkpoint import SIZES, write_random
 from mediround.medseg import DataError
-from serving.bundle import BundleError, load_bundle
+from serving.bundle import Bundle, BundleError, load_bundle
+from serving.llm.vllm_engine import VllmLanguage
+from serving.llm.vllm_options import ON_CPU, VllmOptions
+from serving.vision.onnx import OnnxVision
 
 _LISTED = 10
 """Masks that moved most, of those that the gate names."""
@@ -52,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--bundle", type=Path, required=True)
     parity.add_argument("--golden", type=Path, required=True, help="a directory in the golden form")
     parity.add_argument("--threads", type=int, default=2)
+    parity.add_argument(
+        "--language", choices=("onnx", "vllm", "vllm-cpu"), default="onnx", help="vllm: on a GPU; float32 on both"
+    )
     for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
         parity.add_argument(f"--{name}-tolerance", type=float, default=value)
     parity.set_defaults(run=_parity)
@@ -128,7 +134,12 @@ def _random(given: argparse.Namespace) -> int:
 
 def _parity(given: argparse.Namespace) -> int:
     tolerance = Tolerance(given.feature_tolerance, given.score_tolerance, given.logit_tolerance)
-    report = asyncio.run(replay(load_bundle(given.bundle), read_golden(given.golden), tolerance, given.threads))
+    bundle, recorded = load_bundle(given.bundle), read_golden(given.golden)
+    if given.language == "onnx":
+        report = asyncio.run(replay(bundle, recorded, tolerance, given.threads))
+    else:
+        options = ON_CPU if given.language == "vllm-cpu" else VllmOptions(dtype="float32")
+        report = asyncio.run(_replay_on_vllm(bundle, recorded, tolerance, given.threads, options))
     print(json.dumps(report.json(), indent=2))  # the report is what this command is for
     return 0 if report.passed else 1
 
@@ -152,6 +163,17 @@ def _gate(given: argparse.Namespace) -> int:
     if not verdict.problems:
         print("passed")
     return 1 if verdict.problems else 0
+
+
+async def _replay_on_vllm(
+    bundle: Bundle, recorded: Iterable[RecordedDialogue], tolerance: Tolerance, threads: int, options: VllmOptions
+) -> Report:
+    language, vision = await VllmLanguage.start(bundle, options), OnnxVision(bundle, threads)
+    try:
+        return await replay_with(bundle, language, vision, recorded, tolerance)
+    finally:
+        await language.close()
+        await vision.close()
 
 
 if __name__ == "__main__":

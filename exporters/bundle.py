@@ -1,4 +1,4 @@
-"""Writes a bundle: four graphs, the tokenizer, and the manifest that describes them.
+"""Writes a bundle: four graphs, the directory for vLLM, the tokenizer, and the manifest that describes them.
 
 Knows the order of work and what the manifest says of a model. Does not know how graphs are exported
 (``exporters.onnx``), nor the command line. The manifest is written last: a directory without one is unfinished.
@@ -26,6 +26,7 @@ from exporters.model import Model, build_model
 from exporters.modules.heads import FEATURE
 from exporters.storage import Storage
 from exporters.tower import Clip, read_clip
+from exporters.vllm_model import write_vllm_model
 from serving.bundle import (
     IMAGE_ENCODER,
     LANGUAGE_MODEL,
@@ -34,6 +35,8 @@ from serving.bundle import (
     REQUIRED_FILES,
     TOKENIZER,
     VISION_TOWER,
+    VLLM,
+    VLLM_FILES,
     AnswerSpec,
     Bundle,
     ImageSpec,
@@ -105,6 +108,8 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
     for name, graph in _graphs(model, tokens).items():
         progress(f"exporting {name}")
         onnx.export(graph, out / name, choices.storage)
+    progress(f"writing {VLLM}/")
+    write_vllm_model(model, tokens, base.max_tokens, choices.storage, out / VLLM)
     manifest = _manifest(model, base, clip, checkpoint, choices, out)
     (out / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     progress(f"verifying {out}")
@@ -155,5 +160,5 @@ def _manifest(  # noqa: PLR0917  # each source says a part of it
         ),
         storage=choices.storage,
         source={"checkpoint": checkpoint.digest, "base": base.digest, "clip": clip.digest},
-        files={name: file_digest(out / name) for name in REQUIRED_FILES},
+        files={name: file_digest(out / name) for name in (*REQUIRED_FILES, *VLLM_FILES)},
     )

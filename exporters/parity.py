@@ -1,11 +1,12 @@
 """Replays recorded dialogues through the serving pieces and says how far the results are apart.
 
-Runs the very classes that serve: prompt form, geometry, orchestrator with its waves, ONNX engines. Does not
-know how recordings lie on disk, nor prints anything.
+Runs the very classes that serve: prompt form, geometry, orchestrator with its waves, and the engines that it is
+given, all dialogues at once. Does not know how recordings lie on disk, nor prints anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundRe
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
 from serving.orchestrator import Orchestrator
-from serving.ports import Completion, DecodedMasks, EmbeddingLease, Prompt
+from serving.ports import Completion, DecodedMasks, EmbeddingLease, LanguageEngine, Prompt, VisionEngine
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -69,7 +70,7 @@ class Report:
 class _RecordedLanguage:
     """The language engine, remembering raw features in the order of the rounds."""
 
-    def __init__(self, engine: OnnxLanguage) -> None:
+    def __init__(self, engine: LanguageEngine) -> None:
         self.description, self.close, self._engine = engine.description, engine.close, engine
         self.features: list[F32] = []
 
@@ -82,7 +83,7 @@ class _RecordedLanguage:
 class _RecordedVision:
     """The vision engine, remembering each round's feature as decoded (256,) and its logits (L, L)."""
 
-    def __init__(self, engine: OnnxVision) -> None:
+    def __init__(self, engine: VisionEngine) -> None:
         self.description, self.encode, self.close, self._engine = "", engine.encode, engine.close, engine
         self.decoded: list[tuple[F32, F32]] = []
 
@@ -95,19 +96,35 @@ class _RecordedVision:
 async def replay(
     bundle: Bundle, dialogues: Iterable[RecordedDialogue], tolerance: Tolerance, threads: int
 ) -> Report:
-    """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks."""
-    rounds: list[RoundParity] = []
-    with ThreadPoolExecutor(1) as executor:
-        language, vision = OnnxLanguage(bundle, threads, 1 << 28), OnnxVision(bundle, threads)
-        for dialogue in dialogues:
-            recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = _orchestrator(bundle, *recorded, executor)
-            rounds += await _dialogue(orchestrator, *recorded, dialogue, tolerance)
+    """As ``replay_with``, with ONNX engines made for it."""
+    language, vision = OnnxLanguage(bundle, threads, 1 << 28), OnnxVision(bundle, threads)
+    try:
+        return await replay_with(bundle, language, vision, dialogues, tolerance)
+    finally:
         await language.close()
         await vision.close()
+
+
+async def replay_with(
+    bundle: Bundle,
+    language: LanguageEngine,
+    vision: VisionEngine,
+    dialogues: Iterable[RecordedDialogue],
+    tolerance: Tolerance,
+) -> Report:
+    """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks."""
+    with ThreadPoolExecutor(1) as executor:
+
+        async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
+            recorded = _RecordedLanguage(language), _RecordedVision(vision)
+            orchestrator = _orchestrator(bundle, *recorded, executor)
+            return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
+
+        found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
+    rounds = tuple(parity for parities in found for parity in parities)
     manifest = bundle.manifest
     passed = bool(rounds) and all(parity.passed for parity in rounds)
-    return Report(f"{manifest.name} {manifest.version}", bundle.digest, tolerance, tuple(rounds), passed)
+    return Report(f"{manifest.name} {manifest.version}", bundle.digest, tolerance, rounds, passed)
 
 
 async def _dialogue(

@@ -20,6 +20,9 @@ MASK_DECODER = "mask_decoder.onnx"
 VISION_TOWER = "vision_tower.onnx"
 LANGUAGE_MODEL = "language_model.onnx"
 REQUIRED_FILES = (TOKENIZER, IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, LANGUAGE_MODEL)
+VLLM = "vllm"
+"""Directory of the language half as vLLM reads it. A bundle without one serves by ONNX alone."""
+VLLM_FILES = (f"{VLLM}/config.json", f"{VLLM}/model.safetensors")
 
 Positive = Annotated[int, Field(gt=0)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -125,7 +128,7 @@ class Manifest(_Section):
     source: dict[str, str]
     """Digests of what the bundle was made from, by role (checkpoint, base, clip)."""
     files: dict[str, Digest]
-    """SHA-256 of every other file of the bundle, by name."""
+    """SHA-256 of every other file of the bundle, by path within it."""
 
     @model_validator(mode="after")
     def _tokens_fit(self) -> Self:
@@ -148,6 +151,24 @@ class Bundle:
 
     def path(self, name: str) -> Path:
         return self.directory / name
+
+    def vllm_model(self) -> Path:
+        """The directory that vLLM loads.
+
+        Raises:
+            BundleError: the bundle has none, or a file lies in it that the manifest does not list: vLLM would
+                read that too.
+        """
+        directory = self.path(VLLM)
+        if not set(VLLM_FILES) <= self.manifest.files.keys():
+            raise BundleError(
+                f"{self.directory} holds no {VLLM}/ directory, which the vLLM engine needs: rebuild it with "
+                "`python -m exporters bundle`, or serve it with the ONNX engine"
+            )
+        found = {path.relative_to(self.directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+        if unlisted := sorted(found - self.manifest.files.keys()):
+            raise BundleError(f"{self.directory}: not listed in the manifest, remove: {', '.join(unlisted)}")
+        return directory
 
 
 def file_digest(path: Path) -> str:
@@ -180,9 +201,11 @@ def load_bundle(directory: Path) -> Bundle:
 
 def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
     problems = [f"{name}: not listed in the manifest" for name in REQUIRED_FILES if name not in manifest.files]
+    root = directory.resolve()
     for name, expected in manifest.files.items():
         path = directory / name
-        if path.resolve().parent != directory.resolve():
+        # Neither "..", an absolute path nor a link leads anywhere but where the name says.
+        if not path.resolve().is_relative_to(root) or path.resolve() != root / name:
             problems.append(f"{name}: lies outside the bundle")
         elif not path.is_file():
             problems.append(f"{name}: missing")

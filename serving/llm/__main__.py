@@ -12,7 +12,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,8 @@ from serving.llm.onnx import OnnxLanguage
 from serving.llm.server import LanguageServer
 from serving.llm.service import LanguageService
 from serving.llm.settings import LanguageServerSettings
+from serving.llm.vllm_engine import VllmLanguage
+from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine, Prompt
 from serving.program import before, run, server_tls, stop_asked
 
@@ -44,8 +46,12 @@ Build = Callable[[Bundle, LanguageServerSettings], Awaitable[Engine]]
 
 async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
     """The engine that the settings name."""
-    language = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
-    return Engine(language, died=forever)
+    if settings.engine == "onnx":
+        onnx = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
+        return Engine(onnx, died=forever)
+    options = ON_CPU if settings.engine == "vllm-cpu" else VllmOptions(**settings.vllm.model_dump())
+    vllm = await VllmLanguage.start(bundle, replace(options, max_references=settings.limits.max_references))
+    return Engine(vllm, died=vllm.died)
 
 
 async def forever() -> None:

@@ -5,16 +5,14 @@ Knows placeholders, positions, and each token's content. Does not know graphs, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import Manifest, TokenSpec
 from serving.domain import F32, TowerImage
-from serving.errors import InvalidInput
+from serving.llm.checks import check_prompt
 from serving.llm.prefix import TokenKey
 from serving.ports import Prompt
 
@@ -69,10 +67,10 @@ def expand(prompt: Prompt, manifest: Manifest) -> Expanded:
     """Check a prompt and expand its image.
 
     Raises:
-        InvalidInput: too long, an unknown token, or placeholders that do not match the references.
+        InvalidInput: as ``check_prompt`` says.
     """
+    check_prompt(prompt, manifest)
     ids = np.asarray(prompt.token_ids, np.int64)
-    _check(prompt, ids, manifest)
     tokens, patches = manifest.tokens, manifest.tower.tokens
     image = int(np.flatnonzero(ids == tokens.image)[0])
     repeats = np.ones(ids.size, np.int64)
@@ -107,34 +105,3 @@ def _media(image: int, patches: int, crops: I64) -> Media:
     rows = np.concatenate([np.arange(patches), np.full(crops.size, CROP_ROW)])
     order = np.argsort(positions)
     return Media(positions[order], pictures[order], rows[order])
-
-
-def _check(prompt: Prompt, ids: I64, manifest: Manifest) -> None:
-    tokens = manifest.tokens
-    length = ids.size - 1 + manifest.tower.tokens
-    limit = manifest.language.max_tokens
-    if length + prompt.max_new_tokens > limit:
-        raise InvalidInput(
-            "question.text",
-            f"the prompt holds {length} tokens and an answer up to {prompt.max_new_tokens}; the limit is {limit}",
-        )
-    if np.any((ids != tokens.image) & ((ids < 0) | (ids >= manifest.language.vocabulary))):
-        raise InvalidInput("prompt.token_ids", f"an id lies outside 0..{manifest.language.vocabulary - 1}")
-    _check_count(ids, tokens.image, 1, "image")
-    _check_count(ids, tokens.crop, len(prompt.references), "crop")
-    _check_count(ids, tokens.bbox, len(prompt.references), "box")
-    _check_positions(prompt.feature_positions, ids.size)
-    if prompt.max_new_tokens < 0:
-        raise InvalidInput("prompt.max_new_tokens", "is negative")
-
-
-def _check_count(ids: I64, placeholder: int, expected: int, name: str) -> None:
-    found = int(np.count_nonzero(ids == placeholder))
-    if found != expected:
-        raise InvalidInput("prompt.token_ids", f"{found} {name} placeholders; exactly {expected} must stand there")
-
-
-def _check_positions(positions: Sequence[int], length: int) -> None:
-    ascending = all(first < second for first, second in pairwise(positions))
-    if not ascending or (positions and not 0 <= positions[0] <= positions[-1] < length):
-        raise InvalidInput("prompt.feature_positions", f"must ascend within 0..{length - 1}")

@@ -35,6 +35,21 @@ class OnnxSettings(Section):
     """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
 
 
+class VllmSettings(Section):
+    """For ``--engine vllm``."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_num_seqs: Positive = 32
+    """Requests in one step. A prompt takes one for each mask that is wanted at once."""
+    max_queued: Positive = 256
+    """Requests admitted, running or waiting; more are refused with a retry delay."""
+    kv_cache_bytes: Positive | None = None
+    """Of keys and values; by default what is left of the GPU's memory."""
+    prefix_caching: bool = True
+    batch_invariant: bool = False
+    """Results do not depend on what runs beside them; slower."""
+
+
 class LanguageServerSettings(ListeningSettings):
     """Settings of ``python -m serving.llm``. Research and education software: not for clinical use."""
 
@@ -44,7 +59,8 @@ class LanguageServerSettings(ListeningSettings):
     """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one. Whoever can
     connect speaks for every tenant: with --tls.client-ca, orchestrators alone.
     """
-    engine: Literal["onnx"] = "onnx"
-    """ONNX Runtime in this process."""
+    engine: Literal["onnx", "vllm", "vllm-cpu"] = "onnx"
+    """onnx: ONNX Runtime in this process. vllm: on a GPU. vllm-cpu: small models, float32, for tests and demos."""
     limits: LimitSettings = LimitSettings()
     onnx: OnnxSettings = Field(default_factory=OnnxSettings)
+    vllm: VllmSettings = VllmSettings()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from serving.bundle import Bundle, Manifest
 from serving.errors import InvalidInput, Unavailable
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
+from serving.llm.vllm_engine import VllmLanguage
 from serving.ports import Completion, LanguageEngine, Prompt
 from tests.llm.stage import language_server
 from tests.scripted.language import ScriptedLanguage
@@ -20,6 +23,7 @@ from tests.scripted.pictures import reference, tower_image
 from tests.scripted.prompts import Draft, draft
 from tests.unit.serving.manifests import manifest as made_up
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 SAME = 1e-5
 """Largest difference between features, relative to their largest value: the same sums in another order."""
 DIFFERENT = 1e-4
@@ -40,24 +44,60 @@ class Subject:
         return np.stack([feature.vector for feature in completion.features])
 
 
-@pytest.fixture(params=["onnx", "onnx without cache", "onnx behind a server", "scripted"])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    engine: LanguageEngine
-    if request.param == "scripted":
-        manifest = made_up()
-        engine = ScriptedLanguage(manifest)
-    else:
-        bundle: Bundle = request.getfixturevalue("random_bundle")
-        manifest = bundle.manifest
-        engine = OnnxLanguage(bundle, threads=1, cache_bytes=0 if "without" in request.param else 2**26)
-    if request.param == "onnx behind a server":
-        async with language_server(engine, bundle) as server:
-            remote = RemoteLanguage([server.address], bundle, max_references=8)
-            yield Subject(remote, manifest)
-            await remote.close()
-    else:
-        yield Subject(engine, manifest)
+class Shared:
+    """An engine that tests share. Each test is a tenant of its own, so that it finds nothing cached by others."""
+
+    numbers = itertools.count()
+
+    def __init__(self, engine: LanguageEngine) -> None:
+        self.description, self._engine, self._number = engine.description, engine, next(self.numbers)
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        return await self._engine.complete(replace(prompt, tenant=f"{self._number}/{prompt.tenant}"))
+
+    async def close(self) -> None:
+        """Not before the last test."""
+
+
+@pytest.fixture
+def scripted() -> Subject:
+    manifest = made_up()
+    return Subject(ScriptedLanguage(manifest), manifest)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def onnx(random_bundle: Bundle) -> AsyncIterator[Subject]:
+    engine = OnnxLanguage(random_bundle, threads=1, cache_bytes=2**26)
+    yield Subject(engine, random_bundle.manifest)
     await engine.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def onnx_without_cache(random_bundle: Bundle) -> AsyncIterator[Subject]:
+    engine = OnnxLanguage(random_bundle, threads=1, cache_bytes=0)
+    yield Subject(engine, random_bundle.manifest)
+    await engine.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def onnx_behind_a_server(random_bundle: Bundle) -> AsyncIterator[Subject]:
+    engine = OnnxLanguage(random_bundle, threads=1, cache_bytes=2**26)
+    async with language_server(engine, random_bundle) as server:
+        remote = RemoteLanguage([server.address], random_bundle, max_references=8)
+        yield Subject(remote, random_bundle.manifest)
+        await remote.close()
+    await engine.close()
+
+
+@pytest.fixture
+def vllm(vllm_language: VllmLanguage, random_bundle: Bundle) -> Subject:
+    return Subject(Shared(vllm_language), random_bundle.manifest)
+
+
+@pytest.fixture(params=["onnx", "onnx_without_cache", "onnx_behind_a_server", "scripted", "vllm"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    found: Subject = request.getfixturevalue(request.param)
+    return found
 
 
 def two_rounds(subject: Subject, seed: int = 5) -> Draft:
@@ -269,6 +309,21 @@ async def test_ids_and_positions_lie_within_their_ranges(subject: Subject) -> No
             await subject.engine.complete(each.prompt())
 
 
+async def test_pixels_and_boxes_have_their_shapes(subject: Subject) -> None:
+    rounds = two_rounds(subject)
+    shown, image = rounds.references[0], rounds.image
+    small = replace(image, pixels=image.pixels[:-1])
+    for each in [
+        replace(rounds, image=small),
+        replace(rounds, image=replace(image, pixels=image.pixels.astype(np.float32))),
+        replace(rounds, references=(replace(shown, crop=small),)),
+        replace(rounds, references=(replace(shown, box=shown.box[:3]),)),
+        replace(rounds, references=(replace(shown, box=shown.box * np.float32(np.nan)),)),
+    ]:
+        with pytest.raises(InvalidInput):
+            await subject.engine.complete(each.prompt())
+
+
 async def test_a_cancelled_call_leaves_the_engine_usable(subject: Subject) -> None:
     rounds = two_rounds(subject)
     expected = await subject.vectors(rounds.prompt("before"))
@@ -283,6 +338,8 @@ async def test_a_cancelled_call_leaves_the_engine_usable(subject: Subject) -> No
 
 
 async def test_a_closed_engine_says_so(subject: Subject) -> None:
+    if isinstance(subject.engine, Shared):
+        pytest.skip("shared by all tests; tests/contract/test_vllm.py closes engines of its own")
     await subject.engine.close()
     await subject.engine.close()
     with pytest.raises(Unavailable):

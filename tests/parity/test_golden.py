@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exporters.golden import read_golden
-from exporters.parity import Report, Tolerance, replay
+from exporters.golden import RecordedDialogue, read_golden
+from exporters.parity import Report, Tolerance, replay, replay_with
 from serving.bundle import Bundle
+from serving.llm.vllm_engine import VllmLanguage
+from serving.llm.vllm_options import ON_CPU
+from serving.vision.onnx import OnnxVision
 
 
-@pytest.fixture(scope="module")
-def report(golden_bundle: Bundle, golden_directory: Path) -> Report:
-    return asyncio.run(replay(golden_bundle, read_golden(golden_directory), Tolerance(), threads=2))
+@pytest.fixture(scope="module", params=["onnx", "vllm"])
+def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> Report:
+    dialogues = read_golden(golden_directory)
+    if request.param == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            pytest.skip("vLLM is not installed: make env-vllm")
+        return asyncio.run(on_vllm(golden_bundle, dialogues))
+    return asyncio.run(replay(golden_bundle, dialogues, Tolerance(), threads=2))
+
+
+async def on_vllm(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> Report:
+    """In float32 on the CPU, all dialogues at once."""
+    language, vision = await VllmLanguage.start(bundle, ON_CPU), OnnxVision(bundle, threads=2)
+    report = await replay_with(bundle, language, vision, dialogues, Tolerance())
+    await language.close()
+    await vision.close()
+    assert language.counts.largest_step > 1
+    return report
 
 
 def test_every_recorded_round_is_replayed(report: Report) -> None:

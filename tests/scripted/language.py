@@ -13,7 +13,8 @@ import numpy as np
 
 from serving.bundle import Manifest
 from serving.domain import Reference, SegFeature
-from serving.errors import InvalidInput, Unavailable
+from serving.errors import Unavailable
+from serving.llm.checks import check_prompt
 from serving.ports import Completion, Prompt
 from tests.scripted.script import Script
 
@@ -52,18 +53,7 @@ class ScriptedLanguage:
     def _check(self, prompt: Prompt) -> None:
         if self._closed:
             raise Unavailable("the engine is closed")
-        tokens, ids = self._manifest.tokens, prompt.token_ids
-        limit = self._manifest.language.max_tokens
-        if len(ids) - 1 + self._manifest.tower.tokens + prompt.max_new_tokens > limit:
-            raise InvalidInput("question.text", f"too long; the limit is {limit}")
-        counts = (ids.count(tokens.image), ids.count(tokens.crop), ids.count(tokens.bbox))
-        if counts != (1, len(prompt.references), len(prompt.references)):
-            raise InvalidInput("prompt.token_ids", "placeholders and references differ")
-        if any(not 0 <= token < self._manifest.language.vocabulary for token in ids if token != tokens.image):
-            raise InvalidInput("prompt.token_ids", "an id outside the vocabulary")
-        positions = prompt.feature_positions
-        if list(positions) != sorted(set(positions)) or not all(0 <= at < len(ids) for at in positions):
-            raise InvalidInput("prompt.feature_positions", "do not ascend within the prompt")
+        check_prompt(prompt, self._manifest)
 
     def _states(self, prompt: Prompt) -> tuple[bytes, ...]:
         """For each token, a digest of it and all before it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import REQUIRED_FILES, BundleError, file_digest, load_bundle
+from serving.bundle import REQUIRED_FILES, VLLM_FILES, BundleError, file_digest, load_bundle
 from tests.unit.serving.manifests import manifest
 
 
@@ -56,6 +56,49 @@ def test_a_file_outside_the_bundle_is_refused(directory: Path) -> None:
     files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {"../secret": "0" * 64}
     with pytest.raises(BundleError, match=r"\.\./secret: lies outside"):
         load_bundle(changed(directory, files=files))
+
+
+def test_a_link_out_of_the_bundle_is_refused(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    secret = tmp_path_factory.mktemp("other") / "secret"
+    secret.write_bytes(b"mask_decoder.onnx")  # the digest fits
+    (directory / "mask_decoder.onnx").unlink()
+    (directory / "mask_decoder.onnx").symlink_to(secret)
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx: lies outside"):
+        load_bundle(directory)
+
+
+def test_an_absolute_path_is_refused(directory: Path) -> None:
+    files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {"/etc/hostname": "0" * 64}
+    with pytest.raises(BundleError, match=r"/etc/hostname: lies outside"):
+        load_bundle(changed(directory, files=files))
+
+
+def with_vllm(directory: Path) -> Path:
+    (directory / "vllm").mkdir()
+    for name in VLLM_FILES:
+        (directory / name).write_bytes(name.encode())
+    files = {name: file_digest(directory / name) for name in (*REQUIRED_FILES, *VLLM_FILES)}
+    return changed(directory, files=files)
+
+
+def test_the_directory_for_vllm_is_part_of_the_bundle(directory: Path) -> None:
+    assert load_bundle(with_vllm(directory)).vllm_model() == directory / "vllm"
+    (directory / "vllm" / "config.json").write_bytes(b"{}")
+    with pytest.raises(BundleError, match=r"vllm/config\.json: SHA-256 is"):
+        load_bundle(directory)
+
+
+def test_without_it_the_bundle_loads_and_names_the_fix(directory: Path) -> None:
+    bundle = load_bundle(directory)
+    with pytest.raises(BundleError, match="exporters bundle"):
+        bundle.vllm_model()
+
+
+def test_nothing_else_may_lie_where_vllm_reads(directory: Path) -> None:
+    bundle = load_bundle(with_vllm(directory))
+    (directory / "vllm" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"remove: vllm/pytorch_model\.bin"):
+        bundle.vllm_model()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""Dialogues for a language engine: real slices, real questions, and the atlas' masks as references.
+
+Knows how a dialogue becomes prompts, round after round. Does not know engines nor what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from demo import slices
+from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
+from serving.dialogue import PromptForm
+from serving.domain import AnswerMode, Question, Reference, SourceImage
+from serving.geometry import Geometry, pack_mask
+from serving.ports import Completion, LanguageEngine, Prompt
+from serving.tokenizer import Tokenizer
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """All that its rounds need; references are known beforehand."""
+
+    name: str
+    image: SourceImage
+    questions: tuple[Question, ...]
+    references: tuple[Reference | None, ...]
+
+
+def prompt_form(bundle: Bundle) -> PromptForm:
+    return PromptForm(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
+
+
+def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> list[Dialogue]:
+    """``count`` dialogues of ROUNDS rounds, in turn. The image of number n is moved n pixels: nobody saw it."""
+    manifest = bundle.manifest
+    geometry = Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER])
+    known = [dialogue for dialogue in slices.dialogues(directory) if len(dialogue.rounds) == ROUNDS]
+    return [_dialogue(geometry, known[number % len(known)], number) for number in range(first, first + count)]
+
+
+def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialogue:
+    image = geometry.source_image(np.roll(known.image, number, axis=0))
+    masks = [pack_mask(np.roll(asked.truth, number, axis=0)) for asked in known.rounds]
+
+    def reference(refer_to: int | None) -> Reference | None:
+        return None if refer_to is None else geometry.reference(image, masks[refer_to], refer_to)
+
+    return Dialogue(
+        name=f"dialogue {number}",
+        image=image,
+        questions=tuple(Question(asked.question, asked.refer_to, AnswerMode.FORCED) for asked in known.rounds),
+        references=tuple(reference(asked.refer_to) for asked in known.rounds),
+    )
+
+
+def forced_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Prompt]:
+    """One prompt a round, the answers given: all are known before the first is asked."""
+    ids: list[int] = []
+    prompts = []
+    for index, question in enumerate(dialogue.questions):
+        turn = form.turn(question, first=index == 0)
+        ids += turn.prompt
+        prompts.append(_prompt(dialogue, index, ids, tenant, (len(ids) - 1,), 0))
+        ids += turn.closing
+    return prompts
+
+
+async def forced(engine: LanguageEngine, form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Completion]:
+    """Round after round, as a live session asks."""
+    return [await engine.complete(prompt) for prompt in forced_prompts(form, dialogue, tenant)]
+
+
+async def free(engine: LanguageEngine, form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Completion]:
+    """Round after round in the model's own words, each of which ends with ``[SEG]``."""
+    ids: list[int] = []
+    completions = []
+    for index, question in enumerate(dialogue.questions):
+        asked = Question(question.text, question.refer_to, AnswerMode.GRAMMAR)
+        ids += form.turn(asked, first=index == 0).prompt
+        prompt = _prompt(dialogue, index, ids, tenant, (), form.manifest.answers.max_new_tokens)
+        completion = await engine.complete(prompt)
+        ids += form.close(completion.token_ids, segmented=True)[1]
+        completions.append(completion)
+    return completions
+
+
+def _prompt(  # noqa: PLR0917  # a prompt has these parts
+    dialogue: Dialogue, index: int, ids: Sequence[int], tenant: str, positions: tuple[int, ...], new: int
+) -> Prompt:
+    return Prompt(
+        dialogue=dialogue.name,
+        tenant=tenant,
+        token_ids=tuple(ids),
+        image=dialogue.image.tower,
+        references=tuple(shown for shown in dialogue.references[: index + 1] if shown is not None),
+        feature_positions=positions,
+        max_new_tokens=new,
+        ensure_seg=new > 0,
+    )

@@ -1,0 +1,114 @@
+"""MediRound's language half as vLLM runs it: CLIP, projector, box encoder, Mistral, [SEG] projection.
+
+Knows tensor names (those of ``exporters.vllm_model``) and which input becomes which embedding. The transformers
+are vLLM's own; the small layers are plain and replicated on every rank. Does not know how features leave the
+worker (``serving.llm.plugin.tap``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.model_executor.models.clip import CLIPVisionModel
+from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from serving.llm.plugin.config import MediRoundConfig
+from serving.llm.plugin.processing import FIELDS, Dummy, Info, Processor
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummy)
+class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
+    """Reads a dialogue on an image; ``last_rows`` are the hidden states that the step's tokens come from."""
+
+    packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}  # noqa: RUF012  # vLLM's form
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config: MediRoundConfig = vllm_config.model_config.hf_config
+        text, vision = config.text_config, config.vision_config
+        self.config = config
+        media = [config.image_token_id, config.crop_token_id, config.bbox_token_id]
+        self.configure_mm_token_handling(vocab_size=text.vocab_size, mm_token_ids=media)  # type: ignore[operator]  # the mixins are untyped
+        with self._mark_tower_model(vllm_config, set(FIELDS)):  # type: ignore[operator]  # as above
+            self.vision_tower = CLIPVisionModel(
+                vision,
+                # Hidden states are counted from the embeddings (0) to the last layer's output.
+                num_hidden_layers_override=config.select_layer % (vision.num_hidden_layers + 1),
+                require_post_norm=False,
+                prefix=maybe_prefix(prefix, "vision_tower"),
+            )
+            self.mm_projector = nn.Sequential(
+                nn.Linear(vision.hidden_size, text.hidden_size),
+                nn.GELU(),
+                nn.Linear(text.hidden_size, text.hidden_size),
+            )
+            self.bbox_encoder = nn.Linear(4, text.hidden_size)
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]  # as above
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=text,
+                prefix=maybe_prefix(prefix, "language_model"),
+                architectures=["MistralForCausalLM"],
+            )
+        self.text_hidden_fcs = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Linear(text.hidden_size, text.hidden_size),
+                    nn.ReLU(),
+                    nn.Linear(text.hidden_size, config.feature),
+                )
+            ]
+        )
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+        self.last_rows: Tensor | None = None
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:  # noqa: ARG003  # vLLM's signature
+        """No text stands for an item: prompts are ids."""
+        return None
+
+    def embed_multimodal(self, **kwargs: object) -> Tensor | list[Tensor]:
+        """The embeddings (items, tokens, H) of one modality; see ``FIELDS``."""
+        dtype = self.bbox_encoder.weight.dtype
+        for modality, field in FIELDS.items():
+            given = kwargs.get(field)
+            if isinstance(given, Tensor):
+                return self._embedded(modality, given.to(dtype))
+        return []
+
+    def _embedded(self, modality: str, items: Tensor) -> Tensor:
+        if modality == "bbox":
+            return self.bbox_encoder(items).unsqueeze(1)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        tokens = self.vision_tower(items)  # (items, 1 + patches, C), the class token first
+        return self.mm_projector(tokens[:, 1:] if modality == "image" else tokens[:, :1])  # type: ignore[no-any-return]  # as above
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: object,  # noqa: ARG002  # vLLM may hand the raw media over again
+    ) -> Any:
+        """Hidden states after the final norm (or what the next pipeline stage takes)."""
+        return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """Called once a step with one row for each token that is about to be sampled."""
+        self.last_rows = hidden_states
+        return self.language_model.compute_logits(hidden_states)  # type: ignore[no-any-return]  # vLLM is untyped here
+
+    def features(self) -> Tensor:
+        """The [SEG] features (rows, feature), float32, of the step's rows."""
+        if self.last_rows is None:
+            raise RuntimeError("compute_logits was not called")
+        return self.text_hidden_fcs[0](self.last_rows).float()  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        return AutoWeightsLoader(self).load_weights(weights)  # type: ignore[no-any-return]  # vLLM is untyped here

@@ -1,0 +1,155 @@
+"""Images, crops and boxes on their way into vLLM: checked, and bound to their placeholders.
+
+Knows shapes, and which token stands for what. Nothing is resized or tokenised here: tensors come in finished,
+prompts as ids. What passes these checks cannot break the model; a worker that fails ends the engine for all.
+Method names and parameters are vLLM's, which calls some of them by keyword.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from vllm.exceptions import VLLMValidationError
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import MultiModalDataParser, ProcessorBatchItems
+from vllm.multimodal.processing import (
+    BaseDummyInputsBuilder,
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    ProcessorInputs,
+    PromptReplacement,
+)
+
+from serving.llm.plugin.config import MediRoundConfig
+
+FIELDS = {"image": "image_pixels", "crop": "crop_pixels", "bbox": "boxes"}
+"""Modality → keyword of the model's ``embed_multimodal``."""
+
+
+class TensorItems(ProcessorBatchItems):
+    """Finished float32 tensors of one modality, all of ``shape``."""
+
+    def __init__(self, data: Sequence[torch.Tensor], modality: str, shape: tuple[int, ...]) -> None:
+        for item in data:
+            if not isinstance(item, torch.Tensor) or item.dtype != torch.float32 or tuple(item.shape) != shape:
+                raise VLLMValidationError(f"a {modality} is a float32 tensor of shape {shape}")
+            if not bool(item.isfinite().all()):
+                raise VLLMValidationError(f"a {modality} holds values that are not finite")
+        super().__init__(data, modality)
+
+    def get_processor_data(self) -> Mapping[str, object]:
+        return {}
+
+    def get_passthrough_data(self) -> Mapping[str, object]:
+        return {FIELDS[self.modality]: torch.stack(list(self.get_all()))}
+
+
+class Parser(MultiModalDataParser):
+    """``shapes``: of one item, by modality."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self._shapes = shapes
+
+    def _get_subparsers(self) -> Mapping[str, Any]:
+        return {modality: partial(self._items, modality) for modality in FIELDS}
+
+    def _items(self, modality: str, data: Sequence[torch.Tensor] | None) -> TensorItems | None:
+        return TensorItems(data, modality, self._shapes[modality]) if data else None
+
+
+class Info(BaseProcessingInfo):
+    """What vLLM asks of the model's inputs."""
+
+    @property
+    def config(self) -> MediRoundConfig:
+        config: MediRoundConfig = self.ctx.get_hf_config(MediRoundConfig)
+        return config
+
+    @property
+    def placeholders(self) -> dict[str, int]:
+        config = self.config
+        return {"image": config.image_token_id, "crop": config.crop_token_id, "bbox": config.bbox_token_id}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        side = self.config.vision_config.image_size
+        return {"image": (3, side, side), "crop": (3, side, side), "bbox": (4,)}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of one item."""
+        return {"image": self.config.image_tokens, "crop": 1, "bbox": 1}
+
+    def get_data_parser(self) -> MultiModalDataParser:
+        return Parser(self.shapes)
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        return {"image": 1, "crop": None, "bbox": None}
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:  # noqa: ARG002  # vLLM's signature
+        return self.lengths
+
+
+class Dummy(BaseDummyInputsBuilder):
+    """Zeros, for vLLM's memory profile."""
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:  # noqa: ARG002  # vLLM's signature
+        return ""
+
+    def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:  # noqa: ARG002  # vLLM's signature
+        return {name: [torch.zeros(self.info.shapes[name])] * mm_counts.get(name, 0) for name in FIELDS}
+
+
+class Processor(BaseMultiModalProcessor):
+    """Binds items to placeholders, in order. There is no Hugging Face processor behind it."""
+
+    requires_tokenizer = False
+
+    def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> ProcessorInputs:
+        data = self.dummy_inputs.get_dummy_mm_data(seq_len, mm_counts, mm_options)
+        prompt = [self.info.placeholders[name] for name, items in data.items() for _ in items]
+        return ProcessorInputs(prompt=prompt, mm_data_items=self.info.parse_mm_data(data, validate=False))
+
+    def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> Any:  # vLLM's own inputs, of no stable type
+        """Refuse what vLLM would accept: an id that the model has no row for, a placeholder without its item.
+
+        Raises:
+            VLLMValidationError: the request is at fault; the engine goes on.
+        """
+        placeholders, counts = self.info.placeholders, inputs.mm_data_items.get_all_counts()
+        vocabulary = self.info.config.text_config.vocab_size
+        known = set(placeholders.values())
+        if any(not 0 <= token < vocabulary for token in inputs.prompt if token not in known):
+            raise VLLMValidationError(f"an id lies outside 0..{vocabulary - 1}")
+        for modality, placeholder in placeholders.items():
+            found, given = inputs.prompt.count(placeholder), counts.get(modality, 0)
+            if found != given:
+                raise VLLMValidationError(f"{found} {modality} placeholders for {given} items")
+        return super().apply(inputs, timing_ctx)
+
+    def _get_mm_fields_config(
+        self,
+        hf_inputs: Any,  # noqa: ARG002  # vLLM's signature
+        hf_processor_mm_kwargs: Mapping[str, object],  # noqa: ARG002  # vLLM's signature
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        return {field: MultiModalFieldConfig.batched(modality) for modality, field in FIELDS.items()}
+
+    def _get_prompt_updates(
+        self,
+        mm_items: Any,  # noqa: ARG002  # vLLM's signature
+        hf_processor_mm_kwargs: Mapping[str, object],  # noqa: ARG002  # vLLM's signature
+        out_mm_kwargs: Any,  # noqa: ARG002  # vLLM's signature
+    ) -> Sequence[PromptReplacement]:
+        lengths = self.info.lengths
+        return [
+            PromptReplacement(modality=modality, target=[token], replacement=[token] * lengths[modality])
+            for modality, token in self.info.placeholders.items()
+        ]
+
+    def _apply_prompt_updates_via_text(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002  # vLLM's signature
+        """vLLM's way out when placeholders do not match: decode, replace, encode. Text must never become one."""
+        raise VLLMValidationError("placeholders and items differ")

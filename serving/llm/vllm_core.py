@@ -1,0 +1,206 @@
+"""One ``AsyncLLM``: starts it, taps it, puts requests to it, and says what went wrong in the words of the domain.
+
+Knows vLLM's API (0.32 on a CPU, 0.33 on a GPU) and how a feature lies in an answer (``serving.llm.plugin.tap``).
+Does not know prompts, waves or sessions. To be imported once ``vllm_options.environment`` is in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.exceptions import VLLMError
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from serving.bundle import Manifest
+from serving.errors import EngineFault, Unavailable
+from serving.llm.vllm_options import VllmOptions
+from serving.llm.vllm_requests import Answer, Item, Request
+
+SHUTDOWN_SECONDS = 10.0
+TAPPED_RANK = 0
+"""``serving.llm.plugin.tap`` marks its rows so; real ranks begin at 1."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """What the engine's steps were."""
+
+    count: int = 0
+    """Steps that sampled."""
+    largest: int = 0
+    """Most requests sampled in one step."""
+
+
+class StepLogger(StatLoggerBase):
+    """Counts steps; vLLM tells it of each."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002  # vLLM's signature
+        if iteration_stats is not None and iteration_stats.num_generation_tokens:
+            self._steps.count += 1
+            self._steps.largest = max(self._steps.largest, iteration_stats.num_generation_tokens)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+class VllmCore:
+    """An engine of its own processes. ``alive`` turns false for good when it dies or loses its tap."""
+
+    def __init__(self, llm: AsyncLLM, manifest: Manifest, steps: Steps) -> None:
+        self._llm = llm
+        self._tokens, self._feature = manifest.tokens, manifest.language.feature
+        self._numbers = itertools.count()
+        self._tapped = True
+        self.steps = steps
+
+    @classmethod
+    async def start(cls, model: Path, manifest: Manifest, options: VllmOptions, *, tap: bool = True) -> VllmCore:
+        """Start the engine's processes and install the tap.
+
+        Args:
+            tap: only tests leave it out, to see that such answers are refused.
+
+        Raises:
+            EngineFault: the tap cannot be installed, or yields features of another length.
+            RuntimeError: vLLM does not start; its log says why.
+        """
+        if options.batch_invariant and current_platform.is_cpu():
+            raise RuntimeError("batch_invariant: vLLM has no such mode on a CPU")
+        steps = Steps()
+        arguments = _arguments(model, manifest, options)
+        try:
+            llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
+        except ValueError as error:
+            raise RuntimeError(f"vLLM refuses its options: {error}") from error
+        core = cls(llm, manifest, steps)
+        try:
+            lengths = await llm.collective_rpc("install_feature_tap") if tap else []
+        except BaseException:
+            await core.close()
+            raise
+        if set(lengths) - {manifest.language.feature}:
+            await core.close()
+            raise EngineFault(f"the tap yields features of {lengths}, not {manifest.language.feature}")
+        return core
+
+    @property
+    def alive(self) -> bool:
+        return self._tapped and not self._llm.errored
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that vLLM holds."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    async def answer(self, request: Request) -> Answer:
+        """Run one request. Cancelling the task aborts it.
+
+        Raises:
+            Unavailable: the engine is dead, or aborted the request.
+            EngineFault: the request failed in vLLM, or its answer carries no features.
+        """
+        try:
+            rendered = await self._llm.renderer.render_cmpl_async([_prompt(request)])
+            name = f"{next(self._numbers)}"
+            async for output in self._llm.generate(rendered[0], self._sampling(request.max_tokens), name):
+                final = output
+        except EngineDeadError as error:
+            raise Unavailable("the language engine died") from error
+        except (VLLMError, ValueError, RuntimeError, AssertionError) as error:
+            # By its type alone: the text may show the request.
+            raise EngineFault(f"vLLM failed with {type(error).__name__}") from None
+        if final.outputs[0].finish_reason not in {"stop", "length"}:
+            raise Unavailable("the language engine gave the request up")
+        return self._read(final)
+
+    async def close(self) -> None:
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # it would take the end for a failure, and log it
+        await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
+
+    def _sampling(self, max_tokens: int) -> SamplingParams:
+        tokens = self._tokens
+        return SamplingParams(
+            temperature=0,
+            max_tokens=max_tokens,
+            stop_token_ids=[tokens.seg, tokens.eos],
+            # As the ONNX engine: what only the prompt builder may insert is never generated.
+            logit_bias=dict.fromkeys((tokens.bos, tokens.bbox, tokens.crop), float("-inf")),
+            logprobs=self._feature,  # the tap's rows come in their place
+            flat_logprobs=True,  # a dict by token id would lose columns
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _read(self, output: Any) -> Answer:
+        """Raises EngineFault, and ends ``alive``, for an answer that did not pass the tap."""
+        completion = output.outputs[0]
+        rows, width = completion.logprobs, 1 + self._feature
+        count = len(completion.token_ids)
+        begins, ends = (rows.start_indices, rows.end_indices) if rows is not None else ([], [])
+        marked = [rows.ranks[begin] == TAPPED_RANK for begin in begins]
+        if (
+            len(begins) != count
+            or not all(marked)
+            or any(e - b != width for b, e in zip(begins, ends, strict=True))
+        ):
+            self._tapped = False
+            raise EngineFault("the feature tap is missing: restart the language engine")
+        table = np.array(rows.logprobs, np.float32).reshape(count, width)
+        if not np.isfinite(table).all():
+            raise EngineFault("the language model's features are not finite")
+        return Answer(
+            tuple(completion.token_ids), table[:, 1:], tuple(table[:, 0].tolist()), output.num_cached_tokens or 0
+        )
+
+
+def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEngineArgs:
+    references = options.max_references
+    return AsyncEngineArgs(
+        model=str(model),
+        dtype=options.dtype,
+        load_format="safetensors",
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        max_model_len=manifest.language.max_tokens + 1,  # vLLM samples after the longest prompt too
+        max_num_seqs=options.max_num_seqs,
+        block_size=options.block_size,
+        kv_cache_memory_bytes=options.kv_cache_bytes,
+        enable_prefix_caching=options.prefix_caching,
+        enforce_eager=options.eager,
+        max_logprobs=manifest.language.feature,
+        limit_mm_per_prompt={"image": 1, "crop": references, "bbox": references},
+        # Tensors are sent with every request: a cache on both sides of the pipe can drift apart on a cancel.
+        mm_processor_cache_gb=0,
+        worker_extension_cls="serving.llm.plugin.tap.FeatureTap",
+        enable_log_requests=False,
+    )
+
+
+def _prompt(request: Request) -> dict[str, Any]:
+    prompt: dict[str, Any] = {"prompt_token_ids": list(request.token_ids), "cache_salt": request.salt}
+    media = {"image": request.image, "crop": request.crops, "bbox": request.boxes}
+    given = {modality: items for modality, items in media.items() if items}
+    if given:
+        prompt["multi_modal_data"] = {modality: _tensors(items) for modality, items in given.items()}
+        prompt["multi_modal_uuids"] = {modality: [item.key for item in items] for modality, items in given.items()}
+    return prompt
+
+
+def _tensors(items: Sequence[Item]) -> list[torch.Tensor]:
+    return [torch.from_numpy(item.values) for item in items]

@@ -1,0 +1,193 @@
+"""The language half on vLLM: continuous batching, and prefix caching across rounds and dialogues.
+
+Knows admission, order and cancellation. Does not know how a prompt becomes requests
+(``serving.llm.vllm_requests``), vLLM's API (``serving.llm.vllm_core``), text, sessions or masks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serving.bundle import Bundle, Manifest
+from serving.domain import Rectangle, Reference, TowerImage
+from serving.errors import Exhausted, InvalidInput, Unavailable
+from serving.llm.checks import check_prompt
+from serving.llm.vllm_options import VllmOptions, environment
+from serving.llm.vllm_requests import Answer, Request, completion, requests
+from serving.ports import Completion, Prompt
+from serving.settled import settled
+
+if TYPE_CHECKING:
+    from serving.llm.vllm_core import VllmCore
+
+__all__ = ["VllmCounts", "VllmLanguage", "VllmOptions"]
+LIVENESS_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class VllmCounts:
+    """What the engine has done since it started; image tokens included."""
+
+    requests: int
+    computed_tokens: int
+    """Of prompts."""
+    cached_tokens: int
+    """Of prompts: taken from the prefix cache instead."""
+    generated_tokens: int
+    """Sampled; in a forced request, one that is thrown away."""
+    steps: int
+    """Of the engine, those that sampled."""
+    largest_step: int
+    """Most requests sampled in one step."""
+
+
+class VllmLanguage:
+    """A LanguageEngine; ``start`` makes one. All calls belong to the event loop that started it."""
+
+    def __init__(self, core: VllmCore, manifest: Manifest, options: VllmOptions) -> None:
+        self._core, self._manifest, self._options = core, manifest, options
+        self._running: set[asyncio.Task[Answer]] = set()
+        self._admitted = 0
+        self._closed = False
+        self._requests = self._computed = self._cached = self._generated = 0
+
+    @classmethod
+    async def start(cls, bundle: Bundle, options: VllmOptions) -> VllmLanguage:
+        """Start vLLM's processes on the bundle and read one prompt: what is returned is ready.
+
+        Blocks the event loop while vLLM starts. Sets environment variables of this process.
+
+        Raises:
+            BundleError: the bundle has no directory for vLLM.
+            EngineFault: the first answer carries no features.
+            RuntimeError: vLLM is not installed, or does not start; its log says why.
+        """
+        model = bundle.vllm_model()
+        os.environ.update(environment(options))
+        try:
+            from serving.llm.vllm_core import VllmCore  # noqa: PLC0415  # imports vLLM, which reads the environment
+        except ImportError as error:
+            raise RuntimeError(f"vLLM cannot be imported ({error}): make env-vllm, or install '.[gpu]'") from error
+        engine = cls(await VllmCore.start(model, bundle.manifest, options), bundle.manifest, options)
+        try:
+            await engine.complete(_first_prompt(bundle.manifest))
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    @property
+    def description(self) -> str:
+        return f"vllm/{self._options.dtype}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer. False is for good: end the process, so that its supervisor starts another."""
+        return not self._closed and self._core.alive
+
+    async def died(self) -> None:
+        """Return when ``alive`` is no more."""
+        while self.alive:  # noqa: ASYNC110  # vLLM tells nobody; one looks
+            await asyncio.sleep(LIVENESS_SECONDS)
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that vLLM holds."""
+        return self._core.unfinished
+
+    @property
+    def counts(self) -> VllmCounts:
+        steps = self._core.steps
+        return VllmCounts(
+            self._requests, self._computed, self._cached, self._generated, steps.count, steps.largest
+        )
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """All features wanted at once, and generation beside them. See ``LanguageEngine``.
+
+        Raises:
+            InvalidInput: too long, placeholders that do not match the references, or more of either than the
+                engine was started for.
+            Exhausted: as many requests as are admitted run or wait.
+            Unavailable: the engine is dead, or closes.
+            EngineFault: vLLM failed, or its answer carries no features.
+        """
+        check_prompt(prompt, self._manifest)
+        wanted = len(prompt.feature_positions) + (prompt.max_new_tokens > 0)
+        self._admit(prompt, wanted)
+        try:
+            asked = await asyncio.to_thread(requests, prompt, self._manifest)
+            answers = await self._answers(asked)
+        finally:
+            self._admitted -= wanted
+        self._count(asked, answers)
+        return completion(prompt, self._manifest, asked, answers)
+
+    async def close(self) -> None:
+        """Give up what runs and end vLLM's processes. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._running:
+            task.cancel()
+        await self._core.close()
+
+    def _admit(self, prompt: Prompt, wanted: int) -> None:
+        """A prompt is admitted as a whole: half a wave is of no use."""
+        limit = self._options.max_queued
+        if not self.alive:
+            raise Unavailable("the language engine is closed or dead")
+        if len(prompt.references) > self._options.max_references:
+            raise InvalidInput("questions", f"more than {self._options.max_references} references in a dialogue")
+        if wanted > limit:
+            raise InvalidInput("questions", f"{wanted} answers at once; the language engine admits {limit}")
+        if self._admitted + wanted > limit:
+            raise Exhausted(f"the language engine's queue is full ({limit} requests)")
+        self._admitted += wanted
+
+    async def _answers(self, asked: Sequence[Request]) -> list[Answer]:
+        tasks = [asyncio.create_task(self._core.answer(request)) for request in asked]
+        self._running.update(tasks)
+        try:
+            return await asyncio.gather(*tasks)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise Unavailable("the language engine is closing") from None
+        finally:
+            for task in tasks:
+                task.cancel()
+                await settled(task)
+            self._running.difference_update(tasks)
+
+    def _count(self, asked: Sequence[Request], answers: Sequence[Answer]) -> None:
+        for request, answer in zip(asked, answers, strict=True):
+            self._requests += 1
+            self._computed += request.length - answer.cached_tokens
+            self._cached += answer.cached_tokens
+            self._generated += len(answer.token_ids)
+
+
+def _first_prompt(manifest: Manifest) -> Prompt:
+    """An image and a reference to it, all black, read and answered: every path once."""
+    side, tokens = manifest.tower.side, manifest.tokens
+    black = TowerImage("black", np.zeros((side, side, 3), np.uint8))
+    corner = Rectangle(0, 0, 0, 0)
+    shown = Reference(0, black, corner, np.zeros(4, np.float32), corner, whole_image=True)
+    return Prompt(
+        dialogue="first",
+        tenant="first",
+        token_ids=(tokens.bos, tokens.image, tokens.crop, tokens.bbox),
+        image=black,
+        references=(shown,),
+        feature_positions=(3,),
+        max_new_tokens=2,
+        ensure_seg=False,
+    )

@@ -1,0 +1,47 @@
+"""How vLLM is run: what an owner may choose, and the environment that follows.
+
+Knows vLLM's environment variables. Imports nothing of it: some are read when vLLM is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """Defaults are for one GPU."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_num_seqs: int = 32
+    """Requests in one step. A prompt takes one for each feature, and one if it generates."""
+    block_size: int | None = None
+    """Tokens of a prefix that are kept or dropped together; None: vLLM's (16 on a GPU, 128 on a CPU, where only
+    multiples of 32 go)."""
+    kv_cache_bytes: int | None = None
+    """None: what is left of vLLM's share of the memory, which on a CPU fails where others use it."""
+    prefix_caching: bool = True
+    max_queued: int = 256
+    """Requests admitted, running or waiting; more are refused with Exhausted."""
+    max_references: int = 32
+    """In one prompt: at least the rounds that a session may have."""
+    eager: bool = False
+    """No compilation and no CUDA graphs: a fast start, for CPUs and tests."""
+    batch_invariant: bool = False
+    """vLLM's own mode in which a request's result does not depend on what runs beside it; slower, GPUs only."""
+
+
+ON_CPU = VllmOptions(dtype="float32", block_size=32, kv_cache_bytes=1 << 28, eager=True)
+"""For tests and small models on a CPU: exact, and quick to start."""
+
+
+def environment(options: VllmOptions) -> dict[str, str]:
+    """Variables to set before vLLM is imported; its processes inherit them."""
+    return {
+        "VLLM_PLUGINS": "mediround",  # no other plug-in that happens to be installed
+        "VLLM_NO_USAGE_STATS": "1",  # nothing leaves the hospital's network
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads (gRPC, onnxruntime): no fork
+        "VLLM_BATCH_INVARIANT": str(int(options.batch_invariant)),
+    }

@@ -1,0 +1,132 @@
+"""A prompt as vLLM's requests, and their answers as a completion.
+
+vLLM samples one row a request, its last. So each ``[SEG]`` whose words are given is a request of its own that
+ends just before it, and an answer to be generated is one more. All begin alike: the prefix cache makes that
+beginning cheap. Pure: does not import vLLM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from serving.bundle import Manifest
+from serving.domain import F32, Reference, SegFeature, TowerImage
+from serving.llm.checks import prompt_length
+from serving.ports import Completion, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tensor for the model, and the content that vLLM's caches know it by."""
+
+    key: str
+    values: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt, its image not expanded, and up to ``max_tokens`` tokens after it."""
+
+    token_ids: tuple[int, ...]
+    length: int
+    """Of the prompt, the image's tokens included."""
+    image: tuple[Item, ...]
+    """One, or none where the prompt ends before its placeholder."""
+    crops: tuple[Item, ...]
+    boxes: tuple[Item, ...]
+    """In the order of their placeholders."""
+    salt: str
+    """Prompts of different salts share nothing of the prefix cache."""
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To one request: n tokens, and what was read where each was sampled."""
+
+    token_ids: tuple[int, ...]
+    """The one that ended it included."""
+    features: F32
+    """(n, feature)"""
+    log_probabilities: tuple[float, ...]
+    """Of ``[SEG]``: n."""
+    cached_tokens: int
+
+    def feature(self, row: int) -> SegFeature:
+        return SegFeature(self.features[row], self.log_probabilities[row])
+
+
+def requests(prompt: Prompt, manifest: Manifest) -> list[Request]:
+    """One for each of the prompt's ``feature_positions``, then the one that generates, if any. Slow: pixels."""
+    cut = _cutter(prompt, manifest)
+    forced = [cut(position + 1, 1) for position in prompt.feature_positions]
+    if not prompt.max_new_tokens:
+        return forced
+    return [*forced, cut(len(prompt.token_ids), prompt.max_new_tokens)]
+
+
+def completion(
+    prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]
+) -> Completion:
+    """Join the answers to ``requests(prompt)``, in their order."""
+    words: tuple[int, ...] = ()
+    generated: SegFeature | None = None
+    if prompt.max_new_tokens:
+        words, generated = _generated(prompt, manifest, answers[-1])
+    length = prompt_length(prompt, manifest)
+    computed = sum(request.length - answer.cached_tokens for request, answer in zip(asked, answers, strict=True))
+    return Completion(
+        features=tuple(answer.feature(0) for answer in answers[: len(prompt.feature_positions)]),
+        token_ids=words,
+        generated=generated,
+        prompt_tokens=length,
+        # Blocks at the requests' ends are computed more than once: what that costs is no saving.
+        cached_tokens=max(0, length - computed),
+    )
+
+
+def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tuple[int, ...], SegFeature | None]:
+    """The words, and the feature where ``[SEG]`` was said or, with ``ensure_seg``, where the words ended."""
+    last = answer.token_ids[-1]
+    ended = last == manifest.tokens.eos
+    if last == manifest.tokens.seg or prompt.ensure_seg:
+        return answer.token_ids[:-1], answer.feature(-1)
+    return (answer.token_ids[:-1] if ended else answer.token_ids), None
+
+
+def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int], Request]:
+    """Makes requests of the prompt's beginnings; every picture is normalised once."""
+    tokens, tower = manifest.tokens, manifest.tower
+    preprocessing = hashlib.sha256(tower.model_dump_json().encode()).hexdigest()[:16]
+    normalised: dict[str, F32] = {}
+
+    def picture(kind: str, shown: TowerImage) -> Item:
+        if shown.digest not in normalised:
+            normalised[shown.digest] = shown.normalised(tower)
+        # As an image and as a crop the same pixels become different tokens.
+        return Item(f"{kind}-{preprocessing}-{shown.digest}", normalised[shown.digest])
+
+    def box(reference: Reference) -> Item:
+        return Item(f"bbox-{reference.box.tobytes().hex()}", reference.box)
+
+    image = (picture("image", prompt.image),)
+    crops = tuple(picture("crop", reference.crop) for reference in prompt.references)
+    boxes = tuple(box(reference) for reference in prompt.references)
+    salt = hashlib.sha256(prompt.tenant.encode()).hexdigest()
+
+    def cut(length: int, max_tokens: int) -> Request:
+        ids = prompt.token_ids[:length]
+        seen = ids.count(tokens.image)
+        return Request(
+            token_ids=ids,
+            length=len(ids) + seen * (tower.tokens - 1),
+            image=image[:seen],
+            crops=crops[: ids.count(tokens.crop)],
+            boxes=boxes[: ids.count(tokens.bbox)],
+            salt=salt,
+            max_tokens=max_tokens,
+        )
+
+    return cut

@@ -1,0 +1,217 @@
+"""What is vLLM's own: batching, prefix reuse, admission, aborts, and failures that stay with their request."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from serving.bundle import Bundle, BundleError
+from serving.errors import EngineFault, Exhausted, InvalidInput, Unavailable
+from serving.llm.vllm_engine import VllmLanguage
+from serving.llm.vllm_options import ON_CPU
+from serving.llm.vllm_requests import Item, Request, requests
+from serving.ports import Completion, Prompt
+from tests.contract.conftest import MAX_QUEUED, needs_vllm
+from tests.scripted.prompts import Draft, draft
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+BLOCK = 32
+
+
+def dialogue(bundle: Bundle, rounds: int, image_seed: int = 1) -> Draft:
+    """Forced rounds, each of which refers to an earlier mask but the first."""
+    said = draft(bundle.manifest, image_seed).say(5, 6, 7).read()
+    for number in range(1, rounds):
+        said = said.close().say(8).refer(number).say(9, 10).read()
+    return said
+
+
+async def idle(engine: VllmLanguage) -> bool:
+    """Whether vLLM holds no request, soon."""
+    for _ in range(100):
+        if engine.unfinished == 0:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+def one_request(bundle: Bundle) -> Request:
+    return requests(dialogue(bundle, 2).prompt(tenant="checks"), bundle.manifest)[-1]
+
+
+async def test_concurrent_prompts_share_steps(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    """Long answers, so that they overlap however slowly they arrive."""
+    before = vllm_language.counts
+    prompts = [dialogue(random_bundle, 1, seed).prompt(tenant="steps", max_new_tokens=200) for seed in range(12)]
+    await asyncio.gather(*(vllm_language.complete(prompt) for prompt in prompts))
+    after = vllm_language.counts
+    assert after.requests - before.requests == 24
+    sampled = after.generated_tokens - before.generated_tokens
+    assert sampled > 200
+    assert after.steps - before.steps < 0.9 * sampled
+    assert after.largest_step > 1
+
+
+async def test_a_round_computes_its_tail_alone(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    """Live rounds: what each computes anew is its own words, and what a block rounds up."""
+    earlier = 0
+    for rounds in range(1, 6):
+        said = replace(dialogue(random_bundle, rounds), positions=())
+        completion = await vllm_language.complete(said.read().prompt(tenant="tails"))
+        new = completion.prompt_tokens - earlier
+        assert completion.prompt_tokens - completion.cached_tokens <= new + BLOCK
+        earlier = completion.prompt_tokens
+
+
+async def test_a_wave_computes_little_more_than_its_longest(
+    vllm_language: VllmLanguage, random_bundle: Bundle
+) -> None:
+    before = vllm_language.counts
+    completion = await vllm_language.complete(dialogue(random_bundle, 8).prompt(tenant="wave"))
+    computed = vllm_language.counts.computed_tokens - before.computed_tokens
+    assert len(completion.features) == 8
+    assert computed < completion.prompt_tokens + 8 * BLOCK
+
+
+async def test_nothing_is_generated_after_the_feature(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    before = vllm_language.counts
+    completion = await vllm_language.complete(dialogue(random_bundle, 3).prompt(tenant="forced"))
+    assert vllm_language.counts.generated_tokens - before.generated_tokens == len(completion.features) == 3
+
+
+async def test_a_full_queue_refuses_and_goes_on(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    prompts = [dialogue(random_bundle, 1, seed).prompt(tenant="queue") for seed in range(MAX_QUEUED + 5)]
+    results = await asyncio.gather(*map(vllm_language.complete, prompts), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, Exhausted)]
+    assert len(refused) == 5
+    assert all(error.retry_after > 0 for error in refused)
+    assert sum(isinstance(result, Completion) for result in results) == MAX_QUEUED
+    assert await idle(vllm_language)
+
+
+async def test_a_wave_is_admitted_as_a_whole(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    wave = dialogue(random_bundle, 4).prompt(tenant="whole")
+    singles = [dialogue(random_bundle, 1, seed).prompt(tenant="whole") for seed in range(MAX_QUEUED - 3)]
+    before = vllm_language.counts.requests
+    results = await asyncio.gather(*map(vllm_language.complete, [*singles, wave]), return_exceptions=True)
+    assert isinstance(results[-1], Exhausted)
+    assert vllm_language.counts.requests - before == len(singles)
+
+
+async def test_more_than_it_ever_admits_is_the_callers_to_change(
+    vllm_language: VllmLanguage, random_bundle: Bundle
+) -> None:
+    many = dialogue(random_bundle, 1)
+    for _ in range(MAX_QUEUED):
+        many = many.say(3).read()
+    with pytest.raises(InvalidInput, match="at once"):
+        await vllm_language.complete(many.prompt())
+    with pytest.raises(InvalidInput, match="references"):
+        await vllm_language.complete(dialogue(random_bundle, ON_CPU.max_references + 2).prompt())
+
+
+async def test_a_storm_of_cancels_leaves_nothing_behind(
+    vllm_language: VllmLanguage, random_bundle: Bundle
+) -> None:
+    """Cancelled before, while and after vLLM takes the request; generating ones among them."""
+    for wait in (0.0, 0.005, 0.02, 0.1):
+        calls = [
+            asyncio.create_task(
+                vllm_language.complete(dialogue(random_bundle, 2, seed).prompt(tenant="storm", max_new_tokens=8))
+            )
+            for seed in range(12)
+        ]
+        await asyncio.sleep(wait)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert await idle(vllm_language)
+    assert vllm_language.alive
+    assert (await vllm_language.complete(dialogue(random_bundle, 2).prompt(tenant="storm"))).features
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token_ids": (1, 2, 3)},
+        {"crops": ()},
+        {"boxes": ()},
+        {"image": ()},
+        {"image": (Item("wrong", np.zeros((1, 3, 8, 8), np.float32)),)},
+        {"image": (Item("wrong", np.zeros((3, 8, 8), np.float32)),)},
+        {"crops": (Item("wrong", np.zeros((3, 112, 112), np.float16)),)},
+        {"boxes": (Item("wrong", np.full(4, np.nan, np.float32)),)},
+        {"boxes": (Item("wrong", np.zeros(5, np.float32)),)},
+        {"boxes": (Item("wrong", np.zeros(4, np.float32)), Item("more", np.zeros(4, np.float32)))},
+    ],
+    ids=str,
+)
+async def test_the_processor_refuses_what_would_kill_the_engine(
+    vllm_language: VllmLanguage, random_bundle: Bundle, change: dict[str, object]
+) -> None:
+    """Behind the engine's own checks: each of these was seen to end the engine, or to yield a wrong feature."""
+    core = vllm_language._core
+    with pytest.raises(EngineFault):
+        await core.answer(replace(one_request(random_bundle), **change))
+    assert core.alive
+    assert (await core.answer(one_request(random_bundle))).token_ids
+
+
+async def test_an_id_without_a_row_is_refused(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    core, request = vllm_language._core, one_request(random_bundle)
+    for wrong in (-1, random_bundle.manifest.language.vocabulary + 1):
+        with pytest.raises(EngineFault):
+            await core.answer(replace(request, token_ids=(*request.token_ids, wrong)))
+    assert (await core.answer(request)).token_ids
+
+
+async def test_without_the_tap_no_answer_is_believed(random_bundle: Bundle) -> None:
+    needs_vllm()
+    from serving.llm.vllm_core import VllmCore  # noqa: PLC0415  # only where vLLM is installed
+
+    core = await VllmCore.start(random_bundle.vllm_model(), random_bundle.manifest, ON_CPU, tap=False)
+    engine = VllmLanguage(core, random_bundle.manifest, ON_CPU)
+    assert engine.alive
+    with pytest.raises(EngineFault, match="tap is missing"):
+        await engine.complete(dialogue(random_bundle, 2).prompt())
+    assert not engine.alive
+    await engine.close()
+    await engine.close()
+    with pytest.raises(Unavailable):
+        await engine.complete(dialogue(random_bundle, 2).prompt())
+
+
+async def test_a_killed_engine_says_so_at_once(random_bundle: Bundle) -> None:
+    needs_vllm()
+    others = {child.pid for child in multiprocessing.active_children()}
+    engine = await VllmLanguage.start(random_bundle, ON_CPU)
+    died = asyncio.create_task(engine.died())
+    (child,) = [process for process in multiprocessing.active_children() if process.pid not in others]
+    calls = [asyncio.create_task(engine.complete(_long(random_bundle, seed))) for seed in range(8)]
+    await asyncio.sleep(0.1)
+    assert not died.done()
+    os.kill(child.pid or 0, signal.SIGKILL)
+    results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 3)
+    assert {type(result) for result in results} == {Unavailable}
+    await asyncio.wait_for(died, 3)
+    with pytest.raises(Unavailable):
+        await engine.complete(_long(random_bundle, 0))
+    await engine.close()
+
+
+async def test_a_bundle_without_its_directory_names_the_fix(random_bundle: Bundle) -> None:
+    files = {name: digest for name, digest in random_bundle.manifest.files.items() if "/" not in name}
+    bare = replace(random_bundle, manifest=random_bundle.manifest.model_copy(update={"files": files}))
+    with pytest.raises(BundleError, match="exporters bundle"):
+        await VllmLanguage.start(bare, ON_CPU)
+
+
+def _long(bundle: Bundle, seed: int) -> Prompt:
+    """An answer that takes many steps, as far as the model lets it."""
+    return dialogue(bundle, 2, seed).prompt(tenant="long", max_new_tokens=2000)

@@ -1,0 +1,138 @@
+"""Admission, cancellation and closing, on a core that answers when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from serving.errors import EngineFault, Exhausted, Unavailable
+from serving.llm.vllm_engine import VllmLanguage
+from serving.llm.vllm_options import ON_CPU, VllmOptions, environment
+from serving.llm.vllm_requests import Answer, Request
+from serving.ports import Completion
+from tests.scripted.prompts import Draft, draft
+from tests.unit.serving.manifests import manifest
+
+MODEL = manifest()
+
+
+@dataclass
+class Core:
+    """Answers once ``go`` is set; a request longer than ``limit`` fails."""
+
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    alive: bool = True
+    running: int = 0
+    limit: int = 10**6
+    closed: int = 0
+    steps: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(count=0, largest=0))
+
+    async def answer(self, request: Request) -> Answer:
+        self.running += 1
+        try:
+            if request.length > self.limit:
+                raise EngineFault("too long for this core")
+            await self.go.wait()
+        finally:
+            self.running -= 1
+        return Answer((7,), np.zeros((1, MODEL.language.feature), np.float32), (0.0,), 0)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def engine(core: Core, max_queued: int = 4) -> VllmLanguage:
+    return VllmLanguage(core, MODEL, replace(ON_CPU, max_queued=max_queued))  # type: ignore[arg-type]  # what is used of one
+
+
+def rounds(number: int) -> Draft:
+    said = draft(MODEL).read()
+    for word in range(1, number):
+        said = said.close().say(word).read()
+    return said
+
+
+async def until(core: Core, running: int) -> None:
+    async with asyncio.timeout(5):
+        while core.running != running:  # noqa: ASYNC110  # a fake without events of its own
+            await asyncio.sleep(0.001)
+
+
+async def test_a_wave_runs_at_once() -> None:
+    core = Core()
+    call = asyncio.create_task(engine(core).complete(rounds(3).prompt()))
+    await until(core, 3)
+    core.go.set()
+    assert len((await call).features) == 3
+
+
+async def test_the_queue_is_counted_in_requests_and_empties() -> None:
+    core = Core()
+    language = engine(core)
+    held = asyncio.create_task(language.complete(rounds(3).prompt()))
+    await until(core, 3)
+    with pytest.raises(Exhausted):
+        await language.complete(rounds(2).prompt())
+    last = asyncio.create_task(language.complete(rounds(1).prompt()))
+    await until(core, 4)
+    core.go.set()
+    assert {type(done) for done in await asyncio.gather(held, last)} == {Completion}
+    assert isinstance(await language.complete(rounds(4).prompt()), Completion)
+
+
+async def test_a_cancel_reaches_every_request_and_frees_its_places() -> None:
+    core = Core()
+    language = engine(core)
+    call = asyncio.create_task(language.complete(rounds(4).prompt()))
+    await until(core, 4)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert core.running == 0
+    core.go.set()
+    assert isinstance(await language.complete(rounds(4).prompt()), Completion)
+
+
+async def test_one_failure_ends_the_wave() -> None:
+    core = Core(limit=10)
+    with pytest.raises(EngineFault):
+        await engine(core).complete(rounds(4).prompt())
+    assert core.running == 0
+
+
+async def test_closing_ends_what_runs() -> None:
+    core = Core()
+    language = engine(core)
+    call = asyncio.create_task(language.complete(rounds(2).prompt()))
+    await until(core, 2)
+    await language.close()
+    await language.close()
+    with pytest.raises(Unavailable):
+        await call
+    with pytest.raises(Unavailable):
+        await language.complete(rounds(1).prompt())
+    assert (core.running, core.closed, language.alive) == (0, 1, False)
+
+
+async def test_its_owner_learns_of_its_death() -> None:
+    core = Core()
+    language = engine(core)
+    died = asyncio.create_task(language.died())
+    await asyncio.sleep(0)
+    assert not died.done()
+    core.alive = False
+    await asyncio.wait_for(died, 3)
+    with pytest.raises(Unavailable):
+        await language.complete(rounds(1).prompt())
+
+
+def test_the_environment_lets_nothing_else_in() -> None:
+    variables = environment(VllmOptions(batch_invariant=True))
+    assert variables["VLLM_PLUGINS"] == "mediround"
+    assert variables["VLLM_NO_USAGE_STATS"] == "1"
+    assert variables["VLLM_BATCH_INVARIANT"] == "1"
+    assert environment(VllmOptions())["VLLM_BATCH_INVARIANT"] == "0"
