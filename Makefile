@@ -42,7 +42,8 @@ $(VENV)/.serving: $(VENV)/.python pyproject.toml clients/pyproject.toml constrai
 
 $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
-	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX)
+	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX) \
+	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
 	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,test,check]'
 	@touch $@
 
