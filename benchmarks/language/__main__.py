@@ -76,7 +76,7 @@ class Bench:
 
     def measure_plain(self, count: int) -> PlainLanguage:
         plain = PlainLanguage(self.bundle.vllm_model(), self.bundle.manifest, self.given.loop_threads)
-        for prompt in forced_prompts(self.form, *self.unseen(1), "warm-up"):
+        for prompt in forced_prompts(self.form, self.unseen(1)[0], "warm-up"):
             plain.read(prompt)
         runs = []
         for _ in range(self.given.repeats):
