@@ -85,7 +85,7 @@ def _outline(bits: Bits) -> Bits:
 
 def _dotted(bits: Bits) -> Bits:
     rows, columns = np.indices(bits.shape)
-    dots: Bits = (rows + columns) % 4 < 2
+    dots = np.asarray((rows + columns) % 4 < 2, np.bool_)
     return bits & dots
 
 
