@@ -31,7 +31,6 @@ from training import (
     vocabulary,
 )
 from training.checkpoint import Parts
-from training.dialogues import REFUSING
 from training.evaluate import Evaluation, write_dialogues
 from training.features import Views
 from training.language import LanguageHalf
@@ -39,14 +38,12 @@ from training.play import Player
 from training.rows import Pictures, Script
 from training.sources import Sources
 from training.stage_a import StageA
-from training.stage_b import StageB
 from training.targets import Head
 from training.views import View
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN = 2200, 600, 1200
-STEPS_B, STEPS_B_REFUSING, REFUSING_RATE = 1500, 450, 7e-4
-SEED_A, SEED_A_CONTINUED, SEED_A_BETWEEN, SEED_B, SEED_B_REFUSING, SEED_JUDGMENT = 7, 8, 9, 11, 12, 13
+STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1800, 1500
+SEED_A, SEED_A_CONTINUED, SEED_A_BETWEEN, SEED_B, SEED_JUDGMENT = 7, 8, 9, 11, 13
 BETWEEN, JUDGED = 10, 5
 """Views of a slice, real or made up, for the third leg and the language half; and for the judge alone."""
 HERE = Path(__file__).resolve().parent.parent
@@ -104,18 +101,14 @@ class Workshop:
         return encoder, half
 
     def language_half(self, train: Views, class_tokens: Tensor) -> tuple[LanguageHalf, Script]:
-        """Stage B in two legs, the second to refuse better; the tokenizer first."""
+        """Stage B; the tokenizer first."""
         if not self.tokenizer.exists():
             vocabulary.make_tokenizer(self.tokenizer)
         form = vocabulary.prompt_form(self.tokenizer)
         script = Script(form)
         torch.manual_seed(SEED_B)
         half = LanguageHalf(form.manifest.language.vocabulary)
-        pictures = Pictures(train)
-        first = StageB(self.out, "stage_b", STEPS_B, SEED_B)
-        second = StageB(self.out, "stage_b_refusing", STEPS_B_REFUSING, SEED_B_REFUSING, REFUSING, REFUSING_RATE)
-        for leg in (first, second):
-            stage_b.train(leg, half, script, pictures, class_tokens)
+        stage_b.train(stage_b.StageB(self.out, STEPS_B, SEED_B), half, script, Pictures(train), class_tokens)
         return half, script
 
     def heads(self, half: VisionHalf, class_tokens: Tensor, fresh: Views) -> tuple[Judge, Corrector]:

@@ -159,7 +159,9 @@ class Evaluation:
     def _refusals(self, scenes: Sequence[Scene]) -> dict[str, object]:
         """Questions that deserve no mask: how many get none."""
         random = np.random.default_rng(REFUSAL_SEED)
-        seen = [(scene, [questions.unanswerable(random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)]
+        seen = [
+            (scene, [questions.unanswerable((), random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)
+        ]
         hidden = [
             (scene, [questions.not_here(int(k), random, Phrasing.PLAIN)])
             for scene in scenes

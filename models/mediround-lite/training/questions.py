@@ -6,6 +6,7 @@ beyond the generator it is handed. A relation's question never names the structu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -215,15 +216,17 @@ def answer(target: int, random: np.random.Generator) -> str:
     return str(random.choice(ANSWERS)).format(NAMES[target])
 
 
-def unanswerable(random: np.random.Generator, phrasing: Phrasing) -> Asked:
-    """A question that gets no mask on any slice: a foreign structure, another topic, nonsense, or a missing
-    reference.
+def unanswerable(absent: Sequence[int], random: np.random.Generator, phrasing: Phrasing) -> Asked:
+    """A question that gets no mask: a foreign structure, one of the brain's that this slice does not show
+    (``absent``), another topic, nonsense, or a missing reference.
     """
     sort = random.random()
-    if sort < 0.5:
+    if sort < 0.35 and absent:
+        return not_here(int(random.choice(absent)), random, phrasing)
+    if sort < 0.6:
         text = words(Relation.NAME, str(random.choice(_FOREIGN)), random, phrasing)
         return Asked(None, text, None, None, ABSENT)
-    if sort < 0.65:
+    if sort < 0.7:
         return Asked(None, str(random.choice(_OFF_TOPIC)), None, None, UNCLEAR)
     if sort < 0.8:
         letters = random.choice(list("abcdefghijklmnopqrstuvwxyz "), random.integers(3, 25))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.dialogue import PromptForm
 from serving.domain import AnswerMode, Question, SourceImage
 from serving.geometry import pack_mask
-from training.dialogues import Shows, standalone
+from training.dialogues import TRAINING, Shows, dialogue, standalone
 from training.features import GEOMETRY, Views, rgb
 from training.language import TOWER, Row, Shown
 from training.questions import Asked
@@ -123,9 +123,10 @@ def imperfect(bits: Bits, random: np.random.Generator) -> Bits:
 
 
 def dialogue_lesson(
-    script: Script, pictures: Pictures, row: int, asked: Sequence[Asked], random: np.random.Generator
+    script: Script, pictures: Pictures, row: int, rounds: int, random: np.random.Generator
 ) -> Lesson:
     """A dialogue on one view."""
+    asked = dialogue(pictures.shows(row), rounds, TRAINING, random)
     return _lesson(script, pictures, row, asked, random)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from serving.bundle import TokenSpec
-from training.dialogues import TRAINING, Draw, dialogue
 from training.language import IGNORED, LanguageHalf
 from training.rows import Lesson, Pictures, Script, dialogue_lesson, standalone_lesson
 
@@ -30,18 +29,15 @@ KEEP_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class StageB:
-    """Length and place of one leg, and how its dialogues are drawn."""
+    """Length and place of one run."""
 
     directory: Path
-    name: str
     steps: int
     seed: int
-    how: Draw = TRAINING
-    rate: float = RATE
 
     @property
     def state(self) -> Path:
-        return self.directory / f"{self.name}.pt"
+        return self.directory / "stage_b.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +62,7 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, c
     projection = list(half.model.model.text_hidden_fcs.parameters())
     known = {id(parameter) for parameter in projection}
     rest = [parameter for parameter in half.parameters() if id(parameter) not in known]
-    rates = (run.rate, run.rate * PROJECTION_FACTOR)
-    groups = [{"params": rest, "lr": rates[0]}, {"params": projection, "lr": rates[1]}]
+    groups = [{"params": rest, "lr": RATE}, {"params": projection, "lr": RATE * PROJECTION_FACTOR}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     step = _resume(run, half, optimizer)
     start, seen = time.monotonic(), step
@@ -75,11 +70,11 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, c
     while step < run.steps:
         random = np.random.default_rng([run.seed, step])
         rate = min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
-        for group, base in zip(optimizer.param_groups, rates, strict=True):
+        for group, base in zip(optimizer.param_groups, (RATE, RATE * PROJECTION_FACTOR), strict=True):
             group["lr"] = base * rate
         parts = [
             losses(half, lessons, script.tokens, class_tokens)
-            for lessons in draw(script, pictures, usable, run.how, random)
+            for lessons in draw(script, pictures, usable, random)
         ]
         loss = torch.stack([part.total() for part in parts]).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -91,18 +86,18 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, c
             _keep(run, half, optimizer, step)
             pace = (time.monotonic() - start) / (step - seen)
             told = " | ".join(part.text() for part in parts)
-            print(f"{run.name} {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
+            print(f"B {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
 
 
 def draw(
-    script: Script, pictures: Pictures, usable: list[int], how: Draw, random: np.random.Generator
+    script: Script, pictures: Pictures, usable: list[int], random: np.random.Generator
 ) -> tuple[list[Lesson], list[Lesson]]:
     """One step's dialogues and stand-alone rows."""
     rows = [int(row) for row in random.choice(usable, DIALOGUES + STANDALONE, replace=False)]
     few, many = LONG_ROUNDS if random.random() < LONG_SHARE else ROUNDS
     lengths = random.integers(few, many + 1, DIALOGUES).tolist()
     long = [
-        dialogue_lesson(script, pictures, row, dialogue(pictures.shows(row), rounds, how, random), random)
+        dialogue_lesson(script, pictures, row, rounds, random)
         for row, rounds in zip(rows[:DIALOGUES], lengths, strict=True)
     ]
     short = [standalone_lesson(script, pictures, row, random) for row in rows[DIALOGUES:]]
