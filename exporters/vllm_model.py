@@ -32,6 +32,7 @@ def write_vllm_model(model: Model, tokens: TokenSpec, max_tokens: int, storage: 
     dtype = torch.float16 if storage == "fp16" else torch.float32
     state = {name: value.to(dtype).contiguous() for name, value in _named(model)}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # as its neighbours: a server may run as somebody else
     config = {
         "architectures": ["MediRoundForSegmentation"],
         "model_type": "mediround",

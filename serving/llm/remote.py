@@ -18,6 +18,7 @@ import grpc
 
 from serving.bundle import Bundle, BundleError
 from serving.errors import Unavailable
+from serving.llm.checks import check_prompt
 from serving.llm.peer import NotBegun, Peer, Standing
 from serving.ports import Completion, Prompt
 
@@ -36,6 +37,7 @@ class RemoteLanguage:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """A server is asked only if it serves ``bundle`` and takes prompts of ``max_references``."""
+        self._manifest = bundle.manifest
         self._changed = asyncio.Event()
         self._peers = [Peer(each, credentials, bundle, max_references, self._change) for each in addresses]
         self._following = [asyncio.create_task(peer.follow()) for peer in self._peers]
@@ -79,6 +81,7 @@ class RemoteLanguage:
             InvalidInput, Exhausted, EngineFault, DeadlineExceeded: as that server says.
             Unavailable: it was lost on the way, or none serves.
         """
+        check_prompt(prompt, self._manifest)  # pixels that are held there are not sent, and so not seen, again
         while any(peer.standing is Standing.UNKNOWN for peer in self._peers) and not self._closed:
             await self._changed.wait()
         try:

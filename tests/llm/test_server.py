@@ -133,8 +133,8 @@ async def test_a_deadline_is_passed_down(
     assert engine.script.finished == []
 
 
-async def test_prompts_that_do_not_fit(engine: ScriptedLanguage, remote: RemoteLanguage) -> None:
-    """Typed, and the server goes on."""
+async def test_prompts_that_do_not_fit(server: LanguageServer, remote: RemoteLanguage) -> None:
+    """From a client that checks nothing: typed, and the server goes on."""
     whole = prompt()
     side = BUNDLE.manifest.tower.side
     larger = np.zeros((side + 1, side, 3), np.uint8)
@@ -148,10 +148,14 @@ async def test_prompts_that_do_not_fit(engine: ScriptedLanguage, remote: RemoteL
         (replace(whole, image=TowerImage("0" * 64, whole.image.pixels)), "prompt.image.sha256"),
         (replace(whole, feature_positions=(99,)), "prompt.feature_positions"),
     ]
-    for number, (each, field) in enumerate(wrong):
-        with pytest.raises(InvalidInput) as refused:
-            await remote.complete(replace(each, tenant=f"tenant {number}"))
-        assert refused.value.field == field
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        for each, field in wrong:
+            request = complete_request(each, BUNDLE.digest, set())
+            with pytest.raises(grpc.aio.AioRpcError, match=f"{field}: ") as refused:
+                await LanguageServiceStub(channel).Complete(request, timeout=20)
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(InvalidInput):
+        await remote.complete(replace(whole, references=()))
     assert (await remote.complete(whole)).features
 
 

