@@ -26,7 +26,8 @@ from loadtest.launch import Launched, LaunchError, launched
 from mediround import Client, RoundResult
 
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
-HEADER = ["", "question", "refers to", "answer", "Dice", "score", "corr.", "cached", "lang", "enc", "dec", "total"]
+STAGES = ["queue", "prep", "lang", "enc", "dec", "post", "total"]
+HEADER = ["", "question", "refers to", "answer", "Dice", "score", "corr.", "cached", *STAGES]
 NOTES = [
     "Research and education only: not for clinical use. One head (Colin27), the model saw other slices of it.",
     "Filled: the model's mask. Blue line: the earlier mask that the question refers to. Dotted: the atlas.",
@@ -50,7 +51,15 @@ class Answered:
         result, timings = self.result, self.result.timings
         refer_to = "" if self.asked.refer_to is None else f"round {self.asked.refer_to + 1}"
         cached = f"{'image ' if result.cache.embedding_hit else ''}{result.cache.cached_tokens} tok"
-        stages = (timings.language, timings.encode, timings.decode, timings.total)
+        stages = (
+            timings.queue,
+            timings.prepare,
+            timings.language,
+            timings.encode,
+            timings.decode,
+            timings.postprocess,
+            timings.total,
+        )
         return [
             str(result.index + 1),
             self.asked.question,
@@ -95,9 +104,7 @@ def section(dialogue: Dialogue, answered: list[Answered]) -> Section:
 def table(dialogue: Dialogue, answered: list[Answered]) -> Table:
     view = Table(title=dialogue.path.stem, title_justify="left", title_style="bold")
     for name in HEADER:
-        view.add_column(
-            name, justify="right" if name in {"Dice", "score", "lang", "enc", "dec", "total"} else "left"
-        )
+        view.add_column(name, justify="right" if name in {"Dice", "score", *STAGES} else "left")
     for a in answered:
         view.add_row(*a.row())
     return view
@@ -148,7 +155,7 @@ def main() -> int:
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    console, began = Console(width=None if sys.stdout.isatty() else 170), time.monotonic()
+    console, began = Console(width=None if sys.stdout.isatty() else 190), time.monotonic()
     try:
         answered = run(given.bundle, given.out, given.engine, console)
     except LaunchError as error:

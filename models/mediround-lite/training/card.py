@@ -30,6 +30,12 @@ def figures(both: Report) -> str:
     return "\n".join(parts)
 
 
+def rewritten(text: str, both: Report) -> str:
+    """The card with these figures in place of its own."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{figures(both)}{END}{rest.partition(END)[2]}"
+
+
 def _section(title: str, body: Iterable[str]) -> list[str]:
     return [f"## {title}", *body, ""]
 
@@ -155,9 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--evaluation", type=Path, default=CARD.with_name("evaluation.json"))
     report = json.loads(parser.parse_args().evaluation.read_text())
-    before, _, rest = CARD.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    CARD.write_text(f"{before}{BEGIN}\n{figures(report)}{END}{after}")
+    CARD.write_text(rewritten(CARD.read_text(), report))
 
 
 if __name__ == "__main__":
