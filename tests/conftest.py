@@ -57,7 +57,7 @@ def _built(name: str, key: str, source: Path | None = None, *more: str) -> Path:
         BUILT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILT) as work:
             checkpoint = source or _random_checkpoint(Path(work) / "checkpoint")
-            _export_bundle(checkpoint, Path(work) / "bundle", *more)
+            export_bundle(checkpoint, Path(work) / "bundle", *more)
             if not directory.is_dir():  # another run may have been faster
                 (Path(work) / "bundle").rename(directory)
     return directory
@@ -68,7 +68,7 @@ def _random_checkpoint(out: Path) -> Path:
     return out
 
 
-def _export_bundle(checkpoint: Path, out: Path, *more: str) -> None:
+def export_bundle(checkpoint: Path, out: Path, *more: str) -> None:
     base, clip = str(checkpoint / "llava_med"), str(checkpoint / "clip")
     _exporters("bundle", "--checkpoint", str(checkpoint), "--base", base, "--clip", clip, "--out", str(out), *more)
 

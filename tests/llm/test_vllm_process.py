@@ -1,0 +1,63 @@
+"""Real vLLM behind the language server: a round through three processes, and the death of the engine's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from loadtest.launch import Launched, launched
+from mediround import Client, Unavailable
+from serving.bundle import Bundle
+from tests.contract.conftest import needs_vllm
+from tests.llm.test_process import ENGINE_DIED, IMAGE, NOT_SERVING, SERVING, health_of, until
+
+
+def engine_processes(server: Launched) -> list[int]:
+    """vLLM's children of the language server."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text().startswith("VLLM")]
+
+
+def test_a_killed_engine_ends_its_server_and_no_session(random_bundle: Bundle, tmp_path: Path) -> None:
+    needs_vllm()
+    log = tmp_path / "language.log"
+    with ExitStack() as stack:
+        language = stack.enter_context(
+            launched(random_bundle.directory, log, ["--engine", "vllm-cpu"], 240, module="serving.llm")
+        )
+        flags = ["--language", f"grpc://{language.address}"]
+        server = stack.enter_context(launched(random_bundle.directory, tmp_path / "server.log", flags))
+        client = stack.enter_context(Client(server.address, timeout=60))
+        session = client.open(IMAGE)
+        first = session.ask("Segment the liver.", mode="forced")
+        second = session.ask("Segment the tumor in it.", refer_to=first, mode="grammar")
+        assert second.mask is not None
+        assert second.cache.cached_tokens > 0
+        engines = engine_processes(language)
+        for pid in engines:  # stopped first, so that the round is on its way when they die
+            os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(session.ask, "Segment the vessel.", mode="forced")
+            time.sleep(0.5)
+            for pid in engines:
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises(Unavailable) as lost:
+                asked.result()
+        assert lost.value.retry_after > 0
+        assert language.process.wait(60) == ENGINE_DIED
+        until(lambda: health_of(server.address, "language") == NOT_SERVING)
+        assert health_of(server.address) == SERVING
+        stack.enter_context(
+            launched(
+                random_bundle.directory, tmp_path / "next.log", module="serving.llm", address=language.address
+            )
+        )
+        until(lambda: health_of(server.address, "language") == SERVING)
+        assert session.ask("Segment the vessel.", mode="forced").index == 2
+    assert "the engine has died" in log.read_text()

@@ -1,0 +1,25 @@
+"""``make demo``'s own command on the bundled model: what a newcomer sees first."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+
+def test_the_demo_draws_the_bundled_models_masks(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "demo", "--bundle", "models/mediround-lite", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"(\d+) rounds, mean Dice against the atlas (\d\.\d+)", done.stdout)
+    assert found is not None
+    assert int(found[1]) == 18
+    assert float(found[2]) > 0.82
+    pictures = sorted(path.stem for path in tmp_path.glob("*.png"))
+    assert pictures == ["slice_z043", "slice_z073", "slice_z076", "slice_z104"]
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/png") == 4
+    assert "not for clinical use" in page
