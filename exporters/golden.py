@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from exporters.errors import UnsupportedSourceError
 from mediround.medseg import parse, read_items
 from serving.domain import AnswerMode, Question
 
@@ -49,8 +50,16 @@ class RecordedDialogue:
 
 
 def read_golden(directory: Path) -> Iterator[RecordedDialogue]:
-    """Every dialogue of the directory, in order. Raises DataError when its data set is not in the form."""
+    """Every dialogue of the directory, in order.
+
+    Raises:
+        UnsupportedSourceError: the directory is not in the golden form.
+        DataError: its data set is not in the MR-MedSeg form.
+    """
     dataset = directory / "dataset"
+    for needed in (directory / "expected.npz", dataset / "dialogues.json"):
+        if not needed.is_file():
+            raise UnsupportedSourceError(f"{needed} is missing: --golden names a directory in the golden form.")
     with np.load(directory / "expected.npz") as recorded:
         for index, item in enumerate(read_items(dataset / "dialogues.json")):
             dialogue = parse(item)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from exporters.__main__ import main
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
 from serving.bundle import Bundle
@@ -73,3 +74,11 @@ def test_a_wrong_recording_fails(golden_bundle: Bundle, golden_directory: Path) 
     rounds = tuple(replace(recorded, feature=recorded.feature + 1e-3) for recorded in first.rounds)
     report = asyncio.run(replay(golden_bundle, [replace(first, rounds=rounds)], Tolerance(), threads=2))
     assert not report.passed
+
+
+def test_a_directory_in_another_form_is_no_failed_parity(
+    random_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["parity", "--bundle", str(random_bundle.directory), "--golden", str(tmp_path)])
+    assert code == 2
+    assert "expected.npz is missing" in capsys.readouterr().err
