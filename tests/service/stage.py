@@ -86,7 +86,7 @@ def stage(executor: Executor, *, default_mode: str = "forced", judge: bool = Tru
 
 def _spoken(prompt: Prompt) -> Answer:
     """What the model says of itself: no mask to who asks whether it can hear."""
-    words = CharacterTokenizer().decode(tuple(token for token in prompt.token_ids if token >= 16))
+    words = CharacterTokenizer().decode(tuple(token for token in prompt.token_ids if 16 <= token < 2**21))
     if "hear me" in words.rpartition("[INST]")[2]:
         return CharacterTokenizer().encode("Yes."), False
     return CharacterTokenizer().encode("Here "), True

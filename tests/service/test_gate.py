@@ -30,6 +30,7 @@ def damaged(out: Path) -> Path:
     out.mkdir()
     manifest = json.loads((LITE / MANIFEST).read_text())
     for name in manifest["files"]:
+        (out / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(LITE / name, out / name)
     graph = onnx.load(out / MASK_DECODER)
     random, touched = np.random.default_rng(0), 0

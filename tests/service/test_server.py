@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mediround import AsyncClient, Client, NotFound, Tls, Unavailable
 from serving import errors
 from serving.__main__ import get_ready
+from serving.llm.remote import RemoteLanguage
 from serving.server import SERVICE, Server, serving
 from tests.service.certificates import Authority
 from tests.service.stage import Stage, picture
@@ -43,10 +44,27 @@ async def test_health_says_serving_only_when_told(stage: Stage) -> None:
 async def test_the_warm_up_round_waits_for_a_busy_language_half(stage: Stage) -> None:
     for failure in (errors.Exhausted("full", 0.01), errors.Unavailable("lost", 0.01)):
         stage.language.script.fail_next("complete", failure)
-    orchestrator = stage.service._orchestrator
-    await get_ready(orchestrator, None)
+    reached = asyncio.Event()
+
+    class Remote(RemoteLanguage):
+        """A language server that is there."""
+
+        def __init__(self) -> None:
+            """Reaches nobody."""
+
+        async def reached(self) -> None:
+            reached.set()
+
+    await get_ready(stage.service._orchestrator, Remote())
+    assert reached.is_set()
     assert len(stage.language.script.asked("complete")) == 4  # two that failed, then one a wave
     assert stage.sessions.count == 0
+
+
+async def test_in_one_process_nobody_else_makes_room_for_the_warm_up_round(stage: Stage) -> None:
+    stage.language.script.fail_next("complete", errors.Exhausted("full", 0.01))
+    with pytest.raises(errors.Exhausted):
+        await get_ready(stage.service._orchestrator, None)
 
 
 async def test_reflection_names_the_services(server: Server) -> None:
