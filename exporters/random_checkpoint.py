@@ -25,6 +25,7 @@ from exporters.modules.language import LanguageModel, LanguageSizes
 from exporters.modules.sam_decoder import MaskDecoder
 from exporters.modules.sam_vit import Block, SamViT, VitSizes
 from exporters.tokenizer import train_tokenizer
+from exporters.tower import clip_config
 
 Size = Literal["tiny", "vit_b"]
 
@@ -77,7 +78,7 @@ def write_random(size: Size, seed: int, out: Path) -> None:
         state = {name: value.half() for name, value in _published(sizes, language)}
     torch.save(state, out / "pytorch_model.bin")
     _write_json(base / "config.json", _base_config(language, pieces))
-    _write_json(clip / "config.json", _clip_config(sizes.tower))
+    _write_json(clip / "config.json", clip_config(sizes.tower))
     _write_json(clip / "preprocessor_config.json", _preprocessor_config(sizes.tower.side))
     prefix = PEFT_PREFIX + TOWER
     tower = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -141,20 +142,6 @@ def _base_config(sizes: LanguageSizes, pieces: int) -> dict[str, Any]:
         "sliding_window": None,
         "tie_word_embeddings": False,
         "vocab_size": pieces,
-    }
-
-
-def _clip_config(sizes: TowerSizes) -> dict[str, Any]:
-    return {
-        "model_type": "clip_vision_model",
-        "hidden_act": sizes.activation,
-        "hidden_size": sizes.width,
-        "image_size": sizes.side,
-        "intermediate_size": sizes.hidden,
-        "layer_norm_eps": sizes.epsilon,
-        "num_attention_heads": sizes.heads,
-        "num_hidden_layers": sizes.layers,
-        "patch_size": sizes.patch,
     }
 
 

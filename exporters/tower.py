@@ -112,3 +112,19 @@ def _side(preprocessing: dict[str, Any], name: str) -> int | None:
         case {"height": int(height), "width": int(width)} if height == width:
             return height
     return None
+
+
+def clip_config(sizes: TowerSizes) -> dict[str, Any]:
+    """``config.json`` of a CLIP vision tower of these sizes."""
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_act": sizes.activation,
+        "hidden_size": sizes.width,
+        "image_size": sizes.side,
+        "intermediate_size": sizes.hidden,
+        "layer_norm_eps": sizes.epsilon,
+        "num_attention_heads": sizes.heads,
+        "num_channels": 3,
+        "num_hidden_layers": sizes.layers,
+        "patch_size": sizes.patch,
+    }

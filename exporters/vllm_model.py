@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from exporters.model import Model
-from exporters.modules.clip import TowerSizes
 from exporters.modules.heads import FEATURE
 from exporters.modules.language import LanguageSizes
 from exporters.storage import Storage
+from exporters.tower import clip_config
 from serving.bundle import TokenSpec
 
 BESIDE_THE_DECODER = ("bbox_encoder.", "text_hidden_fcs.")
@@ -38,7 +38,7 @@ def write_vllm_model(model: Model, tokens: TokenSpec, max_tokens: int, storage: 
         "model_type": "mediround",
         "dtype": str(dtype).removeprefix("torch."),
         "text_config": _text_config(model.language.sizes, max_tokens),
-        "vision_config": _vision_config(model.tower.sizes),
+        "vision_config": clip_config(model.tower.sizes),
         "select_layer": model.tower.sizes.select_layer,
         "image_tokens": model.tower.sizes.tokens,
         "feature": FEATURE,
@@ -75,19 +75,4 @@ def _text_config(sizes: LanguageSizes, max_tokens: int) -> dict[str, Any]:
         "sliding_window": None,
         "tie_word_embeddings": False,
         "vocab_size": sizes.vocabulary,
-    }
-
-
-def _vision_config(sizes: TowerSizes) -> dict[str, Any]:
-    return {
-        "model_type": "clip_vision_model",
-        "hidden_act": sizes.activation,
-        "hidden_size": sizes.width,
-        "image_size": sizes.side,
-        "intermediate_size": sizes.hidden,
-        "layer_norm_eps": sizes.epsilon,
-        "num_attention_heads": sizes.heads,
-        "num_channels": 3,
-        "num_hidden_layers": sizes.layers,
-        "patch_size": sizes.patch,
     }
