@@ -8,26 +8,23 @@ fails ends with status 2 and one line that names the fix.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
-from serving.bundle import Bundle, BundleError, Manifest, load_bundle
-from serving.domain import Rectangle, Reference, TowerImage
+from serving.bundle import Bundle, BundleError, load_bundle
 from serving.errors import ServingError
 from serving.graph import ProviderError
+from serving.llm.first_prompt import first_prompt
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.server import LanguageServer
 from serving.llm.service import LanguageService
 from serving.llm.settings import LanguageServerSettings
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
-from serving.ports import LanguageEngine, Prompt
+from serving.ports import LanguageEngine
 from serving.program import before, run, server_tls, stop_asked
 
 LOG = logging.getLogger("serving.llm")
@@ -59,25 +56,6 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-def warm_up_prompt(manifest: Manifest) -> Prompt:
-    """A made-up image, and a reference to it."""
-    side, tokens = manifest.tower.side, manifest.tokens
-    pixels = np.random.default_rng(0).integers(1, 256, (side, side, 3), np.uint8)
-    picture = TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
-    everything = Rectangle(0, 0, side - 1, side - 1)
-    box = np.array([0, 0, 1, 1], np.float32)
-    return Prompt(
-        dialogue="warm-up",
-        tenant="warm-up",
-        token_ids=(tokens.bos, tokens.image, tokens.crop, tokens.bbox),
-        image=picture,
-        references=(Reference(0, picture, everything, box, everything, whole_image=True),),
-        feature_positions=(3,),
-        max_new_tokens=0,
-        ensure_seg=False,
-    )
-
-
 async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
     """Serve until told to stop, or until the engine dies."""
     stop = stop_asked()
@@ -90,7 +68,7 @@ async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
         )
         server = LanguageServer(service, settings.listen, server_tls(settings.tls))
         async with server.running(settings.drain_seconds):
-            await engine.language.complete(warm_up_prompt(bundle.manifest))
+            await engine.language.complete(first_prompt(bundle.manifest))
             await server.ready()
             name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
             LOG.info("serving the language half of %s on %s", name, server.address)

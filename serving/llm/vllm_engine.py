@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from serving.bundle import Bundle, Manifest
-from serving.domain import Rectangle, Reference, TowerImage
 from serving.errors import Exhausted, InvalidInput, Unavailable
 from serving.llm.checks import check_prompt
+from serving.llm.first_prompt import first_prompt
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import Answer, Request, completion, requests
 from serving.ports import Completion, Prompt
@@ -76,7 +74,7 @@ class VllmLanguage:
             raise RuntimeError(f"vLLM cannot be imported ({error}): make env-vllm, or install '.[gpu]'") from error
         engine = cls(await VllmCore.start(model, bundle.manifest, options), bundle.manifest, options)
         try:
-            await engine.complete(_first_prompt(bundle.manifest))
+            await engine.complete(first_prompt(bundle.manifest))
         except BaseException:
             await engine.close()
             raise
@@ -173,21 +171,3 @@ class VllmLanguage:
             self._computed += request.length - answer.cached_tokens
             self._cached += answer.cached_tokens
             self._generated += len(answer.token_ids)
-
-
-def _first_prompt(manifest: Manifest) -> Prompt:
-    """An image and a reference to it, all black, read and answered: every path once."""
-    side, tokens = manifest.tower.side, manifest.tokens
-    black = TowerImage("black", np.zeros((side, side, 3), np.uint8))
-    corner = Rectangle(0, 0, 0, 0)
-    shown = Reference(0, black, corner, np.zeros(4, np.float32), corner, whole_image=True)
-    return Prompt(
-        dialogue="first",
-        tenant="first",
-        token_ids=(tokens.bos, tokens.image, tokens.crop, tokens.bbox),
-        image=black,
-        references=(shown,),
-        feature_positions=(3,),
-        max_new_tokens=2,
-        ensure_seg=False,
-    )
