@@ -32,7 +32,7 @@ from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
 from serving.orchestrator import Orchestrator
 from serving.ports import LanguageEngine
-from serving.program import before, run, server_tls, stop_asked
+from serving.program import before, beside, run, server_tls, stop_asked
 from serving.server import LANGUAGE, Server
 from serving.service import SegmentationService
 from serving.settings import Settings
@@ -141,38 +141,20 @@ async def get_ready(target: Orchestrator, remote: RemoteLanguage | None) -> None
             await asyncio.sleep(later.retry_after)
 
 
-@asynccontextmanager
-async def swept(*stores: MemorySessions | Uploads) -> AsyncIterator[None]:
+async def sweep(*stores: MemorySessions | Uploads) -> None:
     """Drop what is idle, also while no call comes."""
-
-    async def sweep() -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            for store in stores:
-                store.sweep()
-
-    sweeping = asyncio.create_task(sweep())
-    try:
-        yield
-    finally:
-        sweeping.cancel()
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        for store in stores:
+            store.sweep()
 
 
-@asynccontextmanager
-async def language_reported(server: Server, remote: RemoteLanguage | None) -> AsyncIterator[None]:
-    """Health of the language half, under a name of its own, while the block runs."""
-
-    async def follow() -> None:
-        await server.report(LANGUAGE, serving=remote is None)
-        if remote:
-            async for available in remote.availability():
-                await server.report(LANGUAGE, serving=available)
-
-    following = asyncio.create_task(follow())
-    try:
-        yield
-    finally:
-        following.cancel()
+async def report_language(server: Server, remote: RemoteLanguage | None) -> None:
+    """Health of the language half, under a name of its own."""
+    await server.report(LANGUAGE, serving=remote is None)
+    if remote:
+        async for available in remote.availability():
+            await server.report(LANGUAGE, serving=available)
 
 
 async def serve(settings: Settings) -> int:
@@ -192,9 +174,9 @@ async def serve(settings: Settings) -> int:
             service = SegmentationService(target, description(bundle, settings), uploads, executor)
             server = Server(service, settings.listen, server_tls(settings.tls))
             async with (
-                swept(sessions, uploads),
+                beside(sweep(sessions, uploads)),
                 server.running(settings.drain_seconds),
-                language_reported(server, remote),
+                beside(report_language(server, remote)),
             ):
                 if await before(stop, get_ready(target, remote)):
                     await server.ready()

@@ -90,11 +90,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         async def call(raw: bytes, context: Context) -> None:
             async with self._call(context, method), aclosing(answers(_parsed(parse, raw), context)) as responses:
                 async for response in responses:
-                    try:
-                        async with asyncio.timeout(_WRITE_SECONDS):
-                            await context.write(response)
-                    except TimeoutError:
-                        raise Exhausted(f"results were not read within {_WRITE_SECONDS:g} s") from None
+                    await _write(response, context)
 
         return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
 
@@ -115,6 +111,14 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             if not self._calls:
                 self._idle.set()
         await context.abort(ended.code, ended.message, ended.metadata)
+
+
+async def _write(response: Message, context: Context) -> None:
+    try:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await context.write(response)
+    except TimeoutError:
+        raise Exhausted(f"results were not read within {_WRITE_SECONDS:g} s") from None
 
 
 async def _each(parse: Parse, raws: AsyncIterator[bytes]) -> AsyncGenerator[Message]:
