@@ -83,7 +83,7 @@ async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
 
 def main(build_engine: Build = build) -> int:
     starting = partial(serve, build_engine=build_engine)
-    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError)
+    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError, ValueError)
     return run("python -m serving.llm", LanguageServerSettings, starting, cannot_serve)
 
 
