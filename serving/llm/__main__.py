@@ -46,7 +46,9 @@ async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
     if settings.engine == "onnx":
         onnx = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
         return Engine(onnx, died=forever)
-    options = ON_CPU if settings.engine == "vllm-cpu" else VllmOptions(**settings.vllm.model_dump())
+    options = VllmOptions(**settings.vllm.model_dump())
+    if settings.engine == "vllm-cpu":
+        options = replace(ON_CPU, chosen_rows=options.chosen_rows)
     vllm = await VllmLanguage.start(bundle, replace(options, max_references=settings.limits.max_references))
     return Engine(vllm, died=vllm.died)
 

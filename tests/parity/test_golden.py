@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,27 +16,50 @@ from exporters.parity import Report, Tolerance, replay, replay_with
 from serving.bundle import Bundle
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
+from serving.ports import Completion, Prompt
 from serving.vision.onnx import OnnxVision
 
 
-@pytest.fixture(scope="module", params=["onnx", "vllm"])
+@pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows"])
 def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> Report:
-    dialogues = read_golden(golden_directory)
-    if request.param == "vllm":
-        if importlib.util.find_spec("vllm") is None:
-            pytest.skip("vLLM is not installed: make env-vllm")
-        return asyncio.run(on_vllm(golden_bundle, dialogues))
-    return asyncio.run(replay(golden_bundle, dialogues, Tolerance(), threads=2))
+    if request.param == "onnx":
+        return asyncio.run(replay(golden_bundle, read_golden(golden_directory), Tolerance(), threads=2))
+    return request.getfixturevalue("on_vllm")[request.param == "vllm with chosen rows"]  # type: ignore[no-any-return]  # of a fixture
 
 
-async def on_vllm(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> Report:
-    """In float32 on the CPU, all dialogues at once."""
-    language, vision = await VllmLanguage.start(bundle, ON_CPU), OnnxVision(bundle, threads=2)
-    report = await replay_with(bundle, language, vision, dialogues, Tolerance())
-    await language.close()
+@pytest.fixture(scope="module")
+def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[Report, Report]:
+    """Without and with chosen rows, of one start; in float32 on the CPU, all dialogues at once."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: make env-vllm")
+    return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory))))
+
+
+async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tuple[Report, Report]:
+    choosing = await VllmLanguage.start(bundle, replace(ON_CPU, chosen_rows=True))
+    plain, vision = VllmLanguage(choosing._core, bundle.manifest, ON_CPU), OnnxVision(bundle, threads=2)
+    started, reports = choosing.counts.requests, []
+    for engine in (plain, choosing):
+        language = Tenant(engine)
+        reports.append(await replay_with(bundle, language, vision, dialogues, Tolerance()))
+    await choosing.close()
     await vision.close()
-    assert language.counts.largest_step > 1
-    return report
+    assert plain.counts.largest_step > 1
+    assert choosing.counts.requests - started < plain.counts.requests == len(reports[0].rounds)
+    return reports[0], reports[1]
+
+
+class Tenant:
+    """A tenant for each engine: neither finds rows in the other's prefixes."""
+
+    def __init__(self, engine: VllmLanguage) -> None:
+        self.description, self._engine = engine.description, engine
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        return await self._engine.complete(replace(prompt, tenant=f"{prompt.tenant} {id(self)}"))
+
+    async def close(self) -> None:
+        """Its owner does."""
 
 
 def test_every_recorded_round_is_replayed(report: Report) -> None:
