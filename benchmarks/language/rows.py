@@ -50,8 +50,8 @@ class Case:
     at_once: int
 
 
-def cases(at_once: Sequence[int]) -> list[Case]:
-    series = itertools.product(SHAPES, ("new", "warm"), at_once)
+def cases() -> list[Case]:
+    series = itertools.product(SHAPES, ("new", "warm"), (1, 8))
     repeated = [Case(shape, 10, "again", 1) for shape in ("star", "none")]
     return [Case(*shape, image, many) for shape, image, many in series] + repeated
 
@@ -132,9 +132,7 @@ def _median(costs: Sequence[Cost]) -> Cost:
     )
 
 
-async def chosen_rows(  # noqa: PLR0917  # settings of one run
-    bundle: Bundle, options: VllmOptions, slices: Path, count: int, repeats: int, at_once: Sequence[int]
-) -> list[str]:
+async def chosen_rows(bundle: Bundle, options: VllmOptions, slices: Path, count: int, repeats: int) -> list[str]:
     """The table: one engine, asked in both ways."""
     options = replace(options, chosen_rows=True)
     os.environ.update(environment(options))
@@ -152,7 +150,7 @@ async def chosen_rows(  # noqa: PLR0917  # settings of one run
         "| dialogue | image | at once | ms | ratio | prompt tokens computed | requests | engine steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for case in cases(at_once):
+    for case in cases():
         lines.append(await bench.line(apart, together, case))
         print(lines[-1], flush=True)
     await together.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -243,6 +245,20 @@ async def test_a_killed_engine_says_so_at_once(random_bundle: Bundle) -> None:
     with pytest.raises(Unavailable):
         await engine.complete(_long(random_bundle, 0))
     await engine.close()
+
+
+async def test_what_vllm_measures_names_nobody(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    from prometheus_client import REGISTRY, generate_latest  # noqa: PLC0415  # comes with vLLM
+
+    await vllm_language.complete(dialogue(random_bundle, 2).prompt("session-of-jane", tenant="jane-doe"))
+    measured = generate_latest(REGISTRY).decode()
+    computed = re.search(
+        rf'vllm:prompt_tokens_total{{.*model_name="{random_bundle.manifest.name}"}} (.*)', measured
+    )
+    assert computed is not None
+    assert float(computed[1]) > 0
+    for name in ("jane", hashlib.sha256(b"jane-doe").hexdigest(), str(random_bundle.directory)):
+        assert name not in measured
 
 
 async def test_a_bundle_without_its_directory_names_the_fix(random_bundle: Bundle) -> None:
