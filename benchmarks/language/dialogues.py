@@ -72,8 +72,9 @@ def _reshaped(known: slices.Dialogue, shape: Shape, rounds: int) -> slices.Dialo
 
 
 def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialogue:
-    image = geometry.source_image(np.roll(known.image, number, axis=0))
-    masks = [pack_mask(np.roll(asked.truth, number, axis=0)) for asked in known.rounds]
+    across, down = divmod(number, known.image.shape[0])
+    image = geometry.source_image(np.roll(known.image, (down, across), axis=(0, 1)))
+    masks = [pack_mask(np.roll(asked.truth, (down, across), axis=(0, 1))) for asked in known.rounds]
 
     def reference(refer_to: int | None) -> Reference | None:
         return None if refer_to is None else geometry.reference(image, masks[refer_to], refer_to)
