@@ -49,6 +49,7 @@ class Uploads:
 
     @property
     def stats(self) -> CacheStats:
+        """A miss is an image that had to be sent."""
         return CacheStats(self._hits, self._misses, self._evictions, self._bytes)
 
     def get(self, key: UploadKey) -> U8 | None:
@@ -56,7 +57,6 @@ class Uploads:
         self.sweep()
         held = self._images.get(key)
         if held is None:
-            self._misses += 1
             return None
         self._hits += 1
         held.last_used = self._clock()
@@ -64,7 +64,8 @@ class Uploads:
         return held.rgb
 
     def put(self, key: UploadKey, rgb: U8) -> None:
-        """Hold an image; one larger than the whole budget is not held."""
+        """Hold an image that was sent; one larger than the whole budget is not held."""
+        self._misses += key not in self._images
         if rgb.nbytes > self._max_bytes:
             return
         if key in self._images:
