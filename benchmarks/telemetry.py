@@ -70,7 +70,7 @@ def report(found: list[float], asked: Case, bundle: Path) -> str:
     low, middle, high = statistics.quantiles(found, n=4)
     return (
         f"{bundle.name}, {asked}, images held, {len(found)} repeats of four runs, {platform.machine()}, "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: with metrics (scraped every {SCRAPE_SECONDS:g} s, "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}. With metrics (scraped each {SCRAPE_SECONDS:g} s, "
         f"status every {LOOK_SECONDS:g} s) and a line a round, the throughput is {middle:.3f} of that without "
         f"(median; quartiles {low:.3f} to {high:.3f})."
     )

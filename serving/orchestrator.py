@@ -109,7 +109,10 @@ class Orchestrator:
             raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
         try:
             async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
-                return await anext(results)
+                [result] = [
+                    each async for each in results
+                ]  # to its end: a place that is left early counts as undone
+                return result
         except InvalidInput as error:
             path = error.field.removeprefix("questions").removeprefix("[0]")
             raise InvalidInput(f"question{path}", error.description) from None
