@@ -109,9 +109,8 @@ class Orchestrator:
             raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
         try:
             async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
-                [result] = [
-                    each async for each in results
-                ]  # to its end: a place that is left early counts as undone
+                # To its end: to the gate, work that is left early is not done.
+                [result] = [each async for each in results]
                 return result
         except InvalidInput as error:
             path = error.field.removeprefix("questions").removeprefix("[0]")

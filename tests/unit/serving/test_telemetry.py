@@ -23,6 +23,8 @@ from serving.telemetry import CATALOGUE, Kind, Metric
 
 GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"
 """What ``/metrics`` says when nothing was asked yet. Rules and dashboards are held to it."""
+OPERATIONS = Path(__file__).parent.parent.parent.parent / "docs" / "operations.md"
+BEGIN, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
 OBJECTIVES = {0.05, 0.1, 0.15, 0.25, 0.4, 1.0}
 
 
@@ -49,8 +51,28 @@ def fresh() -> CollectorRegistry:
 
 
 def test_the_text_that_prometheus_reads() -> None:
-    """Every series is there at once. ``python -m tests.unit.serving.test_telemetry`` renews the file."""
+    """Every series is there at once. ``python -m tests.unit.serving.test_telemetry`` renews it."""
     assert generate_latest(fresh()).decode() == GOLDEN.read_text()
+
+
+def table() -> str:
+    """The declarations, as docs/operations.md has them."""
+    lines = ["| metric | kind | labels | what |", "|---|---|---|---|"]
+    for metric in CATALOGUE:
+        name = metric.name + ("_total" if metric.kind is Kind.COUNTER else "")
+        labels = "; ".join(f"{label}: {', '.join(found) or 'one text'}" for label, found in metric.labels.items())
+        lines.append(f"| `{name}` | {metric.kind.value} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def documented() -> str:
+    """docs/operations.md with the table as it should be."""
+    before, _, rest = OPERATIONS.read_text().partition(BEGIN)
+    return before + BEGIN + table() + END + rest.partition(END)[2]
+
+
+def test_the_documentation_has_every_metric() -> None:
+    assert OPERATIONS.read_text() == documented()
 
 
 def test_every_metric_is_in_the_catalogue_and_in_the_text() -> None:
@@ -144,3 +166,4 @@ def test_a_board_without_anything_to_tell() -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_bytes(generate_latest(fresh()))
+    OPERATIONS.write_text(documented())
