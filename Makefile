@@ -18,8 +18,10 @@ EVALUATION ?= build/evaluation
 # onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
+# What the tests start as real programs; without one, its tests say so and are skipped.
+DEBIAN_PACKAGES := prometheus chromium
 
-.PHONY: help env env-export env-vllm demo serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm debian demo serve evaluate test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +31,9 @@ env: $(VENV)/.serving ## Build .venv with what serving on a CPU and the demo nee
 env-export: $(VENV)/.export ## Add what the exporters need (torch, CPU build), and the checks
 
 env-vllm: $(VENV)/.vllm ## Add vLLM (CPU build), as the tests need it
+
+debian: ## Install Debian's programs that the tests start (as root; else says which are missing)
+	sh deploy/debian-packages.sh $(DEBIAN_PACKAGES)
 
 $(VENV)/.python:
 	@echo "== creating $(VENV)"
@@ -70,7 +75,7 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
 
-test: $(VENV)/.vllm ## Install what the tests need and run them
+test: debian $(VENV)/.vllm ## Install what the tests need and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
