@@ -20,8 +20,10 @@ ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
 DEBIAN_PACKAGES := prometheus chromium
+# orchestrator, exporter, language, vision
+IMAGES ?= orchestrator
 
-.PHONY: help env env-export env-vllm debian demo serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm debian demo images serve evaluate test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -83,6 +85,7 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(PROTO_BASELINE)
 	PYTHON=$(BIN)/python sh protos/generate.sh build/proto
@@ -105,6 +108,10 @@ build/vit-b/manifest.json: | $(VENV)/.export
 	$(BIN)/python -m exporters random --size vit_b --seed 1 --out build/vit-b-checkpoint
 	$(BIN)/python -m exporters bundle --checkpoint build/vit-b-checkpoint --base build/vit-b-checkpoint/llava_med \
 	  --clip build/vit-b-checkpoint/clip --out build/vit-b
+
+images: $(VENV)/.serving ## Build the images $(IMAGES) without a daemon, run the orchestrator's, say what cannot be built
+	sh deploy/debian-packages.sh buildah mmdebstrap
+	$(BIN)/python -m deploy.images $(IMAGES)
 
 proto: $(VENV)/.export ## Generate the client's and the server's stubs from protos/
 	PYTHON=$(BIN)/python sh protos/generate.sh
