@@ -76,33 +76,28 @@ def course(kind: str, *legs: tuple[float, float, float]) -> dict[str, str]:
     }
 
 
-def burning(kind: str, shares: tuple[float, float, float, float, float], much: float) -> Iterator[Scenario]:
-    """An objective's three alerts. ``shares`` set off all three, two, one, one and none; ``much`` is far above."""
+def burning(
+    kind: str, shares: tuple[float, float, float, float, float], much: float, soon: int
+) -> Iterator[Scenario]:
+    """An objective's three alerts. ``shares`` set off all three, two, one, one and none.
+
+    ``much`` is far above; ``soon`` minutes of it are enough for the six hours' budget, and not for the hour's.
+    """
     about = f"Mediround{kind}"
     fast, slow, lasting = (about + speed for speed in ("Fast", "Slow", "Lasting"))
-    expected = (f"{fast} {slow} {lasting}", f"{slow} {lasting}", lasting, lasting, "")
-    for share, alerts in zip(shares, expected, strict=True):
-        yield scenario(f"{kind} {share}", about, course(kind, (500, 100, share)), at_7h=alerts)
-    begin, end = (
-        course(kind, (360, 100, 0), (60, 100, much)),
-        course(kind, (300, 100, 0), (60, 100, much), (500, 100, 0)),
-    )
-    yield scenario(f"{kind} begin", about, begin, at_6h="", at_6h10m=lasting)
-    yield scenario(f"{kind} begin after days", about, course(kind, (1400, 100, 0), (12, 100, much)), at_23h30m="")
-    yield scenario(
-        f"{kind} end",
-        about,
-        end,
-        at_6h=expected[0],
-        at_6h10m=f"{slow} {lasting}",
-        at_6h45m=lasting,
-        at_13h="",
-    )
-    top = shares[0]
-    yield scenario(f"{kind}, enough rounds", about, course(kind, (500, 30 / 60, top)), at_7h=expected[0])
-    yield scenario(f"{kind}, few rounds an hour", about, course(kind, (500, 12 / 60, top)), at_7h=expected[1])
-    yield scenario(f"{kind}, enough in hours", about, course(kind, (500, 5 / 60, top)), at_7h=expected[1])
-    yield scenario(f"{kind}, few rounds", about, course(kind, (500, 2 / 60, top)), at_7h=lasting)
+    whole = f"{fast} {slow} {lasting}"
+    for share, alerts in zip(shares, (whole, f"{slow} {lasting}", lasting, lasting, ""), strict=True):
+        yield scenario(f"{kind} {share}", about, course(kind, (425, 100, share)), at_7h=alerts)
+    begin = course(kind, (360, 100, 0), (60, 100, much))
+    yield scenario(f"{kind} begin", about, begin, **{"at_6h": "", f"at_6h{soon}m": lasting})
+    later = course(kind, (1380, 100, 0), (60, 100, much))
+    yield scenario(f"{kind} begin after a day", about, later, **{f"at_23h{soon}m": ""})
+    end = course(kind, (180, 100, 0), (180, 100, much), (425, 100, 0))
+    over = {"at_6h10m": f"{slow} {lasting}", "at_6h45m": lasting, "at_13h": ""}
+    yield scenario(f"{kind} end", about, end, at_6h=whole, **over)
+    for hourly, alerts in {30: whole, 12: f"{slow} {lasting}", 5: f"{slow} {lasting}", 2: lasting}.items():
+        few = course(kind, (425, hourly / 60, shares[0]))
+        yield scenario(f"{kind}, {hourly} rounds an hour", about, few, at_7h=alerts)
 
 
 def changing(part: str, whole: str, rate: float, before: float, after: float, **labels: str) -> dict[str, str]:
@@ -148,8 +143,8 @@ SCENARIOS = [
         {rounds("INVALID_ARGUMENT"): counter((500, 90))},
         at_7h="",
     ),
-    *burning("Errors", (0.1, 0.05, 0.02, 0.008, 0.003), 0.5),
-    *burning("Latency", (0.8, 0.5, 0.2, 0.08, 0.03), 1.0),
+    *burning("Errors", (0.1, 0.05, 0.02, 0.008, 0.003), 0.4, 10),
+    *burning("Latency", (0.8, 0.5, 0.2, 0.08, 0.03), 1.0, 20),
     scenario("down", "MediroundDown", {series("up"): "1x10 0x20"}, at_10m="", at_12m="", at_14m="MediroundDown"),
     scenario(
         "language server down",
@@ -161,7 +156,7 @@ SCENARIOS = [
     gone(
         "gone",
         "MediroundAbsent MediroundMetricsAbsent",
-        {series("up"): "1x3 _x30"},
+        {series("up"): "1x3 _x30", rounds("OK"): "0x3 _x30"},
         at_7m="",
         at_20m="MediroundAbsent",
     ),
