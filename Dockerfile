@@ -79,7 +79,8 @@ LABEL org.opencontainers.image.title="MediRound vision half" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY LICENSE NOTICE /usr/share/mediround/
-USER 1000:1000
+# The same as the orchestrator, whose memory it maps.
+USER 10001:10001
 EXPOSE 8001 8002
 HEALTHCHECK --interval=15s --timeout=10s --start-period=5m CMD ["curl", "--fail", "--silent", "http://localhost:8000/v2/health/ready"]
 ENTRYPOINT ["tritonserver"]
