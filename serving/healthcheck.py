@@ -71,7 +71,7 @@ def status(settings: ProbeSettings) -> str:
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout)
         except grpc.RpcError as error:
             return str(error.code().name)
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
 
 def main() -> int:
