@@ -64,7 +64,7 @@ ENV MEDIROUND_LLM_BUNDLE=/bundle \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-EXPOSE 50061
+EXPOSE 50061 9465
 HEALTHCHECK --interval=15s --timeout=10s --start-period=15m CMD ["/opt/mediround/bin/python", "-m", "serving.healthcheck"]
 ENTRYPOINT ["/opt/mediround/bin/python", "-m", "serving.llm"]
 
@@ -126,6 +126,6 @@ ENV MEDIROUND_BUNDLE=/bundle \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 10001:10001
-EXPOSE 50051
+EXPOSE 50051 9464
 HEALTHCHECK --interval=15s --timeout=10s --start-period=2m CMD ["/opt/mediround/bin/python", "-m", "serving.healthcheck"]
 ENTRYPOINT ["/opt/mediround/bin/python", "-m", "serving"]
