@@ -182,6 +182,13 @@ def test_nothing_fires_and_each_alert_finds_its_metrics(scraped: Prometheus) -> 
     assert named_by_alerts <= known
 
 
+def test_every_server_answers_its_scrapes(scraped: Prometheus) -> None:
+    assert {sample["metric"]["job"]: sample["value"][1] for sample in scraped.vector("up")} == {
+        "mediround": "1",
+        "mediround-language": "1",
+    }
+
+
 def test_each_rule_is_evaluated_without_error(scraped: Prometheus) -> None:
     rules = [rule for group in scraped.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == len(recorded()) + len(alerting())
