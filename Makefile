@@ -18,8 +18,12 @@ EVALUATION ?= build/evaluation
 # onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
+# What the tests start as real programs; without one, its tests say so and are skipped.
+DEBIAN_PACKAGES := prometheus chromium
+# orchestrator, exporter, language, vision
+IMAGES ?= orchestrator
 
-.PHONY: help env env-export env-vllm demo serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm debian demo images serve evaluate test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +33,9 @@ env: $(VENV)/.serving ## Build .venv with what serving on a CPU and the demo nee
 env-export: $(VENV)/.export ## Add what the exporters need (torch, CPU build), and the checks
 
 env-vllm: $(VENV)/.vllm ## Add vLLM (CPU build), as the tests need it
+
+debian: ## Install Debian's programs that the tests start (as root; else says which are missing)
+	sh deploy/debian-packages.sh $(DEBIAN_PACKAGES)
 
 $(VENV)/.python:
 	@echo "== creating $(VENV)"
@@ -70,7 +77,7 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
 
-test: $(VENV)/.vllm ## Install what the tests need and run them
+test: debian $(VENV)/.vllm ## Install what the tests need and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
@@ -78,6 +85,9 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/python -m deploy.grafana --check
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(PROTO_BASELINE)
 	PYTHON=$(BIN)/python sh protos/generate.sh build/proto
@@ -100,6 +110,10 @@ build/vit-b/manifest.json: | $(VENV)/.export
 	$(BIN)/python -m exporters random --size vit_b --seed 1 --out build/vit-b-checkpoint
 	$(BIN)/python -m exporters bundle --checkpoint build/vit-b-checkpoint --base build/vit-b-checkpoint/llava_med \
 	  --clip build/vit-b-checkpoint/clip --out build/vit-b
+
+images: $(VENV)/.serving ## Build the images $(IMAGES) without a daemon, run the orchestrator's, say what cannot be built
+	sh deploy/debian-packages.sh buildah mmdebstrap
+	$(BIN)/python -m deploy.images $(IMAGES)
 
 proto: $(VENV)/.export ## Generate the client's and the server's stubs from protos/
 	PYTHON=$(BIN)/python sh protos/generate.sh
