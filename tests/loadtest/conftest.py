@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,14 @@ def scenario(rate: float = 10.0, duration: float = 1.0, **sections: Any) -> Scen
     images = {"size": (16, 16)} | sections.pop("images", {})
     # A loaded test machine wakes late; what that means is a test of its own.
     generator = {"late": 5.0} | sections.pop("generator", {})
-    return Scenario.model_validate(
-        {
-            "name": "test",
-            "arrivals": arrivals,
-            "dialogues": dialogues,
-            "images": images,
-            "generator": generator,
-            **sections,
-        }
-    )
+    given = {
+        "name": "test",
+        "arrivals": arrivals,
+        "dialogues": dialogues,
+        "images": images,
+        "generator": generator,
+    }
+    return Scenario.model_validate_json(json.dumps(given | sections))
 
 
 @pytest.fixture

@@ -35,6 +35,9 @@ class ScriptedServer(SegmentationServiceServicer):
     """Rounds that are worked on at once; others wait."""
     capacity: int = 1000
     """Rounds that may be there at once; others are refused."""
+    enough_at: int = 0
+    """Rounds after which ``enough`` is set."""
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: int = 0
     here: int = 0
     opened: int = 0
@@ -90,6 +93,8 @@ class ScriptedServer(SegmentationServiceServicer):
         if self.arrived == self.stall_at:
             self._until = loop.time() + self.stall
         self.arrived += 1
+        if self.arrived >= self.enough_at:
+            self.enough.set()
         if self.refuse or self.here >= self.capacity:
             self.refuse = max(0, self.refuse - 1)
             raise Exhausted("full", retry_after=self.retry_after)

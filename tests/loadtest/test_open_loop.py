@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from loadtest.figures import from_due
 from loadtest.recording import Outcome
@@ -74,14 +76,15 @@ async def test_a_generator_that_is_late_says_so_and_judges_nothing(against: Agai
     assert any("late" in reason for reason in ran.report.verdict.reasons)
 
 
-async def test_a_target_that_dies_ends_the_run_and_every_round_is_accounted_for(tmp_path, monkeypatch) -> None:
+async def test_a_target_that_dies_ends_the_run_with_every_round_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("loadtest.driver.GONE", 0.5)
     asked = scenario(rate=10, duration=30.0, calls={"attempts": 1})
-    server = ScriptedServer()
+    server = ScriptedServer(enough_at=5)
     async with serving(server, drain_seconds=0.1) as running:
         ongoing = asyncio.create_task(run(Subject(running.address), asked, tmp_path, 0))
-        while server.arrived < 5:
-            await asyncio.sleep(0.02)
+        await server.enough.wait()
     ran = await ongoing
     assert ran.report.target_gone
     assert ran.report.seconds < 25
