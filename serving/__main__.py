@@ -12,30 +12,40 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
 from mediround import Tls
+from serving import telemetry
+from serving.admission_queue import AdmissionQueue
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
 from serving.description import ServerDescription
 from serving.dialogue import PromptForm
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question
+from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
 from serving.errors import Exhausted, ServingError, Unavailable
+from serving.gauges import Cache, Engine, Gauges, Sources
 from serving.geometry import Geometry
 from serving.graph import ProviderError
 from serving.limits import Limits
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
+from serving.metering import Meter
+from serving.observer import Observer, Observers
 from serving.orchestrator import Orchestrator
-from serving.ports import LanguageEngine
-from serving.program import before, beside, run, server_tls, stop_asked
+from serving.ports import Gate, LanguageEngine, VisionEngine
+from serving.program import before, beside, metrics, run, server_tls, stop_asked
+from serving.reckoning import Expectations
 from serving.server import LANGUAGE, Server
 from serving.service import SegmentationService
 from serving.settings import Settings
+from serving.status import Board
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -44,6 +54,7 @@ from serving.vision.onnx import OnnxVision
 
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
+PLACES_HERE, PLACES_ELSEWHERE = 4, 32
 
 
 def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
@@ -56,40 +67,118 @@ def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None
     return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
 
 
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Both halves, and what metrics tell of them."""
+
+    language: LanguageEngine
+    vision: VisionEngine
+    health: Mapping[str, Engine]
+    caches: Mapping[str, Cache]
+    """Theirs, in this process."""
+
+
 @asynccontextmanager
-async def engines(
-    bundle: Bundle, settings: Settings, remote: RemoteLanguage | None
-) -> AsyncIterator[tuple[LanguageEngine, OnnxVision]]:
+async def engines(bundle: Bundle, settings: Settings, remote: RemoteLanguage | None) -> AsyncIterator[Engines]:
     """Both halves, closed at the end."""
-    threads = settings.engines.threads
-    language = remote or OnnxLanguage(bundle, threads, settings.engines.prefix_cache_bytes)
+    threads, prefix_bytes = settings.engines.threads, settings.engines.prefix_cache_bytes
     vision = OnnxVision(bundle, threads)
+    health = {"vision": Engine(lambda: vision.description, up=lambda: True)}
+    caches: dict[str, Cache] = {}
+    language: LanguageEngine
+    if remote:
+        language = remote
+        health["language"] = Engine(lambda: remote.description, up=lambda: remote.available)
+    else:
+        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes)
+        health["language"] = Engine(lambda: onnx.description, up=lambda: True)
+        caches["prefix"] = Cache(lambda: onnx.cache_stats, prefix_bytes)
     try:
-        yield language, vision
+        yield Engines(language, vision, health, caches)
     finally:
         await language.close()
         await vision.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    sessions: MemorySessions
+    embeddings: MemoryEmbeddings
+    uploads: Uploads
+
+
+def stores(bundle: Bundle, settings: Settings) -> Stores:
+    """All in this process's memory."""
+    limits, image = settings.limits, bundle.manifest.image
+    idle, clock = limits.session_idle_timeout, time.monotonic
+    return Stores(
+        sessions=MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock),
+        embeddings=MemoryEmbeddings(settings.engines.embedding_bytes, image.embedding, image.embedding_dtype),
+        uploads=Uploads(limits.max_upload_bytes_held, idle, clock),
+    )
+
+
+def admission(settings: Settings, expectations: Expectations) -> AdmissionQueue:
+    """Places for what the engines can work on at once."""
+    asked = settings.admission
+    waits = {Priority.INTERACTIVE: asked.max_wait, Priority.BATCH: asked.max_batch_wait}
+    places = asked.places or (PLACES_ELSEWHERE if settings.language_servers else PLACES_HERE)
+    return AdmissionQueue(places, waits, expectations, time.monotonic)
+
+
+def sources(
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    halves: Engines,
+    held: Stores,
+    queue: AdmissionQueue,
+    expectations: Expectations,
+) -> Sources:
+    """Who is asked for what is so at the moment."""
+    limits, manifest = settings.limits, bundle.manifest
+    embeddings = Cache(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
+    uploads = Cache(lambda: held.uploads.stats, limits.max_upload_bytes_held)
+    return Sources(
+        version=version("mediround-serving"),
+        model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
+        engines=halves.health,
+        caches={"embedding": embeddings, "uploads": uploads, **halves.caches},
+        queues={priority.name.lower(): partial(queue.stats, priority) for priority in Priority},
+        expected={
+            "encode": lambda: expectations.encode.seconds,
+            "pass": lambda: expectations.language_pass.seconds,
+            "mask": lambda: expectations.mask.seconds,
+        },
+        plain=[
+            (telemetry.SESSIONS, lambda: held.sessions.count),
+            (telemetry.SESSIONS_LIMIT, lambda: limits.max_sessions),
+            (telemetry.SESSION_BYTES, lambda: held.sessions.nbytes),
+        ],
+    )
 
 
 def orchestrator(
     bundle: Bundle,
     settings: Settings,
     *,
-    language: LanguageEngine,
-    vision: OnnxVision,
-    sessions: MemorySessions,
+    halves: Engines,
+    held: Stores,
+    gate: Gate,
+    observer: Observer,
     executor: Executor,
 ) -> Orchestrator:
-    """The orchestrator with an embedding store of its own."""
+    """The orchestrator of these parts."""
     manifest = bundle.manifest
-    image = manifest.image
     return Orchestrator(
-        language=language,
-        vision=vision,
-        embeddings=MemoryEmbeddings(settings.engines.embedding_bytes, image.embedding, image.embedding_dtype),
-        sessions=sessions,
+        language=halves.language,
+        vision=halves.vision,
+        embeddings=held.embeddings,
+        sessions=held.sessions,
+        gate=gate,
+        observer=observer,
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
-        geometry=Geometry(image, manifest.tower, manifest.files[IMAGE_ENCODER]),
+        geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
         max_rounds=settings.limits.max_rounds,
     )
@@ -162,28 +251,30 @@ async def serve(settings: Settings) -> int:
     stop = stop_asked()
     bundle = load_bundle(settings.bundle)
     remote = remote_language(bundle, settings)
-    with ThreadPoolExecutor(2, thread_name_prefix="pixels") as executor:
-        async with engines(bundle, settings, remote) as (language, vision):
-            limits = settings.limits
-            idle, clock = limits.session_idle_timeout, time.monotonic
-            sessions = MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock)
-            uploads = Uploads(limits.max_upload_bytes_held, idle, clock)
-            target = orchestrator(
-                bundle, settings, language=language, vision=vision, sessions=sessions, executor=executor
-            )
-            service = SegmentationService(target, description(bundle, settings), uploads, executor)
-            server = Server(service, settings.listen, server_tls(settings.tls))
-            async with (
-                beside(sweep(sessions, uploads)),
-                server.running(settings.drain_seconds),
-                beside(report_language(server, remote)),
-            ):
-                if await before(stop, get_ready(target, remote)):
-                    await server.ready()
-                    name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
-                    LOG.info("serving %s on %s", name, server.address)
-                    await stop.wait()
-                LOG.info("draining for at most %g s", settings.drain_seconds)
+    held, expectations, registry = stores(bundle, settings), Expectations(), CollectorRegistry()
+    observer = Observers(expectations, Meter(registry)) if settings.metrics_listen else expectations
+    queue = admission(settings, expectations)
+    async with AsyncExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
+        halves = await stack.enter_async_context(engines(bundle, settings, remote))
+        target = orchestrator(
+            bundle, settings, halves=halves, held=held, gate=queue, observer=observer, executor=executor
+        )
+        service = SegmentationService(target, description(bundle, settings), held.uploads, executor, observer)
+        server = Server(service, settings.listen, server_tls(settings.tls), observer)
+        await stack.enter_async_context(beside(sweep(held.sessions, held.uploads)))
+        asked = sources(bundle, settings, halves=halves, held=held, queue=queue, expectations=expectations)
+        registry.register(Gauges(asked))
+        board = Board(registry, time.monotonic)
+        await stack.enter_async_context(metrics(registry, settings.metrics_listen, board))
+        await stack.enter_async_context(server.running(settings.drain_seconds))
+        await stack.enter_async_context(beside(report_language(server, remote)))
+        if await before(stop, get_ready(replace(target, observer=expectations), remote)):
+            await server.ready()
+            name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
+            LOG.info("serving %s on %s", name, server.address)
+            await stop.wait()
+        LOG.info("draining for at most %g s", settings.drain_seconds)
     return 0
 
 

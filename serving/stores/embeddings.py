@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.domain import F32
-from serving.errors import Exhausted
+from serving.errors import Exhausted, Shed
 from serving.ports import EmbeddingLease, Fill
 from serving.settled import settled
 
@@ -93,6 +93,10 @@ class MemoryEmbeddings:
             raise ValueError("this lease is not held")
         held.users -= 1
 
+    def holds(self, key: str) -> bool:
+        """See ``EmbeddingStore``."""
+        return key in self._known
+
     def _begin(self, key: str, fill: Fill) -> _Held:
         """Make room for one more, and start to fill it in a task that outlives the one who asked."""
         if (self._count + 1) * self._size > self._budget:
@@ -110,7 +114,7 @@ class MemoryEmbeddings:
                 self._count -= 1
                 self._evictions += 1
                 return
-        raise Exhausted("every embedding that fits the memory budget is in use")
+        raise Exhausted("every embedding that fits the memory budget is in use", reason=Shed.EMBEDDINGS)
 
     async def _fill(self, key: str, held: _Held, fill: Fill) -> None:
         try:

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.admission import OpenGate
 from serving.dialogue import PromptForm, waves
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question, RoundResult
 from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
 from serving.geometry import Geometry
+from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
 from serving.ports import Prompt
 from serving.stores.embeddings import MemoryEmbeddings
@@ -75,6 +77,8 @@ def stack(executor: ThreadPoolExecutor) -> Stack:
         vision=vision,
         embeddings=embeddings,
         sessions=sessions,
+        gate=OpenGate(),
+        observer=Unobserved(),
         form=PromptForm(MANIFEST, Characters()),
         geometry=Geometry(MANIFEST.image, MANIFEST.tower, "encoder"),
         pixel_executor=executor,
