@@ -116,7 +116,7 @@ class Asker:
                 await self._until(due)
                 self.record.sent(row, due, self.clock(), max(due, free_at))
             try:
-                await self._round(row, asked, session, progress)
+                await self._round(dialogue, number, session, progress)
             except MediRoundError as error:
                 hurried = asked.deadline is not None and isinstance(error, DeadlineExceeded)
                 self.record.end(row, self.clock(), Outcome.HURRIED if hurried else outcome_of(error))
@@ -129,8 +129,9 @@ class Asker:
             free_at = self.clock()
         return len(dialogue.rounds)
 
-    async def _round(self, row: int, asked: Asked, session: AsyncSession, progress: _Progress) -> None:
+    async def _round(self, dialogue: Dialogue, number: int, session: AsyncSession, progress: _Progress) -> None:
         """Raises TimeoutError when it was given up as planned."""
+        asked = dialogue.rounds[number]
         timeout = self.scenario.calls.timeout if asked.deadline is None else asked.deadline
 
         def call() -> Awaitable[RoundResult]:
@@ -138,12 +139,13 @@ class Asker:
                 asked.question,
                 refer_to=progress.refer_to(asked.refer_to),
                 mode=self.scenario.dialogues.answers,
+                priority="batch" if dialogue.batch else "interactive",
                 timeout=timeout,
             )
 
         async with asyncio.timeout(asked.cancel_after):
             result = await self._patiently(call)
-        self.record.answer(row, self.clock(), result)
+        self.record.answer(dialogue.row + number, self.clock(), result)
         progress.indices.append(None if result.mask is None else result.index)
 
     # Known in advance: one call, whose rounds are all due at the dialogue's start.
@@ -170,7 +172,11 @@ class Asker:
     async def _stream(self, dialogue: Dialogue, session: AsyncSession, progress: _Progress) -> None:
         deadline = dialogue.rounds[0].deadline
         timeout = self.scenario.calls.timeout if deadline is None else deadline
-        results = session.segment(self._questions(dialogue.rounds), timeout=timeout)
+        results = session.segment(
+            self._questions(dialogue.rounds),
+            priority="batch" if dialogue.batch else "interactive",
+            timeout=timeout,
+        )
         async with aclosing(results):
             async for result in results:
                 self.record.answer(dialogue.row + progress.answered, self.clock(), result)

@@ -52,6 +52,8 @@ class Dialogue:
     row: int
     """Of its first round in the record."""
     rounds: tuple[Asked, ...]
+    batch: bool
+    """Whether it lets interactive ones go first."""
 
 
 class Plan:
@@ -94,7 +96,8 @@ class Plan:
             for due, think, refer_to, ending in zip(dues, thinks, references, endings, strict=True)
         )
         row = int(self._rows[number])
-        return Dialogue(start, int(self.images[number]), row, rounds)
+        batch = bool(random.random() < asked.batch_share)
+        return Dialogue(start, int(self.images[number]), row, rounds, batch)
 
     def _endings(self, length: int, random: np.random.Generator) -> list[tuple[float | None, float | None]]:
         """(cancelled after, deadline) of each round; a dialogue in one call has one ending."""

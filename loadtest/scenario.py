@@ -96,6 +96,8 @@ class Dialogues(Section):
     pace: Literal["schedule", "answer"] = "schedule"
     """``schedule``: a round is due one think time after the one before was DUE, and a late answer makes it
     late: the wait counts. ``answer``: after the one before was ANSWERED; then a slow server is asked less."""
+    batch_share: Share = 0.0
+    """Of dialogues, those that ask with priority ``batch``."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -43,6 +43,7 @@ class ScriptedServer(SegmentationServiceServicer):
     opened: int = 0
     closed: int = 0
     asked: list[pb.AskRoundRequest] = field(default_factory=list)
+    known: list[pb.SegmentDialogueRequest] = field(default_factory=list)
     headers: list[bytes] = field(default_factory=list)
     _until: float = 0.0
     _rounds: dict[str, int] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class ScriptedServer(SegmentationServiceServicer):
     async def SegmentDialogue(  # noqa: N802
         self, request: pb.SegmentDialogueRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.SegmentDialogueResponse]:
+        self.known.append(request)
         for _ in request.questions:
             yield pb.SegmentDialogueResponse(result=await self._round(request.session_id))
 

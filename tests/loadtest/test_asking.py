@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mediround.v1 import segmentation_pb2 as pb
 from tests.loadtest.conftest import Against, scenario
 from tests.loadtest.scripted import ScriptedServer
 
@@ -91,3 +92,14 @@ async def test_sessions_are_closed_and_answers_tell_of_caches(against: Against) 
     assert server.closed >= 9  # the run ends with the last answer
     assert ran.report.seen.embedding_hits == 10
     assert (ran.report.seen.cached_tokens, ran.report.seen.prompt_tokens) == (100, 300)
+
+
+async def test_a_share_of_dialogues_asks_with_low_priority(against: Against) -> None:
+    server = ScriptedServer()
+    await against(server, scenario(rate=40, duration=1.0, dialogues={"batch_share": 0.5}))
+    batch = sum(request.priority == pb.PRIORITY_BATCH for request in server.asked)
+    assert 8 <= batch <= 32
+    assert {request.priority for request in server.asked} == {pb.PRIORITY_BATCH, pb.PRIORITY_INTERACTIVE}
+    server = ScriptedServer()
+    await against(server, scenario(rate=4, dialogues={"mode": "known", "batch_share": 1.0}))
+    assert {request.priority for request in server.known} == {pb.PRIORITY_BATCH}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loadtest.__main__ import MET, main
-from loadtest.launch import launched
+from loadtest.launch import free_port, launched
 from loadtest.report import Report, read
 from serving.bundle import Bundle
 
@@ -36,16 +36,22 @@ late = 10.0
 
 
 def test_live_and_known_dialogues_are_all_answered(random_bundle: Bundle, tmp_path: Path) -> None:
-    with launched(random_bundle.directory, tmp_path / "server.log") as server:
+    metrics = f"127.0.0.1:{free_port()}"
+    flags = ["--metrics-listen", metrics]
+    with launched(random_bundle.directory, tmp_path / "server.log", flags) as server:
         for seed, mode in enumerate(("live", "known")):  # a warm server would know the images of one seed
             scenario, out = tmp_path / f"{mode}.toml", tmp_path / mode
             scenario.write_text(SCENARIO.format(mode=mode))
             arguments = ["--target", server.address, "--scenario", str(scenario), "--out", str(out)]
-            code = main(["run", *arguments, "--seed", str(seed)])
+            code = main(["run", *arguments, "--seed", str(seed), "--metrics", metrics])
             report = read(out, Report)
             assert code == MET, report.outcomes
             assert set(report.outcomes) <= {"answered", "cancelled"}
             assert report.overall.answered > 5
             assert 0 < report.seen.embedding_hits < report.overall.answered
             assert report.seen.cached_tokens > 0
+            assert report.server is not None
+            assert report.server.missing == ()
+            assert {cache.name for cache in report.server.caches} >= {"embedding", "prefix"}
+            assert report.server.stages["language"] > 0
             assert report.target.model_digest == random_bundle.digest
