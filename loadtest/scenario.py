@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 MAX_FILE_BYTES = 64 << 10
 MAX_ROUNDS = 2_000_000
-"""Of one run: their record takes about 50 bytes each."""
+"""Of one run: their record takes 40 bytes each."""
 MAX_SECONDS = 86_400.0
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
