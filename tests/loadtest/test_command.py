@@ -214,22 +214,24 @@ def test_reports_are_compared_and_bad_ones_refused(
 
 
 def test_the_knee_of_a_server_with_one_slot_is_found_and_its_goodput_beyond_told(
-    scenario: Path, tmp_path: Path
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slot of 50 ms takes 20 single rounds a second; what comes when four are there is refused."""
-    text = SCENARIO.replace("[1, 2]", "[1, 1]").replace("duration = 1.0", "duration = 2.0")
-    scenario.write_text(text + '[calls]\nretry = "count"\n')
+    """A slot of 0.1 s answers 10 rounds a second, however fast the machine; 12 may be there. Of 48 rounds that are
+    due within 3 s at most 43 are answered, which is too few; a slow machine only finds a lower knee.
+    """
+    monkeypatch.setattr("loadtest.sweeping.COOLING", 0.0)
+    text = SCENARIO.replace("[1, 2]", "[1, 1]").replace("duration = 1.0", "duration = 3.0")
+    scenario.write_text(text.replace("within = 0.5", "within = 2.0") + '[calls]\nretry = "count"\n')
     out = tmp_path / "out"
-    with scripted(delay=0.05, slots=1, capacity=4) as address:
+    with scripted(delay=0.1, slots=1, capacity=12) as address:
         arguments = ["--target", address, "--scenario", str(scenario), "--out", str(out)]
-        code = main(["knee", *arguments, "--least", "8", "--precision", "0.3", "--goodput", "0.5"])
+        code = main(["knee", *arguments, "--least", "4", "--precision", "0.5", "--goodput", "0.5"])
     report = read(out, KneeReport)
     assert report.knee is not None
     assert report.broken is not None
-    assert 8 <= report.knee.rate < 24
+    assert report.knee.rate < 16
     assert report.overload is not None
     assert report.overload.rate == report.knee.rate * 3
-    assert report.overload.exhausted > 0
     assert report.goodput_share is not None
     assert code == (MET if report.goodput_share >= 0.5 else MISSED)
     assert all((out / step.folder / PAGE).is_file() for step in (*report.steps, report.overload))
