@@ -15,6 +15,9 @@ LISTEN ?= 127.0.0.1:50051
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
+SCENARIO ?= loadtest/scenarios/interactive.toml
+# HOST:PORT of the server's metrics, for the load test. Empty: it does without.
+METRICS ?=
 # onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
 PROTO_BASELINE := protos/released.binpb
@@ -23,7 +26,7 @@ DEBIAN_PACKAGES := prometheus chromium
 # orchestrator, exporter, language, vision
 IMAGES ?= orchestrator
 
-.PHONY: help env env-export env-vllm debian demo images serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm debian demo images serve evaluate loadtest test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,7 +54,11 @@ $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
 	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX) \
 	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
-	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,test,check]'
+	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
+	@touch $@
+
+$(VENV)/.load: $(VENV)/.serving
+	$(PIP) --editable '.[load]'
 	@touch $@
 
 $(VENV)/.evaluate: $(VENV)/.serving
@@ -76,6 +83,10 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 	$(BIN)/python -m demo.heldout --slices $(BUNDLE)/slices --out build/heldout
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
+
+loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report in build/loadtest
+	$(BIN)/python -m loadtest run --target $(LISTEN) --scenario $(SCENARIO) --out build/loadtest \
+	  $(if $(METRICS),--metrics $(METRICS))
 
 test: debian $(VENV)/.vllm ## Install what the tests need and run them
 	$(BIN)/python -m pytest
