@@ -124,7 +124,8 @@ def _created(path: Path, nbytes: int) -> int:
         file = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
         fcntl.flock(file, fcntl.LOCK_EX)
         os.posix_fallocate(file, 0, nbytes)
-        os.link(f"/proc/self/fd/{file}", path)
+        # With a directory given, Python follows the link; its meaning is none, for the path is absolute.
+        os.link(f"/proc/self/fd/{file}", path, src_dir_fd=file, follow_symlinks=True)
     except OSError as error:
         if file >= 0:
             os.close(file)

@@ -104,16 +104,12 @@ class TritonClient:
 
     async def infer(self, call: Call, seconds: float) -> dict[str, Array]:
         """Outputs by name, without those in slots, which are written when this returns."""
-        inputs, outputs = (
-            [self._input(given) for given in call.inputs],
-            [_output(wanted) for wanted in call.outputs],
-        )
         try:
             result = await self._client.infer(
                 call.model,
-                inputs,
+                [self._input(given) for given in call.inputs],
                 model_version=self._version,
-                outputs=outputs,
+                outputs=[_output(wanted) for wanted in call.outputs],
                 priority=call.priority,
                 timeout=None if call.queue_seconds is None else max(1, round(call.queue_seconds * 1e6)),
                 client_timeout=seconds,

@@ -32,6 +32,8 @@ _AGAIN = {Kind.LOST, Kind.NO_REGION}
 """A second try may succeed at once. Encoding and decoding may be repeated: they depend on nothing else."""
 _UNKNOWN_NOW = {Kind.LOST, Kind.NO_REGION, Kind.NO_MODEL, Kind.FORBIDDEN}
 """The server may be another one, or the same with another model."""
+_UNANSWERED = {Kind.LOST, Kind.LATE}
+"""Triton may still be at it."""
 _CLOSE_SECONDS = 2.0
 
 
@@ -56,6 +58,7 @@ class TritonLink:
         self._meeting = asyncio.Lock()
         self._met = self._closed = False
         self._mapped: set[str] = set()
+        self._processes = 0  # servers seen that did not map the slabs before
         self._broken: dict[str, float] = {}
         self.server = ""
         """Triton's version and the first model's platform, once it was met."""
@@ -88,8 +91,8 @@ class TritonLink:
                     logger.error("%s", differs)
                     raise Unavailable("the vision half serves another model", RETRY_SECONDS) from differs
 
-    async def meet(self) -> bool:
-        """Hold the server against what it must serve, and have it map the slabs; whether it did not map them before.
+    async def meet(self) -> None:
+        """Hold the server against what it must serve, and have it map the slabs.
 
         Raises:
             TritonFailure: a call failed.
@@ -104,8 +107,8 @@ class TritonLink:
             )
         self.server = f"{await self._client.server()} {self.models[self._expected[0].name].platform}"
         anew = [await self._map(slab) for slab in self._slabs]
+        self._processes += bool(anew) and all(anew)
         self._met, self.meetings = True, self.meetings + 1
-        return all(anew)
 
     async def ask(self, call: Call) -> dict[str, Array]:
         """Have a model compute; see ``TritonClient.infer``.
@@ -152,12 +155,13 @@ class TritonLink:
         broken = self._broken.get(call.model, 0.0) - monotonic()
         if broken > 0:
             raise Unavailable("a model of the vision half has died; sessions are unharmed", broken)
+        process = self._processes
         try:
             return await self._replied(call)
         except TritonFailure as failure:
             kind = kind_of(failure)
             self._note(kind, call.model)
-            if call.writes and kind in {Kind.LOST, Kind.LATE} and not await self._is_another():
+            if call.writes and kind in _UNANSWERED and not await self._is_other_than(process):
                 raise StillWriting("the vision half was lost; sessions are unharmed", RETRY_SECONDS) from failure
             raise
 
@@ -181,13 +185,13 @@ class TritonLink:
         remaining = deadline.remaining()
         return self._patience if call.by_reference or remaining is None else min(remaining, self._patience)
 
-    async def _is_another(self) -> bool:
-        """Whether the server, after it was lost, is a process that did not map the slabs."""
-        try:
+    async def _is_other_than(self, process: int) -> bool:
+        """Whether the server is by now another process, which did not map the slabs."""
+        with suppress(TritonFailure, BundleError):
             async with self._meeting:
-                return await self.meet()
-        except (TritonFailure, BundleError):
-            return False
+                if self._processes == process:
+                    await self.meet()
+        return self._processes != process
 
     def _note(self, kind: Kind, model: str = "") -> None:
         if kind in _UNKNOWN_NOW:
@@ -205,9 +209,9 @@ class TritonLink:
         """Have the server map a slab; whether it did not before. One that it cannot map is left aside."""
         try:
             regions = await self._client.regions()
-            if slab.name in regions:
-                return False
-            await self._client.register(slab)
+            known = slab.name in regions
+            if not known:
+                await self._client.register(slab)
         except TritonFailure as failure:
             self._mapped.discard(slab.name)
             if kind_of(failure) is Kind.LOST:
@@ -216,6 +220,8 @@ class TritonLink:
             logger.warning("embeddings go by gRPC: %s", self.refusal)
             return False
         self._mapped.add(slab.name)
+        if known:
+            return False
         slab.remapped()
         for name, key in regions.items():  # of orchestrators that died; the server would keep their memory
             if name.startswith(PREFIX) and is_gone(key):
@@ -229,16 +235,14 @@ def differences(expected: Expected, found: Described) -> list[str]:
     ours = {spec.name: spec for spec in (*expected.interface.inputs, *expected.interface.outputs)}
     theirs = {spec.name: spec for spec in (*found.interface.inputs, *found.interface.outputs)}
     problems = [
-        f"{expected.name}: {name} is {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} in the bundle"
+        f"{expected.name}: {name} is {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here"
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     ]
     digest = found.parameters.get("graph_sha256", "")
     if digest != expected.digest:
         said = f"{digest[:12]}…" if digest else "not given"
-        problems.append(
-            f"{expected.name}: the graph's SHA-256 is {said} there, {expected.digest[:12]}… in the bundle"
-        )
+        problems.append(f"{expected.name}: the graph's SHA-256 is {said} there, {expected.digest[:12]}… here")
     return problems
 
 
@@ -247,7 +251,7 @@ def _unanswered(asked: asyncio.Task[dict[str, Array]]) -> bool:
     if asked.cancelled():
         return True
     failure = asked.exception()
-    return isinstance(failure, TritonFailure) and kind_of(failure) in {Kind.LOST, Kind.LATE}
+    return isinstance(failure, TritonFailure) and kind_of(failure) in _UNANSWERED
 
 
 def _why(failure: TritonFailure) -> str:
