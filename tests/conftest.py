@@ -78,6 +78,16 @@ def random_triton(
         yield server
 
 
+@pytest.fixture(scope="session")
+def golden_triton(
+    installation: Installation, golden_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Triton]:
+    """A real Triton that serves the golden bundle, under the published model's configurations."""
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    with triton(_repository(golden_bundle), log, installation=installation) as server:
+        yield server
+
+
 def _repository(bundle: Bundle) -> Path:
     out = BUILT / f"repository-{bundle.digest[:16]}"
     shutil.rmtree(out, ignore_errors=True)

@@ -9,6 +9,7 @@ preprocessing, or who holds which embedding.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from serving.ports import DecodedMasks, EmbeddingLease
 from serving.slab import Slab, SlabError, Slot
 from serving.vision.interface import decoder_interface, encoder_interface
 from serving.vision.triton.client import Call, Given, TritonClient, TritonFailure, Wanted
+from serving.vision.triton.failures import kind_of
 from serving.vision.triton.link import Expected, TritonLink
+
+logger = logging.getLogger(__name__)
 
 ENCODER = "image_encoder"
 DECODER = "mask_decoder"
@@ -116,11 +120,16 @@ class TritonVision:
             BundleError: it serves something else; the message says what differs.
             SlabError: it cannot map our memory.
         """
+        said = None
         while True:
             try:
                 await self._link.meet()
                 break
-            except TritonFailure:
+            except TritonFailure as failure:
+                kind = kind_of(failure)
+                if kind is not said:
+                    logger.warning("waiting for Triton: %s", kind.value)
+                said = kind
                 await asyncio.sleep(_LOOK_SECONDS)
         if self._link.refusal:
             raise SlabError(self._link.refusal)

@@ -5,7 +5,7 @@ Knows Triton's codes and words (of 2.51; docs/triton.md). Triton's words do not 
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum
 
 from serving.errors import DeadlineExceeded, EngineFault, Exhausted, ServingError, Unavailable
 from serving.vision.triton.client import TritonFailure
@@ -16,22 +16,18 @@ BROKEN_SECONDS = 5.0
 
 
 class Kind(Enum):
-    QUEUE_FULL = auto()
-    QUEUE_TIMEOUT = auto()
-    NO_REGION = auto()
-    """The server does not map a slab: it was started anew."""
-    NO_MODEL = auto()
-    """Unknown, of another version, or unloaded."""
-    BROKEN = auto()
-    """The model's process died; the server does not say so otherwise."""
-    FORBIDDEN = auto()
-    """The admin key is missing or wrong."""
-    LATE = auto()
-    """No answer in the time that was allowed."""
-    LOST = auto()
-    """The connection failed, or the server stops."""
-    FAULT = auto()
-    """The request or the model is wrong: ours to mend."""
+    """What happened; the values are for logs."""
+
+    QUEUE_FULL = "the model's queue is full"
+    QUEUE_TIMEOUT = "the model did not begin in time"
+    NO_REGION = "it does not map our memory: it was started anew"
+    NO_MODEL = "a model is unknown, of another version, or not loaded"
+    BROKEN = "a model's process has died"
+    FORBIDDEN = "the admin key is missing or wrong"
+    LATE = "no answer in the time that was allowed"
+    LOST = "it cannot be reached"
+    FAULT = "the request or the model is wrong"
+    """Ours to mend."""
 
 
 _SAID: tuple[tuple[str, str, Kind], ...] = (

@@ -200,7 +200,7 @@ class TritonLink:
             self._broken[model] = monotonic() + BROKEN_SECONDS
 
     def _error(self, failure: TritonFailure) -> ServingError:
-        logger.info("Triton failed: %s", kind_of(failure).name)
+        logger.info("Triton: %s", kind_of(failure).value)
         if kind_of(failure) is Kind.LATE and deadline.remaining() != 0:
             return Unavailable(f"the vision half did not answer within {self._patience:g} s", RETRY_SECONDS)
         return error_of(failure)
