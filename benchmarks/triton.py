@@ -1,8 +1,8 @@
 """``python -m benchmarks.triton``: what it costs to have the vision half in Triton, against this process.
 
-Three ways in turn, on images that none has seen: ONNX Runtime in this process; Triton with embeddings and masks in
-shared memory; Triton with all by gRPC. Every graph has one thread in every way. Then decodes on one embedding, several
-at once. Writes triton.md and triton.json into ``--out``. Needs ``make env-triton``.
+Three ways in turn, on images that none has seen: ONNX Runtime in this process; Triton with embeddings and masks
+in shared memory; Triton with all by gRPC. Every graph has one thread in every way. Then decodes on one embedding,
+several at once. Writes triton.md and triton.json into ``--out``. Needs ``make env-triton``.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Row:
             for n, rate in self.rates.items()
         )
         return (
-            f"| {self.way} | {self.encode_ms:.1f} | {self.decode_ms:.2f} | {self.session_ms:.1f} | {self.ratio:.2f}x "
-            f"| {self.encode_bytes:,} | {self.decode_bytes:,} | {rates} |"
+            f"| {self.way} | {self.encode_ms:.1f} | {self.decode_ms:.2f} | {self.session_ms:.1f} "
+            f"| {self.ratio:.2f}x | {self.encode_bytes:,} | {self.decode_bytes:,} | {rates} |"
         )
 
 
@@ -150,7 +150,7 @@ async def measure(bundle: Bundle, server: Triton, repeats: int, count: int) -> l
     return [_row(name, pairs, base, moved[name], rates[name], batches[name]) for name, pairs in times.items()]
 
 
-def _row(
+def _row(  # noqa: PLR0917  # each is a column
     name: str,
     pairs: list[tuple[float, float]],
     base: list[float],
