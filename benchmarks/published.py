@@ -48,6 +48,7 @@ class Scratch:
     key: str
     values: F32
     hit: bool = False
+    slot: None = None
 
 
 class NothingKept:

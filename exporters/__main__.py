@@ -1,4 +1,4 @@
-"""Command line: make a bundle, make a random checkpoint, replay recorded dialogues, compare evaluations.
+"""Command line: make bundles, random checkpoints, model repositories; replay dialogues, compare evaluations.
 
 The composition root of the exporters: it reads arguments, prints, and turns errors into exit codes.
 """
@@ -19,6 +19,7 @@ from exporters.errors import SourceError
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
 from exporters.random_checkpoint import SIZES, write_random
+from exporters.repository import write_published, write_repository
 from mediround.medseg import DataError
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.llm.vllm_engine import VllmLanguage
@@ -61,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
         parity.add_argument(f"--{name}-tolerance", type=float, default=value)
     parity.set_defaults(run=_parity)
+    repository = commands.add_parser("repository", help="a bundle → a model repository for Triton")
+    source = repository.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", type=Path)
+    source.add_argument("--published", action="store_true", help="configurations alone, at the published sizes")
+    repository.add_argument("--out", type=Path, required=True)
+    repository.set_defaults(run=_repository)
     _gate_arguments(
         commands.add_parser("gate", help="compare two evaluations; exit 1 when the candidate is worse")
     )
@@ -129,6 +136,14 @@ def _bundle(given: argparse.Namespace) -> int:
 
 def _random(given: argparse.Namespace) -> int:
     write_random(given.size, given.seed, given.out)
+    return 0
+
+
+def _repository(given: argparse.Namespace) -> int:
+    if given.published:
+        write_published(given.out)
+    else:
+        write_repository(load_bundle(given.bundle), given.out)
     return 0
 
 

@@ -23,7 +23,15 @@ from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
 from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
-from serving.ports import Completion, DecodedMasks, EmbeddingLease, LanguageEngine, Prompt, VisionEngine
+from serving.ports import (
+    Completion,
+    DecodedMasks,
+    EmbeddingLease,
+    EmbeddingStore,
+    LanguageEngine,
+    Prompt,
+    VisionEngine,
+)
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -107,19 +115,23 @@ async def replay(
         await vision.close()
 
 
-async def replay_with(
+async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
     bundle: Bundle,
     language: LanguageEngine,
     vision: VisionEngine,
     dialogues: Iterable[RecordedDialogue],
     tolerance: Tolerance,
+    embeddings: EmbeddingStore | None = None,
 ) -> Report:
-    """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks."""
+    """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks.
+
+    ``embeddings``: by default each dialogue has a store of its own.
+    """
     with ThreadPoolExecutor(1) as executor:
 
         async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
             recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = _orchestrator(bundle, *recorded, executor)
+            orchestrator = _orchestrator(bundle, *recorded, executor, embeddings)
             return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
 
         found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
@@ -209,14 +221,18 @@ def _largest(actual: Sequence[float] | F32, expected: F32) -> float:
 
 
 def _orchestrator(
-    bundle: Bundle, language: _RecordedLanguage, vision: _RecordedVision, executor: ThreadPoolExecutor
+    bundle: Bundle,
+    language: _RecordedLanguage,
+    vision: _RecordedVision,
+    executor: ThreadPoolExecutor,
+    embeddings: EmbeddingStore | None,
 ) -> Orchestrator:
     manifest = bundle.manifest
-    shape = manifest.image.embedding
+    image = manifest.image
     return Orchestrator(
         language=language,
         vision=vision,
-        embeddings=MemoryEmbeddings(1 << 26, shape, manifest.image.embedding_dtype),
+        embeddings=embeddings or MemoryEmbeddings(1 << 26, image.embedding, image.embedding_dtype),
         sessions=MemorySessions(4, 1 << 30, 3600, time.monotonic),
         gate=OpenGate(),
         observer=Unobserved(),

@@ -1,8 +1,8 @@
 """``python -m serving``: the place that builds things (``serving.llm.__main__`` is the other process's).
 
 Reads the settings once, builds engines, stores, orchestrator and service, asks one round to warm up, says
-SERVING, and drains on SIGTERM or SIGINT. Before that round it waits for a language server, where there are such;
-afterwards it goes on without one: the sessions live here, and who asks a round then is told to come again. A
+SERVING, and drains on SIGTERM or SIGINT. Before that round it waits for each half that is a server of its own;
+afterwards it goes on without it: the sessions live here, and who asks a round then is told to come again. A
 start that fails ends with status 2 and one line that names the fix.
 """
 
@@ -12,9 +12,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +21,6 @@ from importlib.metadata import version
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from mediround import Tls
 from serving import telemetry
 from serving.admission_queue import AdmissionQueue
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
@@ -30,74 +28,30 @@ from serving.description import ServerDescription
 from serving.dialogue import PromptForm
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
 from serving.errors import Exhausted, ServingError, Unavailable
-from serving.gauges import Cache, Engine, Gauges, Sources
+from serving.gauges import Cache, Gauges, Sources
 from serving.geometry import Geometry
 from serving.graph import ProviderError
+from serving.halves import Engines, RemoteHalf, engines, shared_memory
 from serving.limits import Limits
-from serving.llm.onnx import OnnxLanguage
-from serving.llm.remote import RemoteLanguage
 from serving.metering import Meter
 from serving.observer import Observer, Observers
 from serving.orchestrator import Orchestrator
-from serving.ports import Gate, LanguageEngine, VisionEngine
+from serving.ports import Gate
 from serving.program import before, beside, metrics, run, server_tls, stop_asked
 from serving.reckoning import Expectations
-from serving.server import LANGUAGE, Server
+from serving.server import LANGUAGE, VISION, Server
 from serving.service import SegmentationService
 from serving.settings import Settings
+from serving.slab import Slab
 from serving.status import Board
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
 from serving.uploads import Uploads
-from serving.vision.onnx import OnnxVision
 
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
 PLACES_HERE, PLACES_ELSEWHERE = 4, 32
-
-
-def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
-    """None: the language half is in this process. Raises OSError when a certificate cannot be read."""
-    if not settings.language_servers:
-        return None
-    files = settings.language_tls
-    tls = Tls(files.ca, files.certificate, files.private_key) if settings.language_secure else None
-    credentials = tls.credentials() if tls else None
-    return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
-
-
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """Both halves, and what metrics tell of them."""
-
-    language: LanguageEngine
-    vision: VisionEngine
-    health: Mapping[str, Engine]
-    caches: Mapping[str, Cache]
-    """Theirs, in this process."""
-
-
-@asynccontextmanager
-async def engines(bundle: Bundle, settings: Settings, remote: RemoteLanguage | None) -> AsyncIterator[Engines]:
-    """Both halves, closed at the end."""
-    threads, prefix_bytes = settings.engines.threads, settings.engines.prefix_cache_bytes
-    vision = OnnxVision(bundle, threads)
-    health = {"vision": Engine(lambda: vision.description, up=lambda: True)}
-    caches: dict[str, Cache] = {}
-    language: LanguageEngine
-    if remote:
-        language = remote
-        health["language"] = Engine(lambda: remote.description, up=lambda: remote.available)
-    else:
-        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes)
-        health["language"] = Engine(lambda: onnx.description, up=lambda: True)
-        caches["prefix"] = Cache(lambda: onnx.cache_stats, prefix_bytes)
-    try:
-        yield Engines(language, vision, health, caches)
-    finally:
-        await language.close()
-        await vision.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +61,15 @@ class Stores:
     uploads: Uploads
 
 
-def stores(bundle: Bundle, settings: Settings) -> Stores:
-    """All in this process's memory."""
+def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
+    """All in this process's memory; embeddings first in ``slab``."""
     limits, image = settings.limits, bundle.manifest.image
     idle, clock = limits.session_idle_timeout, time.monotonic
     return Stores(
         sessions=MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock),
-        embeddings=MemoryEmbeddings(settings.engines.embedding_bytes, image.embedding, image.embedding_dtype),
+        embeddings=MemoryEmbeddings(
+            settings.engines.embedding_bytes, image.embedding, image.embedding_dtype, slab
+        ),
         uploads=Uploads(limits.max_upload_bytes_held, idle, clock),
     )
 
@@ -212,19 +168,20 @@ async def warm_up(target: Orchestrator) -> None:
         await target.close(session.session_id, "warm-up")
 
 
-async def get_ready(target: Orchestrator, remote: RemoteLanguage | None) -> None:
-    """Warm up, once the language half is there.
+async def get_ready(target: Orchestrator, *remotes: RemoteHalf) -> None:
+    """Warm up, once the halves that are servers of their own are there.
 
     Raises:
-        BundleError: no language server serves our bundle.
+        BundleError: one of them does not serve our bundle.
+        SlabError: Triton cannot map our memory.
     """
     while True:
-        if remote:
+        for remote in remotes:
             await remote.reached()
         try:
             return await warm_up(target)
         except (Exhausted, Unavailable) as later:
-            if remote is None:
+            if not remotes:
                 raise
             LOG.warning("warm-up round: %s; trying again", later)
             await asyncio.sleep(later.retry_after)
@@ -238,25 +195,26 @@ async def sweep(*stores: MemorySessions | Uploads) -> None:
             store.sweep()
 
 
-async def report_language(server: Server, remote: RemoteLanguage | None) -> None:
-    """Health of the language half, under a name of its own."""
-    await server.report(LANGUAGE, serving=remote is None)
+async def report_half(server: Server, name: str, remote: RemoteHalf | None) -> None:
+    """Health of one half, under a name of its own."""
+    await server.report(name, serving=remote is None)
     if remote:
         async for available in remote.availability():
-            await server.report(LANGUAGE, serving=available)
+            await server.report(name, serving=available)
 
 
 async def serve(settings: Settings) -> int:
     """Serve until told to stop."""
     stop = stop_asked()
     bundle = load_bundle(settings.bundle)
-    remote = remote_language(bundle, settings)
-    held, expectations, registry = stores(bundle, settings), Expectations(), CollectorRegistry()
+    expectations, registry = Expectations(), CollectorRegistry()
     observer = Observers(expectations, Meter(registry)) if settings.metrics_listen else expectations
     queue = admission(settings, expectations)
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
-        halves = await stack.enter_async_context(engines(bundle, settings, remote))
+        shared = stack.enter_context(shared_memory(bundle, settings))
+        held = stores(bundle, settings, shared.embeddings)
+        halves = await stack.enter_async_context(engines(bundle, settings, shared))
         target = orchestrator(
             bundle, settings, halves=halves, held=held, gate=queue, observer=observer, executor=executor
         )
@@ -268,8 +226,9 @@ async def serve(settings: Settings) -> int:
         board = Board(registry, time.monotonic)
         await stack.enter_async_context(metrics(registry, settings.metrics_listen, board))
         await stack.enter_async_context(server.running(settings.drain_seconds))
-        await stack.enter_async_context(beside(report_language(server, remote)))
-        if await before(stop, get_ready(replace(target, observer=expectations), remote)):
+        await stack.enter_async_context(beside(report_half(server, LANGUAGE, halves.remotes.language)))
+        await stack.enter_async_context(beside(report_half(server, VISION, halves.remotes.vision)))
+        if await before(stop, get_ready(replace(target, observer=expectations), *halves.remotes.there())):
             await server.ready()
             name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
             LOG.info("serving %s on %s", name, server.address)

@@ -19,7 +19,7 @@ import grpc
 
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
-from serving import answering
+from serving import answering, priority
 from serving.admission import Admission
 from serving.asking import Asking
 from serving.description import ServerDescription
@@ -76,6 +76,7 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "AskRound", 1) as asked:
             question, correction = self._asking.round(request)
             asked.priority = self._asking.priority(request.priority)
+            priority.claim(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 result = await self._orchestrator.ask(
@@ -91,6 +92,7 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "SegmentDialogue", len(request.questions)) as asked:
             questions, correction = self._asking.dialogue(request)
             asked.priority = self._asking.priority(request.priority)
+            priority.claim(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 results = self._orchestrator.segment(

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from demo.triton.server import Triton
 from exporters.__main__ import main
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
 from serving.bundle import Bundle
+from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
 from serving.ports import Completion, Prompt
+from serving.slab import Slab
+from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
+from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 
 
-@pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows"])
+@pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows", "triton"])
 def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> Report:
-    if request.param == "onnx":
-        return asyncio.run(replay(golden_bundle, read_golden(golden_directory), Tolerance(), threads=2))
-    return request.getfixturevalue("on_vllm")[request.param == "vllm with chosen rows"]  # type: ignore[no-any-return]  # of a fixture
+    if request.param.startswith("vllm"):
+        return request.getfixturevalue("on_vllm")[request.param == "vllm with chosen rows"]  # type: ignore[no-any-return]  # of a fixture
+    dialogues = read_golden(golden_directory)
+    if request.param == "triton":
+        server: Triton = request.getfixturevalue("golden_triton")
+        return asyncio.run(on_triton(golden_bundle, dialogues, server))
+    return asyncio.run(replay(golden_bundle, dialogues, Tolerance(), threads=2))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +69,23 @@ class Tenant:
 
     async def close(self) -> None:
         """Its owner does."""
+
+
+async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], server: Triton) -> Report:
+    """The vision half in Triton, embeddings and masks in shared memory, all dialogues at once."""
+    image = bundle.manifest.image
+    slab, masks = Slab(8, image.embedding, image.embedding_dtype), mask_slab(bundle, 4)
+    options = TritonOptions(admin_key=server.admin_key)
+    language = OnnxLanguage(bundle, 2, 1 << 28)
+    vision = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
+    store = MemoryEmbeddings(slab.nbytes, image.embedding, image.embedding_dtype, slab)
+    report = await replay_with(bundle, language, vision, dialogues, Tolerance(), store)
+    await language.close()
+    await vision.close()
+    slab.close()
+    masks.close()
+    assert (vision.counts.encodes_by_value, vision.counts.decodes_by_value) == (0, 0)
+    return report
 
 
 def test_every_recorded_round_is_replayed(report: Report) -> None:
