@@ -23,6 +23,7 @@ from serving.dialogue import PromptForm
 from serving.domain import F32, AnswerMode, Question
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import VllmOptions, environment
+from serving.llm.vllm_requests import requests
 from serving.ports import LanguageEngine
 
 SHAPES: tuple[tuple[Shape, int], ...] = (("star", 5), ("star", 10), ("none", 5), ("none", 10), ("chain", 5))
@@ -100,6 +101,17 @@ class RowsBench:
             f"| {first.steps:.1f} → {second.steps:.1f} |"
         )
 
+    def megabytes(self, *, chosen_rows: bool) -> float:
+        """Of tensors that go to vLLM for a star of ten."""
+        (asked,) = shaped(self.bundle, self.slices, "star", 10, 1, next(self._numbers))
+        sent = [
+            item.values.nbytes
+            for prompt in wave_prompts(self.form, asked, "bench")
+            for request in requests(prompt, self.bundle.manifest, chosen_rows=chosen_rows)
+            for item in request.image + request.crops + request.boxes
+        ]
+        return sum(sent) / 1e6
+
     async def difference(self, apart: VllmLanguage, together: VllmLanguage) -> float:
         """Largest of a feature between the two ways."""
         (asked,) = shaped(self.bundle, self.slices, "star", 10, 1, next(self._numbers))
@@ -145,7 +157,8 @@ async def chosen_rows(bundle: Bundle, options: VllmOptions, slices: Path, count:
     difference = await bench.difference(apart, together)
     lines = [
         f"A request a feature → one request a wave; {count} dialogues, medians of {repeats} runs of each way, "
-        f"in turn. Largest difference of a feature: {difference:.1e}.",
+        f"in turn. Largest difference of a feature: {difference:.1e}. Tensors sent for a star of ten: "
+        f"{bench.megabytes(chosen_rows=False):.1f} → {bench.megabytes(chosen_rows=True):.1f} MB.",
         "",
         "| dialogue | image | at once | ms | ratio | prompt tokens computed | requests | engine steps |",
         "|---|---|---|---|---|---|---|---|",
