@@ -132,7 +132,7 @@ async def test_the_cpu_configurations_serve_the_same(
     with triton(random_repository, tmp_path / "cpu.log", flags=flags, installation=installation) as server:
         async with stage(random_bundle, server) as on:
             await on.engine.reached()
-            assert on.engine.description == "triton/2.51.0 onnxruntime"
+            assert on.engine.description == "triton/2.51.0 onnxruntime_onnx"
             assert np.isfinite((await on.decode(await on.lease())).logits).all()
 
 
@@ -147,5 +147,6 @@ def test_a_graph_that_is_not_what_the_configuration_says_ends_the_server(
             random_repository / model / "1" / "model.onnx"
         )
     serving = triton(tmp_path / "repository", tmp_path / "bad.log", installation=installation)
-    with pytest.raises(LaunchError, match="low_res_masks"), serving:
+    with pytest.raises(LaunchError, match="failed to load all models"), serving:
         pass
+    assert "model.onnx is not what the configuration says: ['low_res_masks']" in (tmp_path / "bad.log").read_text()
