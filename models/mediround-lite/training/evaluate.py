@@ -21,7 +21,7 @@ from training.dialogues import EVALUATION, REPHRASED, Draw, Shows, dialogue
 from training.judgment import SORTS, UNSEEN_SORTS, degraded, told
 from training.measure import Scored, Table, judge_quality, row, score_dialogue, tables
 from training.play import Player, References, Scene
-from training.questions import Asked, Phrasing
+from training.questions import Asked, Phrasing, Relation
 from training.targets import NAMES, Head
 from training.views import Planes, View, clean, varied
 from training.vision import ASKABLE, SMALLEST, areas, dice, full_size, iou
@@ -79,8 +79,10 @@ class Evaluation:
                         errors.append(float(np.mean((answer.feature - wanted) ** 2)))
             report[name] = tables(scored)
             if name == "predicted":
-                told = [one for one in scored if one.segmented]
-                report["judge"] = judge_quality([s.score for s in told], [s.iou for s in told], THRESHOLD)
+                drawn_masks = [one for one in scored if one.segmented]
+                report["judge"] = judge_quality(
+                    [one.score for one in drawn_masks], [one.iou for one in drawn_masks], THRESHOLD
+                )
                 hard = [s for s in scored if s.structure not in _EASY]
                 report["predicted_without_brain_and_hemispheres"] = row(hard)
             if name == "predicted_corrected":
@@ -180,7 +182,7 @@ class Evaluation:
         return judge_quality(scores, truths, THRESHOLD)
 
     def _refusals(self, scenes: Sequence[Scene]) -> dict[str, object]:
-        """Questions that deserve no mask: how many get none."""
+        """Questions that deserve no mask: how many get none. And of those that deserve one."""
         random = np.random.default_rng(REFUSAL_SEED)
         seen = [(scene, [questions.unanswerable(random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)]
         hidden = [
@@ -192,7 +194,17 @@ class Evaluation:
             (scenes[number % len(scenes)], [Asked(None, f"Segment the {name}.", None, None, questions.ABSENT)])
             for number, name in enumerate(UNSEEN_FOREIGN * 3)
         ]
-        asked = {"trained_kinds": seen, "unseen_structures": foreign, "structures_not_in_the_slice": hidden}
+        shown = [
+            (scene, [Asked(Relation.NAME, f"Segment the {NAMES[k]}.", None, int(k), "")])
+            for scene in scenes
+            for k in np.flatnonzero(areas(scene.view.labels) >= ASKABLE)
+        ]
+        asked = {
+            "trained_kinds": seen,
+            "unseen_structures": foreign,
+            "structures_not_in_the_slice": hidden,
+            "structures_in_the_slice (should be none)": shown,
+        }
         return {
             name: _mean([float(said[0].mask is None) for said in self.player.play(scripts, References.PREDICTED)])
             for name, scripts in asked.items()
