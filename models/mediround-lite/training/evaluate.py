@@ -83,7 +83,7 @@ class Evaluation:
                 report["judge"] = judge_quality(
                     [one.score for one in drawn_masks], [one.iou for one in drawn_masks], THRESHOLD
                 )
-                hard = [s for s in scored if s.structure not in _EASY]
+                hard = [s for s in scored if s.structure not in EASY]
                 report["predicted_without_brain_and_hemispheres"] = row(hard)
             if name == "predicted_corrected":
                 report["corrected_share"] = round(float(np.mean([s.corrected for s in scored])), 4)
@@ -211,7 +211,7 @@ class Evaluation:
         }
 
 
-_EASY = frozenset({"brain", "left cerebral hemisphere", "right cerebral hemisphere"})
+EASY = frozenset({"brain", "left cerebral hemisphere", "right cerebral hemisphere"})
 
 
 def drawn(view: View, how: Draw) -> list[list[Asked]]:
