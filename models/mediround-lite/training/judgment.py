@@ -145,11 +145,14 @@ def judged_pairs(
         structures = random.choice(present, STRUCTURES).tolist()
         right = told(half, script, GEOMETRY.source_image(rgb(views.images[row])).tower, structures)
         worse = torch.cat([degraded(right, vision.tokens, sort, generator) for sort in SORTS])
-        logits, _ = vision(torch.tensor(views.features[row][None]).float(), worse[None])
-        for k, mask in zip(structures * len(SORTS), logits[0].numpy(), strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, _ = vision(torch.tensor(views.features[row][None]).float(), worse[None])
+        for k, mask in zip(structures * len(SORTS), logits[0].float().numpy(), strict=True):
             truth = (views.labels[row] & np.uint32(1 << k)) > 0
             truths.append(iou(full_size(mask, truth.shape[0]), truth))
         features.append(worse)
+        if row % 50 == 49:
+            print(f"judge: {row + 1}/{len(views.features)} views", flush=True)
     return torch.cat(features).clone(), torch.tensor(truths)
 
 
