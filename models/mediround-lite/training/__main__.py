@@ -48,7 +48,7 @@ from training.unseen import UnseenHead
 from training.views import View
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1200, 1500
+STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1500, 1500
 SEED_A, SEED_A_CONTINUED, SEED_A_BETWEEN, SEED_B, SEED_JUDGMENT = 7, 8, 9, 11, 13
 BETWEEN, JUDGED = 10, 3
 """Views of a slice, real or made up, for the third leg and the language half; and for the judge alone."""

@@ -45,7 +45,7 @@ class Draw:
     phrasing: Phrasing
 
 
-TRAINING = Draw(unanswerable=0.2, absent=0.6, reject_unambiguous=0.75, stray=0.35, phrasing=Phrasing.DRESSED)
+TRAINING = Draw(unanswerable=0.15, absent=0.6, reject_unambiguous=0.75, stray=0.35, phrasing=Phrasing.DRESSED)
 EVALUATION = Draw(unanswerable=0.0, absent=0.0, reject_unambiguous=0.0, stray=0.0, phrasing=Phrasing.PLAIN)
 REPHRASED = replace(EVALUATION, phrasing=Phrasing.HELD_OUT)
 
