@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,7 +103,11 @@ def triton(
     command = [*_command(repository, installation, ports, key, prefix), *flags]
     with log.open("w") as stream:
         process = subprocess.Popen(  # noqa: S603  # our own command
-            command, stdout=stream, stderr=subprocess.STDOUT, env=installation.environment()
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=installation.environment(),
+            start_new_session=True,
         )
         try:
             server = Triton(process, *ports, key)
@@ -158,13 +162,13 @@ def _wait(server: Triton, log: Path, seconds: float) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Its stubs leave with it, but for one that hangs."""
+    """Its stubs leave with it; one that hangs, or whose server was killed, is killed with its group."""
     process.send_signal(signal.SIGTERM)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _got(url: str) -> str:
