@@ -117,7 +117,7 @@ async def replay_with(
 
         async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
             recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = _orchestrator(bundle, *recorded, executor)
+            orchestrator = offline_orchestrator(bundle, *recorded, executor)
             return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
 
         found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
@@ -206,9 +206,10 @@ def _largest(actual: Sequence[float] | F32, expected: F32) -> float:
     return float(np.abs(np.asarray(actual) - expected).max())
 
 
-def _orchestrator(
-    bundle: Bundle, language: _RecordedLanguage, vision: _RecordedVision, executor: ThreadPoolExecutor
+def offline_orchestrator(
+    bundle: Bundle, language: LanguageEngine, vision: VisionEngine, executor: ThreadPoolExecutor
 ) -> Orchestrator:
+    """One for a few dialogues, with stores of its own."""
     manifest = bundle.manifest
     shape = manifest.image.embedding
     return Orchestrator(
