@@ -1,5 +1,4 @@
-"""Command line: make a bundle or a variant of one, make a random checkpoint, replay recorded dialogues, compare
-evaluations.
+"""Command line: make a bundle, a random checkpoint, a model repository; replay recorded dialogues, compare evaluations.
 
 The composition root of the exporters: it reads arguments, prints, and turns errors into exit codes.
 """
@@ -10,17 +9,17 @@ import argparse
 import asyncio
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporters import asked, drift, gate
+from exporters import gate, vision_commands
 from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
 from exporters.errors import SourceError
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
+from exporters.progress import timed
 from exporters.random_checkpoint import SIZES, write_random
-from exporters.variant import Form, write_variant
+from exporters.repository import write_published, write_repository
 from mediround.medseg import DataError
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.llm.vllm_engine import VllmLanguage
@@ -63,31 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
         parity.add_argument(f"--{name}-tolerance", type=float, default=value)
     parity.set_defaults(run=_parity)
-    _vision_arguments(
-        commands.add_parser("vision", help="a bundle whose image half computes in another precision; 1: not close")
-    )
+    vision_commands.add(commands)
+    repository = commands.add_parser("repository", help="a bundle → a model repository for Triton")
+    source = repository.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", type=Path)
+    source.add_argument("--published", action="store_true", help="configurations alone, at the published sizes")
+    repository.add_argument("--out", type=Path, required=True)
+    repository.set_defaults(run=_repository)
     _gate_arguments(
         commands.add_parser("gate", help="compare two evaluations; exit 1 when the candidate is worse")
     )
     return parser
-
-
-def _vision_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, required=True, help="the float32 bundle")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), required=True)
-    parser.add_argument(
-        "--embedding", choices=("float32", "float16"), default="float32", help="of stored embeddings (%(default)s)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="a new directory")
-    parser.add_argument("--data", type=Path, help="dialogues in the MR-MedSeg form; made-up images by default")
-    parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to")
-    parser.add_argument("--dialogues", type=int, default=20, help="most of --data to take (%(default)s)")
-    parser.add_argument("--threads", type=int, default=2)
-    limits = drift.Limits()
-    parser.add_argument("--min-cosine", type=float, default=limits.cosine, help="of embeddings (%(default)s)")
-    parser.add_argument("--min-iou", type=float, default=limits.iou, help="of masks, mean (%(default)s)")
-    parser.add_argument("--max-flipped", type=float, default=limits.flipped, help="of mask signs (%(default)s)")
-    parser.set_defaults(run=_vision)
 
 
 def _gate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +112,7 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bundle(given: argparse.Namespace) -> int:
-    progress = _progress()
+    progress = timed()
     choices = Choices(
         name=given.name,
         version=given.version,
@@ -146,34 +131,16 @@ def _bundle(given: argparse.Namespace) -> int:
     return 0
 
 
-def _vision(given: argparse.Namespace) -> int:
-    bundle = load_bundle(given.bundle)
-    if given.data is None:
-        dialogues = list(asked.made_up())
-    else:
-        dialogues = list(asked.of_data_set(given.data, given.root or given.data.parent, given.dialogues))
-    limits = drift.Limits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
-    progress = _progress()
-    progress(f"asking {bundle.manifest.name} {bundle.manifest.version}")
-    questions = asked.ask(bundle, dialogues, given.threads)
-    comparison = drift.Comparison(questions, limits, given.threads)
-    verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
-    print(json.dumps(verdict.json(), indent=2))  # the report is what this command is for
-    progress("nothing written: not close enough" if verdict.problems else f"wrote {given.out}")
-    return 1 if verdict.problems else 0
-
-
-def _progress() -> Callable[[str], None]:
-    began = time.monotonic()
-
-    def tell(step: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {step}", file=sys.stderr, flush=True)
-
-    return tell
-
-
 def _random(given: argparse.Namespace) -> int:
     write_random(given.size, given.seed, given.out)
+    return 0
+
+
+def _repository(given: argparse.Namespace) -> int:
+    if given.published:
+        write_published(given.out)
+    else:
+        write_repository(load_bundle(given.bundle), given.out)
     return 0
 
 

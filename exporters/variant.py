@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,12 +20,12 @@ import onnxruntime
 from exporters import drift
 from exporters.errors import UnsupportedSourceError
 from exporters.precision import Edge, Precision, cast
+from exporters.progress import Progress
 from serving.bundle import IMAGE_ENCODER, MANIFEST, MASK_DECODER, Bundle, file_digest, load_bundle
 
 GRAPHS = (IMAGE_ENCODER, MASK_DECODER)
 PRECISION_REPORT = "precision.json"
 """The comparison's figures, in the bundle."""
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
