@@ -17,9 +17,12 @@ VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
 # onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
+# onnx, triton: what runs the demo's vision half. Empty: ONNX Runtime in the server's process.
+VISION ?=
+TRITON := build/triton
 PROTO_BASELINE := protos/released.binpb
 
-.PHONY: help env env-export env-vllm demo serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm env-triton demo serve evaluate test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,8 +62,22 @@ $(VENV)/.vllm: $(VENV)/.export
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'import vllm.v1.engine.async_llm, vllm.model_executor.models.clip'
 	@touch $@
 
-demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
-	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu))
+env-triton: $(TRITON)/.installed ## Install a Triton server (CPU) into build/triton, as the tests and the demo need it
+
+# The wheel holds an unmodified tritonserver 2.51.0 (NGC 24.10); of pytriton nothing else is used. The Python backend's
+# stub wants numpy 1: with numpy 2 its float outputs arrive empty, without an error.
+$(TRITON)/.installed: demo/triton/install.py demo/triton/server.py demo/triton/shim/model.py | $(VENV)/.serving
+	@echo "== installing Triton 2.51.0 (CPU) into $(TRITON) (about a minute)"
+	rm -rf $(TRITON)
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --target $(TRITON) nvidia-pytriton==0.7.0
+	$(PYTHON) -m venv $(TRITON)/stub
+	$(TRITON)/stub/bin/pip install --disable-pip-version-check --quiet numpy==1.26.4 onnxruntime==1.32.0
+	$(BIN)/python -m demo.triton.install $(TRITON)
+	@touch $@
+
+demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filter triton,$(VISION)),$(TRITON)/.installed) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
+	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
+	  $(if $(VISION),--vision $(VISION))
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)
@@ -70,7 +87,7 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
 
-test: $(VENV)/.vllm ## Install what the tests need and run them
+test: $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
@@ -78,6 +95,9 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m exporters repository --published --out build/model_repository
+	diff -r build/model_repository model_repository \
+	  || { echo "model_repository/ differs: run 'python -m exporters repository --published --out model_repository'"; exit 1; }
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against $(PROTO_BASELINE)
 	PYTHON=$(BIN)/python sh protos/generate.sh build/proto

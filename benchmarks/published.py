@@ -46,6 +46,7 @@ class Scratch:
     key: str
     values: F32
     hit: bool = False
+    slot: None = None
 
 
 class NothingKept:

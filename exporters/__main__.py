@@ -1,4 +1,4 @@
-"""Command line: make a bundle, a random checkpoint, a model repository; replay recorded dialogues, compare evaluations.
+"""Command line: make bundles, random checkpoints, model repositories; replay dialogues, compare evaluations.
 
 The composition root of the exporters: it reads arguments, prints, and turns errors into exit codes.
 """

@@ -21,7 +21,15 @@ from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundRe
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
 from serving.orchestrator import Orchestrator
-from serving.ports import Completion, DecodedMasks, EmbeddingLease, LanguageEngine, Prompt, VisionEngine
+from serving.ports import (
+    Completion,
+    DecodedMasks,
+    EmbeddingLease,
+    EmbeddingStore,
+    LanguageEngine,
+    Prompt,
+    VisionEngine,
+)
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -105,19 +113,23 @@ async def replay(
         await vision.close()
 
 
-async def replay_with(
+async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
     bundle: Bundle,
     language: LanguageEngine,
     vision: VisionEngine,
     dialogues: Iterable[RecordedDialogue],
     tolerance: Tolerance,
+    embeddings: EmbeddingStore | None = None,
 ) -> Report:
-    """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks."""
+    """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks.
+
+    ``embeddings``: by default each dialogue has a store of its own.
+    """
     with ThreadPoolExecutor(1) as executor:
 
         async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
             recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = offline_orchestrator(bundle, *recorded, executor)
+            orchestrator = offline_orchestrator(bundle, *recorded, executor, embeddings)
             return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
 
         found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
@@ -207,15 +219,19 @@ def _largest(actual: Sequence[float] | F32, expected: F32) -> float:
 
 
 def offline_orchestrator(
-    bundle: Bundle, language: LanguageEngine, vision: VisionEngine, executor: ThreadPoolExecutor
+    bundle: Bundle,
+    language: LanguageEngine,
+    vision: VisionEngine,
+    executor: ThreadPoolExecutor,
+    embeddings: EmbeddingStore | None = None,
 ) -> Orchestrator:
-    """One for a few dialogues, with stores of its own."""
+    """One for a few dialogues; with stores of its own unless ``embeddings`` are given."""
     manifest = bundle.manifest
-    shape = manifest.image.embedding
+    image = manifest.image
     return Orchestrator(
         language=language,
         vision=vision,
-        embeddings=MemoryEmbeddings(1 << 26, shape, manifest.image.embedding_dtype),
+        embeddings=embeddings or MemoryEmbeddings(1 << 26, image.embedding, image.embedding_dtype),
         sessions=MemorySessions(4, 1 << 30, 3600, time.monotonic),
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),

@@ -5,12 +5,13 @@ Knows how ``python -m MODULE`` is started, when it is ready, and how it is stopp
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,11 @@ def launched(
     *,
     module: str = "serving",
     address: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Launched]:
     """Serve ``bundle`` by ``python -m module`` on ``address``, or a free loopback port; it writes to ``log``.
+
+    ``environment``: beside this process's own.
 
     Raises:
         LaunchError: it ended before it was ready, or was not ready in time.
@@ -63,7 +67,8 @@ def launched(
     address = address or f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", module, "--bundle", str(bundle), "--listen", address, *flags]
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)  # noqa: S603  # our own server
+        settings = {**os.environ, **(environment or {})}
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=settings)  # noqa: S603  # our own server
         try:
             _wait(process, address, log, ready_within)
             yield Launched(address, process)

@@ -6,6 +6,7 @@
     ├── PreconditionFailed    the caller must do something else first
     ├── Exhausted             the caller may try again later: a limit of this server is reached
     ├── Unavailable           the caller may try again later: a part of this server is down
+    │   └── StillWriting      the same; and whoever fills an embedding's place may not have ended
     ├── DeadlineExceeded      nobody must act: the time that the caller allowed is over
     └── EngineFault           we must act: an engine broke its contract
 
@@ -54,6 +55,10 @@ class Unavailable(ServingError):
     def __init__(self, description: str, retry_after: float = 1.0) -> None:
         super().__init__(description)
         self.retry_after = retry_after
+
+
+class StillWriting(Unavailable):
+    """Who fills an embedding's place was lost without an answer: to its store, the place is nobody's for now."""
 
 
 class DeadlineExceeded(ServingError):

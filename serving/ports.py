@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serving.domain import F32, Bits, EncoderImage, Reference, Round, SegFeature, Session, TowerImage
+from serving.slab import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,10 @@ class EmbeddingLease(Protocol):
     def values(self) -> F32:
         """(256, 64, 64), float32 or float16 as the manifest says; written by ``VisionEngine.encode`` alone."""
 
+    @property
+    def slot(self) -> Slot | None:
+        """Where ``values`` lie in memory that a server on this host may map; None in this process's own."""
+
 
 Fill = Callable[[EmbeddingLease], Awaitable[None]]
 
@@ -91,6 +96,7 @@ class EmbeddingStore(Protocol):
         """Lease the embedding; on a miss ``fill`` is awaited once, however many ask at the same time.
 
         A fill that fails is forgotten and its error reaches all who wait. It is cancelled only when nobody waits.
+        The place of one that ended with ``StillWriting`` is given to nobody.
 
         Raises:
             Exhausted: every byte of the budget is leased.
@@ -119,7 +125,11 @@ class VisionEngine(Protocol):
     def description(self) -> str: ...
 
     async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
-        """Put the image's embedding where the lease points. Nothing writes there after it returned or raised."""
+        """Put the image's embedding where the lease points. Nothing writes there after it returned or raised.
+
+        Raises:
+            StillWriting: something may, for all that is known.
+        """
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """Judge, correct and decode K features (K, 256) as one batch on one embedding; thresholds (K,)."""

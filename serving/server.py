@@ -25,6 +25,8 @@ CONTRACT = pb.DESCRIPTOR.services_by_name["SegmentationService"]
 SERVICE = CONTRACT.full_name
 LANGUAGE = "language"
 """Health of the language half alone: a server whose language servers are gone still holds its sessions."""
+VISION = "vision"
+"""Health of the vision half alone."""
 
 _MAX_MESSAGE_BYTES = 4 << 20
 """Chunks hold 1 MiB; the service says so itself to who sends a little more."""

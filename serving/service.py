@@ -18,7 +18,7 @@ import grpc
 
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
-from serving import answering
+from serving import answering, priority
 from serving.admission import Admission
 from serving.asking import Asking
 from serving.description import ServerDescription
@@ -27,6 +27,7 @@ from serving.errors import Exhausted, NotFound
 from serving.identity import caller_of
 from serving.images import rgb_of_file, rgb_of_pixels
 from serving.orchestrator import Orchestrator
+from serving.priority import Priority
 from serving.reception import Parcel, receive
 from serving.uploads import UploadKey, Uploads
 
@@ -71,6 +72,7 @@ class SegmentationService(SegmentationServiceServicer):
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
         questions, correction = self._asking.dialogue(request)
         caller = caller_of(context.auth_context())
+        priority.claim(Priority.BATCH)
         results = self._orchestrator.segment(request.session_id, caller, questions, correction)
         with self._rounds.permit():
             async with aclosing(results):

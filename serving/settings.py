@@ -10,12 +10,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from serving.listening import ADDRESS, MIB, ListeningSettings, Positive, Seconds, Section, is_loopback
 
 ONNX = "onnx"
+SLAB_BYTES = 256 * MIB
 
 
 class LimitSettings(Section):
@@ -50,19 +51,36 @@ class EngineSettings(Section):
     """Keys and values kept for later rounds of a dialogue; 0 keeps none. For ``--language onnx``."""
 
 
-class LanguageTlsSettings(Section):
-    """PEM files for ``--language grpcs://``; ``certificate`` and ``private_key`` for mutual TLS."""
+class PeerTlsSettings(Section):
+    """PEM files for a peer behind TLS; ``certificate`` and ``private_key`` for mutual TLS."""
 
     ca: Path | None = None
-    """What the language servers' certificates must descend from; those of the system by default."""
+    """What the peer's certificate must descend from; those of the system by default."""
     certificate: Path | None = None
     private_key: Path | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("language-tls.certificate and language-tls.private-key go together")
+            raise ValueError("certificate and private-key go together")
         return self
+
+
+class TritonSettings(Section):
+    """For ``--vision triton://``."""
+
+    version: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}$")] = "1"
+    """Of both models."""
+    admin_key: SecretStr | None = None
+    """What Triton wants to see before it maps memory: its --grpc-restricted-protocol. Better by environment."""
+    slab_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Of ``engines.embedding_bytes``, how many lie in memory that Triton maps; 0: all embeddings go by gRPC. By
+    default 256 MiB when Triton is on loopback, else 0. Needs the same /dev/shm as Triton.
+    """
+    mask_slots: Positive = 16
+    """Decodes at once whose masks come through memory as well; others' come by gRPC. With a slab."""
+    patience: Seconds = 30.0
+    """After which a request that Triton does not answer counts as lost."""
 
 
 class Settings(ListeningSettings):
@@ -79,7 +97,17 @@ class Settings(ListeningSettings):
     """
     allow_insecure_language: bool = False
     """Reach language servers beyond loopback without TLS: anyone on the network can then read images."""
-    language_tls: LanguageTlsSettings = LanguageTlsSettings()
+    language_tls: PeerTlsSettings = PeerTlsSettings()
+    """For ``--language grpcs://``."""
+    vision: Annotated[str, Field(pattern=rf"^({ONNX}|tritons?://{ADDRESS})$")] = ONNX
+    """The vision half: ``onnx`` in this process, or a Triton server as triton://HOST:PORT (its gRPC port), tritons://
+    with TLS. Beyond loopback this needs tritons:// or --allow-insecure-vision.
+    """
+    allow_insecure_vision: bool = False
+    """Reach Triton beyond loopback without TLS: anyone on the network can then read images and masks."""
+    vision_tls: PeerTlsSettings = PeerTlsSettings()
+    """For ``--vision tritons://``."""
+    triton: TritonSettings = TritonSettings()
     limits: LimitSettings = LimitSettings()
     engines: EngineSettings = Field(default_factory=EngineSettings)
 
@@ -93,6 +121,35 @@ class Settings(ListeningSettings):
         """Whether they are reached by TLS."""
         return self.language.startswith("grpcs://")
 
+    @property
+    def triton_server(self) -> str | None:
+        """Triton's address; None when the vision half is in this process."""
+        return None if self.vision == ONNX else self.vision.partition("://")[2]
+
+    @property
+    def vision_secure(self) -> bool:
+        """Whether it is reached by TLS."""
+        return self.vision.startswith("tritons://")
+
+    @property
+    def slab_bytes(self) -> int:
+        """Of embeddings, in memory that Triton maps."""
+        server, said = self.triton_server, self.triton.slab_bytes
+        if server is None:
+            return 0
+        return min(self.engines.embedding_bytes, SLAB_BYTES * is_loopback(server) if said is None else said)
+
+    @model_validator(mode="after")
+    def _safe_vision(self) -> Self:
+        server = self.triton_server
+        if server and not (self.vision_secure or self.allow_insecure_vision or is_loopback(server)):
+            raise ValueError(
+                f"vision={self.vision} reaches beyond loopback: use tritons://, or say --allow-insecure-vision"
+            )
+        if self.vision_tls != PeerTlsSettings() and not self.vision_secure:
+            raise ValueError("vision-tls needs --vision tritons://")
+        return self
+
     @model_validator(mode="after")
     def _safe_language(self) -> Self:
         servers = self.language_servers
@@ -102,6 +159,6 @@ class Settings(ListeningSettings):
             raise ValueError(
                 f"language={self.language} reaches beyond loopback: use grpcs://, or say --allow-insecure-language"
             )
-        if self.language_tls != LanguageTlsSettings() and not self.language_secure:
+        if self.language_tls != PeerTlsSettings() and not self.language_secure:
             raise ValueError("language-tls needs --language grpcs://")
         return self

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from demo.triton.server import Installation, Triton, triton
 from serving.bundle import Bundle, load_bundle
 
 REPOSITORY = Path(__file__).parent.parent
@@ -48,6 +51,48 @@ def golden_bundle(golden_directory: Path) -> Bundle:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     digest.update(GAUSSIAN.read_bytes())
     return load_bundle(_built("golden", digest.hexdigest(), golden_directory, "--gaussian", str(GAUSSIAN)))
+
+
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    """Of the real Triton server."""
+    found = Installation(REPOSITORY / "build" / "triton")
+    if not found.complete:
+        pytest.skip("Triton is not installed: make env-triton")
+    return found
+
+
+@pytest.fixture(scope="session")
+def random_repository(random_bundle: Bundle) -> Path:
+    """The random bundle as Triton's model repository."""
+    return _repository(random_bundle)
+
+
+@pytest.fixture(scope="session")
+def random_triton(
+    installation: Installation, random_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Triton]:
+    """A real Triton that serves the random bundle, for all tests that do it no harm."""
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    with triton(random_repository, log, installation=installation) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def golden_triton(
+    installation: Installation, golden_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Triton]:
+    """A real Triton that serves the golden bundle, under the published model's configurations."""
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    with triton(_repository(golden_bundle), log, installation=installation) as server:
+        yield server
+
+
+def _repository(bundle: Bundle) -> Path:
+    out = BUILT / f"repository-{bundle.digest[:16]}"
+    shutil.rmtree(out, ignore_errors=True)
+    _exporters("repository", "--bundle", str(bundle.directory), "--out", str(out))
+    return out
 
 
 def _built(name: str, key: str, source: Path | None = None, *more: str) -> Path:

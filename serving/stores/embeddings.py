@@ -1,7 +1,11 @@
-"""Embeddings in this process's memory.
+"""Embeddings in memory: this process's own, or a slab's that a server on this host may map.
 
-Knows leases, a byte budget, who waits for whom, and which embedding was used last. Does not know images or
-what fills an embedding. All on one event loop: between two awaits nothing changes.
+Knows leases, a byte budget, who waits for whom, which embedding was used last, and where each one lies. Does not
+know images or what fills an embedding. All on one event loop: between two awaits nothing changes.
+
+With a slab a new embedding lies there. When every slot is taken, the one that was used least recently and that
+nobody leases moves into this process's memory; when all are leased, the new one lies there. Either is served all
+the same, only not by reference.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.domain import F32
-from serving.errors import Exhausted
+from serving.errors import Exhausted, StillWriting
 from serving.ports import EmbeddingLease, Fill
 from serving.settled import settled
+from serving.slab import Slab, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,14 @@ class EmbeddingStats:
     """Held now, fills that are on their way included."""
     leased: int
     """Of those, how many somebody holds, waits for, or still writes."""
+    shared: int = 0
+    """Of those, how many lie in the slab."""
+    beside: int = 0
+    """Since the start: how many began outside the slab because every slot was leased."""
+    moved: int = 0
+    """Since the start: how many moved out of the slab to make room."""
+    withheld: int = 0
+    """Slots that nobody gets, since who wrote there was lost without an answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +48,7 @@ class _Held:
     """One embedding, filled or on its way."""
 
     values: F32
+    slot: Slot | None
     users: int = 0
     """Leases and waiters; 0 allows eviction."""
     filling: asyncio.Task[None] | None = None
@@ -45,13 +59,20 @@ class _Lease:
     key: str
     hit: bool
     values: F32
+    slot: Slot | None
 
 
 class MemoryEmbeddings:
     """An EmbeddingStore. An embedding nobody leases stays until another one needs its bytes."""
 
-    def __init__(self, byte_budget: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Raises ValueError when ``byte_budget`` holds no embedding of this shape and type."""
+    def __init__(
+        self, byte_budget: int, shape: tuple[int, ...], dtype: npt.DTypeLike, slab: Slab | None = None
+    ) -> None:
+        """``slab``: of slots of this shape and type; its bytes are part of the budget.
+
+        Raises ValueError when ``byte_budget`` holds no embedding of this shape and type.
+        """
+        self._slab = slab
         self._shape, self._dtype = shape, np.dtype(dtype)
         size = int(np.prod(shape)) * self._dtype.itemsize
         if byte_budget < size:
@@ -60,13 +81,22 @@ class MemoryEmbeddings:
         self._known: OrderedDict[str, _Held] = OrderedDict()
         self._leases: dict[EmbeddingLease, _Held] = {}
         self._count = 0  # buffers in use, cancelled fills that have yet to end included
-        self._hits = self._misses = self._evictions = 0
+        self._hits = self._misses = self._evictions = self._beside = self._moved = 0
 
     @property
     def stats(self) -> EmbeddingStats:
         idle = sum(1 for held in self._known.values() if not held.users)
-        held_bytes = self._count * self._size
-        return EmbeddingStats(self._hits, self._misses, self._evictions, held_bytes, self._count - idle)
+        return EmbeddingStats(
+            hits=self._hits,
+            misses=self._misses,
+            evictions=self._evictions,
+            nbytes=self._count * self._size,
+            leased=self._count - idle,
+            shared=sum(1 for held in self._known.values() if held.slot),
+            beside=self._beside,
+            moved=self._moved,
+            withheld=self._slab.withheld if self._slab else 0,
+        )
 
     async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:
         """Lease the embedding of ``key``, filled once for all who ask. See ``EmbeddingStore``."""
@@ -82,7 +112,7 @@ class MemoryEmbeddings:
         except BaseException:
             held.users -= 1
             raise
-        lease = _Lease(key, hit, held.values)
+        lease = _Lease(key, hit, held.values, held.slot)
         self._leases[lease] = held
         return lease
 
@@ -97,7 +127,7 @@ class MemoryEmbeddings:
         """Make room for one more, and start to fill it in a task that outlives the one who asked."""
         if (self._count + 1) * self._size > self._budget:
             self._evict()
-        held = _Held(np.empty(self._shape, self._dtype))
+        held = self._place()
         self._count += 1
         self._known[key] = held
         held.filling = asyncio.create_task(self._fill(key, held, fill))
@@ -107,21 +137,49 @@ class MemoryEmbeddings:
         for key, held in self._known.items():
             if not held.users:
                 del self._known[key]
-                self._count -= 1
+                self._gone(held)
                 self._evictions += 1
                 return
         raise Exhausted("every embedding that fits the memory budget is in use")
 
+    def _place(self) -> _Held:
+        """In the slab if a slot is free or can be made so."""
+        if self._slab is not None:
+            slot = self._slab.take() or self._moved_out(self._slab)
+            if slot is not None:
+                return _Held(slot.values, slot)
+            self._beside += 1
+        return _Held(np.empty(self._shape, self._dtype), None)
+
+    def _moved_out(self, slab: Slab) -> Slot | None:
+        """The slot of the embedding that was used least recently and nobody leases; that one lies outside now."""
+        for held in self._known.values():
+            if held.slot is not None and not held.users:
+                slab.give_back(held.slot)
+                held.values, held.slot = held.values.copy(), None
+                held.values.flags.writeable = False
+                self._moved += 1
+                return slab.take()
+        return None
+
+    def _gone(self, held: _Held, *, still_written: bool = False) -> None:
+        """Its bytes are another's now, unless they are ``still_written``."""
+        self._count -= 1
+        if self._slab is not None and held.slot is not None:
+            (self._slab.withhold if still_written else self._slab.give_back)(held.slot)
+
     async def _fill(self, key: str, held: _Held, fill: Fill) -> None:
+        lost = False
         try:
-            await fill(_Lease(key, False, held.values))
+            await fill(_Lease(key, False, held.values, held.slot))
             held.values.flags.writeable = False
-        except BaseException:
+        except BaseException as error:
+            lost = isinstance(error, StillWriting)
             self._forget(key, held)
             raise
         finally:
             if self._known.get(key) is not held:
-                self._count -= 1  # only now: until here the fill may have written
+                self._gone(held, still_written=lost)  # only now: until here the fill may have written
 
     def _forget(self, key: str, held: _Held) -> None:
         if self._known.get(key) is held:

@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle, Manifest
+from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 from serving.domain import F32, EncoderImage
 from serving.errors import EngineFault
-from serving.graph import CPU, Array, Graph, Interface, TensorSpec
+from serving.graph import CPU, Array, Graph
 from serving.ports import DecodedMasks, EmbeddingLease
+from serving.vision.interface import decoder_interface, encoder_interface
 from serving.worker import Stop, Worker
 
 
@@ -36,9 +37,10 @@ class OnnxVision:
     def __init__(self, bundle: Bundle, threads: int, providers: Sequence[str] = CPU) -> None:
         """Raises BundleError when a graph is not what the manifest says; ProviderError as ``Graph`` does."""
         manifest = bundle.manifest
+        image, feature = manifest.image, manifest.language.feature
         self._judged = manifest.judge.present
-        self._encoder = Graph(bundle.path(IMAGE_ENCODER), encoder_interface(manifest), threads, providers)
-        self._decoder = Graph(bundle.path(MASK_DECODER), decoder_interface(manifest), threads, providers)
+        self._encoder = Graph(bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, providers)
+        self._decoder = Graph(bundle.path(MASK_DECODER), decoder_interface(image, feature), threads, providers)
         self._worker = Worker("vision")
         self._encodes = self._decodes = self._masks = 0
 
@@ -91,32 +93,3 @@ class OnnxVision:
         if not np.isfinite(logits).all() or (self._judged and not np.isfinite(scores).all()):
             raise EngineFault("the mask decoder's result is not finite")
         return DecodedMasks(logits[0], scores[0], corrected[0], decoded[0])
-
-
-def encoder_interface(manifest: Manifest) -> Interface:
-    image = manifest.image
-    return Interface(
-        inputs=(
-            TensorSpec("image_u8", "uint8", (None, image.side, image.side, 3)),
-            TensorSpec("valid_hw", "int32", (None, 2)),
-        ),
-        outputs=(TensorSpec("image_embeddings", image.embedding_dtype, (None, *image.embedding)),),
-    )
-
-
-def decoder_interface(manifest: Manifest) -> Interface:
-    image, feature = manifest.image, manifest.language.feature
-    return Interface(
-        inputs=(
-            TensorSpec("image_embeddings", image.embedding_dtype, (None, *image.embedding)),
-            TensorSpec("seg_features", "float32", (None, None, feature)),
-            TensorSpec("threshold", "float32", (None, None)),
-        ),
-        outputs=(
-            TensorSpec("low_res_masks", "float32", (None, None, image.logits_side, image.logits_side)),
-            TensorSpec("iou", "float32", (None, None)),
-            TensorSpec("score", "float32", (None, None)),
-            TensorSpec("corrected", "bool", (None, None)),
-            TensorSpec("features", "float32", (None, None, feature)),
-        ),
-    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
 
 from serving.errors import EngineFault, Exhausted
 from serving.ports import EmbeddingLease, EmbeddingStore
+from serving.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from tests.scripted.embeddings import SlotEmbeddings
 
@@ -19,11 +20,16 @@ PLACES = 2
 """Embeddings that fit the budget."""
 
 
-@pytest.fixture(params=["memory", "slots"])
-def store(request: pytest.FixtureRequest) -> EmbeddingStore:
-    if request.param == "memory":
-        return MemoryEmbeddings(PLACES * SIZE + SIZE // 2, SHAPE, np.float32)
-    return SlotEmbeddings(PLACES, SHAPE, np.float32)
+@pytest.fixture(params=["memory", "slots", "slab", "slab and memory"])
+def store(request: pytest.FixtureRequest) -> Iterator[EmbeddingStore]:
+    if request.param == "slots":
+        yield SlotEmbeddings(PLACES, SHAPE, np.float32)
+        return
+    slots = {"slab": PLACES, "slab and memory": 1}.get(request.param, 0)
+    slab = Slab(slots, SHAPE, np.float32) if slots else None
+    yield MemoryEmbeddings(PLACES * SIZE + SIZE // 2, SHAPE, np.float32, slab)
+    if slab:
+        slab.close()
 
 
 class Encoder:

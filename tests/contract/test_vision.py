@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from demo.triton.server import Triton
 from serving.bundle import Bundle, Manifest
 from serving.domain import F32, NO_CORRECTION
 from serving.errors import Unavailable
 from serving.ports import EmbeddingLease, VisionEngine
+from serving.slab import Slab, Slot
 from serving.vision.onnx import OnnxVision
+from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.scripted.pictures import encoder_image
 from tests.scripted.vision import ScriptedVision
 from tests.unit.serving.manifests import manifest as made_up
@@ -30,16 +33,24 @@ class Place:
     key: str
     values: F32
     hit: bool = False
+    slot: Slot | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     engine: VisionEngine
     manifest: Manifest
+    slab: Slab | None = None
+    masks: Slab | None = None
 
     def place(self, key: str = "place") -> Place:
         image = self.manifest.image
-        return Place(key, np.full(image.embedding, np.nan, image.embedding_dtype))
+        if self.slab is None:
+            return Place(key, np.full(image.embedding, np.nan, image.embedding_dtype))
+        slot = self.slab.take()
+        assert slot is not None
+        slot.values[...] = np.nan
+        return Place(key, slot.values, slot=slot)
 
     async def encoded(self, seed: int = 1) -> EmbeddingLease:
         place = self.place()
@@ -51,18 +62,29 @@ class Subject:
         return draw.standard_normal((count, self.manifest.language.feature), np.float32)
 
 
-@pytest.fixture(params=["onnx", "scripted"])
+@pytest.fixture(params=["onnx", "scripted", "triton by value", "triton by reference"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    engine: VisionEngine
+    made = _subject(request)
+    yield made
+    await made.engine.close()
+    for slab in filter(None, (made.slab, made.masks)):
+        slab.close()
+
+
+def _subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "scripted":
-        manifest = made_up()
-        engine = ScriptedVision(manifest)
-    else:
-        bundle: Bundle = request.getfixturevalue("random_bundle")
-        manifest = bundle.manifest
-        engine = OnnxVision(bundle, threads=1)
-    yield Subject(engine, manifest)
-    await engine.close()
+        return Subject(ScriptedVision(made_up()), made_up())
+    bundle: Bundle = request.getfixturevalue("random_bundle")
+    if request.param == "onnx":
+        return Subject(OnnxVision(bundle, threads=1), bundle.manifest)
+    server: Triton = request.getfixturevalue("random_triton")
+    options = TritonOptions(admin_key=server.admin_key)
+    if request.param == "triton by value":
+        return Subject(TritonVision(bundle, server.address, options), bundle.manifest)
+    image = bundle.manifest.image
+    slab, masks = Slab(8, image.embedding, image.embedding_dtype), mask_slab(bundle, 4)
+    engine = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
+    return Subject(engine, bundle.manifest, slab, masks)
 
 
 def limits(*thresholds: float) -> F32:

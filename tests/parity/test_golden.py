@@ -10,22 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from demo.triton.server import Triton
 from exporters.__main__ import main
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
 from serving.bundle import Bundle
+from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
+from serving.slab import Slab
+from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
+from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 
 
-@pytest.fixture(scope="module", params=["onnx", "vllm"])
+@pytest.fixture(scope="module", params=["onnx", "vllm", "triton"])
 def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> Report:
     dialogues = read_golden(golden_directory)
     if request.param == "vllm":
         if importlib.util.find_spec("vllm") is None:
             pytest.skip("vLLM is not installed: make env-vllm")
         return asyncio.run(on_vllm(golden_bundle, dialogues))
+    if request.param == "triton":
+        server: Triton = request.getfixturevalue("golden_triton")
+        return asyncio.run(on_triton(golden_bundle, dialogues, server))
     return asyncio.run(replay(golden_bundle, dialogues, Tolerance(), threads=2))
 
 
@@ -36,6 +44,23 @@ async def on_vllm(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> Repo
     await language.close()
     await vision.close()
     assert language.counts.largest_step > 1
+    return report
+
+
+async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], server: Triton) -> Report:
+    """The vision half in Triton, embeddings and masks in shared memory, all dialogues at once."""
+    image = bundle.manifest.image
+    slab, masks = Slab(8, image.embedding, image.embedding_dtype), mask_slab(bundle, 4)
+    options = TritonOptions(admin_key=server.admin_key)
+    language = OnnxLanguage(bundle, 2, 1 << 28)
+    vision = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
+    store = MemoryEmbeddings(slab.nbytes, image.embedding, image.embedding_dtype, slab)
+    report = await replay_with(bundle, language, vision, dialogues, Tolerance(), store)
+    await language.close()
+    await vision.close()
+    slab.close()
+    masks.close()
+    assert (vision.counts.encodes_by_value, vision.counts.decodes_by_value) == (0, 0)
     return report
 
 

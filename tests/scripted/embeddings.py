@@ -17,12 +17,13 @@ from serving.ports import EmbeddingLease, Fill
 class SlotLease:
     key: str
     hit: bool
-    slot: int
+    number: int
     block: F32
+    slot: None = None
 
     @property
     def values(self) -> F32:
-        return self.block[self.slot]
+        return self.block[self.number]
 
 
 class SlotEmbeddings:

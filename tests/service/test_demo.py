@@ -7,11 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPOSITORY
 
 
-def test_the_demo_draws_the_bundled_models_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vision", ["onnx", "triton"])
+def test_the_demo_draws_the_bundled_models_masks(
+    vision: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if vision == "triton":
+        request.getfixturevalue("installation")
     command = [sys.executable, "-m", "demo", "--bundle", "models/mediround-lite", "--out", str(tmp_path)]
+    command += ["--vision", vision]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"(\d+) rounds, mean Dice against the atlas (\d\.\d+)", done.stdout)

@@ -64,7 +64,7 @@ async def test_the_warm_up_round_waits_for_a_busy_language_half(stage: Stage) ->
 async def test_in_one_process_nobody_else_makes_room_for_the_warm_up_round(stage: Stage) -> None:
     stage.language.script.fail_next("complete", errors.Exhausted("full", 0.01))
     with pytest.raises(errors.Exhausted):
-        await get_ready(stage.service._orchestrator, None)
+        await get_ready(stage.service._orchestrator)
 
 
 async def test_reflection_names_the_services(server: Server) -> None:

@@ -21,6 +21,7 @@ class Place:
     values: F32
     key: str = "place"
     hit: bool = False
+    slot: None = None
 
 
 @pytest.fixture

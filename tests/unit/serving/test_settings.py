@@ -93,3 +93,52 @@ def test_languages_that_cannot_be(flags: list[str]) -> None:
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(SystemExit):
         parsed("--limits.max-round", "3")
+
+
+def test_the_vision_half_is_in_this_process_by_default() -> None:
+    assert (parsed().triton_server, parsed().slab_bytes) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "slab_bytes"),
+    [
+        (["--vision", "triton://127.0.0.1:8001"], 256 << 20),
+        (["--vision", "triton://127.0.0.1:8001", "--triton.slab-bytes", "0"], 0),
+        (["--vision", "triton://127.0.0.1:8001", "--engines.embedding-bytes", "9"], 9),
+        (["--vision", "tritons://gpu.example:8001"], 0),
+        (["--vision", "tritons://gpu.example:8001", "--triton.slab-bytes", "7"], 7),
+    ],
+)
+def test_memory_is_shared_with_a_triton_on_loopback(flags: list[str], slab_bytes: int) -> None:
+    settings = parsed(*flags)
+    assert settings.triton_server == flags[1].partition("://")[2]
+    assert settings.slab_bytes == slab_bytes
+
+
+def test_pixels_reach_triton_by_tls_or_an_explicit_word() -> None:
+    with pytest.raises(ValidationError, match="allow-insecure-vision"):
+        parsed("--vision", "triton://gpu.example:8001")
+    assert parsed("--vision", "triton://gpu.example:8001", "--allow-insecure-vision").allow_insecure_vision
+
+
+def test_the_admin_key_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIROUND_TRITON__ADMIN_KEY", "hidden-words")
+    key = parsed("--vision", "triton://127.0.0.1:8001").triton.admin_key
+    assert key is not None
+    assert key.get_secret_value() == "hidden-words"
+    assert "hidden-words" not in repr(parsed("--vision", "triton://127.0.0.1:8001"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--vision", "gpu"],
+        ["--vision", "triton://a:1,b:2"],
+        ["--vision", "triton://127.0.0.1:1", "--vision-tls.ca", "ca.pem"],
+        ["--vision", "triton://127.0.0.1:1", "--triton.version", "latest"],
+        ["--vision", "triton://127.0.0.1:1", "--triton.slab-bytes", "-1"],
+    ],
+)
+def test_visions_that_cannot_be(flags: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        parsed(*flags)

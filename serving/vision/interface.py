@@ -1,0 +1,37 @@
+"""The tensors of the vision half's two graphs, as a manifest gives them: whoever runs them, they are these.
+
+Knows names, types and shapes. Does not know what runs the graphs.
+"""
+
+from __future__ import annotations
+
+from serving.bundle import ImageSpec
+from serving.graph import Interface, TensorSpec
+
+
+def encoder_interface(image: ImageSpec) -> Interface:
+    return Interface(
+        inputs=(
+            TensorSpec("image_u8", "uint8", (None, image.side, image.side, 3)),
+            TensorSpec("valid_hw", "int32", (None, 2)),
+        ),
+        outputs=(TensorSpec("image_embeddings", image.embedding_dtype, (None, *image.embedding)),),
+    )
+
+
+def decoder_interface(image: ImageSpec, feature: int) -> Interface:
+    """``feature``: length of a [SEG] feature."""
+    return Interface(
+        inputs=(
+            TensorSpec("image_embeddings", image.embedding_dtype, (None, *image.embedding)),
+            TensorSpec("seg_features", "float32", (None, None, feature)),
+            TensorSpec("threshold", "float32", (None, None)),
+        ),
+        outputs=(
+            TensorSpec("low_res_masks", "float32", (None, None, image.logits_side, image.logits_side)),
+            TensorSpec("iou", "float32", (None, None)),
+            TensorSpec("score", "float32", (None, None)),
+            TensorSpec("corrected", "bool", (None, None)),
+            TensorSpec("features", "float32", (None, None, feature)),
+        ),
+    )

@@ -1,0 +1,249 @@
+"""The vision half on a Triton server: the image encoder and the mask decoder as its models.
+
+Knows the two models' tensors, and that values in a slot need not travel: the encoder writes the embedding into
+the lease's slot, the decoder reads it there and writes masks into a slot of ours. By gRPC go pixels, features and
+flags; without slots, all. Does not know calls' failures (``serving.vision.triton.link``), images' sizes before
+preprocessing, or who holds which embedding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+
+from serving import deadline, priority
+from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
+from serving.domain import F32, EncoderImage
+from serving.errors import EngineFault, StillWriting
+from serving.graph import Array
+from serving.ports import DecodedMasks, EmbeddingLease
+from serving.slab import Slab, SlabError, Slot
+from serving.vision.interface import decoder_interface, encoder_interface
+from serving.vision.triton.client import Call, Given, TritonClient, TritonFailure, Wanted
+from serving.vision.triton.failures import kind_of
+from serving.vision.triton.link import Expected, TritonLink
+
+logger = logging.getLogger(__name__)
+
+ENCODER = "image_encoder"
+DECODER = "mask_decoder"
+SLOT_MASKS = 8
+"""Masks that a slot of ours holds, and so the most that are decoded by one call."""
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TritonOptions:
+    version: str = "1"
+    """Of both models."""
+    admin_key: str | None = None
+    """What the server wants to see before it maps memory (``--grpc-restricted-protocol``)."""
+    patience: float = 30.0
+    """Seconds after which a request without a reply counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class TritonCounts:
+    """What the engine has done since it started."""
+
+    encodes: int
+    decodes: int
+    """Calls."""
+    masks: int
+    encodes_by_value: int
+    """Of the encodes, how many embeddings came by gRPC."""
+    decodes_by_value: int
+    """Of the decodes, how many sent the embedding by gRPC."""
+    bytes_sent: int
+    bytes_received: int
+    """Of tensors, by gRPC."""
+    retries: int
+    meetings: int
+    """How often the server was met: once, and after each loss."""
+
+
+class TritonVision:
+    """A VisionEngine. Make it within the event loop, and close it."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        address: str,
+        options: TritonOptions,
+        *,
+        embeddings: Slab | None = None,
+        masks: Slab | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """``embeddings``: where leases' slots lie, if somewhere. ``masks``: see ``mask_slab``."""
+        manifest = bundle.manifest
+        image, feature = manifest.image, manifest.language.feature
+        self._judged, self._side = manifest.judge.present, image.logits_side
+        self._masks = masks
+        self._client = TritonClient(address, options.version, options.admin_key, credentials)
+        expected = (
+            Expected(ENCODER, encoder_interface(image), manifest.files[IMAGE_ENCODER]),
+            Expected(DECODER, decoder_interface(image, feature), manifest.files[MASK_DECODER]),
+        )
+        slabs = [slab for slab in (embeddings, masks) if slab is not None]
+        self._link = TritonLink(self._client, expected, slabs, options.patience)
+        self._encodes = self._decodes = self._decoded = self._encoded_by_value = self._decoded_by_value = 0
+
+    @property
+    def description(self) -> str:
+        return f"triton/{self._link.server or 'not reached yet'}"
+
+    @property
+    def counts(self) -> TritonCounts:
+        return TritonCounts(
+            encodes=self._encodes,
+            decodes=self._decodes,
+            masks=self._decoded,
+            encodes_by_value=self._encoded_by_value,
+            decodes_by_value=self._decoded_by_value,
+            bytes_sent=self._client.sent,
+            bytes_received=self._client.received,
+            retries=self._link.retries,
+            meetings=self._link.meetings,
+        )
+
+    async def reached(self) -> None:
+        """Return when the server serves our bundle.
+
+        Raises:
+            BundleError: it serves something else; the message says what differs.
+            SlabError: it cannot map our memory.
+        """
+        said = None
+        while True:
+            try:
+                await self._link.meet()
+                break
+            except TritonFailure as failure:
+                kind = kind_of(failure)
+                if kind is not said:
+                    logger.warning("waiting for Triton: %s", kind.value)
+                said = kind
+                await asyncio.sleep(_LOOK_SECONDS)
+        if self._link.refusal:
+            raise SlabError(self._link.refusal)
+
+    async def availability(self) -> AsyncGenerator[bool]:
+        """Whether both models are ready, now and each time that it has changed."""
+        last = None
+        while True:
+            ready = await self._link.ready()
+            if ready != last:
+                last = ready
+                yield ready
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+        """Have the embedding written into the lease's slot, or put it there. See ``VisionEngine``."""
+        await self._link.met()
+        slot = lease.slot if self._link.maps(lease.slot) else None
+        given = (
+            Given("image_u8", image.pixels[np.newaxis]),  # (1, S, S, 3)
+            Given("valid_hw", np.array([image.valid_hw], np.int32)),  # (1, 2)
+        )
+        wanted = Wanted("image_embeddings", slot, lease.values.nbytes)
+        outputs = await self._link.ask(self._call(ENCODER, given, (wanted,)))
+        if slot is None:
+            lease.values[...] = _shaped(outputs["image_embeddings"], (1, *lease.values.shape))[0]
+            self._encoded_by_value += 1
+        self._encodes += 1
+        # The sum of all is finite only if each is; it takes a tenth of the time of looking at each.
+        if not np.isfinite(lease.values.sum(dtype=np.float32)):
+            raise EngineFault("the image encoder's result is not finite")
+
+    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        """Judge, correct and decode; more features than one call takes, by several. See ``VisionEngine``."""
+        await self._link.met()
+        most = self._most()
+        parts = [
+            await self._decode(lease, features[first : first + most], thresholds[first : first + most])
+            for first in range(0, len(features), most)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return DecodedMasks(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.corrected for part in parts]),
+            np.concatenate([part.features for part in parts]),
+        )
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    def _most(self) -> int:
+        """Features of one call: as the model's configuration says, and as a slot of ours holds."""
+        said = self._link.models[DECODER].parameters.get("max_prompts", "1")
+        return min(int(said), SLOT_MASKS)
+
+    async def _decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        slot = lease.slot if self._link.maps(lease.slot) else None
+        given = (
+            Given("image_embeddings", lease.values[np.newaxis], slot),  # (1, 256, 64, 64)
+            Given("seg_features", features[np.newaxis]),  # (1, K, 256)
+            Given("threshold", thresholds[np.newaxis]),  # (1, K)
+        )
+        count, side = len(features), self._side
+        with self._mask_slot() as masks:
+            wanted = (
+                Wanted("low_res_masks", masks, count * side * side * 4),
+                *(Wanted(name) for name in ("score", "corrected", "features")),
+            )
+            outputs = await self._link.ask(self._call(DECODER, given, wanted))
+            if masks is not None:
+                outputs["low_res_masks"] = masks.values[np.newaxis, :count].copy()
+        self._decodes += 1
+        self._decoded += count
+        self._decoded_by_value += slot is None
+        return self._checked(outputs, count, features.shape)
+
+    def _checked(self, outputs: dict[str, Array], count: int, features: tuple[int, ...]) -> DecodedMasks:
+        """Raises EngineFault for a result of another shape, or one that is not finite."""
+        logits = _shaped(outputs["low_res_masks"], (1, count, self._side, self._side))[0]
+        scores = _shaped(outputs["score"], (1, count))[0]
+        corrected = _shaped(outputs["corrected"], (1, count))[0]
+        if not np.isfinite(logits).all() or (self._judged and not np.isfinite(scores).all()):
+            raise EngineFault("the mask decoder's result is not finite")
+        return DecodedMasks(logits, scores, corrected, _shaped(outputs["features"], (1, *features))[0])
+
+    @contextmanager
+    def _mask_slot(self) -> Iterator[Slot | None]:
+        """A slot for masks while the block runs; None when they go by gRPC."""
+        slot = self._masks.take() if self._masks is not None else None
+        if self._masks is None or slot is None:
+            yield None
+            return
+        still_written = False
+        try:
+            yield slot if self._link.maps(slot) else None
+        except StillWriting:
+            still_written = True
+            raise
+        finally:
+            (self._masks.withhold if still_written else self._masks.give_back)(slot)
+
+    def _call(self, model: str, inputs: tuple[Given, ...], outputs: tuple[Wanted, ...]) -> Call:
+        return Call(model, inputs, outputs, int(priority.claimed()), deadline.remaining())
+
+
+def mask_slab(bundle: Bundle, slots: int) -> Slab:
+    """For ``TritonVision``: a slot for each decode at the same time. Raises SlabError."""
+    side = bundle.manifest.image.logits_side
+    return Slab(slots, (SLOT_MASKS, side, side), np.float32)
+
+
+def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
+    if array.shape != shape:
+        raise EngineFault(f"Triton returned {array.shape} where {shape} belongs")
+    return array

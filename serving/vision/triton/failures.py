@@ -1,0 +1,70 @@
+"""What Triton's failures mean here, and whether to ask again.
+
+Knows Triton's codes and words (of 2.51; docs/triton.md). Triton's words do not leave: a model's may say anything.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from serving.errors import DeadlineExceeded, EngineFault, Exhausted, ServingError, Unavailable
+from serving.vision.triton.client import TritonFailure
+
+RETRY_SECONDS = 1.0
+BROKEN_SECONDS = 5.0
+"""For how long a model whose process died is not asked: each request would wait a second to hear it again."""
+
+
+class Kind(Enum):
+    """What happened; the values are for logs."""
+
+    QUEUE_FULL = "the model's queue is full"
+    QUEUE_TIMEOUT = "the model did not begin in time"
+    NO_REGION = "it does not map our memory: it was started anew"
+    NO_MODEL = "a model is unknown, of another version, or not loaded"
+    BROKEN = "a model's process has died"
+    FORBIDDEN = "the admin key is missing or wrong"
+    LATE = "no answer in the time that was allowed"
+    LOST = "it cannot be reached"
+    FAULT = "the request or the model is wrong"
+    """Ours to mend."""
+
+
+_SAID: tuple[tuple[str, str, Kind], ...] = (
+    ("UNAVAILABLE", "maximum queue size", Kind.QUEUE_FULL),
+    ("UNAVAILABLE", "Request timeout expired", Kind.QUEUE_TIMEOUT),
+    ("UNAVAILABLE", "protocol is restricted", Kind.FORBIDDEN),
+    ("UNAVAILABLE", "ready", Kind.NO_MODEL),
+    ("UNAVAILABLE", "", Kind.LOST),
+    ("CANCELLED", "", Kind.LOST),
+    ("NOT_FOUND", "shared memory region", Kind.NO_REGION),
+    ("INVALID_ARGUMENT", "find shared memory region", Kind.NO_REGION),
+    ("NOT_FOUND", "", Kind.NO_MODEL),
+    ("INTERNAL", "is not healthy", Kind.BROKEN),
+    ("DEADLINE_EXCEEDED", "", Kind.LATE),
+)
+"""A code, a part of its words, and what they mean; the first that fits."""
+
+
+def kind_of(failure: TritonFailure) -> Kind:
+    for code, words, kind in _SAID:
+        if failure.code == code and words in failure.words:
+            return kind
+    return Kind.FAULT
+
+
+def error_of(failure: TritonFailure) -> ServingError:
+    """What the caller is told."""
+    match kind_of(failure):
+        case Kind.QUEUE_FULL:
+            return Exhausted("the vision half's queue is full", RETRY_SECONDS)
+        case Kind.QUEUE_TIMEOUT:
+            return Unavailable("the vision half did not begin in time; sessions are unharmed", RETRY_SECONDS)
+        case Kind.LATE:
+            return DeadlineExceeded("the vision half was not done in time")
+        case Kind.BROKEN:
+            return Unavailable("a model of the vision half has died; sessions are unharmed", BROKEN_SECONDS)
+        case Kind.LOST | Kind.NO_MODEL | Kind.NO_REGION | Kind.FORBIDDEN:
+            return Unavailable("the vision half cannot be reached; sessions are unharmed", RETRY_SECONDS)
+        case Kind.FAULT:
+            return EngineFault(f"Triton answered {failure.code}")

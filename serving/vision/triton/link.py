@@ -1,0 +1,263 @@
+"""The tie to one Triton server: met before it is asked, met again when it was lost, and asked twice at most.
+
+Knows what the server must serve, which slabs it maps, and what a failure says of it. Does not know what the
+tensors mean. All on one event loop.
+
+A request that names a slot is not over before Triton's reply: until then Triton may read or write there, so a
+cancelled caller waits for it. (A request by value is cancelled at Triton too.) Who gets no reply at all says
+``StillWriting``, unless the server turns out to be another process, which never mapped the slab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+
+from serving import deadline
+from serving.bundle import BundleError
+from serving.errors import ServingError, StillWriting, Unavailable
+from serving.graph import Array, Interface
+from serving.settled import settled
+from serving.slab import PREFIX, Slab, Slot, is_gone
+from serving.vision.triton.client import Call, Described, TritonClient, TritonFailure
+from serving.vision.triton.failures import BROKEN_SECONDS, RETRY_SECONDS, Kind, error_of, kind_of
+
+logger = logging.getLogger(__name__)
+
+_AGAIN = {Kind.LOST, Kind.NO_REGION}
+"""A second try may succeed at once. Encoding and decoding may be repeated: they depend on nothing else."""
+_UNKNOWN_NOW = {Kind.LOST, Kind.NO_REGION, Kind.NO_MODEL, Kind.FORBIDDEN}
+"""The server may be another one, or the same with another model."""
+_UNANSWERED = {Kind.LOST, Kind.LATE}
+"""Triton may still be at it."""
+_CLOSE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A model as our bundle has it."""
+
+    name: str
+    interface: Interface
+    digest: str
+    """SHA-256 of its graph."""
+
+
+class TritonLink:
+    """Make it within the event loop, and close it."""
+
+    def __init__(
+        self, client: TritonClient, expected: Sequence[Expected], slabs: Sequence[Slab], patience: float
+    ) -> None:
+        """``patience``: seconds after which a request that has no reply counts as lost."""
+        self._client, self._expected, self._slabs, self._patience = client, expected, slabs, patience
+        self._meeting = asyncio.Lock()
+        self._met = self._closed = False
+        self._mapped: set[str] = set()
+        self._processes = 0  # servers seen that did not map the slabs before
+        self._broken: dict[str, float] = {}
+        self.server = ""
+        """Triton's version and the first model's platform, once it was met."""
+        self.models: dict[str, Described] = {}
+        self.refusal = ""
+        """Why slabs are not mapped."""
+        self.retries = self.meetings = 0
+
+    def maps(self, slot: Slot | None) -> bool:
+        """Whether the server reads and writes there."""
+        return slot is not None and slot.slab.name in self._mapped
+
+    async def met(self) -> None:
+        """Return when the server serves what it must.
+
+        Raises:
+            Unavailable: it cannot be reached, serves another model, or the engine is closed.
+        """
+        if self._closed:
+            raise Unavailable("the engine is closed")
+        if self._met:
+            return
+        async with self._meeting:
+            if not self._met:
+                try:
+                    await self.meet()
+                except TritonFailure as failure:
+                    raise error_of(failure) from failure
+                except BundleError as differs:
+                    logger.error("%s", differs)
+                    raise Unavailable("the vision half serves another model", RETRY_SECONDS) from differs
+
+    async def meet(self) -> None:
+        """Hold the server against what it must serve, and have it map the slabs.
+
+        Raises:
+            TritonFailure: a call failed.
+            BundleError: it serves something else.
+        """
+        self.models = {each.name: await self._client.describe(each.name) for each in self._expected}
+        problems = [p for each in self._expected for p in differences(each, self.models[each.name])]
+        if problems:
+            raise BundleError(
+                "Triton does not serve our bundle: " + "; ".join(problems) + "; write its repository with "
+                "`python -m exporters repository --bundle DIR`"
+            )
+        self.server = f"{await self._client.server()} {self.models[self._expected[0].name].platform}"
+        anew = [await self._map(slab) for slab in self._slabs]
+        self._processes += bool(anew) and all(anew)
+        self._met, self.meetings = True, self.meetings + 1
+
+    async def ask(self, call: Call) -> dict[str, Array]:
+        """Have a model compute; see ``TritonClient.infer``.
+
+        Raises:
+            StillWriting: a slot among the outputs may still be written.
+            Exhausted, Unavailable, DeadlineExceeded, EngineFault: as ``failures.error_of`` says.
+        """
+        try:
+            return await self._asked(call)
+        except TritonFailure as failure:
+            if kind_of(failure) not in _AGAIN:
+                raise self._error(failure) from failure
+        self.retries += 1
+        try:
+            return await self._asked(call)
+        except TritonFailure as failure:
+            raise self._error(failure) from failure
+
+    async def ready(self) -> bool:
+        """Whether the server says that it serves every model; never raises."""
+        try:
+            ready = all([await self._client.ready(each.name) for each in self._expected])
+        except TritonFailure as failure:
+            self._note(kind_of(failure))
+            return False
+        if not ready:
+            self._note(Kind.NO_MODEL)
+        return ready
+
+    async def close(self) -> None:
+        """Calls in flight fail; the server lets go of the slabs. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(TritonFailure, TimeoutError):  # a server that is gone holds nothing
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                for name in sorted(self._mapped):
+                    await self._client.unregister(name)
+        await self._client.close()
+
+    async def _asked(self, call: Call) -> dict[str, Array]:
+        await self.met()
+        broken = self._broken.get(call.model, 0.0) - monotonic()
+        if broken > 0:
+            raise Unavailable("a model of the vision half has died; sessions are unharmed", broken)
+        process = self._processes
+        try:
+            return await self._replied(call)
+        except TritonFailure as failure:
+            kind = kind_of(failure)
+            self._note(kind, call.model)
+            if call.writes and kind in _UNANSWERED and not await self._is_other_than(process):
+                raise StillWriting("the vision half was lost; sessions are unharmed", RETRY_SECONDS) from failure
+            raise
+
+    async def _replied(self, call: Call) -> dict[str, Array]:
+        asked = asyncio.create_task(self._client.infer(call, self._seconds(call)))
+        try:
+            await asyncio.wait([asked])
+        except asyncio.CancelledError:
+            if not call.by_reference:
+                asked.cancel()
+            await settled(asked)
+            if call.writes and _unanswered(asked):
+                raise StillWriting("the vision half was lost", RETRY_SECONDS) from None
+            raise
+        if asked.cancelled():  # the channel was closed
+            raise (StillWriting if call.writes else Unavailable)("the engine is closing")
+        return asked.result()
+
+    def _seconds(self, call: Call) -> float:
+        """By value the caller's deadline ends the request; by reference only its reply does."""
+        remaining = deadline.remaining()
+        return self._patience if call.by_reference or remaining is None else min(remaining, self._patience)
+
+    async def _is_other_than(self, process: int) -> bool:
+        """Whether the server is by now another process, which did not map the slabs."""
+        with suppress(TritonFailure, BundleError):
+            async with self._meeting:
+                if self._processes == process:
+                    await self.meet()
+        return self._processes != process
+
+    def _note(self, kind: Kind, model: str = "") -> None:
+        if kind in _UNKNOWN_NOW:
+            self._met = False
+        if kind is Kind.BROKEN:
+            self._broken[model] = monotonic() + BROKEN_SECONDS
+
+    def _error(self, failure: TritonFailure) -> ServingError:
+        logger.info("Triton: %s", kind_of(failure).value)
+        if kind_of(failure) is Kind.LATE and deadline.remaining() != 0:
+            return Unavailable(f"the vision half did not answer within {self._patience:g} s", RETRY_SECONDS)
+        return error_of(failure)
+
+    async def _map(self, slab: Slab) -> bool:
+        """Have the server map a slab; whether it did not before. One that it cannot map is left aside."""
+        try:
+            regions = await self._client.regions()
+            known = slab.name in regions
+            if not known:
+                await self._client.register(slab)
+        except TritonFailure as failure:
+            self._mapped.discard(slab.name)
+            if kind_of(failure) is Kind.LOST:
+                raise
+            self.refusal = _why(failure)
+            logger.warning("embeddings go by gRPC: %s", self.refusal)
+            return False
+        self._mapped.add(slab.name)
+        if known:
+            return False
+        slab.remapped()
+        for name, key in regions.items():  # of orchestrators that died; the server would keep their memory
+            if name.startswith(PREFIX) and is_gone(key):
+                with suppress(TritonFailure):
+                    await self._client.unregister(name)
+        return True
+
+
+def differences(expected: Expected, found: Described) -> list[str]:
+    """What a model lacks to be ours."""
+    ours = {spec.name: spec for spec in (*expected.interface.inputs, *expected.interface.outputs)}
+    theirs = {spec.name: spec for spec in (*found.interface.inputs, *found.interface.outputs)}
+    problems = [
+        f"{expected.name}: {name} is {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    digest = found.parameters.get("graph_sha256", "")
+    if digest != expected.digest:
+        said = f"{digest[:12]}…" if digest else "not given"
+        problems.append(f"{expected.name}: the graph's SHA-256 is {said} there, {expected.digest[:12]}… here")
+    return problems
+
+
+def _unanswered(asked: asyncio.Task[dict[str, Array]]) -> bool:
+    """Of a request that is over here: whether Triton may not know."""
+    if asked.cancelled():
+        return True
+    failure = asked.exception()
+    return isinstance(failure, TritonFailure) and kind_of(failure) in _UNANSWERED
+
+
+def _why(failure: TritonFailure) -> str:
+    if kind_of(failure) is Kind.FORBIDDEN:
+        return "Triton lets nobody register memory without its admin key: give --triton.admin-key"
+    return (
+        f"Triton cannot map our memory ({failure.code}): it must run on this host with the same /dev/shm and as a "
+        "user that may read it; or say --triton.slab-bytes 0"
+    )

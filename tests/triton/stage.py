@@ -1,0 +1,75 @@
+"""TritonVision with its slabs on a real server, and that server's own client: what the fault tests play on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from tritonclient.grpc.aio import InferenceServerClient
+
+from demo.triton.server import Triton
+from serving.bundle import Bundle
+from serving.domain import F32
+from serving.ports import DecodedMasks, EmbeddingLease
+from serving.slab import Slab
+from serving.stores.embeddings import MemoryEmbeddings
+from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
+from tests.scripted.pictures import encoder_image
+
+SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    bundle: Bundle
+    engine: TritonVision
+    store: MemoryEmbeddings
+    slab: Slab | None
+    server: Triton
+    client: InferenceServerClient
+
+    @property
+    def admin(self) -> dict[str, str]:
+        return {"triton-grpc-protocol-admin-key": self.server.admin_key}
+
+    async def lease(self, seed: int = 1) -> EmbeddingLease:
+        image = encoder_image(self.bundle.manifest, seed)
+        return await self.store.acquire(image.key, lambda lease: self.engine.encode(image, lease))
+
+    async def decode(self, lease: EmbeddingLease, count: int = 1) -> DecodedMasks:
+        return await self.engine.decode(lease, features(count), np.zeros(count, np.float32))
+
+    async def load(self, model: str) -> None:
+        await self.client.load_model(model, headers=self.admin)
+
+    async def unload(self, model: str) -> None:
+        """Return when it is gone: the call itself does not wait."""
+        await self.client.unload_model(model, headers=self.admin)
+        while await self.client.is_model_ready(model):
+            pass
+
+
+@asynccontextmanager
+async def stage(
+    bundle: Bundle, server: Triton, *, by_reference: bool = True, patience: float = 30.0
+) -> AsyncIterator[Stage]:
+    image = bundle.manifest.image
+    slab = Slab(SLOTS, image.embedding, image.embedding_dtype) if by_reference else None
+    masks = mask_slab(bundle, 4) if by_reference else None
+    options = TritonOptions(admin_key=server.admin_key, patience=patience)
+    engine = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
+    store = MemoryEmbeddings(16 << 22, image.embedding, image.embedding_dtype, slab)
+    client = InferenceServerClient(server.address)
+    try:
+        yield Stage(bundle, engine, store, slab, server, client)
+    finally:
+        await engine.close()
+        await client.close()
+        for each in filter(None, (slab, masks)):
+            each.close()
+
+
+def features(count: int) -> F32:
+    return np.random.default_rng(count).standard_normal((count, 256), np.float32)
