@@ -15,14 +15,21 @@ LISTEN ?= 127.0.0.1:50051
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
+SCENARIO ?= loadtest/scenarios/interactive.toml
+# HOST:PORT of the server's metrics, for the load test. Empty: it does without.
+METRICS ?=
 # onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
 # onnx, triton: what runs the demo's vision half. Empty: ONNX Runtime in the server's process.
 VISION ?=
 TRITON := build/triton
 PROTO_BASELINE := protos/released.binpb
+# What the tests start as real programs; without one, its tests say so and are skipped.
+DEBIAN_PACKAGES := prometheus chromium
+# orchestrator, exporter, language, vision
+IMAGES ?= orchestrator
 
-.PHONY: help env env-export env-vllm env-triton demo serve evaluate test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm env-triton debian demo images serve evaluate loadtest test check format bench proto lock wheel clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +39,9 @@ env: $(VENV)/.serving ## Build .venv with what serving on a CPU and the demo nee
 env-export: $(VENV)/.export ## Add what the exporters need (torch, CPU build), and the checks
 
 env-vllm: $(VENV)/.vllm ## Add vLLM (CPU build), as the tests need it
+
+debian: ## Install Debian's programs that the tests start (as root; else says which are missing)
+	sh deploy/debian-packages.sh $(DEBIAN_PACKAGES)
 
 $(VENV)/.python:
 	@echo "== creating $(VENV)"
@@ -47,7 +57,11 @@ $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
 	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX) \
 	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
-	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,test,check]'
+	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
+	@touch $@
+
+$(VENV)/.load: $(VENV)/.serving
+	$(PIP) --editable '.[load]'
 	@touch $@
 
 $(VENV)/.evaluate: $(VENV)/.serving
@@ -87,7 +101,11 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
 
-test: $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
+loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report in build/loadtest
+	$(BIN)/python -m loadtest run --target $(LISTEN) --scenario $(SCENARIO) --out build/loadtest \
+	  $(if $(METRICS),--metrics $(METRICS))
+
+test: debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
@@ -95,6 +113,9 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/python -m deploy.grafana --check
 	$(BIN)/python -m exporters repository --published --out build/model_repository
 	diff -r build/model_repository model_repository \
 	  || { echo "model_repository/ differs: run 'python -m exporters repository --published --out model_repository'"; exit 1; }
@@ -120,6 +141,10 @@ build/vit-b/manifest.json: | $(VENV)/.export
 	$(BIN)/python -m exporters random --size vit_b --seed 1 --out build/vit-b-checkpoint
 	$(BIN)/python -m exporters bundle --checkpoint build/vit-b-checkpoint --base build/vit-b-checkpoint/llava_med \
 	  --clip build/vit-b-checkpoint/clip --out build/vit-b
+
+images: $(VENV)/.serving ## Build the images $(IMAGES) without a daemon, run the orchestrator's, say what cannot be built
+	sh deploy/debian-packages.sh buildah mmdebstrap
+	$(BIN)/python -m deploy.images $(IMAGES)
 
 proto: $(VENV)/.export ## Generate the client's and the server's stubs from protos/
 	PYTHON=$(BIN)/python sh protos/generate.sh

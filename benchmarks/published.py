@@ -21,11 +21,13 @@ import numpy as np
 
 from benchmarks.workload import Case, case, image, questions
 from loadtest.launch import peak_memory
+from serving.admission import OpenGate
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.dialogue import PromptForm
 from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
+from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -62,6 +64,9 @@ class NothingKept:
 
     def release(self, lease: EmbeddingLease) -> None:
         """Nothing is held."""
+
+    def holds(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,8 @@ def _orchestrator(
         vision=vision,
         embeddings=NothingKept(manifest.image.embedding),
         sessions=MemorySessions(max_sessions=64, max_bytes=GIB, idle_timeout_s=3600, clock=time.monotonic),
+        gate=OpenGate(),
+        observer=Unobserved(),
         form=PromptForm(manifest, Tokenizer(bundle.path("tokenizer.model"), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,

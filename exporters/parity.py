@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from exporters.golden import IMAGE_PLACEHOLDER, RecordedDialogue, RecordedRound
+from serving.admission import OpenGate
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
 from serving.dialogue import PromptForm
 from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, Session
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
+from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
 from serving.ports import (
     Completion,
@@ -233,6 +235,8 @@ def offline_orchestrator(
         vision=vision,
         embeddings=embeddings or MemoryEmbeddings(1 << 26, image.embedding, image.embedding_dtype),
         sessions=MemorySessions(4, 1 << 30, 3600, time.monotonic),
+        gate=OpenGate(),
+        observer=Unobserved(),
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,

@@ -12,145 +12,129 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
-from typing import Protocol
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
-from mediround import Tls
+from serving import telemetry
+from serving.admission_queue import AdmissionQueue
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
 from serving.description import ServerDescription
 from serving.dialogue import PromptForm
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question
+from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
 from serving.errors import Exhausted, ServingError, Unavailable
+from serving.gauges import Cache, Gauges, Sources
 from serving.geometry import Geometry
 from serving.graph import ProviderError
+from serving.halves import Engines, RemoteHalf, engines, shared_memory
 from serving.limits import Limits
-from serving.llm.onnx import OnnxLanguage
-from serving.llm.remote import RemoteLanguage
+from serving.metering import Meter
+from serving.observer import Observer, Observers
 from serving.orchestrator import Orchestrator
-from serving.ports import LanguageEngine, VisionEngine
-from serving.program import before, beside, run, server_tls, stop_asked
+from serving.ports import Gate
+from serving.program import before, beside, metrics, run, server_tls, stop_asked
+from serving.reckoning import Expectations
 from serving.server import LANGUAGE, VISION, Server
 from serving.service import SegmentationService
 from serving.settings import Settings
 from serving.slab import Slab
-from serving.slab import sweep as sweep_slabs
+from serving.status import Board
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
 from serving.uploads import Uploads
-from serving.vision.onnx import OnnxVision
-from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
-
-
-class RemoteHalf(Protocol):
-    """A half that is a server of its own."""
-
-    async def reached(self) -> None:
-        """Return when it serves. Raises BundleError or OSError when it never will as it is."""
-
-    def availability(self) -> AsyncGenerator[bool]:
-        """Whether it serves, now and each time that it has changed."""
+PLACES_HERE, PLACES_ELSEWHERE = 4, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """Memory that Triton maps; None where tensors go by gRPC."""
-
-    embeddings: Slab | None = None
-    masks: Slab | None = None
-
-
-def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
-    """None: the language half is in this process. Raises OSError when a certificate cannot be read."""
-    if not settings.language_servers:
-        return None
-    files = settings.language_tls
-    tls = Tls(files.ca, files.certificate, files.private_key) if settings.language_secure else None
-    credentials = tls.credentials() if tls else None
-    return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
+class Stores:
+    sessions: MemorySessions
+    embeddings: MemoryEmbeddings
+    uploads: Uploads
 
 
-def remote_vision(bundle: Bundle, settings: Settings, shared: Shared) -> TritonVision | None:
-    """None: the vision half is in this process. Raises OSError when a certificate cannot be read."""
-    if settings.triton_server is None:
-        return None
-    files, said = settings.vision_tls, settings.triton
-    tls = Tls(files.ca, files.certificate, files.private_key) if settings.vision_secure else None
-    return TritonVision(
-        bundle,
-        settings.triton_server,
-        TritonOptions(said.version, said.admin_key.get_secret_value() if said.admin_key else None, said.patience),
-        embeddings=shared.embeddings,
-        masks=shared.masks,
-        credentials=tls.credentials() if tls else None,
+def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
+    """All in this process's memory; embeddings first in ``slab``."""
+    limits, image = settings.limits, bundle.manifest.image
+    idle, clock = limits.session_idle_timeout, time.monotonic
+    return Stores(
+        sessions=MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock),
+        embeddings=MemoryEmbeddings(
+            settings.engines.embedding_bytes, image.embedding, image.embedding_dtype, slab
+        ),
+        uploads=Uploads(limits.max_upload_bytes_held, idle, clock),
     )
 
 
-@contextmanager
-def shared_memory(bundle: Bundle, settings: Settings) -> Iterator[Shared]:
-    """What the settings ask for. Raises SlabError when this host has not so much."""
-    image = bundle.manifest.image
-    size = int(np.prod(image.embedding)) * np.dtype(image.embedding_dtype).itemsize
-    slots = settings.slab_bytes // size
-    if slots == 0:
-        yield Shared()
-        return
-    sweep_slabs()
-    embeddings = Slab(slots, image.embedding, image.embedding_dtype)
-    try:
-        masks = mask_slab(bundle, settings.triton.mask_slots)
-        try:
-            yield Shared(embeddings, masks)
-        finally:
-            masks.close()
-    finally:
-        embeddings.close()
+def admission(settings: Settings, expectations: Expectations) -> AdmissionQueue:
+    """Places for what the engines can work on at once."""
+    asked = settings.admission
+    waits = {Priority.INTERACTIVE: asked.max_wait, Priority.BATCH: asked.max_batch_wait}
+    places = asked.places or (PLACES_ELSEWHERE if settings.language_servers else PLACES_HERE)
+    return AdmissionQueue(places, waits, expectations, time.monotonic)
 
 
-@asynccontextmanager
-async def engines(
-    bundle: Bundle, settings: Settings, remote: RemoteLanguage | None, triton: TritonVision | None
-) -> AsyncIterator[tuple[LanguageEngine, VisionEngine]]:
-    """Both halves, closed at the end."""
-    threads = settings.engines.threads
-    language = remote or OnnxLanguage(bundle, threads, settings.engines.prefix_cache_bytes)
-    vision = triton or OnnxVision(bundle, threads)
-    try:
-        yield language, vision
-    finally:
-        await language.close()
-        await vision.close()
+def sources(
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    halves: Engines,
+    held: Stores,
+    queue: AdmissionQueue,
+    expectations: Expectations,
+) -> Sources:
+    """Who is asked for what is so at the moment."""
+    limits, manifest = settings.limits, bundle.manifest
+    embeddings = Cache(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
+    uploads = Cache(lambda: held.uploads.stats, limits.max_upload_bytes_held)
+    return Sources(
+        version=version("mediround-serving"),
+        model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
+        engines=halves.health,
+        caches={"embedding": embeddings, "uploads": uploads, **halves.caches},
+        queues={priority.name.lower(): partial(queue.stats, priority) for priority in Priority},
+        expected={
+            "encode": lambda: expectations.encode.seconds,
+            "pass": lambda: expectations.language_pass.seconds,
+            "mask": lambda: expectations.mask.seconds,
+        },
+        plain=[
+            (telemetry.SESSIONS, lambda: held.sessions.count),
+            (telemetry.SESSIONS_LIMIT, lambda: limits.max_sessions),
+            (telemetry.SESSION_BYTES, lambda: held.sessions.nbytes),
+        ],
+    )
 
 
 def orchestrator(
     bundle: Bundle,
     settings: Settings,
     *,
-    language: LanguageEngine,
-    vision: VisionEngine,
-    sessions: MemorySessions,
+    halves: Engines,
+    held: Stores,
+    gate: Gate,
+    observer: Observer,
     executor: Executor,
-    slab: Slab | None = None,
 ) -> Orchestrator:
-    """The orchestrator with an embedding store of its own, which puts embeddings into ``slab`` first."""
+    """The orchestrator of these parts."""
     manifest = bundle.manifest
-    image, budget = manifest.image, settings.engines.embedding_bytes
     return Orchestrator(
-        language=language,
-        vision=vision,
-        embeddings=MemoryEmbeddings(budget, image.embedding, image.embedding_dtype, slab),
-        sessions=sessions,
+        language=halves.language,
+        vision=halves.vision,
+        embeddings=held.embeddings,
+        sessions=held.sessions,
+        gate=gate,
+        observer=observer,
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
-        geometry=Geometry(image, manifest.tower, manifest.files[IMAGE_ENCODER]),
+        geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
         max_rounds=settings.limits.max_rounds,
     )
@@ -223,40 +207,33 @@ async def serve(settings: Settings) -> int:
     """Serve until told to stop."""
     stop = stop_asked()
     bundle = load_bundle(settings.bundle)
-    remote = remote_language(bundle, settings)
-    with (
-        ThreadPoolExecutor(2, thread_name_prefix="pixels") as executor,
-        shared_memory(bundle, settings) as shared,
-    ):
-        triton = remote_vision(bundle, settings, shared)
-        async with engines(bundle, settings, remote, triton) as (language, vision):
-            limits = settings.limits
-            idle, clock = limits.session_idle_timeout, time.monotonic
-            sessions = MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock)
-            uploads = Uploads(limits.max_upload_bytes_held, idle, clock)
-            target = orchestrator(
-                bundle,
-                settings,
-                language=language,
-                vision=vision,
-                sessions=sessions,
-                executor=executor,
-                slab=shared.embeddings,
-            )
-            service = SegmentationService(target, description(bundle, settings), uploads, executor)
-            server = Server(service, settings.listen, server_tls(settings.tls))
-            async with (
-                beside(sweep(sessions, uploads)),
-                server.running(settings.drain_seconds),
-                beside(report_half(server, LANGUAGE, remote)),
-                beside(report_half(server, VISION, triton)),
-            ):
-                if await before(stop, get_ready(target, *(half for half in (remote, triton) if half))):
-                    await server.ready()
-                    name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
-                    LOG.info("serving %s on %s", name, server.address)
-                    await stop.wait()
-                LOG.info("draining for at most %g s", settings.drain_seconds)
+    expectations, registry = Expectations(), CollectorRegistry()
+    observer = Observers(expectations, Meter(registry)) if settings.metrics_listen else expectations
+    queue = admission(settings, expectations)
+    async with AsyncExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
+        shared = stack.enter_context(shared_memory(bundle, settings))
+        held = stores(bundle, settings, shared.embeddings)
+        halves = await stack.enter_async_context(engines(bundle, settings, shared))
+        target = orchestrator(
+            bundle, settings, halves=halves, held=held, gate=queue, observer=observer, executor=executor
+        )
+        service = SegmentationService(target, description(bundle, settings), held.uploads, executor, observer)
+        server = Server(service, settings.listen, server_tls(settings.tls), observer)
+        await stack.enter_async_context(beside(sweep(held.sessions, held.uploads)))
+        asked = sources(bundle, settings, halves=halves, held=held, queue=queue, expectations=expectations)
+        registry.register(Gauges(asked))
+        board = Board(registry, time.monotonic)
+        await stack.enter_async_context(metrics(registry, settings.metrics_listen, board))
+        await stack.enter_async_context(server.running(settings.drain_seconds))
+        await stack.enter_async_context(beside(report_half(server, LANGUAGE, halves.remotes.language)))
+        await stack.enter_async_context(beside(report_half(server, VISION, halves.remotes.vision)))
+        if await before(stop, get_ready(replace(target, observer=expectations), *halves.remotes.there())):
+            await server.ready()
+            name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
+            LOG.info("serving %s on %s", name, server.address)
+            await stop.wait()
+        LOG.info("draining for at most %g s", settings.drain_seconds)
     return 0
 
 

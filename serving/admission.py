@@ -1,25 +1,35 @@
 """How much is let in at once.
 
 Knows a number of permits. Does not know what is done with one; who is refused is told to come again, and
-nothing waits here, so that a full server answers at once.
+nothing waits here, so that a full server answers at once. What waits stands in ``serving.admission_queue``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
-from serving.errors import Exhausted
+from serving.domain import Priority
+from serving.errors import Exhausted, Shed
+from serving.ports import Work
 
 _RETRY_AFTER_S = 1.0
+
+
+class OpenGate:
+    """A Gate through which everybody passes at once: for one caller, who does not compete with others."""
+
+    def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:  # noqa: ARG002  # Gate's signature
+        """See ``Gate``."""
+        return nullcontext()
 
 
 class Admission:
     """Permits for one kind of work. All on one event loop."""
 
-    def __init__(self, permits: int, work: str) -> None:
-        """``work`` names the work in the error, for example ``rounds``."""
-        self._permits, self._work = permits, work
+    def __init__(self, permits: int, work: str, reason: Shed) -> None:
+        """``work`` names the work in the error, for example ``rounds``; ``reason`` in metrics."""
+        self._permits, self._work, self._reason = permits, work, reason
         self._given = 0
 
     @property
@@ -31,7 +41,7 @@ class Admission:
     def permit(self) -> Iterator[None]:
         """Hold one permit. Raises Exhausted when none is left."""
         if self._given >= self._permits:
-            raise Exhausted(f"{self._permits} {self._work} are in progress", _RETRY_AFTER_S)
+            raise Exhausted(f"{self._permits} {self._work} are in progress", _RETRY_AFTER_S, self._reason)
         self._given += 1
         try:
             yield

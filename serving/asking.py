@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
 from serving.description import ServerDescription
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question
+from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
 from serving.errors import InvalidInput
 from serving.wording import check_answer, check_question
 
@@ -24,6 +24,11 @@ _POLICIES = {
     pb.CORRECTION_POLICY_ALWAYS: CorrectionPolicy.ALWAYS,
     pb.CORRECTION_POLICY_REFERENCED: CorrectionPolicy.REFERENCED,
     pb.CORRECTION_POLICY_OFF: CorrectionPolicy.OFF,
+}
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    pb.PRIORITY_BATCH: Priority.BATCH,
 }
 
 
@@ -53,6 +58,12 @@ class Asking:
             for i, question in enumerate(request.questions)
         ]
         return questions, correction
+
+    def priority(self, priority: pb.Priority.ValueType) -> Priority:
+        """Raises InvalidInput."""
+        if priority not in _PRIORITIES:
+            raise InvalidInput("priority", "is INTERACTIVE or BATCH")
+        return _PRIORITIES[priority]
 
     def _question(self, question: pb.Question, path: str, session_id: str) -> Question:
         limit = self.description.limits.max_question_bytes

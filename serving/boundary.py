@@ -15,8 +15,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from serving import deadline
-from serving.errors import Exhausted, InvalidInput, ServingError
-from serving.statuses import refusal
+from serving.errors import Exhausted, InvalidInput, ServingError, Shed
+from serving.observer import Observer, Unobserved
+from serving.statuses import OK, code_of, refusal
 
 # In quotes: generic in the stubs alone. Any: one interceptor stands before handlers of every message type.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -36,8 +37,9 @@ _WRITE_SECONDS = 60.0
 class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Stands before the handlers of one gRPC package; health and reflection pass untouched."""
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, package: str, observer: Observer | None = None) -> None:
         self._prefix = f"/{package}."
+        self._observer = observer or Unobserved()
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -104,7 +106,12 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             yield
         except Exception as error:  # the edge: beyond it an error is a status
             ended = refusal(error, method)
+            self._tell(method, error)
+        except BaseException as error:
+            self._tell(method, error)
+            raise
         else:
+            self._tell(method, None)
             return
         finally:
             self._calls -= 1
@@ -112,13 +119,20 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
                 self._idle.set()
         await context.abort(ended.code, ended.message, ended.metadata)
 
+    def _tell(self, method: str, error: BaseException | None) -> None:
+        code = OK if error is None else code_of(error)
+        self._observer.call(
+            method.rpartition("/")[2], code, error.reason if isinstance(error, Exhausted) else None
+        )
+
 
 async def _write(response: Message, context: Context) -> None:
     try:
         async with asyncio.timeout(_WRITE_SECONDS):
             await context.write(response)
     except TimeoutError:
-        raise Exhausted(f"results were not read within {_WRITE_SECONDS:g} s") from None
+        words = f"results were not read within {_WRITE_SECONDS:g} s"
+        raise Exhausted(words, reason=Shed.SLOW_CALLER) from None
 
 
 async def _each(parse: Parse, raws: AsyncIterator[bytes]) -> AsyncGenerator[Message]:

@@ -30,6 +30,13 @@ class AnswerMode(Enum):
     """The model answers in its own words; it may answer without ``[SEG]``."""
 
 
+class Priority(Enum):
+    INTERACTIVE = auto()
+    """Somebody waits for the answer."""
+    BATCH = auto()
+    """It takes what interactive requests leave."""
+
+
 class CorrectionPolicy(Enum):
     ALWAYS = auto()
     REFERENCED = auto()

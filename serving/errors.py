@@ -15,6 +15,27 @@ No message carries pixels, file names, user text or identifiers of people.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+
+class Shed(StrEnum):
+    """Which limit a refused call has reached; its values stand in metrics."""
+
+    QUEUE = "queue"
+    """As much work waits as may wait."""
+    DEADLINE = "deadline"
+    """The work that waits before it takes longer than the caller allowed."""
+    REQUESTS = "requests"
+    """Requests for rounds that are held, in work and waiting."""
+    UPLOADS = "uploads"
+    SESSIONS = "sessions"
+    """Their number, or the bytes of all."""
+    EMBEDDINGS = "embeddings"
+    ENGINE = "engine"
+    """An engine's own queue."""
+    SLOW_CALLER = "slow_caller"
+    """Chunks or results did not move for too long."""
+
 
 class ServingError(Exception):
     """Base of every error that a caller may see. ``str(error)`` is safe to send."""
@@ -44,9 +65,10 @@ class PreconditionFailed(ServingError):
 class Exhausted(ServingError):
     """A limit of the server is reached. Retry after ``retry_after`` seconds, or close sessions."""
 
-    def __init__(self, description: str, retry_after: float = 1.0) -> None:
+    def __init__(self, description: str, retry_after: float = 1.0, reason: Shed = Shed.ENGINE) -> None:
         super().__init__(description)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class Unavailable(ServingError):

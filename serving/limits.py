@@ -25,7 +25,7 @@ class Limits:
     max_sessions: int
     session_idle_timeout: float
     max_concurrent_rounds: int
-    """Requests for rounds admitted at once, those that wait for their session included."""
+    """Requests for rounds held at once, those that wait for their session or a place included."""
     max_concurrent_uploads: int
     """Sessions opened at once: each may hold ``max_image_bytes`` and the pixels decoded from them."""
     upload_timeout: float

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serving.logs import Format
+
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 MIB = 1 << 20
@@ -66,6 +68,14 @@ class ListeningSettings(BaseSettings):
     drain_seconds: Seconds = 30.0
     """How long calls in flight may take to finish after SIGTERM."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Format = "text"
+    """text: words, then name=value. json: one object a line."""
+    metrics_listen: Annotated[str, Field(pattern=rf"^({ADDRESS})?$")] = ""
+    """HOST:PORT of the metrics, and here of the status page; none without it. Port 0 takes a free one. Beyond
+    loopback this needs --allow-open-metrics.
+    """
+    allow_open_metrics: bool = False
+    """Serve metrics beyond loopback, without TLS: anyone on the network can then see how busy this server is."""
     tls: TlsSettings = TlsSettings()
 
     @model_validator(mode="after")
@@ -74,6 +84,14 @@ class ListeningSettings(BaseSettings):
             raise ValueError(
                 f"listen={self.listen} reaches beyond loopback: give --tls.certificate and --tls.private-key, "
                 "or say --allow-insecure-bind"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _safe_metrics(self) -> Self:
+        if self.metrics_listen and not (self.allow_open_metrics or is_loopback(self.metrics_listen)):
+            raise ValueError(
+                f"metrics-listen={self.metrics_listen} reaches beyond loopback: say --allow-open-metrics"
             )
         return self
 

@@ -6,9 +6,10 @@ order of work. Does not know gRPC, tokens' text, how images are resized, how eng
 embeddings lie.
 
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
-for each other in its store. Engines bring their own threads; pixels are worked on in ``pixel_executor``. The
-image is encoded beside the first language pass. A cancelled request stops its engines' work, gives its lease
-back, and leaves its session as the last finished wave left it.
+for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
+bring their own threads; pixels are worked on in ``pixel_executor``. The image is encoded beside the first
+language pass. A cancelled request stops its engines' work, gives its lease and its place back, and leaves its
+session as the last finished wave left it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from serving.domain import (
     CacheUse,
     Correction,
     CorrectionPolicy,
+    Priority,
     Question,
     Reference,
     RoundResult,
@@ -43,7 +45,16 @@ from serving.domain import (
 )
 from serving.errors import InvalidInput, PreconditionFailed
 from serving.geometry import Geometry
-from serving.ports import EmbeddingLease, EmbeddingStore, LanguageEngine, SessionStore, VisionEngine
+from serving.observer import Observer
+from serving.ports import (
+    EmbeddingLease,
+    EmbeddingStore,
+    Gate,
+    LanguageEngine,
+    SessionStore,
+    VisionEngine,
+    Work,
+)
 from serving.settled import settled
 from serving.wave import Asked
 
@@ -67,6 +78,8 @@ class Orchestrator:
     vision: VisionEngine
     embeddings: EmbeddingStore
     sessions: SessionStore
+    gate: Gate
+    observer: Observer
     form: PromptForm
     geometry: Geometry
     pixel_executor: Executor
@@ -83,19 +96,33 @@ class Orchestrator:
         """Close a session. Raises NotFound when the caller has none of this id."""
         await self.sessions.close(session_id, caller)
 
-    async def ask(self, session_id: str, caller: str, question: Question, correction: Correction) -> RoundResult:
+    async def ask(
+        self,
+        session_id: str,
+        caller: str,
+        question: Question,
+        correction: Correction,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> RoundResult:
         """Answer one live round. Raises InvalidInput for policy REFERENCED: the future is unknown."""
         if correction.policy is CorrectionPolicy.REFERENCED:
             raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
         try:
-            async with aclosing(self.segment(session_id, caller, [question], correction)) as results:
-                return await anext(results)
+            async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
+                # To its end: to the gate, work that is left early is not done.
+                [result] = [each async for each in results]
+                return result
         except InvalidInput as error:
             path = error.field.removeprefix("questions").removeprefix("[0]")
             raise InvalidInput(f"question{path}", error.description) from None
 
     async def segment(
-        self, session_id: str, caller: str, questions: Sequence[Question], correction: Correction
+        self,
+        session_id: str,
+        caller: str,
+        questions: Sequence[Question],
+        correction: Correction,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> AsyncGenerator[RoundResult]:
         """Answer questions known in advance; results come as soon as their wave is decoded.
 
@@ -103,20 +130,26 @@ class Orchestrator:
             InvalidInput: a reference to a round that does not exist, too many rounds or tokens. Known before the
                 first wave, but for the length of a dialogue with free answers.
             PreconditionFailed: a reference to a round without a mask.
-            Exhausted: the session store is full.
+            Exhausted: the session store is full, or too much work waits.
 
         Whatever is raised, results sent before stay valid and stay part of the session.
         """
         arrived = perf_counter()
         async with self.sessions.exclusive(session_id, caller) as opened:
             session = opened
-            queue = perf_counter() - arrived
             first = len(session.rounds)
             self._check(first, questions)
             turns = self._turns(opened, questions)
             thresholds = wave.thresholds(first, questions, correction)
-            async with self._embedding(opened.image) as embedding:
-                for number, group in enumerate(waves(questions, first)):
+            groups = waves(questions, first)
+            known = self.embeddings.holds(opened.image.encoder.key)
+            work = Work(encodes=not known, passes=len(groups), masks=len(questions))
+            async with (
+                self.gate.admitted(work, caller, priority),
+                self._embedding(opened.image) as embedding,
+            ):
+                queue = perf_counter() - arrived
+                for number, group in enumerate(groups):
                     began = perf_counter()
                     timings = Timings(queue=queue if number == 0 else 0.0)
                     asked = [
@@ -126,6 +159,7 @@ class Orchestrator:
                     timings.prepare = perf_counter() - began
                     session, results = await self._wave(session, asked, embedding, timings, number)
                     timings.total = timings.queue + perf_counter() - began
+                    self.observer.wave(results, correction.threshold)
                     for result in results:
                         yield result
 

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.domain import F32, Bits, EncoderImage, Reference, Round, SegFeature, Session, TowerImage
+from serving.domain import F32, Bits, EncoderImage, Priority, Reference, Round, SegFeature, Session, TowerImage
 from serving.slab import Slot
 
 
@@ -105,6 +105,9 @@ class EmbeddingStore(Protocol):
     def release(self, lease: EmbeddingLease) -> None:
         """Give the lease back, once."""
 
+    def holds(self, key: str) -> bool:
+        """Whether the embedding is there, or on its way, now: a hint of what a request will cost."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedMasks:
@@ -135,6 +138,26 @@ class VisionEngine(Protocol):
         """Judge, correct and decode K features (K, 256) as one batch on one embedding; thresholds (K,)."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request is expected to ask of the engines."""
+
+    encodes: int
+    passes: int
+    masks: int
+
+
+class Gate(Protocol):
+    """Who is worked for at once, and who waits. A request passes it once, before its engines are asked."""
+
+    def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
+        """Hold a place while the block runs; waits until there is one. Cancelling the task leaves the queue.
+
+        Raises:
+            Exhausted: too much waits, or more than the request's deadline allows for.
+        """
 
 
 class SessionStore(Protocol):

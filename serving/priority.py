@@ -1,23 +1,14 @@
-"""How urgent the request that is being worked on is.
+"""How urgent the request that is being worked on is, where work queues outside this process.
 
-Set once, in the service; read where work queues outside this process. As with deadlines, nobody carries it in
-between. Does not know queues.
+Set once, in the service; read by engines whose server has queues of its own. As with deadlines, nobody carries
+it in between. Does not know queues.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from enum import IntEnum
 
-
-class Priority(IntEnum):
-    """Lower goes first; 1 and 2 are Triton's own numbers."""
-
-    INTERACTIVE = 1
-    """A person waits for this round."""
-    BATCH = 2
-    """A dialogue known in advance."""
-
+from serving.domain import Priority
 
 _PRIORITY: ContextVar[Priority] = ContextVar("priority", default=Priority.INTERACTIVE)
 

@@ -13,10 +13,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from pydantic import ValidationError
 
+from serving.exposition import exposed
 from serving.listening import ListeningSettings, TlsSettings
+from serving.logs import FORMATTERS
 from serving.settled import settled
+from serving.status import Board
 from serving.transport import ServerTls
 
 S = TypeVar("S", bound=ListeningSettings)
@@ -41,7 +45,9 @@ def run(
         problems = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
         print(f"{program}: " + "; ".join(problems), file=sys.stderr)
         return START_FAILED
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FORMATTERS[settings.log_format]())
+    logging.basicConfig(handlers=[handler])
     # Ours alone: libraries that are told to debug print what they read, names in an image's tags among it.
     LOG.setLevel(settings.log_level.upper())
     try:
@@ -80,6 +86,19 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+
+
+@asynccontextmanager
+async def metrics(registry: CollectorRegistry, listen: str, board: Board | None = None) -> AsyncIterator[None]:
+    """Serve what ``registry`` holds, and this process's own numbers, while the block runs; "" does not listen."""
+    if not listen:
+        yield
+        return
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    async with exposed(listen, registry, board) as address:
+        LOG.info("metrics on http://%s/metrics%s", address, f", status on http://{address}/" if board else "")
+        yield
 
 
 def server_tls(settings: TlsSettings) -> ServerTls | None:

@@ -19,6 +19,7 @@ from mediround.v1.segmentation_pb2_grpc import (
     SegmentationServiceServicer,
     add_SegmentationServiceServicer_to_server,
 )
+from serving.observer import Observer
 from serving.transport import GrpcServer, ServerTls
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["SegmentationService"]
@@ -35,9 +36,16 @@ _MAX_MESSAGE_BYTES = 4 << 20
 class Server(GrpcServer):
     """Serves the public contract."""
 
-    def __init__(self, service: SegmentationServiceServicer, listen: str, tls: ServerTls | None = None) -> None:
+    def __init__(
+        self,
+        service: SegmentationServiceServicer,
+        listen: str,
+        tls: ServerTls | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """``observer`` is told of every call."""
         add = partial(add_SegmentationServiceServicer_to_server, service)
-        super().__init__(CONTRACT, add, listen, tls, _MAX_MESSAGE_BYTES)
+        super().__init__(CONTRACT, add, listen, tls, _MAX_MESSAGE_BYTES, observer=observer)
 
 
 @asynccontextmanager
@@ -47,12 +55,13 @@ async def serving(
     *,
     tls: ServerTls | None = None,
     drain_seconds: float = 5.0,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Server]:
     """A server that is ready for as long as the block runs, by default on a free port of this machine.
 
     For tests of clients too: give it any ``SegmentationServiceServicer``.
     """
-    server = Server(service, listen, tls)
+    server = Server(service, listen, tls, observer)
     async with server.running(drain_seconds):
         await server.ready()
         yield server

@@ -1,6 +1,6 @@
 """The contract's methods: messages in, one call of the orchestrator, messages out.
 
-Knows which calls are admitted, and for whom. Does not know transports (``serving.server``), statuses
+Knows which calls are held, and for whom. Does not know transports (``serving.server``), statuses
 (``serving.boundary``) or how a round is answered (``serving.orchestrator``).
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
@@ -23,12 +24,13 @@ from serving.admission import Admission
 from serving.asking import Asking
 from serving.description import ServerDescription
 from serving.domain import U8, RoundResult
-from serving.errors import Exhausted, NotFound
+from serving.errors import Exhausted, NotFound, Shed
 from serving.identity import caller_of
 from serving.images import rgb_of_file, rgb_of_pixels
+from serving.observer import Observer
 from serving.orchestrator import Orchestrator
-from serving.priority import Priority
 from serving.reception import Parcel, receive
+from serving.telling import Request, request_id, told
 from serving.uploads import UploadKey, Uploads
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
@@ -38,17 +40,23 @@ class SegmentationService(SegmentationServiceServicer):
     """Serves one orchestrator. Handlers raise ``serving.errors`` and nothing else on purpose."""
 
     def __init__(
-        self, orchestrator: Orchestrator, description: ServerDescription, uploads: Uploads, executor: Executor
+        self,
+        orchestrator: Orchestrator,
+        description: ServerDescription,
+        uploads: Uploads,
+        executor: Executor,
+        observer: Observer,
     ) -> None:
-        """``executor`` decodes images and encodes masks."""
+        """``executor`` decodes images and encodes masks; ``observer`` is told how requests for rounds end."""
         limits = description.limits
         self._orchestrator = orchestrator
         self._description = description
         self._asking = Asking(description)
         self._uploads = uploads
         self._executor = executor
-        self._rounds = Admission(limits.max_concurrent_rounds, "requests for rounds")
-        self._openings = Admission(limits.max_concurrent_uploads, "uploads")
+        self._observer = observer
+        self._rounds = Admission(limits.max_concurrent_rounds, "requests for rounds", Shed.REQUESTS)
+        self._openings = Admission(limits.max_concurrent_uploads, "uploads", Shed.UPLOADS)
 
     async def OpenSession(
         self, request_iterator: AsyncIterator[pb.OpenSessionRequest], context: Context
@@ -56,29 +64,45 @@ class SegmentationService(SegmentationServiceServicer):
         caller = caller_of(context.auth_context())
         with self._openings.permit():
             parcel = await self._received(request_iterator)
+            began = perf_counter()
             digest, rgb = await self._image(caller, parcel)
+            decoded = perf_counter()
             session = await self._orchestrator.open(caller, rgb)
+            pixels = decoded - began if parcel.payload else None
+            self._observer.opened(pixels, preprocess=perf_counter() - decoded)
         return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
 
     async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:
-        question, correction = self._asking.round(request)
-        caller = caller_of(context.auth_context())
-        with self._rounds.permit():
-            result = await self._orchestrator.ask(request.session_id, caller, question, correction)
-            return pb.AskRoundResponse(result=await self._answered(result, request.mask_encoding))
+        with self._told(context, "AskRound", 1) as asked:
+            question, correction = self._asking.round(request)
+            asked.priority = self._asking.priority(request.priority)
+            priority.claim(asked.priority)
+            caller = caller_of(context.auth_context())
+            with self._rounds.permit():
+                result = await self._orchestrator.ask(
+                    request.session_id, caller, question, correction, asked.priority
+                )
+                answered = await self._answered(result, request.mask_encoding)
+            asked.answer(result)
+            return pb.AskRoundResponse(result=answered)
 
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest, context: Context
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
-        questions, correction = self._asking.dialogue(request)
-        caller = caller_of(context.auth_context())
-        priority.claim(Priority.BATCH)
-        results = self._orchestrator.segment(request.session_id, caller, questions, correction)
-        with self._rounds.permit():
-            async with aclosing(results):
-                async for result in results:
-                    answered = await self._answered(result, request.mask_encoding)
-                    yield pb.SegmentDialogueResponse(result=answered)
+        with self._told(context, "SegmentDialogue", len(request.questions)) as asked:
+            questions, correction = self._asking.dialogue(request)
+            asked.priority = self._asking.priority(request.priority)
+            priority.claim(asked.priority)
+            caller = caller_of(context.auth_context())
+            with self._rounds.permit():
+                results = self._orchestrator.segment(
+                    request.session_id, caller, questions, correction, asked.priority
+                )
+                async with aclosing(results):
+                    async for result in results:
+                        answered = await self._answered(result, request.mask_encoding)
+                        asked.answer(result)
+                        yield pb.SegmentDialogueResponse(result=answered)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
         await self._orchestrator.close(request.session_id, caller_of(context.auth_context()))
@@ -92,13 +116,17 @@ class SegmentationService(SegmentationServiceServicer):
         engines = self._orchestrator
         return answering.description(self._description, engines.language.description, engines.vision.description)
 
+    def _told(self, context: Context, method: str, rounds: int) -> AbstractContextManager[Request]:
+        return told(self._observer, request_id(context.invocation_metadata()), method, rounds)
+
     async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> Parcel:
         allowed = self._description.limits.upload_timeout
         try:
             async with asyncio.timeout(allowed):
                 return await receive(messages, self._description.limits)
         except TimeoutError:
-            raise Exhausted(f"the image took longer than {allowed:g} s to arrive") from None
+            words = f"the image took longer than {allowed:g} s to arrive"
+            raise Exhausted(words, reason=Shed.SLOW_CALLER) from None
 
     async def _image(self, caller: str, parcel: Parcel) -> tuple[bytes, U8]:
         """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""

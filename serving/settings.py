@@ -33,12 +33,24 @@ class LimitSettings(Section):
     max_upload_bytes_held: Positive = 512 * MIB
     """Decoded images kept so that a caller may open again by content hash."""
     session_idle_timeout: Seconds = 1800.0
-    max_concurrent_rounds: Positive = 64
-    """Admitted at once; more are refused with RESOURCE_EXHAUSTED and a retry delay."""
+    max_concurrent_rounds: Positive = 512
+    """Requests held at once, in work and waiting; more are refused with RESOURCE_EXHAUSTED and a retry delay."""
     max_concurrent_uploads: Positive = 8
     """Sessions opened at once; each may hold an image's bytes and pixels."""
     upload_timeout: Seconds = 60.0
     """Seconds from the first to the last chunk of an image."""
+
+
+class AdmissionSettings(Section):
+    """Who is worked for at once, and who waits."""
+
+    places: Positive | None = None
+    """Requests for rounds worked on at once: enough to keep the engines busy, and no more, for whoever has a place
+    is beyond the queue's order. By default 4 with both engines in this process, 32 with one elsewhere.
+    """
+    max_wait: Seconds = 5.0
+    """Seconds that an interactive request may be expected to wait; more is refused, with when to retry."""
+    max_batch_wait: Seconds = 60.0
 
 
 class EngineSettings(Section):
@@ -109,6 +121,7 @@ class Settings(ListeningSettings):
     """For ``--vision tritons://``."""
     triton: TritonSettings = TritonSettings()
     limits: LimitSettings = LimitSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     engines: EngineSettings = Field(default_factory=EngineSettings)
 
     @property

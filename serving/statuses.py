@@ -5,6 +5,7 @@ Knows which status an error is, and which google.rpc details it carries. Does no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import traceback
@@ -15,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from serving import deadline
 from serving.errors import (
     DeadlineExceeded,
     EngineFault,
@@ -27,12 +29,20 @@ from serving.errors import (
 
 logger = logging.getLogger(__name__)
 
+OK = grpc.StatusCode.OK.name
 _DETAILS = "grpc-status-details-bin"
-_WITHOUT_DETAILS: dict[type[Exception], grpc.StatusCode] = {
+_CODES: dict[type[BaseException], grpc.StatusCode] = {
+    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+_GIVEN_UP = (asyncio.CancelledError, GeneratorExit)
+"""How work ends that gRPC has stopped: its deadline is over, or nobody waits for it any more."""
+_TRANSIT_SECONDS = 0.1
+"""A client's clock runs ahead of ours by the way here: what it stops so shortly before its deadline was late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +63,31 @@ class Refusal:
         return ((_DETAILS, status.SerializeToString()),)
 
 
+def code_of(error: BaseException) -> str:
+    """The name of the status that a call ends with when its work ends with ``error``."""
+    if isinstance(error, _GIVEN_UP):
+        left = deadline.remaining()
+        late = left is not None and left < _TRANSIT_SECONDS
+        return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
+    return _CODES.get(type(error), grpc.StatusCode.INTERNAL).name
+
+
 def refusal(error: Exception, method: str) -> Refusal:
     """The status of an error. One that is ours to mend is logged with an id, which is all that the caller sees."""
-    words = str(error)
+    code = _CODES.get(type(error))
+    if code is None:
+        return _internal(error, method)
+    return Refusal(code, str(error), _details(error))
+
+
+def _details(error: Exception) -> tuple[Message, ...]:
     match error:
         case InvalidInput():
-            return Refusal(grpc.StatusCode.INVALID_ARGUMENT, words, (_violation(error),))
-        case Exhausted():
-            return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, words, (_retry(error.retry_after),))
-        case Unavailable():
-            return Refusal(grpc.StatusCode.UNAVAILABLE, words, (_retry(error.retry_after),))
-        case NotFound() | PreconditionFailed() | DeadlineExceeded():
-            return Refusal(_WITHOUT_DETAILS[type(error)], words)
+            return (_violation(error),)
+        case Exhausted() | Unavailable():
+            return (_retry(error.retry_after),)
         case _:
-            return _internal(error, method)
+            return ()
 
 
 def _violation(error: InvalidInput) -> Message:

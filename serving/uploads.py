@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serving.caching import CacheStats
 from serving.domain import U8
 from serving.images import RawShape
 
@@ -40,10 +41,16 @@ class Uploads:
         self._max_bytes, self._idle_timeout, self._clock = max_bytes, idle_timeout_s, clock
         self._images: OrderedDict[UploadKey, _Held] = OrderedDict()  # least recently used first
         self._bytes = 0
+        self._hits = self._misses = self._evictions = 0
 
     @property
     def nbytes(self) -> int:
         return self._bytes
+
+    @property
+    def stats(self) -> CacheStats:
+        """A miss is an image that had to be sent."""
+        return CacheStats(self._hits, self._misses, self._evictions, self._bytes)
 
     def get(self, key: UploadKey) -> U8 | None:
         """The image, if it is still held."""
@@ -51,12 +58,14 @@ class Uploads:
         held = self._images.get(key)
         if held is None:
             return None
+        self._hits += 1
         held.last_used = self._clock()
         self._images.move_to_end(key)
         return held.rgb
 
     def put(self, key: UploadKey, rgb: U8) -> None:
-        """Hold an image; one larger than the whole budget is not held."""
+        """Hold an image that was sent; one larger than the whole budget is not held."""
+        self._misses += key not in self._images
         if rgb.nbytes > self._max_bytes:
             return
         if key in self._images:
@@ -65,6 +74,7 @@ class Uploads:
         self._bytes += rgb.nbytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._images)))
+            self._evictions += 1
 
     def sweep(self) -> None:
         """Drop what has been idle for too long."""

@@ -1,8 +1,9 @@
 """``python -m benchmarks.language``: what vLLM makes of the language half, in ratios and in counts.
 
 In one run and on one set of weights: forced against free answers, the prefix cache on and off, many dialogues at
-once against one after another, all against a plain transformers loop; then bfloat16 alone against beside others.
-Every way asks images that no cache has seen. Prints a table and writes it to ``build/bench``.
+once against one after another, all against a plain transformers loop; then bfloat16 alone against beside others;
+then a request for each feature against chosen rows. Images are such that no cache has seen, where nothing else is
+said. Prints tables and writes them to ``build/bench``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from benchmarks.language.dialogues import ROUNDS, Dialogue, dialogues, forced, forced_prompts, free, prompt_form
 from benchmarks.language.plain import PlainLanguage
+from benchmarks.language.rows import chosen_rows
 from benchmarks.language.sensitivity import Decoded, decode, moved
 from serving.bundle import Bundle, load_bundle
 from serving.dialogue import PromptForm
@@ -29,6 +31,7 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import Completion, LanguageEngine
 
+SECTIONS = ("throughput", "sensitivity", "rows")
 Way = Callable[[LanguageEngine, PromptForm, Dialogue, str], Awaitable[list[Completion]]]
 
 
@@ -155,14 +158,20 @@ def _moved(first: str, second: str, decoded: dict[str, Decoded], threshold: floa
     )
 
 
-def report(bench: Bench, difference: float, moves: Sequence[str]) -> str:
+def conditions(bench: Bench) -> str:
     manifest = bench.bundle.manifest
-    lines = [
-        f"{manifest.name} {manifest.version}, {ROUNDS} rounds a dialogue, {manifest.tower.tokens} image tokens; "
+    return (
+        f"{manifest.name} {manifest.version}, {manifest.tower.tokens} image tokens; "
         f"{bench.options.dtype}, blocks of {bench.options.block_size or 'the default size'}, "
         f"{bench.given.repeats} repeats; {platform.machine()}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}; {bench.given.loop_threads} threads for the loop. "
-        f"Figures are a dialogue's. Largest difference of a feature from the loop's: {difference:.1e}.",
+        f"load {os.getloadavg()[0]:.1f}. Figures are a dialogue's."
+    )
+
+
+def ways(bench: Bench, difference: float) -> list[str]:
+    lines = [
+        f"{ROUNDS} rounds a dialogue; {bench.given.loop_threads} threads for the loop. "
+        f"Largest difference of a feature from the loop's: {difference:.1e}.",
         "",
         "| way | s | prompt tokens computed | passes | tokens sampled | engine steps |",
         "|---|---|---|---|---|---|",
@@ -170,30 +179,37 @@ def report(bench: Bench, difference: float, moves: Sequence[str]) -> str:
     for row in bench.rows:
         counts = f"{row.computed:.0f} | {row.passes:g} | {row.generated:.1f} | {row.steps:.1f}"
         lines.append(f"| {row.way} | {row.seconds:.4f} | {counts} |")
-    if moves:
-        lines += [
-            "",
-            "| bfloat16, no prefix cache | feature, largest / mean | score | corrections that differ "
-            "| scores within 0.01 of the threshold | mask IoU, smallest / mean |",
-            "|---|---|---|---|---|---|",
-            *moves,
-        ]
-    return "\n".join(lines)
+    return lines
+
+
+def movement(moves: Sequence[str]) -> list[str]:
+    return [
+        "| bfloat16, no prefix cache | feature, largest / mean | score | corrections that differ "
+        "| scores within 0.01 of the threshold | mask IoU, smallest / mean |",
+        "|---|---|---|---|---|---|",
+        *moves,
+    ]
 
 
 async def run(given: argparse.Namespace) -> str:
     bundle = load_bundle(given.bundle)
     options = VllmOptions(batch_invariant=given.batch_invariant) if given.gpu else ON_CPU
     bench = Bench(bundle, options, given)
-    difference = await throughput(bench)
-    moves = await sensitivity(bench) if bundle.manifest.judge.present else []
-    return report(bench, difference, moves)
+    lines = [conditions(bench)]
+    if "throughput" in given.sections:
+        lines += ["", *ways(bench, await throughput(bench))]
+    if "sensitivity" in given.sections and bundle.manifest.judge.present:
+        lines += ["", *movement(await sensitivity(bench))]
+    if "rows" in given.sections:
+        lines += ["", *await chosen_rows(bundle, options, given.slices, given.alone, given.repeats)]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.language", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--slices", type=Path, default=Path("models/mediround-lite/slices"))
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--alone", type=int, default=8, help="dialogues asked one after another")
     parser.add_argument("--at-once", type=int, default=32)

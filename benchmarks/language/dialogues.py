@@ -5,21 +5,25 @@ Knows how a dialogue becomes prompts, round after round. Does not know engines n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from demo import slices
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
-from serving.dialogue import PromptForm
+from serving.dialogue import PromptForm, waves
 from serving.domain import AnswerMode, Question, Reference, SourceImage
 from serving.geometry import Geometry, pack_mask
 from serving.ports import Completion, LanguageEngine, Prompt
 from serving.tokenizer import Tokenizer
 
 ROUNDS = 5
+Shape = Literal["star", "chain", "none"]
+"""Every round refers to the first; every round to the one before; none to any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,33 @@ def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> li
     return [_dialogue(geometry, known[number % len(known)], number) for number in range(first, first + count)]
 
 
+def shaped(  # noqa: PLR0917  # a series has these parts
+    bundle: Bundle, directory: Path, shape: Shape, rounds: int, count: int, first: int
+) -> list[Dialogue]:
+    """As ``dialogues``, of ``rounds`` rounds: the same questions again and again, references by ``shape``."""
+    manifest = bundle.manifest
+    geometry = Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER])
+    known = list(slices.dialogues(directory))
+    return [
+        _dialogue(geometry, _reshaped(known[number % len(known)], shape, rounds), number)
+        for number in range(first, first + count)
+    ]
+
+
+def _reshaped(known: slices.Dialogue, shape: Shape, rounds: int) -> slices.Dialogue:
+    refers: dict[Shape, Sequence[int | None]] = {
+        "star": [None] + [0] * (rounds - 1),
+        "chain": [None, *range(rounds - 1)],
+        "none": [None] * rounds,
+    }
+    asked = zip(itertools.cycle(known.rounds), refers[shape], strict=False)
+    return replace(known, rounds=tuple(replace(one, refer_to=refer_to) for one, refer_to in asked))
+
+
 def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialogue:
-    image = geometry.source_image(np.roll(known.image, number, axis=0))
-    masks = [pack_mask(np.roll(asked.truth, number, axis=0)) for asked in known.rounds]
+    across, down = divmod(number, known.image.shape[0])
+    image = geometry.source_image(np.roll(known.image, (down, across), axis=(0, 1)))
+    masks = [pack_mask(np.roll(asked.truth, (down, across), axis=(0, 1))) for asked in known.rounds]
 
     def reference(refer_to: int | None) -> Reference | None:
         return None if refer_to is None else geometry.reference(image, masks[refer_to], refer_to)
@@ -69,6 +97,18 @@ def forced_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Pr
         prompts.append(_prompt(dialogue, index, ids, tenant, (len(ids) - 1,), 0))
         ids += turn.closing
     return prompts
+
+
+def wave_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Prompt]:
+    """One prompt a wave, as a dialogue known in advance is read."""
+    rounds = forced_prompts(form, dialogue, tenant)
+    return [
+        replace(
+            rounds[group[-1]],
+            feature_positions=tuple(position for index in group for position in rounds[index].feature_positions),
+        )
+        for group in waves(dialogue.questions, 0)
+    ]
 
 
 async def forced(engine: LanguageEngine, form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Completion]:

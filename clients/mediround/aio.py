@@ -21,7 +21,15 @@ from mediround.description import ServerDescription, server_description
 from mediround.errors import Cancelled, DeadlineExceeded, MediRoundError, NotFound, Unavailable, from_failure
 from mediround.image import ImageSource, Upload, upload
 from mediround.results import Opening, RoundResult, opening, round_result
-from mediround.rounds import DialogueCorrection, LiveCorrection, Mode, Round, ask_request, segment_request
+from mediround.rounds import (
+    DialogueCorrection,
+    LiveCorrection,
+    Mode,
+    Priority,
+    Round,
+    ask_request,
+    segment_request,
+)
 from mediround.tls import Tls
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -62,11 +70,14 @@ class AsyncClient:
         *,
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> AsyncGenerator[RoundResult]:
         """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
         async with self.open(image, timeout=timeout) as session:
-            results = session.segment(rounds, correction=correction, threshold=threshold, timeout=timeout)
+            results = session.segment(
+                rounds, correction=correction, threshold=threshold, priority=priority, timeout=timeout
+            )
             async with aclosing(results):
                 async for result in results:
                     yield result
@@ -126,11 +137,12 @@ class AsyncSession:
         answer: str | None = None,
         correction: LiveCorrection = "always",
         threshold: float | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> RoundResult:
         """Ask one round; the arguments are those of ``Session.ask``."""
         asked = Round(question, refer_to, mode, answer)
-        request = ask_request(self.session_id, asked, correction, threshold)
+        request = ask_request(self.session_id, asked, correction, threshold, priority)
         allowed = self._timeout if timeout is None else timeout
         with _translated(allowed):
             response = await self._stub.AskRound(request, timeout=allowed)
@@ -142,10 +154,11 @@ class AsyncSession:
         *,
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> AsyncGenerator[RoundResult]:
         """Ask rounds known in advance; close the iterator to cancel those that are not finished."""
-        request = segment_request(self.session_id, rounds, correction, threshold)
+        request = segment_request(self.session_id, rounds, correction, threshold, priority)
         allowed = self._timeout if timeout is None else timeout
         call = self._stub.SegmentDialogue(request, timeout=allowed)
         try:

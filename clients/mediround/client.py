@@ -17,7 +17,15 @@ from mediround.description import ServerDescription, server_description
 from mediround.errors import MediRoundError, NotFound, from_failure
 from mediround.image import ImageSource, Upload, upload
 from mediround.results import Opening, RoundResult, opening, round_result
-from mediround.rounds import DialogueCorrection, LiveCorrection, Mode, Round, ask_request, segment_request
+from mediround.rounds import (
+    DialogueCorrection,
+    LiveCorrection,
+    Mode,
+    Priority,
+    Round,
+    ask_request,
+    segment_request,
+)
 from mediround.tls import Tls
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -59,11 +67,14 @@ class Client:
         *,
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Generator[RoundResult]:
         """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
         with self.open(image, timeout=timeout) as session:
-            yield from session.segment(rounds, correction=correction, threshold=threshold, timeout=timeout)
+            yield from session.segment(
+                rounds, correction=correction, threshold=threshold, priority=priority, timeout=timeout
+            )
 
     def describe(self, *, timeout: float | None = None) -> ServerDescription:
         """Ask which model is served, with which limits and modes."""
@@ -115,6 +126,7 @@ class Session:
         answer: str | None = None,
         correction: LiveCorrection = "always",
         threshold: float | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> RoundResult:
         """Ask one round. Rounds asked at once, from several threads, are answered in the order of their arrival.
@@ -126,10 +138,11 @@ class Session:
             answer: the answer's words, ``[SEG]`` exactly once; forced only.
             correction: whether the judge may have the mask corrected.
             threshold: a score at most this is corrected; None is the model's.
+            priority: ``batch`` lets interactive requests go first on a busy server.
             timeout: seconds; None is the client's.
         """
         asked = Round(question, refer_to, mode, answer)
-        request = ask_request(self.session_id, asked, correction, threshold)
+        request = ask_request(self.session_id, asked, correction, threshold, priority)
         with _translated():
             response = self._stub.AskRound(request, timeout=self._timeout if timeout is None else timeout)
         return round_result(response.result, self.opening)
@@ -140,10 +153,11 @@ class Session:
         *,
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Generator[RoundResult]:
         """Ask rounds known in advance; stop iterating to cancel those that are not finished."""
-        request = segment_request(self.session_id, rounds, correction, threshold)
+        request = segment_request(self.session_id, rounds, correction, threshold, priority)
         call = self._stub.SegmentDialogue(request, timeout=self._timeout if timeout is None else timeout)
         try:
             with _translated():

@@ -20,6 +20,9 @@ LiveCorrection: TypeAlias = Literal["always", "off"]
 DialogueCorrection: TypeAlias = Literal["always", "referenced", "off"]
 """``referenced``: the rounds that a later one refers to are judged, as the published evaluation does."""
 
+Priority: TypeAlias = Literal["interactive", "batch"]
+"""``batch`` takes what interactive requests leave of a busy server, and may wait longer."""
+
 _MODES: dict[str | None, pb.AnswerMode.ValueType] = {
     None: pb.ANSWER_MODE_UNSPECIFIED,
     "forced": pb.ANSWER_MODE_FORCED,
@@ -30,6 +33,10 @@ _POLICIES: dict[str, pb.CorrectionPolicy.ValueType] = {
     "always": pb.CORRECTION_POLICY_ALWAYS,
     "referenced": pb.CORRECTION_POLICY_REFERENCED,
     "off": pb.CORRECTION_POLICY_OFF,
+}
+_PRIORITIES: dict[str, pb.Priority.ValueType] = {
+    "interactive": pb.PRIORITY_INTERACTIVE,
+    "batch": pb.PRIORITY_BATCH,
 }
 
 
@@ -47,7 +54,11 @@ class Round:
 
 
 def ask_request(
-    session_id: str, asked: Round, correction: LiveCorrection, threshold: float | None
+    session_id: str,
+    asked: Round,
+    correction: LiveCorrection,
+    threshold: float | None,
+    priority: Priority = "interactive",
 ) -> pb.AskRoundRequest:
     """Raises InvalidArgument for what no server could serve."""
     return pb.AskRoundRequest(
@@ -55,11 +66,16 @@ def ask_request(
         question=_question(session_id, asked, "question"),
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
+        priority=_priority(priority),
     )
 
 
 def segment_request(
-    session_id: str, rounds: Sequence[Round], correction: DialogueCorrection, threshold: float | None
+    session_id: str,
+    rounds: Sequence[Round],
+    correction: DialogueCorrection,
+    threshold: float | None,
+    priority: Priority = "interactive",
 ) -> pb.SegmentDialogueRequest:
     """Raises InvalidArgument for what no server could serve."""
     return pb.SegmentDialogueRequest(
@@ -67,6 +83,7 @@ def segment_request(
         questions=[_question(session_id, asked, f"questions[{i}]") for i, asked in enumerate(rounds)],
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
+        priority=_priority(priority),
     )
 
 
@@ -99,6 +116,12 @@ def _correction(policy: str, threshold: float | None) -> pb.Correction:
     if policy not in _POLICIES:
         raise _refused("correction.policy", f"is one of {', '.join(_POLICIES)}")
     return pb.Correction(policy=_POLICIES[policy], threshold=threshold)
+
+
+def _priority(priority: str) -> pb.Priority.ValueType:
+    if priority not in _PRIORITIES:
+        raise _refused("priority", f"is one of {', '.join(_PRIORITIES)}")
+    return _PRIORITIES[priority]
 
 
 def _text(words: str, path: str) -> str:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from serving import gauges, telemetry
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.errors import ServingError
 from serving.graph import ProviderError
@@ -25,7 +29,7 @@ from serving.llm.settings import LanguageServerSettings
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine
-from serving.program import before, run, server_tls, stop_asked
+from serving.program import before, metrics, run, server_tls, stop_asked
 
 LOG = logging.getLogger("serving.llm")
 ENGINE_DIED = 1
@@ -36,6 +40,10 @@ class Engine:
     language: LanguageEngine
     died: Callable[[], Awaitable[None]]
     """Returns once it will never answer again."""
+    caches: Mapping[str, gauges.Cache] = field(default_factory=dict)
+    """Those that it counts for us."""
+    measured: tuple[str, ...] = ()
+    """Prefixes of what its own library measures, in the process's registry."""
 
 
 Build = Callable[[Bundle, LanguageServerSettings], Awaitable[Engine]]
@@ -45,15 +53,37 @@ async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
     """The engine that the settings name."""
     if settings.engine == "onnx":
         onnx = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
-        return Engine(onnx, died=forever)
-    options = ON_CPU if settings.engine == "vllm-cpu" else VllmOptions(**settings.vllm.model_dump())
+        prefixes = gauges.Cache(lambda: onnx.cache_stats, settings.onnx.prefix_cache_bytes)
+        return Engine(onnx, died=forever, caches={"prefix": prefixes})
+    options = VllmOptions(**settings.vllm.model_dump())
+    if settings.engine == "vllm-cpu":
+        options = replace(ON_CPU, chosen_rows=options.chosen_rows)
     vllm = await VllmLanguage.start(bundle, replace(options, max_references=settings.limits.max_references))
-    return Engine(vllm, died=vllm.died)
+    return Engine(vllm, died=vllm.died, measured=("vllm:",))
 
 
 async def forever() -> None:
     """An engine in this process dies with it."""
     await asyncio.Event().wait()
+
+
+def measured(
+    bundle: Bundle, settings: LanguageServerSettings, engine: Engine, service: LanguageService
+) -> CollectorRegistry:
+    """What is so at the moment, and what the engine's library measures of itself."""
+    manifest = bundle.manifest
+    pictures = gauges.Cache(lambda: service.picture_stats, settings.limits.picture_bytes)
+    asked = gauges.Sources(
+        version=version("mediround-serving"),
+        model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
+        engines={"language": gauges.Engine(lambda: engine.language.description, up=lambda: service.alive)},
+        caches={"pictures": pictures, **engine.caches},
+        plain=[(telemetry.PROMPTS, lambda: service.in_flight)],
+    )
+    registry = CollectorRegistry()
+    registry.register(gauges.Gauges(asked))
+    registry.register(gauges.Measured(engine.measured, REGISTRY))
+    return registry
 
 
 async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
@@ -67,7 +97,8 @@ async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
             engine.language, bundle, limits.max_calls, limits.max_references, limits.picture_bytes
         )
         server = LanguageServer(service, settings.listen, server_tls(settings.tls))
-        async with server.running(settings.drain_seconds):
+        registry = measured(bundle, settings, engine, service)
+        async with metrics(registry, settings.metrics_listen), server.running(settings.drain_seconds):
             await engine.language.complete(first_prompt(bundle.manifest))
             await server.ready()
             name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"

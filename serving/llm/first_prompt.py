@@ -15,7 +15,7 @@ from serving.ports import Prompt
 
 
 def first_prompt(manifest: Manifest) -> Prompt:
-    """A made-up image and all of it as the reference; read at its end, and answered."""
+    """A made-up image and all of it as the reference; read at both of its tokens, and answered."""
     side, tokens = manifest.tower.side, manifest.tokens
     pixels = np.random.default_rng(0).integers(1, 256, (side, side, 3), np.uint8)
     picture = TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
@@ -27,7 +27,7 @@ def first_prompt(manifest: Manifest) -> Prompt:
         token_ids=(tokens.bos, tokens.image, tokens.crop, tokens.bbox),
         image=picture,
         references=(Reference(0, picture, everything, box, everything, whole_image=True),),
-        feature_positions=(3,),
+        feature_positions=(2, 3),  # two, so that an engine which reads chosen rows reads some
         max_new_tokens=2,
         ensure_seg=False,
     )

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from serving.bundle import Bundle
+from serving.caching import CacheStats
 from serving.domain import F32, SegFeature
 from serving.errors import EngineFault
 from serving.graph import CPU
@@ -70,6 +71,10 @@ class OnnxLanguage:
     def counts(self) -> LanguageCounts:
         images, held = self._graphs.tower_images, self._cache.nbytes
         return LanguageCounts(self._passes, self._steps, self._computed, self._cached, images, held)
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        return self._cache.stats
 
     async def complete(self, prompt: Prompt) -> Completion:
         """One language pass, then generation if asked for. See ``LanguageEngine``.

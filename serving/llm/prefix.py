@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serving.caching import CacheStats
 from serving.domain import F32
 
 TokenKey = int | str | bytes | tuple[str, int]
@@ -51,14 +52,21 @@ class PrefixCache:
         self._max_bytes = max_bytes
         self._prefixes: OrderedDict[DialogueKey, Prefix] = OrderedDict()
         self.nbytes = 0
+        self._hits = self._misses = self._evictions = 0
+
+    @property
+    def stats(self) -> CacheStats:
+        """May be read from any thread; the numbers are then of about the same time."""
+        return CacheStats(self._hits, self._misses, self._evictions, self.nbytes)
 
     def longest(self, dialogue: DialogueKey, tokens: Sequence[TokenKey], limit: int) -> Prefix | None:
         """What is held of ``tokens[:limit]``; None when the dialogue has nothing of it."""
         held = self._prefixes.get(dialogue)
+        common = _common(held.tokens, tokens, min(limit, len(held), len(tokens))) if held else 0
+        self._hits, self._misses = self._hits + (common > 0), self._misses + (common == 0)
         if held is None:
             return None
         self._prefixes.move_to_end(dialogue)
-        common = _common(held.tokens, tokens, min(limit, len(held), len(tokens)))
         return held.cut(common) if common else None
 
     def keep(self, dialogue: DialogueKey, prefix: Prefix) -> None:
@@ -72,6 +80,7 @@ class PrefixCache:
         while self.nbytes > self._max_bytes:
             _, oldest = self._prefixes.popitem(last=False)
             self.nbytes -= oldest.nbytes
+            self._evictions += 1
 
 
 def _common(held: Sequence[TokenKey], asked: Sequence[TokenKey], limit: int) -> int:

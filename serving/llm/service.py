@@ -15,7 +15,8 @@ import grpc
 
 from serving.admission import Admission
 from serving.bundle import Bundle
-from serving.errors import PreconditionFailed, Unavailable
+from serving.caching import CacheStats
+from serving.errors import PreconditionFailed, Shed, Unavailable
 from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completion_message
 from serving.llm.pictures import HeldPictures
 from serving.llm.v1 import language_pb2 as pb
@@ -39,7 +40,7 @@ class LanguageService(LanguageServiceServicer):
         self._engine = engine
         self._bundle = bundle
         self._reader = PromptReader(bundle.manifest, max_references, HeldPictures(picture_bytes))
-        self._admission = Admission(max_calls, "prompts")
+        self._admission = Admission(max_calls, "prompts", Shed.ENGINE)
         self._died = asyncio.Event()
 
     @property
@@ -50,6 +51,15 @@ class LanguageService(LanguageServiceServicer):
     def in_flight(self) -> int:
         """Prompts that are admitted now."""
         return self._admission.given
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine is, as far as ``fail`` has not said otherwise."""
+        return not self._died.is_set()
+
+    @property
+    def picture_stats(self) -> CacheStats:
+        return self._reader.pictures.stats
 
     def fail(self) -> None:
         """The engine is dead: calls in flight, and all later ones, are to be repeated elsewhere."""

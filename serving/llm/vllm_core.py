@@ -24,11 +24,15 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serving.bundle import Manifest
+from serving.domain import F32, SegFeature
 from serving.errors import EngineFault, Unavailable
+from serving.llm.plugin.rows import CHOSEN_ROWS
 from serving.llm.vllm_options import VllmOptions
 from serving.llm.vllm_requests import Answer, Item, Request
 
 SHUTDOWN_SECONDS = 10.0
+FEATURE_TAP = "serving.llm.plugin.tap.FeatureTap"
+CHOSEN_ROWS_TAP = "serving.llm.plugin.rows.ChosenRowsTap"
 TAPPED_RANK = 0
 """``serving.llm.plugin.tap`` marks its rows so; real ranks begin at 1."""
 
@@ -61,8 +65,8 @@ class StepLogger(StatLoggerBase):
 class VllmCore:
     """An engine of its own processes. ``alive`` turns false for good when it dies or loses its tap."""
 
-    def __init__(self, llm: AsyncLLM, manifest: Manifest, steps: Steps) -> None:
-        self._llm = llm
+    def __init__(self, llm: AsyncLLM, manifest: Manifest, steps: Steps, *, chosen_rows: bool = False) -> None:
+        self._llm, self._chosen_rows = llm, chosen_rows
         self._tokens, self._feature = manifest.tokens, manifest.language.feature
         self._numbers = itertools.count()
         self._tapped = True
@@ -87,9 +91,11 @@ class VllmCore:
             llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
         except ValueError as error:
             raise RuntimeError(f"vLLM refuses its options: {error}") from error
-        core = cls(llm, manifest, steps)
+        core = cls(llm, manifest, steps, chosen_rows=options.chosen_rows)
         try:
             lengths = await llm.collective_rpc("install_feature_tap") if tap else []
+            if options.chosen_rows:
+                await llm.collective_rpc("install_chosen_rows")
         except BaseException:
             await core.close()
             raise
@@ -114,10 +120,12 @@ class VllmCore:
             Unavailable: the engine is dead, or aborted the request.
             EngineFault: the request failed in vLLM, or its answer carries no features.
         """
+        if request.chosen and not self._chosen_rows:
+            raise EngineFault("this vLLM was started without chosen rows")  # there, it would die of the request
         try:
             rendered = await self._llm.renderer.render_cmpl_async([_prompt(request)])
             name = f"{next(self._numbers)}"
-            async for output in self._llm.generate(rendered[0], self._sampling(request.max_tokens), name):
+            async for output in self._llm.generate(rendered[0], self._sampling(request), name):
                 final = output
         except EngineDeadError as error:
             raise Unavailable("the language engine died") from error
@@ -126,33 +134,55 @@ class VllmCore:
             raise EngineFault(f"vLLM failed with {type(error).__name__}") from None
         if final.outputs[0].finish_reason not in {"stop", "length"}:
             raise Unavailable("the language engine gave the request up")
-        return self._read(final)
+        return self._read(request, final)
 
     async def close(self) -> None:
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()  # it would take the end for a failure, and log it
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
 
-    def _sampling(self, max_tokens: int) -> SamplingParams:
-        tokens = self._tokens
+    def _sampling(self, request: Request) -> SamplingParams:
+        tokens, chosen = self._tokens, request.chosen
         return SamplingParams(
             temperature=0,
-            max_tokens=max_tokens,
+            max_tokens=request.max_tokens,
             stop_token_ids=[tokens.seg, tokens.eos],
             # As the ONNX engine: what only the prompt builder may insert is never generated.
             logit_bias=dict.fromkeys((tokens.bos, tokens.bbox, tokens.crop), float("-inf")),
             logprobs=self._feature,  # the tap's rows come in their place
+            prompt_logprobs=self._feature if chosen else None,  # and the chosen rows in place of these
+            extra_args={CHOSEN_ROWS: list(chosen)} if chosen else None,
+            skip_reading_prefix_cache=False,  # vLLM's default with prompt_logprobs is not to read it
             flat_logprobs=True,  # a dict by token id would lose columns
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _read(self, output: Any) -> Answer:
+    def _read(self, request: Request, output: Any) -> Answer:
         """Raises EngineFault, and ends ``alive``, for an answer that did not pass the tap."""
         completion = output.outputs[0]
-        rows, width = completion.logprobs, 1 + self._feature
-        count = len(completion.token_ids)
-        begins, ends = (rows.start_indices, rows.end_indices) if rows is not None else ([], [])
+        table = self._table(completion.logprobs, len(completion.token_ids))
+        if not np.isfinite(table).all():
+            raise EngineFault("the language model's features are not finite")
+        read: list[SegFeature | None] = []
+        if request.chosen:
+            # vLLM begins with an empty entry: nothing predicts a prompt's first token.
+            rows = self._table(output.prompt_logprobs, len(request.chosen), skip=1)
+            read += [_feature(row) if np.isfinite(row).all() else None for row in rows]
+        if len(request.rows) > len(read):
+            read.append(_feature(table[0]))  # the prompt's last row is the first that is sampled from
+        return Answer(
+            token_ids=tuple(completion.token_ids),
+            features=table[:, 1:],
+            log_probabilities=tuple(table[:, 0].tolist()),
+            cached_tokens=output.num_cached_tokens or 0,
+            read=tuple(read),
+        )
+
+    def _table(self, rows: Any, count: int, skip: int = 0) -> F32:
+        """The ``count`` rows (count, 1 + feature) behind the first ``skip`` entries, if the tap marked them."""
+        width = 1 + self._feature
+        begins, ends = (rows.start_indices[skip:], rows.end_indices[skip:]) if rows is not None else ([], [])
         marked = [rows.ranks[begin] == TAPPED_RANK for begin in begins]
         if (
             len(begins) != count
@@ -161,18 +191,18 @@ class VllmCore:
         ):
             self._tapped = False
             raise EngineFault("the feature tap is missing: restart the language engine")
-        table = np.array(rows.logprobs, np.float32).reshape(count, width)
-        if not np.isfinite(table).all():
-            raise EngineFault("the language model's features are not finite")
-        return Answer(
-            tuple(completion.token_ids), table[:, 1:], tuple(table[:, 0].tolist()), output.num_cached_tokens or 0
-        )
+        return np.array(rows.logprobs, np.float32).reshape(count, width)
+
+
+def _feature(row: F32) -> SegFeature:
+    return SegFeature(row[1:], float(row[0]))
 
 
 def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEngineArgs:
     references = options.max_references
     return AsyncEngineArgs(
         model=str(model),
+        served_model_name=manifest.name,  # vLLM's metrics carry it; a path is nobody's business
         dtype=options.dtype,
         load_format="safetensors",
         skip_tokenizer_init=True,
@@ -187,7 +217,7 @@ def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEn
         limit_mm_per_prompt={"image": 1, "crop": references, "bbox": references},
         # Tensors are sent with every request: a cache on both sides of the pipe can drift apart on a cancel.
         mm_processor_cache_gb=0,
-        worker_extension_cls="serving.llm.plugin.tap.FeatureTap",
+        worker_extension_cls=CHOSEN_ROWS_TAP if options.chosen_rows else FEATURE_TAP,
         enable_log_requests=False,
     )
 

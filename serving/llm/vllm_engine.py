@@ -17,7 +17,7 @@ from serving.errors import Exhausted, InvalidInput, Unavailable
 from serving.llm.checks import check_prompt
 from serving.llm.first_prompt import first_prompt
 from serving.llm.vllm_options import VllmOptions, environment
-from serving.llm.vllm_requests import Answer, Request, completion, requests
+from serving.llm.vllm_requests import Answer, Request, completion, requests, unread
 from serving.ports import Completion, Prompt
 from serving.settled import settled
 
@@ -120,8 +120,11 @@ class VllmLanguage:
         wanted = len(prompt.feature_positions) + (prompt.max_new_tokens > 0)
         self._admit(prompt, wanted)
         try:
-            asked = await asyncio.to_thread(requests, prompt, self._manifest)
+            together = self._options.chosen_rows
+            asked = await asyncio.to_thread(requests, prompt, self._manifest, chosen_rows=together)
             answers = await self._answers(asked)
+            if more := await asyncio.to_thread(unread, prompt, self._manifest, asked, answers):
+                asked, answers = asked + more, answers + await self._answers(more)
         finally:
             self._admitted -= wanted
         self._count(asked, answers)

@@ -28,6 +28,8 @@ class VllmOptions:
     """In one prompt: at least the rounds that a session may have."""
     eager: bool = False
     """No compilation and no CUDA graphs: a fast start, for CPUs and tests."""
+    chosen_rows: bool = False
+    """One request reads all features of a prompt; otherwise each is a request (docs/language.md)."""
     batch_invariant: bool = False
     """vLLM's own mode in which a request's result does not depend on what runs beside it; slower, GPUs only."""
 

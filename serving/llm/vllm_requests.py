@@ -2,7 +2,8 @@
 
 vLLM samples one row a request, its last. So each ``[SEG]`` whose words are given is a request of its own that
 ends just before it, and an answer to be generated is one more. All begin alike: the prefix cache makes that
-beginning cheap. Pure: does not import vLLM.
+beginning cheap. Where the engine reads chosen rows (``serving.llm.plugin.rows``), one request does for all of
+them. Pure: does not import vLLM.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ class Request:
     salt: str
     """Prompts of different salts share nothing of the prefix cache."""
     max_tokens: int
+    rows: tuple[int, ...]
+    """Of the prompt, the image's tokens included, ascending: where a feature is wanted."""
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The rows that sampling does not see: all but the prompt's last."""
+        return tuple(row for row in self.rows if row < self.length - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +61,53 @@ class Answer:
     log_probabilities: tuple[float, ...]
     """Of ``[SEG]``: n."""
     cached_tokens: int
+    read: tuple[SegFeature | None, ...]
+    """At the request's ``rows``; None where the prefix cache had the row, so that nothing computed it."""
 
     def feature(self, row: int) -> SegFeature:
         return SegFeature(self.features[row], self.log_probabilities[row])
 
 
-def requests(prompt: Prompt, manifest: Manifest) -> list[Request]:
-    """One for each of the prompt's ``feature_positions``, then the one that generates, if any. Slow: pixels."""
+def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[Request]:
+    """The request that generates, if any, then one for each of the prompt's ``feature_positions``. Slow: pixels.
+
+    ``chosen_rows``: one request for everything.
+    """
+    cut, positions = _cutter(prompt, manifest), prompt.feature_positions
+    if chosen_rows and positions:
+        end = len(prompt.token_ids) if prompt.max_new_tokens else positions[-1] + 1
+        return [cut(end, prompt.max_new_tokens or 1, positions)]
+    generating = [cut(len(prompt.token_ids), prompt.max_new_tokens, ())] if prompt.max_new_tokens else []
+    return generating + [cut(position + 1, 1, (position,)) for position in positions]
+
+
+def unread(
+    prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]
+) -> list[Request]:
+    """One for each feature that the answers lack, since the prefix cache had its row. Slow if there are any.
+
+    Each computes what is behind the last whole block before it; the whole prompt again would cost more.
+    """
+    found = _found(asked, answers)
+    lacking = [position for position in prompt.feature_positions if _row(prompt, manifest, position) not in found]
+    if not lacking:
+        return []
     cut = _cutter(prompt, manifest)
-    forced = [cut(position + 1, 1) for position in prompt.feature_positions]
-    if not prompt.max_new_tokens:
-        return forced
-    return [*forced, cut(len(prompt.token_ids), prompt.max_new_tokens)]
+    return [cut(position + 1, 1, (position,)) for position in lacking]
 
 
 def completion(
     prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]
 ) -> Completion:
-    """Join the answers to ``requests(prompt)``, in their order."""
+    """Join the answers to ``requests(prompt)`` and to what was ``unread`` of it, in their order."""
     words: tuple[int, ...] = ()
     generated: SegFeature | None = None
     if prompt.max_new_tokens:
-        words, generated = _generated(prompt, manifest, answers[-1])
-    length = prompt_length(prompt, manifest)
+        words, generated = _generated(prompt, manifest, answers[0])
+    length, found = prompt_length(prompt, manifest), _found(asked, answers)
     computed = sum(request.length - answer.cached_tokens for request, answer in zip(asked, answers, strict=True))
     return Completion(
-        features=tuple(answer.feature(0) for answer in answers[: len(prompt.feature_positions)]),
+        features=tuple(found[_row(prompt, manifest, position)] for position in prompt.feature_positions),
         token_ids=words,
         generated=generated,
         prompt_tokens=length,
@@ -96,7 +125,23 @@ def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tupl
     return (answer.token_ids[:-1] if ended else answer.token_ids), None
 
 
-def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int], Request]:
+def _found(asked: Sequence[Request], answers: Sequence[Answer]) -> dict[int, SegFeature]:
+    """By row."""
+    return {
+        row: feature
+        for request, answer in zip(asked, answers, strict=True)
+        for row, feature in zip(request.rows, answer.read, strict=True)
+        if feature is not None
+    }
+
+
+def _row(prompt: Prompt, manifest: Manifest, position: int) -> int:
+    """Where a token's row is once the image is expanded; the image's own: the last of its tokens."""
+    behind = position >= prompt.token_ids.index(manifest.tokens.image)
+    return position + (manifest.tower.tokens - 1) * behind
+
+
+def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[int]], Request]:
     """Makes requests of the prompt's beginnings; every picture is normalised once."""
     tokens, tower = manifest.tokens, manifest.tower
     preprocessing = hashlib.sha256(tower.model_dump_json().encode()).hexdigest()[:16]
@@ -116,7 +161,7 @@ def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int], Request]
     boxes = tuple(box(reference) for reference in prompt.references)
     salt = hashlib.sha256(prompt.tenant.encode()).hexdigest()
 
-    def cut(length: int, max_tokens: int) -> Request:
+    def cut(length: int, max_tokens: int, positions: Sequence[int]) -> Request:
         ids = prompt.token_ids[:length]
         seen = ids.count(tokens.image)
         return Request(
@@ -127,6 +172,7 @@ def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int], Request]
             boxes=boxes[: ids.count(tokens.bbox)],
             salt=salt,
             max_tokens=max_tokens,
+            rows=tuple(_row(prompt, manifest, position) for position in positions),
         )
 
     return cut

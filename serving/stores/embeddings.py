@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.domain import F32
-from serving.errors import Exhausted, StillWriting
+from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
 from serving.settled import settled
 from serving.slab import Slab, Slot
@@ -123,6 +123,10 @@ class MemoryEmbeddings:
             raise ValueError("this lease is not held")
         held.users -= 1
 
+    def holds(self, key: str) -> bool:
+        """See ``EmbeddingStore``."""
+        return key in self._known
+
     def _begin(self, key: str, fill: Fill) -> _Held:
         """Make room for one more, and start to fill it in a task that outlives the one who asked."""
         if (self._count + 1) * self._size > self._budget:
@@ -140,7 +144,7 @@ class MemoryEmbeddings:
                 self._gone(held)
                 self._evictions += 1
                 return
-        raise Exhausted("every embedding that fits the memory budget is in use")
+        raise Exhausted("every embedding that fits the memory budget is in use", reason=Shed.EMBEDDINGS)
 
     def _place(self) -> _Held:
         """In the slab if a slot is free or can be made so."""

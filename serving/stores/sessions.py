@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from serving.domain import Round, Session
-from serving.errors import Exhausted, NotFound, PreconditionFailed
+from serving.errors import Exhausted, NotFound, PreconditionFailed, Shed
 
 UNKNOWN = "no such session: it never was, it expired, or it is not yours"
 CLOSED = "the session is closed; open a new one"
@@ -66,9 +66,10 @@ class MemorySessions:
             raise ValueError("this session id was used before")
         nbytes = _size(session)
         if len(self._entries) >= self._max_sessions:
-            raise Exhausted(f"{self._max_sessions} sessions are open, the most that this server holds")
+            words = f"{self._max_sessions} sessions are open, the most that this server holds"
+            raise Exhausted(words, reason=Shed.SESSIONS)
         if self._nbytes + nbytes > self._max_bytes:
-            raise Exhausted(FULL)
+            raise Exhausted(FULL, reason=Shed.SESSIONS)
         self._entries[session.session_id] = _Entry(session, nbytes, self._clock())
         self._nbytes += nbytes
 
@@ -101,7 +102,7 @@ class MemorySessions:
             raise ValueError("rounds are appended to the held session as it is now")
         added = sum(_round_size(finished) for finished in rounds)
         if self._nbytes + added > self._max_bytes:
-            raise Exhausted(FULL)
+            raise Exhausted(FULL, reason=Shed.SESSIONS)
         entry.session = replace(entry.session, rounds=(*entry.session.rounds, *rounds))
         entry.nbytes += added
         self._nbytes += added

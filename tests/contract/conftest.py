@@ -1,4 +1,8 @@
-"""Real vLLM for the contract: one engine for the whole directory, started when the first test asks for it."""
+"""Real vLLM for the contract: one for the whole directory, started when the first test asks for it.
+
+It is started with chosen rows, and asked through two engines: one that chooses them, one that does not. Engines of
+their own, started without, run in tests/parity, tests/llm and where tests/contract/test_vllm.py ends them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
 
 MAX_QUEUED = 40
+OPTIONS = replace(ON_CPU, max_queued=MAX_QUEUED)
 
 
 def needs_vllm() -> None:
@@ -22,9 +27,15 @@ def needs_vllm() -> None:
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def vllm_language(random_bundle: Bundle) -> AsyncIterator[VllmLanguage]:
+async def vllm_with_rows(random_bundle: Bundle) -> AsyncIterator[VllmLanguage]:
     """On the random bundle. It lives in the session's event loop, so its tests do too."""
     needs_vllm()
-    engine = await VllmLanguage.start(random_bundle, replace(ON_CPU, max_queued=MAX_QUEUED))
+    engine = await VllmLanguage.start(random_bundle, replace(OPTIONS, chosen_rows=True))
     yield engine
     await engine.close()
+
+
+@pytest.fixture(scope="package")
+def vllm_language(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> VllmLanguage:
+    """The same vLLM, asked as without chosen rows."""
+    return VllmLanguage(vllm_with_rows._core, random_bundle.manifest, OPTIONS)

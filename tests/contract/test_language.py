@@ -94,7 +94,15 @@ def vllm(vllm_language: VllmLanguage, random_bundle: Bundle) -> Subject:
     return Subject(Shared(vllm_language), random_bundle.manifest)
 
 
-@pytest.fixture(params=["onnx", "onnx_without_cache", "onnx_behind_a_server", "scripted", "vllm"])
+@pytest.fixture
+def vllm_chosen_rows(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> Subject:
+    return Subject(Shared(vllm_with_rows), random_bundle.manifest)
+
+
+ENGINES = ["onnx", "onnx_without_cache", "onnx_behind_a_server", "scripted", "vllm", "vllm_chosen_rows"]
+
+
+@pytest.fixture(params=ENGINES)
 def subject(request: pytest.FixtureRequest) -> Subject:
     found: Subject = request.getfixturevalue(request.param)
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 
@@ -42,7 +44,7 @@ async def idle(engine: VllmLanguage) -> bool:
 
 
 def one_request(bundle: Bundle) -> Request:
-    return requests(dialogue(bundle, 2).prompt(tenant="checks"), bundle.manifest)[-1]
+    return requests(dialogue(bundle, 2).prompt(tenant="checks"), bundle.manifest, chosen_rows=False)[-1]
 
 
 async def test_concurrent_prompts_share_steps(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
@@ -77,6 +79,41 @@ async def test_a_wave_computes_little_more_than_its_longest(
     computed = vllm_language.counts.computed_tokens - before.computed_tokens
     assert len(completion.features) == 8
     assert computed < completion.prompt_tokens + 8 * BLOCK
+
+
+async def test_chosen_rows_compute_a_wave_once(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> None:
+    before = vllm_with_rows.counts
+    completion = await vllm_with_rows.complete(dialogue(random_bundle, 8).prompt(tenant="rows once"))
+    after = vllm_with_rows.counts
+    assert len(completion.features) == 8
+    assert after.requests - before.requests == 1
+    assert after.generated_tokens - before.generated_tokens == 1
+    assert after.computed_tokens - before.computed_tokens == completion.prompt_tokens
+    assert completion.cached_tokens == 0
+
+
+async def test_rows_that_the_prefix_cache_has_are_read_all_the_same(
+    vllm_with_rows: VllmLanguage, random_bundle: Bundle
+) -> None:
+    """The first rounds lie in whole blocks that are kept; they are asked apart, for less than the prompt again."""
+    prompt = dialogue(random_bundle, 8).prompt(tenant="rows again")
+    first, before = await vllm_with_rows.complete(prompt), vllm_with_rows.counts
+    second, after = await vllm_with_rows.complete(prompt), vllm_with_rows.counts
+    assert 1 < after.requests - before.requests <= 8
+    assert after.computed_tokens - before.computed_tokens < 8 * BLOCK
+    assert second.cached_tokens > 0
+    assert _same(first, second)
+
+
+async def test_chosen_rows_beside_others_in_chunks(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> None:
+    """More tokens than a step takes, so that prompts are cut; long answers and plain requests among them."""
+    prompts = [_wordy(random_bundle, seed) for seed in range(6)]
+    of_a_step = vllm_with_rows._core._llm.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(len(prompt.token_ids) for prompt in prompts) > of_a_step
+    alone = [await vllm_with_rows.complete(replace(prompt, tenant="alone")) for prompt in prompts]
+    plain = dialogue(random_bundle, 1).prompt(tenant="beside", max_new_tokens=20)
+    *beside, _ = await asyncio.gather(*map(vllm_with_rows.complete, [*prompts, plain]))
+    assert all(map(_same, alone, beside))
 
 
 async def test_nothing_is_generated_after_the_feature(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
@@ -116,24 +153,26 @@ async def test_more_than_it_ever_admits_is_the_callers_to_change(
         await vllm_language.complete(dialogue(random_bundle, ON_CPU.max_references + 2).prompt())
 
 
+@pytest.mark.parametrize("name", ["vllm_language", "vllm_with_rows"])
 async def test_a_storm_of_cancels_leaves_nothing_behind(
-    vllm_language: VllmLanguage, random_bundle: Bundle
+    name: str, request: pytest.FixtureRequest, random_bundle: Bundle
 ) -> None:
-    """Cancelled before, while and after vLLM takes the request; generating ones among them."""
+    """Cancelled before, while and after vLLM takes the request; generating and long ones among them."""
+    engine: VllmLanguage = request.getfixturevalue(name)
     for wait in (0.0, 0.005, 0.02, 0.1):
-        calls = [
-            asyncio.create_task(
-                vllm_language.complete(dialogue(random_bundle, 2, seed).prompt(tenant="storm", max_new_tokens=8))
-            )
-            for seed in range(12)
-        ]
+        prompts = [dialogue(random_bundle, 2, seed).prompt(tenant="storm", max_new_tokens=8) for seed in range(8)]
+        prompts += [_wordy(random_bundle, seed, tenant=f"storm {wait}") for seed in range(4)]
+        calls = [asyncio.create_task(engine.complete(prompt)) for prompt in prompts]
         await asyncio.sleep(wait)
         for call in calls:
             call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        assert await idle(vllm_language)
-    assert vllm_language.alive
-    assert (await vllm_language.complete(dialogue(random_bundle, 2).prompt(tenant="storm"))).features
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert not {type(result) for result in results} - {asyncio.CancelledError, Completion}
+        assert await idle(engine)
+    assert engine.alive
+    # A step tells the worker what was aborted before it.
+    assert (await engine.complete(dialogue(random_bundle, 2).prompt(tenant="after the storm"))).features
+    assert await engine._core._llm.collective_rpc("chosen_rows_held") == [0]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +215,9 @@ async def test_without_the_tap_no_answer_is_believed(random_bundle: Bundle) -> N
     from serving.llm.vllm_core import VllmCore  # noqa: PLC0415  # only where vLLM is installed
 
     core = await VllmCore.start(random_bundle.vllm_model(), random_bundle.manifest, ON_CPU, tap=False)
+    choosing = VllmLanguage(core, random_bundle.manifest, replace(ON_CPU, chosen_rows=True))
+    with pytest.raises(EngineFault, match="without chosen rows"):
+        await choosing.complete(dialogue(random_bundle, 2).prompt())
     engine = VllmLanguage(core, random_bundle.manifest, ON_CPU)
     assert engine.alive
     with pytest.raises(EngineFault, match="tap is missing"):
@@ -205,11 +247,39 @@ async def test_a_killed_engine_says_so_at_once(random_bundle: Bundle) -> None:
     await engine.close()
 
 
+async def test_what_vllm_measures_names_nobody(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    from prometheus_client import REGISTRY, generate_latest  # noqa: PLC0415  # comes with vLLM
+
+    await vllm_language.complete(dialogue(random_bundle, 2).prompt("session-of-jane", tenant="jane-doe"))
+    measured = generate_latest(REGISTRY).decode()
+    computed = re.search(
+        rf'vllm:prompt_tokens_total{{.*model_name="{random_bundle.manifest.name}"}} (.*)', measured
+    )
+    assert computed is not None
+    assert float(computed[1]) > 0
+    for name in ("jane", hashlib.sha256(b"jane-doe").hexdigest(), str(random_bundle.directory)):
+        assert name not in measured
+
+
 async def test_a_bundle_without_its_directory_names_the_fix(random_bundle: Bundle) -> None:
     files = {name: digest for name, digest in random_bundle.manifest.files.items() if "/" not in name}
     bare = replace(random_bundle, manifest=random_bundle.manifest.model_copy(update={"files": files}))
     with pytest.raises(BundleError, match="exporters bundle"):
         await VllmLanguage.start(bare, ON_CPU)
+
+
+def _wordy(bundle: Bundle, seed: int, tenant: str = "wordy") -> Prompt:
+    """Three rounds of many words each."""
+    said = draft(bundle.manifest, seed)
+    for number in range(3):
+        said = said.refer(number).say(*[(seed + number + word) % 40 for word in range(150)]).read().close()
+    return said.prompt(tenant=tenant)
+
+
+def _same(first: Completion, second: Completion) -> bool:
+    """The same features, but for the order of sums."""
+    pairs = zip(first.features, second.features, strict=True)
+    return all(np.abs(one.vector - other.vector).max() < 1e-5 * np.abs(one.vector).max() for one, other in pairs)
 
 
 def _long(bundle: Bundle, seed: int) -> Prompt:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
+from serving.bundle import Bundle, load_bundle
+from serving.llm.__main__ import build
 from serving.llm.settings import LanguageServerSettings
+from serving.llm.vllm_options import VllmOptions
 from serving.settings import Settings
 
 
@@ -34,6 +38,31 @@ def test_its_environment_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_prompt_of_any_session_fits_by_default() -> None:
     orchestrator = Settings(_cli_parse_args=["--bundle", "models/x"])
     assert parsed().limits.max_references >= orchestrator.limits.max_rounds
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "chosen_rows"),
+    [
+        (["--engine", "vllm"], "bfloat16", False),
+        (["--engine", "vllm", "--vllm.chosen-rows"], "bfloat16", True),
+        (["--engine", "vllm-cpu"], "float32", False),
+        (["--engine", "vllm-cpu", "--vllm.chosen-rows"], "float32", True),
+    ],
+)
+async def test_vllm_is_started_as_the_flags_say(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], dtype: str, chosen_rows: bool
+) -> None:
+    started: list[VllmOptions] = []
+
+    async def start(_: Bundle, options: VllmOptions) -> SimpleNamespace:
+        started.append(options)
+        return SimpleNamespace(died=None)
+
+    monkeypatch.setattr("serving.llm.__main__.VllmLanguage.start", start)
+    settings = parsed(*flags, "--limits.max-references", "9")
+    await build(load_bundle(Path("models/mediround-lite")), settings)
+    (options,) = started
+    assert (options.dtype, options.chosen_rows, options.max_references) == (dtype, chosen_rows, 9)
 
 
 @pytest.mark.parametrize(

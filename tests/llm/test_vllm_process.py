@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from loadtest.launch import Launched, launched
+from loadtest.launch import Launched, free_port, launched
 from mediround import Client, Unavailable
 from serving.bundle import Bundle
 from tests.contract.conftest import needs_vllm
@@ -26,10 +28,11 @@ def engine_processes(server: Launched) -> list[int]:
 
 def test_a_killed_engine_ends_its_server_and_no_session(random_bundle: Bundle, tmp_path: Path) -> None:
     needs_vllm()
-    log = tmp_path / "language.log"
+    log, port = tmp_path / "language.log", free_port()
+    measured = ["--metrics-listen", f"127.0.0.1:{port}"]
     with ExitStack() as stack:
         language = stack.enter_context(
-            launched(random_bundle.directory, log, ["--engine", "vllm-cpu"], 240, module="serving.llm")
+            launched(random_bundle.directory, log, ["--engine", "vllm-cpu", *measured], 240, module="serving.llm")
         )
         flags = ["--language", f"grpc://{language.address}"]
         server = stack.enter_context(launched(random_bundle.directory, tmp_path / "server.log", flags))
@@ -39,6 +42,10 @@ def test_a_killed_engine_ends_its_server_and_no_session(random_bundle: Bundle, t
         second = session.ask("Segment the tumor in it.", refer_to=first, mode="grammar")
         assert second.mask is not None
         assert second.cache.cached_tokens > 0
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:  # loopback
+            told = answer.read().decode()
+        assert re.search(r"^vllm:prefix_cache_hits_total\{.*\} [1-9]", told, re.MULTILINE)  # vLLM's own
+        assert 'mediround_engine_up{engine="language"} 1.0' in told
         engines = engine_processes(language)
         for pid in engines:  # stopped first, so that the round is on its way when they die
             os.kill(pid, signal.SIGSTOP)

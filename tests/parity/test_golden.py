@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,33 +18,56 @@ from serving.bundle import Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
+from serving.ports import Completion, Prompt
 from serving.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 
 
-@pytest.fixture(scope="module", params=["onnx", "vllm", "triton"])
+@pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows", "triton"])
 def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> Report:
+    if request.param.startswith("vllm"):
+        return request.getfixturevalue("on_vllm")[request.param == "vllm with chosen rows"]  # type: ignore[no-any-return]  # of a fixture
     dialogues = read_golden(golden_directory)
-    if request.param == "vllm":
-        if importlib.util.find_spec("vllm") is None:
-            pytest.skip("vLLM is not installed: make env-vllm")
-        return asyncio.run(on_vllm(golden_bundle, dialogues))
     if request.param == "triton":
         server: Triton = request.getfixturevalue("golden_triton")
         return asyncio.run(on_triton(golden_bundle, dialogues, server))
     return asyncio.run(replay(golden_bundle, dialogues, Tolerance(), threads=2))
 
 
-async def on_vllm(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> Report:
-    """In float32 on the CPU, all dialogues at once."""
-    language, vision = await VllmLanguage.start(bundle, ON_CPU), OnnxVision(bundle, threads=2)
-    report = await replay_with(bundle, language, vision, dialogues, Tolerance())
-    await language.close()
+@pytest.fixture(scope="module")
+def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[Report, Report]:
+    """Without and with chosen rows, of one start; in float32 on the CPU, all dialogues at once."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed: make env-vllm")
+    return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory))))
+
+
+async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tuple[Report, Report]:
+    choosing = await VllmLanguage.start(bundle, replace(ON_CPU, chosen_rows=True))
+    plain, vision = VllmLanguage(choosing._core, bundle.manifest, ON_CPU), OnnxVision(bundle, threads=2)
+    started, reports = choosing.counts.requests, []
+    for engine in (plain, choosing):
+        language = Tenant(engine)
+        reports.append(await replay_with(bundle, language, vision, dialogues, Tolerance()))
+    await choosing.close()
     await vision.close()
-    assert language.counts.largest_step > 1
-    return report
+    assert choosing.counts.requests - started < plain.counts.requests == len(reports[0].rounds)
+    return reports[0], reports[1]
+
+
+class Tenant:
+    """A tenant for each engine: neither finds rows in the other's prefixes."""
+
+    def __init__(self, engine: VllmLanguage) -> None:
+        self.description, self._engine = engine.description, engine
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        return await self._engine.complete(replace(prompt, tenant=f"{prompt.tenant} {id(self)}"))
+
+    async def close(self) -> None:
+        """Its owner does."""
 
 
 async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], server: Triton) -> Report:

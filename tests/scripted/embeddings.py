@@ -64,6 +64,9 @@ class SlotEmbeddings:
         self._given.remove(lease)
         self._users[self._slot_of[lease.key]] -= 1
 
+    def holds(self, key: str) -> bool:
+        return key in self._slot_of
+
     def _take(self) -> int:
         if self._free:
             return self._free.pop()

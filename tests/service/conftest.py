@@ -29,7 +29,7 @@ def stage(executor: Executor) -> Stage:
 
 @pytest.fixture
 async def server(stage: Stage) -> AsyncIterator[Server]:
-    async with serving(stage.service) as running:
+    async with serving(stage.service, observer=stage.observer) as running:
         yield running
 
 

@@ -7,15 +7,20 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
+from serving.admission_queue import AdmissionQueue
 from serving.bundle import Manifest
 from serving.description import ServerDescription
 from serving.dialogue import PromptForm
-from serving.domain import U8
+from serving.domain import U8, Priority
 from serving.geometry import Geometry
 from serving.limits import Limits
+from serving.metering import Meter
+from serving.observer import Observer, Observers
 from serving.orchestrator import Orchestrator
 from serving.ports import Prompt
+from serving.reckoning import Expectations
 from serving.service import SegmentationService
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
@@ -57,11 +62,23 @@ class Stage:
     sessions: MemorySessions
     embeddings: MemoryEmbeddings
     uploads: Uploads
+    gate: AdmissionQueue
+    registry: CollectorRegistry
+    """Of all that the service tells."""
+    observer: Observer
     service: SegmentationService
 
 
-def stage(executor: Executor, *, default_mode: str = "forced", judge: bool = True, **limits: float) -> Stage:
-    """``limits`` replace those above."""
+def stage(
+    executor: Executor,
+    *,
+    default_mode: str = "forced",
+    judge: bool = True,
+    places: int = 8,
+    max_wait: float = 60.0,
+    **limits: float,
+) -> Stage:
+    """``limits`` replace those above; ``places`` and ``max_wait`` are the gate's."""
     answers = {"default_mode": default_mode, "template": "It is [SEG].", "tail": ".", "max_new_tokens": 8}
     manifest = made_up(answers=answers, judge={"present": judge, "threshold": 0.6})
     bounds = Limits(**(LIMITS | limits))
@@ -69,19 +86,25 @@ def stage(executor: Executor, *, default_mode: str = "forced", judge: bool = Tru
     sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
     embeddings = MemoryEmbeddings(1 << 26, manifest.image.embedding, np.float32)
     uploads = Uploads(1 << 22, 3600.0, time.monotonic)
+    expectations, registry = Expectations(), CollectorRegistry()
+    observer = Observers(expectations, Meter(registry))
+    waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
+    gate = AdmissionQueue(places, waits, expectations, time.monotonic)
     description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
     orchestrator = Orchestrator(
         language=language,
         vision=vision,
         embeddings=embeddings,
         sessions=sessions,
+        gate=gate,
+        observer=observer,
         form=PromptForm(manifest, CharacterTokenizer()),
         geometry=Geometry(manifest.image, manifest.tower, "e" * 64),
         pixel_executor=executor,
         max_rounds=bounds.max_rounds,
     )
-    service = SegmentationService(orchestrator, description, uploads, executor)
-    return Stage(manifest, language, vision, sessions, embeddings, uploads, service)
+    service = SegmentationService(orchestrator, description, uploads, executor, observer)
+    return Stage(manifest, language, vision, sessions, embeddings, uploads, gate, registry, observer, service)
 
 
 def _spoken(prompt: Prompt) -> Answer:

@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmediround/v1/segmentation.proto\x12\x0cmediround.v1\x1a\x1egoogle/protobuf/duration.proto\"Z\n\x12OpenSessionRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.mediround.v1.ImageHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x88\x01\n\x0bImageHeader\x12-\n\x07\x65ncoded\x18\x01 \x01(\x0b\x32\x1a.mediround.v1.EncodedImageH\x00\x12&\n\x03raw\x18\x02 \x01(\x0b\x32\x17.mediround.v1.RawPixelsH\x00\x12\x16\n\x0e\x63ontent_sha256\x18\x03 \x01(\x0c\x42\n\n\x08\x65ncoding\"\x0e\n\x0c\x45ncodedImage\"i\n\tRawPixels\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12+\n\npixel_type\x18\x04 \x01(\x0e\x32\x17.mediround.v1.PixelType\"\x8e\x01\n\x13OpenSessionResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x16\n\x0eupload_skipped\x18\x04 \x01(\x08\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\x0c\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\"\x99\x01\n\x08Question\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x08refer_to\x18\x02 \x01(\x0b\x32\x1c.mediround.v1.RoundReferenceH\x00\x88\x01\x01\x12-\n\x0b\x61nswer_mode\x18\x03 \x01(\x0e\x32\x18.mediround.v1.AnswerMode\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\tB\x0b\n\t_refer_to\"3\n\x0eRoundReference\x12\r\n\x05round\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\"b\n\nCorrection\x12.\n\x06policy\x18\x01 \x01(\x0e\x32\x1e.mediround.v1.CorrectionPolicy\x12\x16\n\tthreshold\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"\xb0\x01\n\x0f\x41skRoundRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12(\n\x08question\x18\x02 \x01(\x0b\x32\x16.mediround.v1.Question\x12,\n\ncorrection\x18\x03 \x01(\x0b\x32\x18.mediround.v1.Correction\x12\x31\n\rmask_encoding\x18\x04 \x01(\x0e\x32\x1a.mediround.v1.MaskEncoding\"=\n\x10\x41skRoundResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.mediround.v1.RoundResult\"\xb8\x01\n\x16SegmentDialogueRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\tquestions\x18\x02 \x03(\x0b\x32\x16.mediround.v1.Question\x12,\n\ncorrection\x18\x03 \x01(\x0b\x32\x18.mediround.v1.Correction\x12\x31\n\rmask_encoding\x18\x04 \x01(\x0e\x32\x1a.mediround.v1.MaskEncoding\"D\n\x17SegmentDialogueResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.mediround.v1.RoundResult\"\xe7\x02\n\x0bRoundResult\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12%\n\x04mask\x18\x03 \x01(\x0b\x32\x12.mediround.v1.MaskH\x00\x88\x01\x01\x12\x12\n\x05score\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x1c\n\x0fseg_probability\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\tcorrected\x18\x06 \x01(\x08\x12\x33\n\treference\x18\x07 \x01(\x0b\x32\x1b.mediround.v1.ReferenceUsedH\x03\x88\x01\x01\x12&\n\x07timings\x18\x08 \x01(\x0b\x32\x15.mediround.v1.Timings\x12%\n\x05\x63\x61\x63he\x18\t \x01(\x0b\x32\x16.mediround.v1.CacheUse\x12\x14\n\x0cmodel_digest\x18\n \x01(\tB\x07\n\x05_maskB\x08\n\x06_scoreB\x12\n\x10_seg_probabilityB\x0c\n\n_reference\"\xa1\x01\n\x04Mask\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12,\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x1a.mediround.v1.MaskEncoding\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04\x61rea\x18\x05 \x01(\x04\x12(\n\x03\x62ox\x18\x06 \x01(\x0b\x32\x16.mediround.v1.PixelBoxH\x00\x88\x01\x01\x42\x06\n\x04_box\"F\n\x08PixelBox\x12\r\n\x05x_min\x18\x01 \x01(\r\x12\r\n\x05y_min\x18\x02 \x01(\r\x12\r\n\x05x_max\x18\x03 \x01(\r\x12\r\n\x05y_max\x18\x04 \x01(\r\"~\n\rReferenceUsed\x12\r\n\x05round\x18\x01 \x01(\r\x12$\n\x04\x63rop\x18\x02 \x01(\x0b\x32\x16.mediround.v1.PixelBox\x12#\n\x03\x62ox\x18\x03 \x01(\x0b\x32\x16.mediround.v1.PixelBox\x12\x13\n\x0bwhole_image\x18\x04 \x01(\x08\"\xbc\x02\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prepare\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08language\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ncode\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bpostprocess\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"]\n\x08\x43\x61\x63heUse\x12\x15\n\rembedding_hit\x18\x01 \x01(\x08\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0c\n\x04wave\x18\x04 \x01(\r\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse\"\x17\n\x15\x44\x65scribeServerRequest\"\xf4\x03\n\x16\x44\x65scribeServerResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\x12\x14\n\x0cintended_use\x18\x05 \x01(\t\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.mediround.v1.Limits\x12.\n\x0c\x61nswer_modes\x18\x07 \x03(\x0e\x32\x18.mediround.v1.AnswerMode\x12\x35\n\x13\x64\x65\x66\x61ult_answer_mode\x18\x08 \x01(\x0e\x32\x18.mediround.v1.AnswerMode\x12;\n\x13\x63orrection_policies\x18\t \x03(\x0e\x32\x1e.mediround.v1.CorrectionPolicy\x12\x32\n\x0emask_encodings\x18\n \x03(\x0e\x32\x1a.mediround.v1.MaskEncoding\x12\x11\n\thas_judge\x18\x0b \x01(\x08\x12\x11\n\tthreshold\x18\x0c \x01(\x02\x12\x17\n\x0f\x61nswer_template\x18\r \x01(\t\x12\x17\n\x0flanguage_engine\x18\x0e \x01(\t\x12\x15\n\rvision_engine\x18\x0f \x01(\t\"\xe8\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x04\x12\x18\n\x10max_aspect_ratio\x18\x03 \x01(\r\x12\x12\n\nmax_rounds\x18\x04 \x01(\r\x12\x1a\n\x12max_question_bytes\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x37\n\x14session_idle_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration*T\n\tPixelType\x12\x1a\n\x16PIXEL_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10PIXEL_TYPE_UINT8\x10\x01\x12\x15\n\x11PIXEL_TYPE_UINT16\x10\x02*p\n\nAnswerMode\x12\x1b\n\x17\x41NSWER_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NSWER_MODE_FORCED\x10\x01\x12\x14\n\x10\x41NSWER_MODE_FREE\x10\x02\x12\x17\n\x13\x41NSWER_MODE_GRAMMAR\x10\x03*\x90\x01\n\x10\x43orrectionPolicy\x12!\n\x1d\x43ORRECTION_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ORRECTION_POLICY_ALWAYS\x10\x01\x12 \n\x1c\x43ORRECTION_POLICY_REFERENCED\x10\x02\x12\x19\n\x15\x43ORRECTION_POLICY_OFF\x10\x03*\x7f\n\x0cMaskEncoding\x12\x1d\n\x19MASK_ENCODING_UNSPECIFIED\x10\x00\x12\x1a\n\x16MASK_ENCODING_COCO_RLE\x10\x01\x12\x1d\n\x19MASK_ENCODING_PACKED_BITS\x10\x02\x12\x15\n\x11MASK_ENCODING_PNG\x10\x03\x32\xcc\x03\n\x13SegmentationService\x12T\n\x0bOpenSession\x12 .mediround.v1.OpenSessionRequest\x1a!.mediround.v1.OpenSessionResponse(\x01\x12I\n\x08\x41skRound\x12\x1d.mediround.v1.AskRoundRequest\x1a\x1e.mediround.v1.AskRoundResponse\x12`\n\x0fSegmentDialogue\x12$.mediround.v1.SegmentDialogueRequest\x1a%.mediround.v1.SegmentDialogueResponse0\x01\x12U\n\x0c\x43loseSession\x12!.mediround.v1.CloseSessionRequest\x1a\".mediround.v1.CloseSessionResponse\x12[\n\x0e\x44\x65scribeServer\x12#.mediround.v1.DescribeServerRequest\x1a$.mediround.v1.DescribeServerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmediround/v1/segmentation.proto\x12\x0cmediround.v1\x1a\x1egoogle/protobuf/duration.proto\"Z\n\x12OpenSessionRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.mediround.v1.ImageHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x88\x01\n\x0bImageHeader\x12-\n\x07\x65ncoded\x18\x01 \x01(\x0b\x32\x1a.mediround.v1.EncodedImageH\x00\x12&\n\x03raw\x18\x02 \x01(\x0b\x32\x17.mediround.v1.RawPixelsH\x00\x12\x16\n\x0e\x63ontent_sha256\x18\x03 \x01(\x0c\x42\n\n\x08\x65ncoding\"\x0e\n\x0c\x45ncodedImage\"i\n\tRawPixels\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12+\n\npixel_type\x18\x04 \x01(\x0e\x32\x17.mediround.v1.PixelType\"\x8e\x01\n\x13OpenSessionResponse\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x16\n\x0eupload_skipped\x18\x04 \x01(\x08\x12\x16\n\x0e\x63ontent_sha256\x18\x05 \x01(\x0c\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\"\x99\x01\n\x08Question\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x08refer_to\x18\x02 \x01(\x0b\x32\x1c.mediround.v1.RoundReferenceH\x00\x88\x01\x01\x12-\n\x0b\x61nswer_mode\x18\x03 \x01(\x0e\x32\x18.mediround.v1.AnswerMode\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\tB\x0b\n\t_refer_to\"3\n\x0eRoundReference\x12\r\n\x05round\x18\x01 \x01(\r\x12\x12\n\nsession_id\x18\x02 \x01(\t\"b\n\nCorrection\x12.\n\x06policy\x18\x01 \x01(\x0e\x32\x1e.mediround.v1.CorrectionPolicy\x12\x16\n\tthreshold\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x0c\n\n_threshold\"\xda\x01\n\x0f\x41skRoundRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12(\n\x08question\x18\x02 \x01(\x0b\x32\x16.mediround.v1.Question\x12,\n\ncorrection\x18\x03 \x01(\x0b\x32\x18.mediround.v1.Correction\x12\x31\n\rmask_encoding\x18\x04 \x01(\x0e\x32\x1a.mediround.v1.MaskEncoding\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.mediround.v1.Priority\"=\n\x10\x41skRoundResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.mediround.v1.RoundResult\"\xe2\x01\n\x16SegmentDialogueRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\tquestions\x18\x02 \x03(\x0b\x32\x16.mediround.v1.Question\x12,\n\ncorrection\x18\x03 \x01(\x0b\x32\x18.mediround.v1.Correction\x12\x31\n\rmask_encoding\x18\x04 \x01(\x0e\x32\x1a.mediround.v1.MaskEncoding\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.mediround.v1.Priority\"D\n\x17SegmentDialogueResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.mediround.v1.RoundResult\"\xe7\x02\n\x0bRoundResult\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12%\n\x04mask\x18\x03 \x01(\x0b\x32\x12.mediround.v1.MaskH\x00\x88\x01\x01\x12\x12\n\x05score\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x1c\n\x0fseg_probability\x18\x05 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\tcorrected\x18\x06 \x01(\x08\x12\x33\n\treference\x18\x07 \x01(\x0b\x32\x1b.mediround.v1.ReferenceUsedH\x03\x88\x01\x01\x12&\n\x07timings\x18\x08 \x01(\x0b\x32\x15.mediround.v1.Timings\x12%\n\x05\x63\x61\x63he\x18\t \x01(\x0b\x32\x16.mediround.v1.CacheUse\x12\x14\n\x0cmodel_digest\x18\n \x01(\tB\x07\n\x05_maskB\x08\n\x06_scoreB\x12\n\x10_seg_probabilityB\x0c\n\n_reference\"\xa1\x01\n\x04Mask\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12,\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x1a.mediround.v1.MaskEncoding\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04\x61rea\x18\x05 \x01(\x04\x12(\n\x03\x62ox\x18\x06 \x01(\x0b\x32\x16.mediround.v1.PixelBoxH\x00\x88\x01\x01\x42\x06\n\x04_box\"F\n\x08PixelBox\x12\r\n\x05x_min\x18\x01 \x01(\r\x12\r\n\x05y_min\x18\x02 \x01(\r\x12\r\n\x05x_max\x18\x03 \x01(\r\x12\r\n\x05y_max\x18\x04 \x01(\r\"~\n\rReferenceUsed\x12\r\n\x05round\x18\x01 \x01(\r\x12$\n\x04\x63rop\x18\x02 \x01(\x0b\x32\x16.mediround.v1.PixelBox\x12#\n\x03\x62ox\x18\x03 \x01(\x0b\x32\x16.mediround.v1.PixelBox\x12\x13\n\x0bwhole_image\x18\x04 \x01(\x08\"\xbc\x02\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07prepare\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08language\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ncode\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x64\x65\x63ode\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bpostprocess\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"]\n\x08\x43\x61\x63heUse\x12\x15\n\rembedding_hit\x18\x01 \x01(\x08\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0c\n\x04wave\x18\x04 \x01(\r\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse\"\x17\n\x15\x44\x65scribeServerRequest\"\xf4\x03\n\x16\x44\x65scribeServerResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\x12\x14\n\x0cintended_use\x18\x05 \x01(\t\x12$\n\x06limits\x18\x06 \x01(\x0b\x32\x14.mediround.v1.Limits\x12.\n\x0c\x61nswer_modes\x18\x07 \x03(\x0e\x32\x18.mediround.v1.AnswerMode\x12\x35\n\x13\x64\x65\x66\x61ult_answer_mode\x18\x08 \x01(\x0e\x32\x18.mediround.v1.AnswerMode\x12;\n\x13\x63orrection_policies\x18\t \x03(\x0e\x32\x1e.mediround.v1.CorrectionPolicy\x12\x32\n\x0emask_encodings\x18\n \x03(\x0e\x32\x1a.mediround.v1.MaskEncoding\x12\x11\n\thas_judge\x18\x0b \x01(\x08\x12\x11\n\tthreshold\x18\x0c \x01(\x02\x12\x17\n\x0f\x61nswer_template\x18\r \x01(\t\x12\x17\n\x0flanguage_engine\x18\x0e \x01(\t\x12\x15\n\rvision_engine\x18\x0f \x01(\t\"\xe8\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x04\x12\x18\n\x10max_aspect_ratio\x18\x03 \x01(\r\x12\x12\n\nmax_rounds\x18\x04 \x01(\r\x12\x1a\n\x12max_question_bytes\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x07 \x01(\r\x12\x37\n\x14session_idle_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration*T\n\tPixelType\x12\x1a\n\x16PIXEL_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10PIXEL_TYPE_UINT8\x10\x01\x12\x15\n\x11PIXEL_TYPE_UINT16\x10\x02*p\n\nAnswerMode\x12\x1b\n\x17\x41NSWER_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NSWER_MODE_FORCED\x10\x01\x12\x14\n\x10\x41NSWER_MODE_FREE\x10\x02\x12\x17\n\x13\x41NSWER_MODE_GRAMMAR\x10\x03*\x90\x01\n\x10\x43orrectionPolicy\x12!\n\x1d\x43ORRECTION_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ORRECTION_POLICY_ALWAYS\x10\x01\x12 \n\x1c\x43ORRECTION_POLICY_REFERENCED\x10\x02\x12\x19\n\x15\x43ORRECTION_POLICY_OFF\x10\x03*\x7f\n\x0cMaskEncoding\x12\x1d\n\x19MASK_ENCODING_UNSPECIFIED\x10\x00\x12\x1a\n\x16MASK_ENCODING_COCO_RLE\x10\x01\x12\x1d\n\x19MASK_ENCODING_PACKED_BITS\x10\x02\x12\x15\n\x11MASK_ENCODING_PNG\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xcc\x03\n\x13SegmentationService\x12T\n\x0bOpenSession\x12 .mediround.v1.OpenSessionRequest\x1a!.mediround.v1.OpenSessionResponse(\x01\x12I\n\x08\x41skRound\x12\x1d.mediround.v1.AskRoundRequest\x1a\x1e.mediround.v1.AskRoundResponse\x12`\n\x0fSegmentDialogue\x12$.mediround.v1.SegmentDialogueRequest\x1a%.mediround.v1.SegmentDialogueResponse0\x01\x12U\n\x0c\x43loseSession\x12!.mediround.v1.CloseSessionRequest\x1a\".mediround.v1.CloseSessionResponse\x12[\n\x0e\x44\x65scribeServer\x12#.mediround.v1.DescribeServerRequest\x1a$.mediround.v1.DescribeServerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mediround.v1.segmentation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PIXELTYPE']._serialized_start=3358
-  _globals['_PIXELTYPE']._serialized_end=3442
-  _globals['_ANSWERMODE']._serialized_start=3444
-  _globals['_ANSWERMODE']._serialized_end=3556
-  _globals['_CORRECTIONPOLICY']._serialized_start=3559
-  _globals['_CORRECTIONPOLICY']._serialized_end=3703
-  _globals['_MASKENCODING']._serialized_start=3705
-  _globals['_MASKENCODING']._serialized_end=3832
+  _globals['_PIXELTYPE']._serialized_start=3442
+  _globals['_PIXELTYPE']._serialized_end=3526
+  _globals['_ANSWERMODE']._serialized_start=3528
+  _globals['_ANSWERMODE']._serialized_end=3640
+  _globals['_CORRECTIONPOLICY']._serialized_start=3643
+  _globals['_CORRECTIONPOLICY']._serialized_end=3787
+  _globals['_MASKENCODING']._serialized_start=3789
+  _globals['_MASKENCODING']._serialized_end=3916
+  _globals['_PRIORITY']._serialized_start=3918
+  _globals['_PRIORITY']._serialized_end=4000
   _globals['_OPENSESSIONREQUEST']._serialized_start=81
   _globals['_OPENSESSIONREQUEST']._serialized_end=171
   _globals['_IMAGEHEADER']._serialized_start=174
@@ -57,35 +59,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CORRECTION']._serialized_start=789
   _globals['_CORRECTION']._serialized_end=887
   _globals['_ASKROUNDREQUEST']._serialized_start=890
-  _globals['_ASKROUNDREQUEST']._serialized_end=1066
-  _globals['_ASKROUNDRESPONSE']._serialized_start=1068
-  _globals['_ASKROUNDRESPONSE']._serialized_end=1129
-  _globals['_SEGMENTDIALOGUEREQUEST']._serialized_start=1132
-  _globals['_SEGMENTDIALOGUEREQUEST']._serialized_end=1316
-  _globals['_SEGMENTDIALOGUERESPONSE']._serialized_start=1318
-  _globals['_SEGMENTDIALOGUERESPONSE']._serialized_end=1386
-  _globals['_ROUNDRESULT']._serialized_start=1389
-  _globals['_ROUNDRESULT']._serialized_end=1748
-  _globals['_MASK']._serialized_start=1751
-  _globals['_MASK']._serialized_end=1912
-  _globals['_PIXELBOX']._serialized_start=1914
-  _globals['_PIXELBOX']._serialized_end=1984
-  _globals['_REFERENCEUSED']._serialized_start=1986
-  _globals['_REFERENCEUSED']._serialized_end=2112
-  _globals['_TIMINGS']._serialized_start=2115
-  _globals['_TIMINGS']._serialized_end=2431
-  _globals['_CACHEUSE']._serialized_start=2433
-  _globals['_CACHEUSE']._serialized_end=2526
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=2528
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=2569
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=2571
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=2593
-  _globals['_DESCRIBESERVERREQUEST']._serialized_start=2595
-  _globals['_DESCRIBESERVERREQUEST']._serialized_end=2618
-  _globals['_DESCRIBESERVERRESPONSE']._serialized_start=2621
-  _globals['_DESCRIBESERVERRESPONSE']._serialized_end=3121
-  _globals['_LIMITS']._serialized_start=3124
-  _globals['_LIMITS']._serialized_end=3356
-  _globals['_SEGMENTATIONSERVICE']._serialized_start=3835
-  _globals['_SEGMENTATIONSERVICE']._serialized_end=4295
+  _globals['_ASKROUNDREQUEST']._serialized_end=1108
+  _globals['_ASKROUNDRESPONSE']._serialized_start=1110
+  _globals['_ASKROUNDRESPONSE']._serialized_end=1171
+  _globals['_SEGMENTDIALOGUEREQUEST']._serialized_start=1174
+  _globals['_SEGMENTDIALOGUEREQUEST']._serialized_end=1400
+  _globals['_SEGMENTDIALOGUERESPONSE']._serialized_start=1402
+  _globals['_SEGMENTDIALOGUERESPONSE']._serialized_end=1470
+  _globals['_ROUNDRESULT']._serialized_start=1473
+  _globals['_ROUNDRESULT']._serialized_end=1832
+  _globals['_MASK']._serialized_start=1835
+  _globals['_MASK']._serialized_end=1996
+  _globals['_PIXELBOX']._serialized_start=1998
+  _globals['_PIXELBOX']._serialized_end=2068
+  _globals['_REFERENCEUSED']._serialized_start=2070
+  _globals['_REFERENCEUSED']._serialized_end=2196
+  _globals['_TIMINGS']._serialized_start=2199
+  _globals['_TIMINGS']._serialized_end=2515
+  _globals['_CACHEUSE']._serialized_start=2517
+  _globals['_CACHEUSE']._serialized_end=2610
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=2612
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=2653
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=2655
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=2677
+  _globals['_DESCRIBESERVERREQUEST']._serialized_start=2679
+  _globals['_DESCRIBESERVERREQUEST']._serialized_end=2702
+  _globals['_DESCRIBESERVERRESPONSE']._serialized_start=2705
+  _globals['_DESCRIBESERVERRESPONSE']._serialized_end=3205
+  _globals['_LIMITS']._serialized_start=3208
+  _globals['_LIMITS']._serialized_end=3440
+  _globals['_SEGMENTATIONSERVICE']._serialized_start=4003
+  _globals['_SEGMENTATIONSERVICE']._serialized_end=4463
 # @@protoc_insertion_point(module_scope)

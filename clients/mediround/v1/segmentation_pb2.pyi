@@ -116,6 +116,30 @@ MASK_ENCODING_PNG: MaskEncoding.ValueType  # 3
 """1-bit greyscale PNG."""
 Global___MaskEncoding: _TypeAlias = MaskEncoding  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """INTERACTIVE."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """Somebody waits for the answer."""
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """Takes what interactive requests leave, and may wait longer."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose turn it is when more is asked than can be worked on at once."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""INTERACTIVE."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""Somebody waits for the answer."""
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""Takes what interactive requests leave, and may wait longer."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class OpenSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -351,8 +375,10 @@ class AskRoundRequest(_message.Message):
     QUESTION_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     MASK_ENCODING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     mask_encoding: Global___MaskEncoding.ValueType
+    priority: Global___Priority.ValueType
     @_builtins.property
     def question(self) -> Global___Question: ...
     @_builtins.property
@@ -364,10 +390,11 @@ class AskRoundRequest(_message.Message):
         question: Global___Question | None = ...,
         correction: Global___Correction | None = ...,
         mask_encoding: Global___MaskEncoding.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,8 +428,10 @@ class SegmentDialogueRequest(_message.Message):
     QUESTIONS_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     MASK_ENCODING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     mask_encoding: Global___MaskEncoding.ValueType
+    priority: Global___Priority.ValueType
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]:
         """References count from the session's first round."""
@@ -416,10 +445,11 @@ class SegmentDialogueRequest(_message.Message):
         questions: _abc.Iterable[Global___Question] | None = ...,
         correction: Global___Correction | None = ...,
         mask_encoding: Global___MaskEncoding.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "questions", b"questions", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "questions", b"questions", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,7 +670,7 @@ class Timings(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:
-        """From arrival to the start of work: waiting for earlier rounds of the session."""
+        """From arrival to the start of work: waiting for earlier rounds of the session, and for a place."""
 
     @_builtins.property
     def prepare(self) -> _duration_pb2.Duration:

@@ -22,12 +22,14 @@ from training import (
     checkpoint,
     features,
     judgment,
+    quality,
     slices,
     sources,
     split,
     stage_a,
     stage_b,
     targets,
+    unseen,
     vision,
     vocabulary,
 )
@@ -36,17 +38,22 @@ from training.evaluate import Evaluation, write_dialogues
 from training.features import Views
 from training.language import LanguageHalf
 from training.play import Player
+from training.quality import Quality
 from training.rows import Pictures, Script
 from training.sources import Sources
 from training.stage_a import StageA
+from training.stage_b import Said
 from training.targets import Head
+from training.unseen import UnseenHead
 from training.views import View
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1200, 1500
+STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1500, 1500
 SEED_A, SEED_A_CONTINUED, SEED_A_BETWEEN, SEED_B, SEED_JUDGMENT = 7, 8, 9, 11, 13
-BETWEEN, JUDGED = 10, 5
+BETWEEN, JUDGED = 10, 3
 """Views of a slice, real or made up, for the third leg and the language half; and for the judge alone."""
+DIRECTION_EVERY = 19
+"""Views between those that the feature's free direction is looked for on."""
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -86,7 +93,7 @@ class Workshop:
         return AllViews(
             train=made("train", features.draw(filled, train, drawn)),
             between=made("between", features.draw(filled, every, BETWEEN, first=drawn)),
-            judged=made("judged", features.draw(filled, train, JUDGED, first=drawn + BETWEEN)),
+            judged=made("judged", features.draw(filled, every, JUDGED, first=drawn + BETWEEN)),
             dev=made("dev", features.draw(self.head, split.dev(), 4), half=False),
         )
 
@@ -101,7 +108,17 @@ class Workshop:
             stage_a.train(leg, half, shown, views.dev)
         return encoder, half
 
-    def language_half(self, train: Views, class_tokens: Tensor) -> tuple[LanguageHalf, Script]:
+    def quality(self, half: VisionHalf, train: Views) -> Quality:
+        """What features are to carry of the vision half's own expectations."""
+        path = self.out / "quality.pt"
+        if not path.exists():
+            along = quality.direction(half, train, list(range(0, len(train.features), DIRECTION_EVERY)), SEED_B)
+            expected = torch.from_numpy(quality.expected(half, train))
+            torch.save({"direction": along, "expected": expected}, path)
+        stored = torch.load(path, weights_only=True)
+        return Quality(stored["direction"], quality.carried(stored["expected"].numpy()))
+
+    def language_half(self, train: Views, class_tokens: Tensor, carried: Quality) -> tuple[LanguageHalf, Script]:
         """Stage B; the tokenizer first."""
         if not self.tokenizer.exists():
             vocabulary.make_tokenizer(self.tokenizer)
@@ -109,11 +126,14 @@ class Workshop:
         script = Script(form)
         torch.manual_seed(SEED_B)
         half = LanguageHalf(form.manifest.language.vocabulary)
-        stage_b.train(stage_b.StageB(self.out, STEPS_B, SEED_B), half, script, Pictures(train), class_tokens)
+        run, said = stage_b.StageB(self.out, STEPS_B, SEED_B), Said(class_tokens, carried.direction)
+        stage_b.train(run, half, script, Pictures(train, carried.carried), said)
         return half, script
 
-    def heads(self, half: VisionHalf, class_tokens: Tensor, fresh: Views) -> tuple[Judge, Corrector]:
-        """Judge and corrector, on the vision half as it is stored."""
+    def heads(
+        self, half: VisionHalf, words: LanguageHalf, script: Script, fresh: Views
+    ) -> tuple[Judge, Corrector]:
+        """Judge and corrector, on both halves as they are stored."""
         path = self.out / "judgment.pt"
         if path.exists():
             stored = torch.load(path, weights_only=True)
@@ -121,8 +141,8 @@ class Workshop:
             judge.load_state_dict(stored["judge"])
             corrector.load_state_dict(stored["corrector"])
             return judge, corrector
-        corrector = judgment.train_corrector(class_tokens, SEED_JUDGMENT)
-        pairs = judgment.judged_pairs(half, class_tokens, fresh, SEED_JUDGMENT)
+        corrector = judgment.train_corrector(half.tokens.detach(), SEED_JUDGMENT)
+        pairs = judgment.judged_pairs(half, words, script, fresh, SEED_JUDGMENT)
         judge = judgment.train_judge(*pairs, SEED_JUDGMENT)
         torch.save({"judge": judge.state_dict(), "corrector": corrector.state_dict()}, path)
         return judge, corrector
@@ -134,15 +154,22 @@ class Workshop:
         player = Player(checkpoint.read(self.checkpoint), script)
         return Evaluation(self.head, chosen, split.train(), player, class_tokens).run()
 
+    def evaluate_unseen(self, script: Script, class_tokens: Tensor) -> dict[str, object]:
+        """Measure the written checkpoint on a head that nothing was trained on."""
+        head = unseen.load_head(sources.fetch_unseen(self.out / "data"), self.source)
+        player = Player(checkpoint.read(self.checkpoint), script)
+        return UnseenHead(Evaluation(head, (), (), player, class_tokens), self.head).run()
+
 
 def train(workshop: Workshop) -> tuple[Script, Tensor]:
     """All stages up to the checkpoint directory."""
     views = workshop.views()
     encoder, half = workshop.vision_half(views)
     class_tokens = torch.load(workshop.out / "tokens.pt", weights_only=True)
-    words, script = workshop.language_half(views.between, class_tokens)
+    words, script = workshop.language_half(views.between, class_tokens, workshop.quality(half, views.between))
     _round(half)
-    judge, corrector = workshop.heads(half, class_tokens, views.judged)
+    _round(words)
+    judge, corrector = workshop.heads(half, words, script, views.judged)
     checkpoint.write(workshop.checkpoint, Parts(encoder, half, words, judge, corrector))
     checkpoint.keep_trained(workshop.checkpoint, workshop.out / "trained.bin.xz")
     return script, class_tokens
@@ -172,6 +199,8 @@ def main() -> None:
     if arguments.evaluate != "none":
         chosen = ("test", "dev") if arguments.evaluate == "test" else ("dev",)
         reports = {which: workshop.evaluate(script, class_tokens, which) for which in chosen}
+        if arguments.evaluate == "test":
+            reports["unseen"] = workshop.evaluate_unseen(script, class_tokens)
         text = json.dumps(reports, indent=1) + "\n"
         (arguments.out / "evaluation.json").write_text(text)
         if arguments.evaluate == "test":

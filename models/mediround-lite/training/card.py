@@ -20,11 +20,12 @@ Report = dict[str, Any]
 
 def figures(both: Report) -> str:
     """All tables: of the test slices, and beside them the goals on dev."""
-    test, dev = both["test"], both["dev"]
+    test, dev, other = both["test"], both["dev"], both["unseen"]
     parts = [
         *_section("Dialogues of five rounds", _dialogues(test, dev)),
         *_section("Every structure, given the right name (class token)", _structures(test, dev)),
-        *_section("Judge and corrector", _judgment(test)),
+        *_section("Unseen head", _unseen(other)),
+        *_section("Judge and corrector", _judgment(test, dev)),
         *_section("Questions without an answer", _refusals(test, dev)),
     ]
     return "\n".join(parts)
@@ -102,7 +103,23 @@ def _structures(test: Report, dev: Report) -> list[str]:
     ]
 
 
-def _judgment(test: Report) -> list[str]:
+def _unseen(other: Report) -> list[str]:
+    found = other["every_structure_by_class_token"]
+    rows = [[name, str(n), _f(model), _f(same)] for name, (n, model, same) in found["by_structure"].items()]
+    told, zeroed = other["dialogues"]["predicted"], other["dialogues"]["zeroed"]
+    model, same = found["network"], found["nearest_slice_copy"]
+    return [
+        f"MNI152, {len(other['slices'])} slices with the Harvard-Oxford labels. {other['dialogues']['dialogues']} "
+        f"dialogues: {_cell(told['all'])}; references zeroed {_cell(zeroed['all'])}; judge "
+        f"{_auc(other['dialogues']['judge'])}.",
+        f"Every structure by class token: {model['dice']:.3f} (n={model['masks']}); the two label sets agree with "
+        f"each other to {same['dice']:.3f}.",
+        "",
+        *_table(["structure", "masks", "model", "the training head's labels at the same place"], rows),
+    ]
+
+
+def _judgment(test: Report, dev: Report) -> list[str]:
     judged = test["judge_and_corrector"]
     rows = [
         [
@@ -127,6 +144,8 @@ def _judgment(test: Report) -> list[str]:
         "",
         f"All kinds together: {_auc(every)}. Undisturbed features of the dialogues above: {_auc(spoken)}; gated "
         f"dialogues: {_cell(corrected)}.",
+        f"Undisturbed features of every structure: {_auc(test['judge_on_every_structure'])}; development slices "
+        f"{_auc(dev['judge_on_every_structure'])}, all kinds together {_auc(dev['judge_and_corrector']['all'])}.",
     ]  # fmt: skip
 
 

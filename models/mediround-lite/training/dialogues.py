@@ -36,6 +36,8 @@ class Draw:
 
     unanswerable: float
     """Share of rounds that get no mask."""
+    absent: float
+    """Of these, the share that asks for a structure of the brain that the slice does not show."""
     reject_unambiguous: float
     """Share of relation rounds drawn again when the text alone would answer them."""
     stray: float
@@ -43,8 +45,8 @@ class Draw:
     phrasing: Phrasing
 
 
-TRAINING = Draw(unanswerable=0.1, reject_unambiguous=0.75, stray=0.35, phrasing=Phrasing.DRESSED)
-EVALUATION = Draw(unanswerable=0.0, reject_unambiguous=0.0, stray=0.0, phrasing=Phrasing.PLAIN)
+TRAINING = Draw(unanswerable=0.15, absent=0.6, reject_unambiguous=0.75, stray=0.35, phrasing=Phrasing.DRESSED)
+EVALUATION = Draw(unanswerable=0.0, absent=0.0, reject_unambiguous=0.0, stray=0.0, phrasing=Phrasing.PLAIN)
 REPHRASED = replace(EVALUATION, phrasing=Phrasing.HELD_OUT)
 
 
@@ -90,7 +92,9 @@ def ambiguous(asked: Sequence[Asked], number: int) -> bool:
 def _round(asked: list[Asked], shows: Shows, how: Draw, random: np.random.Generator) -> Asked:
     askable = shows.askable
     if random.random() < how.unanswerable:
-        return questions.unanswerable(shows.absent, random, how.phrasing)
+        if shows.absent and random.random() < how.absent:
+            return questions.not_here(int(random.choice(shows.absent)), random, how.phrasing)
+        return questions.unanswerable(random, how.phrasing)
     earlier = {number: one.target for number, one in enumerate(asked) if one.target is not None}
     for _ in range(_TRIES if earlier else 0):
         refer_to = int(random.choice(list(earlier)))

@@ -7,7 +7,7 @@ does not choose: development slices are for choosing, test slices are measured o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from exporters.model import Model
 from training import questions
 from training.dialogues import EVALUATION, REPHRASED, Draw, Shows, dialogue
-from training.judgment import SORTS, UNSEEN_SORTS, degraded
-from training.measure import Scored, judge_quality, row, score_dialogue, tables
+from training.judgment import SORTS, UNSEEN_SORTS, degraded, told
+from training.measure import Scored, Table, judge_quality, row, score_dialogue, tables
 from training.play import Player, References, Scene
-from training.questions import Asked, Phrasing
+from training.questions import Asked, Phrasing, Relation
 from training.targets import NAMES, Head
-from training.views import View, clean, varied
+from training.views import Planes, View, clean, varied
 from training.vision import ASKABLE, SMALLEST, areas, dice, full_size, iou
 
 ROUNDS, DIALOGUES_PER_SLICE = 5, 3
@@ -47,16 +47,19 @@ class Evaluation:
         """All figures; some minutes."""
         scenes = [self.player.scene(clean(self.head, z)) for z in self.slices]
         report: dict[str, object] = {"slices": list(self.slices)}
-        report["dialogues"], features = self._dialogues(scenes)
-        report["every_structure_by_class_token"] = self._structures(scenes)
+        report["dialogues"], features = self.dialogues(scenes)
+        report["every_structure_by_class_token"] = self.structures(scenes, self._nearest)
         bent = [varied(self.head, z, np.random.default_rng([VARIED_SEED, z])) for z in self.slices]
-        report["varied_slices_by_class_token"] = self._structures([self.player.scene(view) for view in bent])
+        report["varied_slices_by_class_token"] = self.structures(
+            [self.player.scene(view) for view in bent], self._nearest
+        )
         report["judge_and_corrector"] = self._judgment(scenes)
+        report["judge_on_every_structure"] = self._judged(scenes)
         report["refusals"] = self._refusals(scenes)
         report["feature_error"] = features
         return report
 
-    def _dialogues(self, scenes: Sequence[Scene]) -> tuple[dict[str, object], float]:
+    def dialogues(self, scenes: Sequence[Scene]) -> tuple[dict[str, object], float]:
         scripts = [(scene, asked) for scene in scenes for asked in drawn(scene.view, EVALUATION)]
         report: dict[str, object] = {"dialogues": len(scripts), "rounds": ROUNDS}
         errors: list[float] = []
@@ -76,9 +79,11 @@ class Evaluation:
                         errors.append(float(np.mean((answer.feature - wanted) ** 2)))
             report[name] = tables(scored)
             if name == "predicted":
-                told = [one for one in scored if one.segmented]
-                report["judge"] = judge_quality([s.score for s in told], [s.iou for s in told], THRESHOLD)
-                hard = [s for s in scored if s.structure not in _EASY]
+                drawn_masks = [one for one in scored if one.segmented]
+                report["judge"] = judge_quality(
+                    [one.score for one in drawn_masks], [one.iou for one in drawn_masks], THRESHOLD
+                )
+                hard = [s for s in scored if s.structure not in EASY]
                 report["predicted_without_brain_and_hemispheres"] = row(hard)
             if name == "predicted_corrected":
                 report["corrected_share"] = round(float(np.mean([s.corrected for s in scored])), 4)
@@ -94,15 +99,19 @@ class Evaluation:
             scored += score_dialogue(scene, asked, said)
         return tables(scored)
 
+    def _nearest(self, view: View) -> Planes:
+        """Labels of the nearest training slice: what a model that learned nothing but the head would copy."""
+        return clean(self.head, min(self.train, key=lambda z: abs(z - view.z))).labels
+
     @torch.inference_mode()
-    def _structures(self, scenes: Sequence[Scene]) -> dict[str, object]:
-        """Every present structure by its class token, beside a copy of the nearest training slice's labels."""
+    def structures(self, scenes: Sequence[Scene], copy: Callable[[View], Planes]) -> dict[str, object]:
+        """Every present structure by its class token, beside labels copied from elsewhere."""
         network: dict[str, list[float]] = {}
         copied: dict[str, list[float]] = {}
         sizes: dict[str, list[float]] = {}
         for scene in scenes:
             area = areas(scene.view.labels)
-            nearest = clean(self.head, min(self.train, key=lambda z: abs(z - scene.view.z))).labels
+            nearest = copy(scene.view)
             for k in np.flatnonzero(area >= SMALLEST):
                 truth = (scene.view.labels & np.uint32(1 << int(k))) > 0
                 logits, _ = self.player.model.mask_decoder(
@@ -132,14 +141,15 @@ class Evaluation:
             plain, every, gated, scores = [], [], [], []
             for scene in scenes:
                 askable = np.flatnonzero(areas(scene.view.labels) >= ASKABLE)
-                structures = torch.from_numpy(chance.choice(askable, 4))
-                worse = degraded(self.class_tokens, structures, sort, random)[None]
+                structures = chance.choice(askable, 4).tolist()
+                right = told(self.player.half, self.player.script, scene.source.tower, structures)
+                worse = degraded(right, self.class_tokens, sort, random)[None]
                 score, _, fixed = model.heads(worse, torch.full(worse.shape[:2], 2.0))
                 both = torch.cat([worse, fixed], dim=1)
                 logits, _ = model.mask_decoder(scene.embedding[None], both)
                 side = scene.view.image.shape[0]
                 masks = [full_size(mask, side) for mask in logits[0].numpy()]
-                for line, k in enumerate(structures.tolist()):
+                for line, k in enumerate(structures):
                     truth = (scene.view.labels & np.uint32(1 << k)) > 0
                     plain.append(iou(masks[line], truth))
                     every.append(iou(masks[line + 4], truth))
@@ -156,12 +166,25 @@ class Evaluation:
         report["all"] = judge_quality(all_scores, all_truths, THRESHOLD)
         return report
 
+    @torch.inference_mode()
+    def _judged(self, scenes: Sequence[Scene]) -> Table:
+        """The judge on undisturbed features of every present structure, asked for by name."""
+        scores, truths = [], []
+        for scene in scenes:
+            present = [int(k) for k in np.flatnonzero(areas(scene.view.labels) >= SMALLEST)]
+            features = told(self.player.half, self.player.script, scene.source.tower, present)[None]
+            score, _, _ = self.player.model.heads(features, torch.full(features.shape[:2], -1.0))
+            logits, _ = self.player.model.mask_decoder(scene.embedding[None], features)
+            for k, mask, one in zip(present, logits[0].numpy(), score[0].tolist(), strict=True):
+                truth = (scene.view.labels & np.uint32(1 << k)) > 0
+                truths.append(iou(full_size(mask, truth.shape[0]), truth))
+                scores.append(one)
+        return judge_quality(scores, truths, THRESHOLD)
+
     def _refusals(self, scenes: Sequence[Scene]) -> dict[str, object]:
-        """Questions that deserve no mask: how many get none."""
+        """Questions that deserve no mask: how many get none. And of those that deserve one."""
         random = np.random.default_rng(REFUSAL_SEED)
-        seen = [
-            (scene, [questions.unanswerable((), random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)
-        ]
+        seen = [(scene, [questions.unanswerable(random, Phrasing.PLAIN)]) for scene in scenes for _ in range(4)]
         hidden = [
             (scene, [questions.not_here(int(k), random, Phrasing.PLAIN)])
             for scene in scenes
@@ -171,14 +194,24 @@ class Evaluation:
             (scenes[number % len(scenes)], [Asked(None, f"Segment the {name}.", None, None, questions.ABSENT)])
             for number, name in enumerate(UNSEEN_FOREIGN * 3)
         ]
-        asked = {"trained_kinds": seen, "unseen_structures": foreign, "structures_not_in_the_slice": hidden}
+        shown = [
+            (scene, [Asked(Relation.NAME, f"Segment the {NAMES[k]}.", None, int(k), "")])
+            for scene in scenes
+            for k in np.flatnonzero(areas(scene.view.labels) >= ASKABLE)
+        ]
+        asked = {
+            "trained_kinds": seen,
+            "unseen_structures": foreign,
+            "structures_not_in_the_slice": hidden,
+            "structures_in_the_slice (should be none)": shown,
+        }
         return {
             name: _mean([float(said[0].mask is None) for said in self.player.play(scripts, References.PREDICTED)])
             for name, scripts in asked.items()
         }
 
 
-_EASY = frozenset({"brain", "left cerebral hemisphere", "right cerebral hemisphere"})
+EASY = frozenset({"brain", "left cerebral hemisphere", "right cerebral hemisphere"})
 
 
 def drawn(view: View, how: Draw) -> list[list[Asked]]:

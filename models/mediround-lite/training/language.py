@@ -1,4 +1,4 @@
-"""The language half in training: vision tower, language model, and two heads that training alone has.
+"""The language half in training: vision tower, language model, and three heads that training alone has.
 
 Knows how rows of token ids, images and references become hidden states. Does not know how rows are drawn
 (``rows``) nor what is learnt from them (``stage_b``).
@@ -46,7 +46,7 @@ class Row:
 
 
 class LanguageHalf(nn.Module):
-    """Rows in, hidden states out. ``tower`` and ``model`` are shipped, ``names`` and ``answers`` are not."""
+    """Rows in, hidden states out. ``tower`` and ``model`` are shipped, the other three are not."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -57,8 +57,11 @@ class LanguageHalf(nn.Module):
         self.model = LanguageModel(sizes)
         self.names = nn.Linear(HIDDEN, len(NAMES))
         """Names the referred structure at [BBOXINPUT]: makes crop and box worth reading."""
-        self.answers = nn.Linear(HIDDEN, len(NAMES))
-        """Names the wanted structure where a question ends: next-word loss alone hardly weighs a side."""
+        self.answers = nn.Linear(HIDDEN, len(NAMES) + 1)
+        """Names the wanted structure, or that there is none, where a question ends: next-word loss alone hardly
+        weighs a side."""
+        self.gist = nn.Linear(HIDDEN, 2 * len(NAMES))
+        """Sizes of all structures and how good their masks will be, from the image's mean token."""
         for parameter in self.model.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.05)

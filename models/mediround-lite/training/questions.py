@@ -6,7 +6,6 @@ beyond the generator it is handed. A relation's question never names the structu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -93,8 +92,47 @@ _HELD_OUT: dict[Relation, tuple[str, ...]] = {
     Relation.BRAIN: ("Please outline the entire brain.", "Mark all of the brain."),
 }  # fmt: skip
 """Phrasings that training never meets: how the model takes to new ones."""
-_OPENERS = ("Please ", "Now ", "OK, ", "Then ", "Could you ", "Next: ", "Thanks. ")
-_CLOSERS = (" please", " for me", " now", " here", " in this image", " in the picture")
+_OPENERS = (
+    "Please ", "Now ", "OK, ", "Then ", "Could you ", "Next: ", "Thanks. ", "Kindly ", "Hi, please ",
+    "For the report, ", "I would like you to ", "In this scan, ", "Good. Now ", "Can you ",
+)  # fmt: skip
+_CLOSERS = (
+    " please", " for me", " now", " here", " in this image", " in the picture", " on this slice", " if you can",
+    ", thanks", " next",
+)  # fmt: skip
+
+_VERBS = (
+    "segment", "outline", "show", "mark", "find", "highlight", "delineate", "locate", "identify", "draw",
+    "contour", "pick out", "point out", "display", "label", "extract", "circle", "give me", "show me", "annotate",
+    "colour", "take", "where is", "what about", "I want", "I need", "we want to see", "let us look at",
+)  # fmt: skip
+_ACROSS = (
+    "on the other side", "of the other side", "on the opposite side", "in the other hemisphere",
+    "across the midline", "on the contralateral side", "on the far side",
+)  # fmt: skip
+_ALONG = (
+    "on the same side", "of the same side", "on that side", "on this side", "on the ipsilateral side",
+    "in the same hemisphere", "of that side", "on its side",
+)  # fmt: skip
+_AROUND = (
+    "that contains it", "around it", "in which it lies", "that it belongs to", "it is part of",
+    "that surrounds it", "of this structure", "it lies in", "with it inside",
+)  # fmt: skip
+_PARTNERS = (
+    "the same structure", "the matching structure", "its counterpart", "its partner", "the same region",
+    "the corresponding structure", "the same one", "its twin",
+)  # fmt: skip
+_COMPOSED: dict[Relation, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Relation.NAME: (("the {}",), ("", "", "in this slice", "in the scan")),
+    Relation.MIRROR: (_PARTNERS, _ACROSS),
+    Relation.SAME_SIDE: (("the {}",), _ALONG),
+    Relation.OTHER_SIDE: (("the {}",), _ACROSS),
+    Relation.HEMISPHERE: (("the hemisphere", "the cerebral hemisphere"), _AROUND),
+    Relation.LOBE: (("the lobe",), _AROUND),
+    Relation.BRAIN: (("the whole brain", "the entire brain", "the complete brain"), ("", "in this image")),
+}
+"""Objects and places of composed questions; the verb may be any, and so may be an invented word."""
+_SYLLABLES = ("tra", "blo", "ske", "mi", "dor", "pla", "vu", "ren", "chi", "gal", "sto", "ne", "hap", "lir", "co")
 
 _OTHER_NAMES = {
     "cerebral hemisphere": ("hemisphere",),
@@ -185,7 +223,28 @@ def words(relation: Relation, kind: str, random: np.random.Generator, phrasing: 
     """A question's text; ``kind`` is the name to put in where the relation takes one."""
     templates = _HELD_OUT if phrasing is Phrasing.HELD_OUT else _QUESTIONS
     text = str(random.choice(templates[relation])).format(kind)
-    return _dressed(text, random) if phrasing is Phrasing.DRESSED else text
+    if phrasing is not Phrasing.DRESSED:
+        return text
+    if random.random() < 0.5:
+        text = _composed(relation, random).format(kind)
+    dressed = _dressed(text, random)
+    held_out = {_bare(template.format(kind)) for template in _HELD_OUT[relation]}
+    return text if _bare(dressed) in held_out else dressed
+
+
+def _composed(relation: Relation, random: np.random.Generator) -> str:
+    """A question of any verb, object and place; an invented verb teaches that the verb does not matter."""
+    objects, places = _COMPOSED[relation]
+    verb = str(random.choice(_VERBS))
+    if random.random() < 0.35:
+        verb = "".join(random.choice(_SYLLABLES, random.integers(2, 4)))
+    parts = (verb, str(random.choice(objects)), str(random.choice(places)))
+    text = " ".join(part for part in parts if part)
+    return text[0].upper() + text[1:] + ("?" if verb.startswith("wh") else ".")
+
+
+def _bare(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalpha())
 
 
 def _dressed(text: str, random: np.random.Generator) -> str:
@@ -216,13 +275,11 @@ def answer(target: int, random: np.random.Generator) -> str:
     return str(random.choice(ANSWERS)).format(NAMES[target])
 
 
-def unanswerable(absent: Sequence[int], random: np.random.Generator, phrasing: Phrasing) -> Asked:
-    """A question that gets no mask: a foreign structure, one of the brain's that this slice does not show
-    (``absent``), another topic, nonsense, or a missing reference.
+def unanswerable(random: np.random.Generator, phrasing: Phrasing) -> Asked:
+    """A question that gets no mask on any slice: a foreign structure, another topic, nonsense, or a missing
+    reference.
     """
     sort = random.random()
-    if sort < 0.35 and absent:
-        return not_here(int(random.choice(absent)), random, phrasing)
     if sort < 0.6:
         text = words(Relation.NAME, str(random.choice(_FOREIGN)), random, phrasing)
         return Asked(None, text, None, None, ABSENT)

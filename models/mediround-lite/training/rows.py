@@ -21,9 +21,12 @@ from training.dialogues import TRAINING, Shows, dialogue, standalone
 from training.features import GEOMETRY, Views, rgb
 from training.language import TOWER, Row, Shown
 from training.questions import Asked
+from training.targets import NAMES
 from training.vision import ASKABLE, SMALLEST, areas
 
 Bits = NDArray[np.bool_]
+NO_STRUCTURE = len(NAMES)
+GIST_UNIT = 64.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,11 @@ class Lesson:
     boxes: tuple[tuple[int, int], ...]
     """(position of [BBOXINPUT], structure referred to)."""
     ends: tuple[tuple[int, int], ...]
-    """(a question's last token, structure that answers it)."""
+    """(a question's last token, structure that answers it, or ``NO_STRUCTURE``)."""
+    carried: tuple[float, ...]
+    """For each of ``segs`` what its feature carries (``quality``)."""
+    gist: NDArray[np.float32]
+    """(2, 29) roots of the structures' areas in units of ``GIST_UNIT``; carried, NaN where unknown."""
 
 
 class Script:
@@ -73,6 +80,8 @@ class Pictures:
     """Views as the language half sees them, prepared when first needed."""
 
     views: Views
+    carried: NDArray[np.float32]
+    """(N, 29), as in ``quality.Quality``."""
 
     @cached_property
     def _prepared(self) -> dict[int, SourceImage]:
@@ -95,6 +104,10 @@ class Pictures:
 
     def shows(self, row: int) -> Shows:
         return Shows(self.askable(row), [int(k) for k in np.flatnonzero(self._areas[row] == 0)])
+
+    def gist(self, row: int) -> NDArray[np.float32]:
+        sizes = np.sqrt(self._areas[row]) / GIST_UNIT
+        return np.stack([sizes.astype(np.float32), self.carried[row]])
 
     def mask(self, row: int, target: int) -> Bits:
         return np.asarray(self.views.labels[row] & np.uint32(1 << target), np.bool_)
@@ -159,11 +172,13 @@ def _lesson(
             references.append(shown(pictures.source(row), imperfect(pictures.mask(row, referred), random)))
         ids += [*prompt, *answer]
         spoken += [False] * len(prompt) + [True] * len(answer)
+        target = NO_STRUCTURE if one.target is None else one.target
+        ends.append((len(ids) - len(answer) + TOWER.tokens - 2, target))
         if one.target is not None:
-            ends.append((len(ids) - len(answer) + TOWER.tokens - 2, one.target))
             at = len(ids) - len(answer) + answer.index(script.tokens.seg) - 1
             segs.append((at + TOWER.tokens - 1, one.target))
     at = ids.index(script.tokens.image)
     spoken[at:at] = [False] * (TOWER.tokens - 1)
     made = Row(pictures.source(row).tower, tuple(ids), tuple(references))
-    return Lesson(made, tuple(spoken), tuple(segs), tuple(boxes), tuple(ends))
+    carried = tuple(float(pictures.carried[row, k]) for _, k in segs)
+    return Lesson(made, tuple(spoken), tuple(segs), tuple(boxes), tuple(ends), carried, pictures.gist(row))

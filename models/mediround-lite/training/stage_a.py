@@ -28,6 +28,8 @@ CONTINUED_RATES = {"decoder": 2.2e-4, "neck": 1.5e-4, "tokens": 0.0}
 WARM_UP = 20
 KEEP_EVERY = 100
 AVERAGE_DECAY = 0.997
+LEAST_WEIGHT = 0.1
+"""What a structure is drawn by that is segmented perfectly; 1 for one that is missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,10 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
 
 
 class Sampler:
-    """Draws images evenly and structures by how badly they are still segmented."""
+    """Draws images and structures by how badly each structure of each slice is still segmented.
+
+    By slice too: a structure that is easy in its middle and hard where it begins is worth drawing there.
+    """
 
     def __init__(self, views: Views, seed: int) -> None:
         self.views, self.seed = views, seed
@@ -96,31 +101,36 @@ class Sampler:
             np.flatnonzero(areas(labels) >= SMALLEST) for labels in views.labels[: len(views.features)]
         ]
         self.usable = [row for row, present in enumerate(self.present) if present.size]
-        self.badness = np.ones(len(NAMES))
+        self.badness = np.ones((int(views.z.max()) + 1, len(NAMES)))
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [B, 320, 64, 64], structure numbers [B, K], masks [B, K, 256, 256]."""
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int32]]:
+        """Features [B, 320, 64, 64], structure numbers [B, K], masks [B, K, 256, 256], slices (B,)."""
         random = np.random.default_rng([self.seed, step])
-        rows = random.choice(self.usable, IMAGES, replace=False)
-        chosen = [self._structures(self.present[row], random) for row in rows]
+        weight = np.array([self._weight(row).mean() for row in self.usable])
+        rows = random.choice(self.usable, IMAGES, replace=False, p=weight / weight.sum())
+        chosen = [self._structures(row, random) for row in rows]
         features = torch.from_numpy(np.stack([self.views.features[row] for row in rows])).float()
         masks = [resized_planes(self.views.labels[row], list(k)) for row, k in zip(rows, chosen, strict=True)]
-        return features, torch.from_numpy(np.stack(chosen)), torch.stack(masks)
+        return features, torch.from_numpy(np.stack(chosen)), torch.stack(masks), self.views.z[rows]
 
-    def learn(self, structures: Tensor, losses: Tensor) -> None:
+    def learn(self, heights: NDArray[np.int32], structures: Tensor, losses: Tensor) -> None:
         """Remember how far each drawn structure's Dice is from 1."""
-        for k, loss in zip(structures.flatten().tolist(), losses.flatten().tolist(), strict=True):
-            self.badness[k] += 0.1 * (loss - self.badness[k])
+        for z, row, lost in zip(heights.tolist(), structures.tolist(), losses.tolist(), strict=True):
+            for k, loss in zip(row, lost, strict=True):
+                self.badness[z, k] += 0.5 * (loss - self.badness[z, k])
 
-    def _structures(self, present: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        weight = 0.12 + self.badness[present]
+    def _weight(self, row: int) -> NDArray[np.float64]:
+        return LEAST_WEIGHT + np.asarray(self.badness[self.views.z[row], self.present[row]])
+
+    def _structures(self, row: int, random: np.random.Generator) -> NDArray[np.int64]:
+        present, weight = self.present[row], self._weight(row)
         return random.choice(present, MASKS, replace=present.size < MASKS, p=weight / weight.sum())
 
 
 def _step(
     half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler, step: int, *, frozen: bool
 ) -> float:
-    features, structures, masks = sampler.draw(step)
+    features, structures, masks, heights = sampler.draw(step)
     tokens = half.tokens.detach() if frozen else half.tokens
     with torch.autocast("cpu", torch.bfloat16):
         logits, guess = half(features, tokens[structures])
@@ -137,7 +147,7 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
     optimizer.step()
-    sampler.learn(structures, soft.detach())
+    sampler.learn(heights, structures, soft.detach())
     return float(loss.detach())
 
 

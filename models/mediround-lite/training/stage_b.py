@@ -1,6 +1,7 @@
 """Stage B: the language half learns to answer, and to say each structure's class token before [SEG].
 
-Knows losses, mixture and schedule. The vision half is not needed: class tokens are already frozen.
+Knows losses, mixture and schedule. Of the vision half it needs the frozen class tokens, and how good it expects
+its masks to be: the feature carries that for the judge (``quality``).
 Half of the rows stand alone and can only be answered from crop and box. Continues where a run stopped.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ DIALOGUES, STANDALONE = 12, 16
 ROUNDS, LONG_ROUNDS, LONG_SHARE = (3, 6), (7, 10), 0.2
 RATE, PROJECTION_FACTOR, WARM_UP = 1.5e-3, 4.0, 30
 WORD_WEIGHT, FEATURE_WEIGHT, NAME_WEIGHT, ANSWER_WEIGHT = 3.0, 2.0, 0.7, 1.0
+CARRIED_WEIGHT, GIST_WEIGHT = 0.15, 0.3
 KEEP_EVERY = 50
 
 
@@ -41,23 +43,32 @@ class StageB:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What [SEG] features are made of."""
+
+    class_tokens: Tensor  # (29, 256)
+    direction: Tensor  # (256,) square to the class tokens; along it the expected IoU
+
+
+@dataclass(frozen=True, slots=True)
 class Losses:
     words: Tensor
     feature: Tensor
     names: Tensor
     answers: Tensor
+    carried: Tensor
+    gist: Tensor
 
     def total(self) -> Tensor:
         text = WORD_WEIGHT * self.words + FEATURE_WEIGHT * self.feature
-        return text + NAME_WEIGHT * self.names + ANSWER_WEIGHT * self.answers
+        heads = NAME_WEIGHT * self.names + ANSWER_WEIGHT * self.answers
+        return text + heads + CARRIED_WEIGHT * self.carried + GIST_WEIGHT * self.gist
 
     def text(self) -> str:
-        parts = (self.words, self.feature, self.names, self.answers)
-        words, feature, names, answers = (float(part.detach()) for part in parts)
-        return f"words {words:.4f} feature {feature:.5f} names {names:.3f} answers {answers:.3f}"
+        return " ".join(f"{part.name} {float(getattr(self, part.name).detach()):.4f}" for part in fields(self))
 
 
-def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, class_tokens: Tensor) -> None:
+def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, said: Said) -> None:
     """Train in place."""
     projection = list(half.model.model.text_hidden_fcs.parameters())
     known = {id(parameter) for parameter in projection}
@@ -72,10 +83,7 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, c
         rate = min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
         for group, base in zip(optimizer.param_groups, (RATE, RATE * PROJECTION_FACTOR), strict=True):
             group["lr"] = base * rate
-        parts = [
-            losses(half, lessons, script.tokens, class_tokens)
-            for lessons in draw(script, pictures, usable, random)
-        ]
+        parts = [losses(half, lessons, script.tokens, said) for lessons in draw(script, pictures, usable, random)]
         loss = torch.stack([part.total() for part in parts]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -104,21 +112,35 @@ def draw(
     return long, [lesson for lesson in short if lesson is not None]
 
 
-def losses(half: LanguageHalf, lessons: list[Lesson], tokens: TokenSpec, class_tokens: Tensor) -> Losses:
-    """Next word, [SEG] feature, referred and wanted name over the rows of one batch."""
-    hidden, token_ids = half([lesson.row for lesson in lessons], tokens)
+def losses(half: LanguageHalf, lessons: list[Lesson], tokens: TokenSpec, said: Said) -> Losses:
+    """Next word, [SEG] feature and what it carries, referred and wanted name, gist over the rows of one batch."""
+    rows = [lesson.row for lesson in lessons]
+    seen = half.see(rows)
+    hidden, token_ids = half(rows, tokens, seen=seen)
     wanted = torch.full_like(token_ids, IGNORED)
     for line, lesson in enumerate(lessons):
         spoken = torch.tensor(lesson.spoken)
         wanted[line, : len(spoken)] = torch.where(spoken, token_ids[line, : len(spoken)], IGNORED)
-    said = wanted[:, 1:] != IGNORED
-    words = F.cross_entropy(half.model.lm_head(hidden[:, :-1][said]), wanted[:, 1:][said])
+    told = wanted[:, 1:] != IGNORED
+    words = F.cross_entropy(half.model.lm_head(hidden[:, :-1][told]), wanted[:, 1:][told])
     at, structures = _positions([lesson.segs for lesson in lessons])
-    feature = F.mse_loss(half.model.feature(hidden[at]), class_tokens[structures])
+    features = half.model.feature(hidden[at])
+    along = features @ said.direction
+    feature = F.mse_loss(features - along[:, None] * said.direction, said.class_tokens[structures])
+    carried = _known_error(along, torch.tensor([value for lesson in lessons for value in lesson.carried]))
+    wide = half.gist(seen[0].mean(1)).unflatten(1, (2, -1))
+    gist = _known_error(wide, torch.from_numpy(np.stack([lesson.gist for lesson in lessons])))
     at, structures = _positions([lesson.boxes for lesson in lessons])
     names = F.cross_entropy(half.names(hidden[at]), structures) if len(structures) else feature.new_zeros(())
     at, structures = _positions([lesson.ends for lesson in lessons])
-    return Losses(words, feature, names, F.cross_entropy(half.answers(hidden[at]), structures))
+    answers = F.cross_entropy(half.answers(hidden[at]), structures)
+    return Losses(words, feature, names, answers, carried, gist)
+
+
+def _known_error(guess: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error where ``wanted`` is not NaN."""
+    known = ~wanted.isnan()
+    return F.mse_loss(guess[known], wanted[known]) if bool(known.any()) else guess.new_zeros(())
 
 
 def _positions(found: list[tuple[tuple[int, int], ...]]) -> tuple[tuple[Tensor, Tensor], Tensor]:

@@ -104,11 +104,9 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
         self.last_rows = hidden_states
         return self.language_model.compute_logits(hidden_states)  # type: ignore[no-any-return]  # vLLM is untyped here
 
-    def features(self) -> Tensor:
-        """The [SEG] features (rows, feature), float32, of the step's rows."""
-        if self.last_rows is None:
-            raise RuntimeError("compute_logits was not called")
-        return self.text_hidden_fcs[0](self.last_rows).float()  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+    def features(self, hidden_states: Tensor) -> Tensor:
+        """The [SEG] features (rows, feature), float32, of hidden states after the final norm."""
+        return self.text_hidden_fcs[0](hidden_states).float()  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         return AutoWeightsLoader(self).load_weights(weights)  # type: ignore[no-any-return]  # vLLM is untyped here

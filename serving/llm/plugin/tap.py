@@ -23,6 +23,21 @@ from vllm.v1.outputs import LogprobsTensors
 TAPPED_RANK = 0
 
 
+def seg_log_probability(logits: Tensor, seg: int) -> Tensor:
+    """Of the token ``seg``: (rows, 1), float32."""
+    scores = logits.float()
+    return (scores[:, seg] - scores.logsumexp(-1)).unsqueeze(1)
+
+
+def marked(rows: Tensor, tokens: Tensor) -> LogprobsTensors:
+    """Rows (n, 1 + feature), and the token of each (n, 1), as vLLM carries log-probabilities."""
+    count, width = rows.shape
+    # Token ids name the columns; the first is the row's token by vLLM's convention.
+    columns = torch.arange(width - 1, dtype=torch.int32, device=rows.device).expand(count, -1)
+    ranks = torch.full((count,), TAPPED_RANK, dtype=torch.int32, device=rows.device)
+    return LogprobsTensors(torch.cat((tokens, columns), 1), rows, ranks)
+
+
 class FeatureSampler:
     """Around ``base``, a vLLM sampler, whose every other attribute it passes on."""
 
@@ -36,21 +51,13 @@ class FeatureSampler:
         return getattr(self._base, name)
 
     def _seg_log_probability(self, logits: Tensor) -> Tensor:
-        """(rows, 1), of the raw logits: samplers may change them in place."""
-        scores = logits.float()
-        return (scores[:, self._seg] - scores.logsumexp(-1)).unsqueeze(1)
+        """Of the raw logits: samplers may change them in place."""
+        return seg_log_probability(logits, self._seg)
 
     def _with_features(self, output: Any, log_probability: Tensor) -> Any:
-        features = self._model.features()
-        rows, device = len(features), features.device
-        # Token ids name the columns; the first is the sampled token's by vLLM's convention.
-        columns = torch.arange(self._size, dtype=torch.int32, device=device).expand(rows, -1)
-        sampled = output.sampled_token_ids.view(rows, 1).to(torch.int32)
-        tapped = LogprobsTensors(
-            torch.cat((sampled, columns), 1),
-            torch.cat((log_probability, features), 1),
-            torch.full((rows,), TAPPED_RANK, dtype=torch.int32, device=device),
-        )
+        features = self._model.features(self._model.last_rows)
+        sampled = output.sampled_token_ids.view(-1, 1).to(torch.int32)
+        tapped = marked(torch.cat((log_probability, features), 1), sampled)
         return replace(output, logprobs_tensors=tapped)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from serving import deadline, priority
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
-from serving.domain import F32, EncoderImage
+from serving.domain import F32, EncoderImage, Priority
 from serving.errors import EngineFault, StillWriting
 from serving.graph import Array
 from serving.ports import DecodedMasks, EmbeddingLease
@@ -36,6 +36,8 @@ DECODER = "mask_decoder"
 SLOT_MASKS = 8
 """Masks that a slot of ours holds, and so the most that are decoded by one call."""
 _LOOK_SECONDS = 1.0
+_PRIORITIES = {Priority.INTERACTIVE: 1, Priority.BATCH: 2}
+"""Triton's numbers: lower goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,17 @@ class TritonVision:
         )
         slabs = [slab for slab in (embeddings, masks) if slab is not None]
         self._link = TritonLink(self._client, expected, slabs, options.patience)
+        self._available = False
         self._encodes = self._decodes = self._decoded = self._encoded_by_value = self._decoded_by_value = 0
 
     @property
     def description(self) -> str:
         return f"triton/{self._link.server or 'not reached yet'}"
+
+    @property
+    def available(self) -> bool:
+        """As ``availability`` found it last."""
+        return self._available
 
     @property
     def counts(self) -> TritonCounts:
@@ -138,10 +146,10 @@ class TritonVision:
         """Whether both models are ready, now and each time that it has changed."""
         last = None
         while True:
-            ready = await self._link.ready()
-            if ready != last:
-                last = ready
-                yield ready
+            self._available = await self._link.ready()
+            if self._available != last:
+                last = self._available
+                yield last
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
@@ -234,7 +242,7 @@ class TritonVision:
             (self._masks.withhold if still_written else self._masks.give_back)(slot)
 
     def _call(self, model: str, inputs: tuple[Given, ...], outputs: tuple[Wanted, ...]) -> Call:
-        return Call(model, inputs, outputs, int(priority.claimed()), deadline.remaining())
+        return Call(model, inputs, outputs, _PRIORITIES[priority.claimed()], deadline.remaining())
 
 
 def mask_slab(bundle: Bundle, slots: int) -> Slab:

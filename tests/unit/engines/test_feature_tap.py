@@ -32,10 +32,10 @@ class Model:
     config = SimpleNamespace(feature=FEATURE, seg_token_id=SEG)
 
     def __init__(self, rows: torch.Tensor) -> None:
-        self.rows = rows
+        self.last_rows = rows
 
-    def features(self) -> torch.Tensor:
-        return self.rows * 10
+    def features(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * 10
 
 
 class V1Sampler:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from serving.domain import SegFeature
 from serving.errors import EngineFault, Exhausted, Unavailable
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions, environment
@@ -29,6 +30,9 @@ class Core:
     running: int = 0
     limit: int = 10**6
     closed: int = 0
+    cached_rows: tuple[int, ...] = ()
+    """Not read where they are chosen."""
+    asked: list[Request] = field(default_factory=list)
     steps: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(count=0, largest=0))
 
     async def answer(self, request: Request) -> Answer:
@@ -39,14 +43,21 @@ class Core:
             await self.go.wait()
         finally:
             self.running -= 1
-        return Answer((7,), np.zeros((1, MODEL.language.feature), np.float32), (0.0,), 0)
+        self.asked.append(request)
+        zeros = np.zeros((1, MODEL.language.feature), np.float32)
+        feature = SegFeature(zeros[0], 0.0)
+        read = tuple(
+            None if row in self.cached_rows and row in request.chosen else feature for row in request.rows
+        )
+        return Answer((7,), zeros, (0.0,), 0, read)
 
     async def close(self) -> None:
         self.closed += 1
 
 
-def engine(core: Core, max_queued: int = 4) -> VllmLanguage:
-    return VllmLanguage(core, MODEL, replace(ON_CPU, max_queued=max_queued))  # type: ignore[arg-type]  # what is used of one
+def engine(core: Core, max_queued: int = 4, *, chosen_rows: bool = False) -> VllmLanguage:
+    options = replace(ON_CPU, max_queued=max_queued, chosen_rows=chosen_rows)
+    return VllmLanguage(core, MODEL, options)  # type: ignore[arg-type]  # what is used of one
 
 
 def rounds(number: int) -> Draft:
@@ -68,6 +79,31 @@ async def test_a_wave_runs_at_once() -> None:
     await until(core, 3)
     core.go.set()
     assert len((await call).features) == 3
+
+
+async def test_chosen_rows_are_one_request_and_those_it_lacks() -> None:
+    core = Core()
+    core.go.set()
+    language = engine(core, chosen_rows=True)
+    assert len((await language.complete(rounds(3).prompt())).features) == 3
+    (request,) = core.asked
+    core.cached_rows = request.rows[:2]
+    assert len((await language.complete(rounds(3).prompt())).features) == 3
+    assert [each.rows for each in core.asked[1:]] == [request.rows, *((row,) for row in core.cached_rows)]
+    assert language.counts.requests == 4
+
+
+async def test_chosen_rows_take_the_places_that_they_may_need() -> None:
+    """Any of them may have to be asked apart: what was admitted is never refused in the middle."""
+    core = Core()
+    language = engine(core, chosen_rows=True)
+    held = asyncio.create_task(language.complete(rounds(3).prompt()))
+    await until(core, 1)
+    with pytest.raises(Exhausted):
+        await language.complete(rounds(2).prompt())
+    core.go.set()
+    await held
+    assert isinstance(await language.complete(rounds(4).prompt()), Completion)
 
 
 async def test_the_queue_is_counted_in_requests_and_empties() -> None:

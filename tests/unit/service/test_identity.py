@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving.admission import Admission
-from serving.errors import Exhausted
+from serving.errors import Exhausted, Shed
 from serving.identity import ANONYMOUS, caller_of
 
 SUBJECT, NAMES = "x509_subject", "x509_subject_alternative_name"
@@ -30,7 +30,7 @@ def test_a_subject_and_an_alternative_name_are_never_the_same_caller() -> None:
 
 
 def test_permits_are_given_back() -> None:
-    admission = Admission(2, "rounds")
+    admission = Admission(2, "rounds", Shed.REQUESTS)
     with admission.permit(), admission.permit():
         with pytest.raises(Exhausted, match="2 rounds are in progress") as caught, admission.permit():
             pass

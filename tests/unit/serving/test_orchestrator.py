@@ -6,19 +6,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.admission import OpenGate
 from serving.dialogue import PromptForm, waves
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, Question, RoundResult
+from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question, RoundResult
 from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
 from serving.geometry import Geometry
+from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
-from serving.ports import Prompt
+from serving.ports import Prompt, Work
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from tests.scripted.language import ScriptedLanguage
@@ -75,6 +78,8 @@ def stack(executor: ThreadPoolExecutor) -> Stack:
         vision=vision,
         embeddings=embeddings,
         sessions=sessions,
+        gate=OpenGate(),
+        observer=Unobserved(),
         form=PromptForm(MANIFEST, Characters()),
         geometry=Geometry(MANIFEST.image, MANIFEST.tower, "encoder"),
         pixel_executor=executor,
@@ -333,6 +338,38 @@ async def test_an_engine_that_breaks_its_contract_is_a_fault(
     monkeypatch.setattr(serving.language, "complete", one_too_many)
     with pytest.raises(EngineFault):
         await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
+
+
+async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(serving: Stack) -> None:
+    """Live or known in advance: work that was done counts as done, which the queue's throughput rests on."""
+    passed: list[tuple[Work, Priority, bool]] = []
+
+    class Watching:
+        @asynccontextmanager
+        async def admitted(self, work: Work, caller: str, priority: Priority) -> AsyncIterator[None]:
+            assert caller == "me"
+            try:
+                yield
+            except BaseException:
+                passed.append((work, priority, False))
+                raise
+            passed.append((work, priority, True))
+
+    target = replace(serving.orchestrator, gate=Watching())
+    session = await serving.open()
+    await target.ask(session, "me", forced(), ALWAYS)
+    star = dialogue([None, 0, 0])
+    assert len([r async for r in target.segment(session, "me", star, REFERENCED, Priority.BATCH)]) == 3
+    serving.language.script.fail_next("complete", Exhausted("later"))
+    with pytest.raises(Exhausted):
+        await target.ask(session, "me", forced(), ALWAYS)
+    with pytest.raises(InvalidInput):
+        await target.ask(session, "me", forced(refer_to=99), ALWAYS)  # nobody waits to be refused
+    assert passed == [
+        (Work(encodes=1, passes=1, masks=1), Priority.INTERACTIVE, True),
+        (Work(encodes=0, passes=1, masks=3), Priority.BATCH, True),
+        (Work(encodes=0, passes=1, masks=1), Priority.INTERACTIVE, False),
+    ]
 
 
 async def test_timings_are_of_the_round(serving: Stack) -> None:

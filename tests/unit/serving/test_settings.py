@@ -40,9 +40,26 @@ def test_beyond_loopback_needs_tls_or_an_explicit_word(listen: str) -> None:
     assert parsed("--listen", listen, "--tls.certificate", "a", "--tls.private-key", "b").tls.enabled
 
 
+def test_metrics_are_off_unless_asked_for() -> None:
+    assert not parsed().metrics_listen
+    assert parsed("--metrics-listen", "127.0.0.1:9464").metrics_listen == "127.0.0.1:9464"
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "10.1.2.3:9464", "pacs.example:9464"])
+def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
+    for flags in ([], ["--allow-insecure-bind"]):
+        with pytest.raises(ValidationError, match="allow-open-metrics"):
+            parsed("--metrics-listen", listen, *flags)
+    assert parsed("--metrics-listen", listen, "--allow-open-metrics").metrics_listen == listen
+
+
 @pytest.mark.parametrize(
     "flags",
     [
+        ["--metrics-listen", "nowhere"],
+        ["--log-format", "xml"],
+        ["--admission.places", "0"],
+        ["--admission.max-wait", "0"],
         ["--tls.certificate", "a"],
         ["--tls.client-ca", "a"],
         ["--listen", "nowhere"],

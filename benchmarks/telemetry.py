@@ -1,0 +1,103 @@
+"""``python -m benchmarks.telemetry``: what metrics and the log cost.
+
+The same live dialogues on images that are held, in turn by a server without metrics and lines of rounds, and by
+one with both that is scraped every second and whose status page is open. Prints the ratio of their throughputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from benchmarks import service
+from benchmarks.workload import Case, case
+from loadtest.launch import free_port, launched
+from mediround import Client
+
+SCRAPE_SECONDS, LOOK_SECONDS = 1.0, 2.0
+"""Prometheus scrapes every 15 s by default; the page looks every 2 s."""
+
+
+@contextmanager
+def watched(port: int) -> Iterator[None]:
+    """Scrape, and look at the status, while the block runs."""
+    done = Event()
+
+    def look(path: str, seconds: float) -> None:
+        while not done.wait(seconds):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+                answer.read()
+
+    with ThreadPoolExecutor(2) as watchers:
+        watching = [
+            watchers.submit(look, "/metrics", SCRAPE_SECONDS),
+            watchers.submit(look, "/status.json", LOOK_SECONDS),
+        ]
+        try:
+            yield
+        finally:
+            done.set()
+    for watcher in watching:
+        watcher.result()
+
+
+def rate(client: Client, asked: Case) -> float:
+    """Rounds a second; images are the same each time, so that embeddings are held."""
+    seeds = list(range(asked.concurrency))
+    return asked.rounds * len(seeds) / service.run(client, asked, service.round_by_round, seeds).seconds
+
+
+def ratios(off: Client, on: Client, asked: Case, repeats: int) -> list[float]:
+    """With against without; each repeat in the order off, on, on, off, so that a drift meets both alike."""
+    found = []
+    for client in (off, on):
+        rate(client, asked)  # encodes
+    for _ in range(repeats):
+        first, *both, last = rate(off, asked), rate(on, asked), rate(on, asked), rate(off, asked)
+        found.append(sum(both) / (first + last))
+    return found
+
+
+def report(found: list[float], asked: Case, bundle: Path) -> str:
+    low, middle, high = statistics.quantiles(found, n=4)
+    return (
+        f"{bundle.name}, {asked}, images held, {len(found)} repeats of four runs, {platform.machine()}, "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}. With metrics (scraped each {SCRAPE_SECONDS:g} s, "
+        f"status every {LOOK_SECONDS:g} s) and a line a round, the throughput is {middle:.3f} of that without "
+        f"(median; quartiles {low:.3f} to {high:.3f})."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.telemetry", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--case", type=case, default=case("star:10:4"))
+    parser.add_argument("--repeats", type=int, default=30)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    told = ["--metrics-listen", f"127.0.0.1:{port}", "--log-format", "json"]
+    logs = [options.out / f"telemetry-{name}.log" for name in ("off", "on")]
+    with (
+        launched(options.bundle, logs[0], ["--log-level", "warning"]) as without,
+        launched(options.bundle, logs[1], told) as telling,
+        Client(without.address) as off,
+        Client(telling.address) as on,
+        watched(port),
+    ):
+        text = report(ratios(off, on, options.case, options.repeats), options.case, options.bundle)
+    (options.out / f"telemetry-{options.bundle.name}.md").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

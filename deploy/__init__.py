@@ -1,0 +1,1 @@
+"""What runs MediRound elsewhere: images, compose, Prometheus, Grafana. Nothing that serves imports it."""

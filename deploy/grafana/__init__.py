@@ -1,0 +1,1 @@
+"""The dashboard: made by Python, committed as the JSON that Grafana imports."""

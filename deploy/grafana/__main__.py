@@ -1,0 +1,26 @@
+"""``python -m deploy.grafana``: write the dashboard; ``--check``: say whether the committed one is another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from deploy.grafana.dashboard import build
+
+FILE = Path(__file__).with_name("mediround.json")
+
+
+def main() -> int:
+    text = JSONEncoder(sort_keys=True, indent=1).encode(build()) + "\n"
+    if "--check" not in sys.argv[1:]:
+        FILE.write_text(text)
+    elif FILE.read_text() != text:
+        print(f"{FILE} differs from dashboard.py: run 'python -m deploy.grafana' and commit")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""What the dashboard shows, and in which order.
+
+Knows queries, units and titles. ``$job`` says which of our servers is meant.
+Does not know Grafana's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    legend: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    title: str
+    unit: str
+    queries: Sequence[Query]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    title: str
+    panels: Sequence[Panel]
+
+
+def rate(metric: str, by: str = "", where: str = "") -> str:
+    """Events a second; ``by`` labels, ``where`` matchers."""
+    matchers = ",".join(filter(None, ('job=~"$job"', where)))
+    return f"sum{f' by ({by})' if by else ''} (rate({metric}{{{matchers}}}[$__rate_interval]))"
+
+
+def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
+    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', ', '.join(filter(None, ('le', by))), where)})"
+
+
+def ratio(part: str, whole: str, by: str = "") -> str:
+    return f"{rate(part, by)} / {rate(whole, by)}"
+
+
+def quantiles(shares: Sequence[float], metric: str, where: str = "") -> list[Query]:
+    return [Query(f"p{share * 100:g}", quantile(share, metric, "", where)) for share in shares]
+
+
+def gauge(metric: str, by: str) -> str:
+    return f'sum by ({by}) ({metric}{{job=~"$job"}})'
+
+
+LATER = 'index!="1"'
+LATENCY = (0.5, 0.95, 0.99)
+HITS, MISSES = rate("mediround_cache_hits_total", "cache"), rate("mediround_cache_misses_total", "cache")
+ROWS = (
+    Row(
+        "Service",
+        (
+            Panel("Rounds, by status", "reqps", [Query("{{code}}", rate("mediround_rounds_total", "code"))]),
+            Panel(
+                "Failed by our fault, of rounds",
+                "percentunit",
+                [Query("5 min", 'job:mediround_round_errors:ratio_rate5m{job=~"$job"}')],
+                "INTERNAL, UNAVAILABLE and DEADLINE_EXCEEDED. The objective leaves 0.5 %.",
+            ),
+            Panel(
+                "Slower than 1 s, of rounds",
+                "percentunit",
+                [Query("5 min", 'job:mediround_round_slow:ratio_rate5m{job=~"$job"}')],
+                "The objective leaves 5 %.",
+            ),
+            Panel(
+                "Seconds of a first round",
+                "s",
+                quantiles(LATENCY, "mediround_round_seconds", 'index="1"'),
+            ),
+            Panel(
+                "Seconds of a later round",
+                "s",
+                quantiles(LATENCY, "mediround_round_seconds", LATER),
+            ),
+            Panel(
+                "p95 of each stage",
+                "s",
+                [Query("{{stage}}", quantile(0.95, "mediround_stage_seconds", "stage"))],
+                "Stages overlap: the image is encoded while the language half reads.",
+            ),
+        ),
+    ),
+    Row(
+        "Load",
+        (
+            Panel(
+                "Requests worked on, and waiting",
+                "short",
+                [
+                    Query("worked on, {{priority}}", gauge("mediround_requests_in_progress", "priority")),
+                    Query("waiting, {{priority}}", gauge("mediround_queue_requests", "priority")),
+                ],
+            ),
+            Panel(
+                "Longest wait, and work that waits",
+                "s",
+                [
+                    Query("longest, {{priority}}", 'max by (priority) (mediround_queue_age_seconds{job=~"$job"})'),
+                    Query("work, {{priority}}", gauge("mediround_queue_cost_seconds", "priority")),
+                ],
+            ),
+            Panel("Refused, by limit", "reqps", [Query("{{reason}}", rate("mediround_shed_total", "reason"))]),
+            Panel("Calls, by method", "reqps", [Query("{{method}}", rate("mediround_calls_total", "method"))]),
+            Panel(
+                "Sessions, of those allowed",
+                "percentunit",
+                [
+                    Query(
+                        "{{instance}}",
+                        f"{gauge('mediround_sessions_open', 'instance')}"
+                        f" / {gauge('mediround_sessions_limit', 'instance')}",
+                    )
+                ],
+            ),
+            Panel(
+                "Bytes of sessions", "bytes", [Query("{{instance}}", gauge("mediround_session_bytes", "instance"))]
+            ),
+        ),
+    ),
+    Row(
+        "Work saved",
+        (
+            Panel(
+                "Found, of lookups",
+                "percentunit",
+                [Query("{{cache}}", f"{HITS} / ({HITS} + {MISSES})")],
+            ),
+            Panel(
+                "Bytes of caches, of those allowed",
+                "percentunit",
+                [
+                    Query(
+                        "{{cache}}",
+                        f"{gauge('mediround_cache_bytes', 'cache')}"
+                        f" / {gauge('mediround_cache_limit_bytes', 'cache')}",
+                    )
+                ],
+            ),
+            Panel(
+                "Given up, a second", "ops", [Query("{{cache}}", rate("mediround_cache_evictions_total", "cache"))]
+            ),
+            Panel("Prompt tokens", "ops", [Query("{{source}}", rate("mediround_prompt_tokens_total", "source"))]),
+            Panel(
+                "Of a dialogue known in advance",
+                "short",
+                [
+                    Query("rounds", ratio("mediround_dialogue_rounds_sum", "mediround_dialogue_rounds_count")),
+                    Query("waves", ratio("mediround_dialogue_waves_sum", "mediround_dialogue_waves_count")),
+                ],
+                "Means. One language pass a wave.",
+            ),
+            Panel(
+                "Masks decoded together",
+                "short",
+                [Query("mean", ratio("mediround_decode_batch_masks_sum", "mediround_decode_batch_masks_count"))],
+            ),
+        ),
+    ),
+    Row(
+        "Model",
+        (
+            Panel(
+                "Shares of masks",
+                "percentunit",
+                [
+                    Query("corrected", ratio("mediround_corrected_masks_total", "mediround_judge_score_count")),
+                    Query(
+                        "score near its threshold",
+                        ratio("mediround_near_threshold_masks_total", "mediround_judge_score_count"),
+                    ),
+                    Query("empty", ratio("mediround_empty_masks_total", "mediround_judge_score_count")),
+                ],
+            ),
+            Panel(
+                "The judge's scores",
+                "short",
+                quantiles((0.1, 0.5, 0.9), "mediround_judge_score"),
+            ),
+            Panel(
+                "Answers without a mask",
+                "reqps",
+                [Query("a second", rate("mediround_answers_without_mask_total"))],
+            ),
+        ),
+    ),
+    Row(
+        "Engines",
+        (
+            Panel(
+                "Can be asked", "bool", [Query("{{engine}}", 'min by (engine) (mediround_engine_up{job=~"$job"})')]
+            ),
+            Panel(
+                "Seconds of one piece of work",
+                "s",
+                [Query("{{work}}", 'max by (work) (mediround_expected_work_seconds{job=~"$job"})')],
+                "As admission reckons, when nothing else runs.",
+            ),
+            Panel("Language passes", "ops", [Query("a second", rate("mediround_language_passes_total"))]),
+            Panel(
+                "vLLM: requests",
+                "short",
+                [
+                    Query("running", "sum (vllm:num_requests_running)"),
+                    Query("waiting", "sum (vllm:num_requests_waiting)"),
+                ],
+            ),
+            Panel(
+                "vLLM: keys and values in use", "percentunit", [Query("{{instance}}", "vllm:kv_cache_usage_perc")]
+            ),
+            Panel(
+                "vLLM: prompt tokens found",
+                "percentunit",
+                [
+                    Query(
+                        "share",
+                        "sum (rate(vllm:prefix_cache_hits_total[$__rate_interval]))"
+                        " / sum (rate(vllm:prefix_cache_queries_total[$__rate_interval]))",
+                    )
+                ],
+            ),
+            Panel(
+                "Triton: requests in one run",
+                "short",
+                [
+                    Query(
+                        "{{model}}",
+                        "sum by (model) (rate(nv_inference_count[$__rate_interval]))"
+                        " / sum by (model) (rate(nv_inference_exec_count[$__rate_interval]))",
+                    )
+                ],
+            ),
+            Panel(
+                "Triton: seconds in its queue, a request",
+                "s",
+                [
+                    Query(
+                        "{{model}}",
+                        "sum by (model) (rate(nv_inference_queue_duration_us[$__rate_interval]))"
+                        " / sum by (model) (rate(nv_inference_request_success[$__rate_interval])) / 1e6",
+                    )
+                ],
+            ),
+            Panel(
+                "Triton: failures",
+                "reqps",
+                [
+                    Query(
+                        "{{model}}, {{reason}}",
+                        "sum by (model, reason) (rate(nv_inference_request_failure[$__rate_interval]))",
+                    )
+                ],
+            ),
+        ),
+    ),
+)

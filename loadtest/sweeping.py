@@ -1,0 +1,105 @@
+"""A sweep of rates over one server: runs, their reports, and the report of the sweep.
+
+Knows the order of runs and where their reports lie. Does not know how a rate is chosen (``loadtest.knee``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtest.knee import Found, Search, search, verdict
+from loadtest.publishing import publish
+from loadtest.report import KneeReport, Report, Step, writable
+from loadtest.running import Progress, Subject, exhausted, run
+from loadtest.scenario import Scenario
+from loadtest.scraping import MEMORY
+
+COOLING = 2.0
+"""Seconds between two runs, in which the server ends what the last one left."""
+
+Told = Callable[[Step], None]
+"""Told of each run when it is over."""
+
+
+@dataclass(slots=True)
+class Sweep:
+    subject: Subject
+    scenario: Scenario
+    folder: Path
+    """Of the scenario's file."""
+    seed: int
+    out: Path
+    told: Told
+    progress: Progress | None = None
+    _last: Report | None = None
+    _runs: int = field(default=0)
+
+    async def measure(self, rate: float) -> Step:
+        """One run. Its images are its own: the server has seen none of them."""
+        if self._runs:
+            await asyncio.sleep(COOLING)
+        seed = self.seed * 1000 + self._runs
+        name = f"{self._runs:02d}-rate-{rate:.4g}"
+        self._runs += 1
+        ran = await run(self.subject, self.scenario.at(rate=rate), self.folder, seed, self.progress)
+        writable(self.out / name)
+        publish(ran.report, ran.record, self.out / name)
+        self._last = ran.report
+        step = _step(rate, ran.report, name)
+        self.told(step)
+        return step
+
+    async def knee(self, how: Search, overload_factor: float, least_share: float) -> KneeReport:
+        """Search the knee, then go beyond it.
+
+        Raises:
+            RunError, ScenarioError, ReportError: as a run does.
+        """
+        found = await search(self.measure, how)
+        overload = await self.measure(found.knee.rate * overload_factor) if found.knee else None
+        return self._report(found, overload, overload_factor, least_share)
+
+    def _report(self, found: Found, overload: Step | None, factor: float, least_share: float) -> KneeReport:
+        last = self._last
+        assert last is not None  # noqa: S101  # a search makes at least one run
+        knee = found.knee
+        share = overload.goodput / knee.goodput if overload and knee and knee.goodput else None
+        return KneeReport(
+            scenario=self.scenario,
+            scenario_digest=self.scenario.digest,
+            seed=self.seed,
+            target=last.target,
+            started=last.started,
+            machine=last.machine,
+            steps=found.steps,
+            knee=knee,
+            broken=found.broken,
+            overload=overload,
+            overload_factor=factor,
+            goodput_share=share,
+            least_share=least_share,
+            verdict=verdict(found, overload, share, least_share),
+        )
+
+
+def _step(rate: float, report: Report, folder: str) -> Step:
+    overall, found = report.overall, report.overall.from_due
+    by_percent = {p.percent: p.seconds for p in found.percentiles} if found else {}
+    wanted = overall.due - overall.given_up
+    return Step(
+        rate=rate,
+        result=report.verdict.result,
+        offered_rate=report.offered_rate,
+        answered_rate=report.answered_rate,
+        goodput=report.goodput,
+        within=overall.good / wanted if wanted else 0.0,
+        p50=by_percent.get(50.0),
+        p95=by_percent.get(95.0),
+        p99=by_percent.get(99.0),
+        exhausted=exhausted(report),
+        peak_bytes=report.server.peaks.get(MEMORY) if report.server else None,
+        folder=folder,
+    )

@@ -1,0 +1,160 @@
+"""Who is worked for at once, and in which order the others wait.
+
+A number of places; who finds none free waits, as long as the work before it can be done in time. Work is counted
+in seconds that it is expected to take (``serving.reckoning``), so that an image that must be encoded weighs more
+than a round on a known one.
+
+Order: by weighted fair queueing. Callers share alike, however many requests each has; an interactive request goes
+before batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves.
+Batch requests hold at most half of the places: an interactive one never waits for a whole batch of them.
+
+Knows costs, callers, priorities and deadlines. Does not know what a request asks. All on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+from serving import deadline
+from serving.domain import Priority
+from serving.errors import Exhausted, Shed
+from serving.ports import Work
+from serving.reckoning import Expectations, Throughput
+
+BATCH_WEIGHT = 16
+_RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Of one priority, now."""
+
+    in_progress: int
+    waiting: int
+    waiting_cost: float
+    """Seconds of work expected."""
+    age: float
+    """Seconds that the request that waits longest has waited."""
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    priority: Priority
+    cost: float
+    tag: float
+    """Virtual time at which it would be finished: the lowest is next."""
+    since: float
+    """When it came, and later when it got its place."""
+    must_end: float | None
+    turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class AdmissionQueue:
+    """A Gate."""
+
+    def __init__(
+        self,
+        places: int,
+        max_wait: Mapping[Priority, float],
+        expectations: Expectations,
+        clock: Callable[[], float],
+    ) -> None:
+        """``max_wait``: seconds of waiting that a request is admitted to. ``clock``: seconds, never backwards."""
+        self._places, self._max_wait, self._expectations, self._clock = places, max_wait, expectations, clock
+        self._throughput = Throughput(clock())
+        self._waiting: list[_Ticket] = []  # in the order of arrival
+        self._working: list[_Ticket] = []
+        self._now = 0.0  # virtual time: the tag of who was let in last
+        self._last_tags: dict[tuple[Priority, str], float] = {}
+
+    def stats(self, priority: Priority) -> QueueStats:
+        waiting = [ticket for ticket in self._waiting if ticket.priority is priority]
+        age = self._clock() - waiting[0].since if waiting else 0.0
+        cost = sum(ticket.cost for ticket in waiting)
+        return QueueStats(self._held(priority), len(waiting), cost, age)
+
+    def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
+        """Hold a place while the block runs. See ``Gate``."""
+        return self._admitted(self._expectations.cost(work), caller, priority)
+
+    @asynccontextmanager
+    async def _admitted(self, cost: float, caller: str, priority: Priority) -> AsyncIterator[None]:
+        self._check(cost, priority)
+        ticket, done = self._join(cost, caller, priority), 0.0
+        try:
+            await ticket.turn
+            yield
+            done = cost
+        finally:
+            self._leave(ticket, done)
+
+    def _check(self, cost: float, priority: Priority) -> None:
+        """Raises Exhausted for a request that would wait too long. One that finds a place never does."""
+        before = [t.cost for t in self._waiting if priority is Priority.BATCH or t.priority is priority]
+        if not before and self._free(priority):
+            return
+        rate, allowed = self._throughput.rate, deadline.remaining()
+        wait = (self._left(rate) + sum(before)) / rate
+        retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
+        if wait > self._max_wait[priority]:
+            raise Exhausted("more work waits than can be done soon", retry, Shed.QUEUE)
+        if allowed is not None and wait + cost > allowed:
+            raise Exhausted("the work that waits takes longer than the deadline allows", retry, Shed.DEADLINE)
+
+    def _left(self, rate: float) -> float:
+        """Expected seconds of what is in progress that are still to be done, were all of it to share alike."""
+        now, share = self._clock(), rate / max(len(self._working), 1)
+        return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in self._working)
+
+    def _join(self, cost: float, caller: str, priority: Priority) -> _Ticket:
+        weighted = cost * (BATCH_WEIGHT if priority is Priority.BATCH else 1)
+        self._last_tags = {flow: tag for flow, tag in self._last_tags.items() if tag > self._now}
+        tag = self._last_tags.get((priority, caller), self._now) + weighted
+        self._last_tags[priority, caller] = tag
+        allowed, now = deadline.remaining(), self._clock()
+        ticket = _Ticket(priority, cost, tag, now, None if allowed is None else now + allowed)
+        self._waiting.append(ticket)
+        self._let_in(now)
+        return ticket
+
+    def _leave(self, ticket: _Ticket, done: float) -> None:
+        """The work is done, or was given up, perhaps before it began."""
+        now = self._clock()
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        elif ticket in self._working:
+            self._throughput.tick(now, busy=True, done=done)
+            self._working.remove(ticket)
+        elif not ticket.turn.cancelled():
+            ticket.turn.exception()  # counts as seen, even where a cancellation came with it
+        self._let_in(now)
+
+    def _let_in(self, now: float) -> None:
+        """Give free places to who is next; who has waited until nothing can be done in time is told so instead."""
+        while ticket := min(filter(self._may_begin, self._waiting), key=lambda t: t.tag, default=None):
+            self._waiting.remove(ticket)
+            if ticket.since < now and ticket.must_end is not None and now + ticket.cost > ticket.must_end:
+                late = Exhausted("the deadline is too near to begin", _RETRY_AT_LEAST, Shed.DEADLINE)
+                ticket.turn.set_exception(late)
+                continue
+            self._throughput.tick(now, busy=bool(self._working))
+            ticket.since, self._now = now, max(self._now, ticket.tag)
+            self._working.append(ticket)
+            ticket.turn.set_result(None)
+        if not self._waiting and not self._working:
+            self._now = 0.0
+            self._last_tags.clear()
+
+    def _may_begin(self, ticket: _Ticket) -> bool:
+        return self._free(ticket.priority) and not ticket.turn.done()
+
+    def _free(self, priority: Priority) -> bool:
+        if len(self._working) >= self._places:
+            return False
+        return priority is Priority.INTERACTIVE or self._held(priority) < max(1, self._places // 2)
+
+    def _held(self, priority: Priority) -> int:
+        return sum(ticket.priority is priority for ticket in self._working)

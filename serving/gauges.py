@@ -1,0 +1,154 @@
+"""What is so at the moment: read from its owner whenever somebody asks for the metrics.
+
+Knows which number of which owner is which metric of ``serving.telemetry``. Owners are given as functions, so
+that this module knows no store, engine or queue. Reads on the event loop, where their numbers agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client import Metric as Family
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from serving import telemetry as t
+
+
+class CacheNumbers(Protocol):
+    """Of ``CacheStats``, or of any store that counts as it does."""
+
+    @property
+    def hits(self) -> int: ...
+
+    @property
+    def misses(self) -> int: ...
+
+    @property
+    def evictions(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class QueueNumbers(Protocol):
+    """Of ``QueueStats``."""
+
+    @property
+    def in_progress(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def waiting_cost(self) -> float: ...
+
+    @property
+    def age(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    stats: Callable[[], CacheNumbers]
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    description: Callable[[], str]
+    up: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Who is asked. What a process does not have, it leaves out."""
+
+    version: str
+    model: Mapping[str, str]
+    """``name``, ``version``, ``digest``."""
+    engines: Mapping[str, Engine]
+    caches: Mapping[str, Cache] = field(default_factory=dict)
+    queues: Mapping[str, Callable[[], QueueNumbers]] = field(default_factory=dict)
+    """By priority."""
+    expected: Mapping[str, Callable[[], float]] = field(default_factory=dict)
+    """Seconds by kind of work."""
+    plain: Sequence[tuple[t.Metric, Callable[[], float]]] = ()
+    """Gauges without labels."""
+
+
+class Gauges(Collector):
+    """A Collector for a registry."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator[Family]:
+        sources = self._sources
+        yield _info(t.BUILD_INFO, {"version": sources.version})
+        yield _info(t.MODEL_INFO, sources.model)
+        yield from self._engines()
+        yield from self._queues()
+        yield from self._caches()
+        for metric, read in sources.plain:
+            yield GaugeMetricFamily(metric.name, metric.help, value=read(), unit=metric.unit)
+
+    def _engines(self) -> Iterator[Family]:
+        engines = self._sources.engines
+        yield _gauge(t.ENGINE_UP, {name: engine.up() for name, engine in engines.items()})
+        family = GaugeMetricFamily(t.ENGINE_INFO.name, t.ENGINE_INFO.help, labels=tuple(t.ENGINE_INFO.labels))
+        for name, engine in engines.items():
+            family.add_metric((name, engine.description()), 1)
+        yield family
+
+    def _queues(self) -> Iterator[Family]:
+        queues = {name: read() for name, read in self._sources.queues.items()}
+        if queues:
+            yield _gauge(t.IN_PROGRESS, {name: queue.in_progress for name, queue in queues.items()})
+            yield _gauge(t.QUEUE_REQUESTS, {name: queue.waiting for name, queue in queues.items()})
+            yield _gauge(t.QUEUE_COST, {name: queue.waiting_cost for name, queue in queues.items()})
+            yield _gauge(t.QUEUE_AGE, {name: queue.age for name, queue in queues.items()})
+        if self._sources.expected:
+            yield _gauge(t.EXPECTED, {work: read() for work, read in self._sources.expected.items()})
+
+    def _caches(self) -> Iterator[Family]:
+        caches = {name: cache.stats() for name, cache in self._sources.caches.items()}
+        yield _counter(t.CACHE_HITS, {name: cache.hits for name, cache in caches.items()})
+        yield _counter(t.CACHE_MISSES, {name: cache.misses for name, cache in caches.items()})
+        yield _counter(t.CACHE_EVICTIONS, {name: cache.evictions for name, cache in caches.items()})
+        yield _gauge(t.CACHE_BYTES, {name: cache.nbytes for name, cache in caches.items()})
+        limits = {name: cache.limit_bytes for name, cache in self._sources.caches.items()}
+        yield _gauge(t.CACHE_LIMIT, limits)
+
+
+class Measured(Collector):
+    """What a library measures of itself in another registry: the metrics whose names begin so."""
+
+    def __init__(self, prefixes: tuple[str, ...], registry: CollectorRegistry) -> None:
+        self._prefixes, self._registry = prefixes, registry
+
+    def collect(self) -> Iterator[Family]:
+        return (family for family in self._registry.collect() if family.name.startswith(self._prefixes))
+
+
+def _gauge(metric: t.Metric, values: Mapping[str, float]) -> Family:
+    """Of a metric with one label."""
+    family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels), unit=metric.unit)
+    for label, value in values.items():
+        family.add_metric((label,), value)
+    return family
+
+
+def _counter(metric: t.Metric, values: Mapping[str, float]) -> Family:
+    family = CounterMetricFamily(metric.name, metric.help, labels=tuple(metric.labels), unit=metric.unit)
+    for label, value in values.items():
+        family.add_metric((label,), value)
+    return family
+
+
+def _info(metric: t.Metric, labels: Mapping[str, str]) -> Family:
+    family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels))
+    family.add_metric(tuple(labels[name] for name in metric.labels), 1)
+    return family

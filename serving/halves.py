@@ -1,0 +1,142 @@
+"""Both halves and the memory they share, as the settings say: a part of ``python -m serving``'s composition.
+
+Knows which engine a setting names. Does not know stores, sessions or the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mediround import Tls
+from serving.bundle import Bundle
+from serving.gauges import Cache, Engine
+from serving.llm.onnx import OnnxLanguage
+from serving.llm.remote import RemoteLanguage
+from serving.ports import LanguageEngine, VisionEngine
+from serving.settings import Settings
+from serving.slab import Slab
+from serving.slab import sweep as sweep_slabs
+from serving.vision.onnx import OnnxVision
+from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
+
+
+class RemoteHalf(Protocol):
+    """A half that is a server of its own."""
+
+    async def reached(self) -> None:
+        """Return when it serves. Raises BundleError or OSError when it never will as it is."""
+
+    def availability(self) -> AsyncGenerator[bool]:
+        """Whether it serves, now and each time that it has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Memory that Triton maps; None where tensors go by gRPC."""
+
+    embeddings: Slab | None = None
+    masks: Slab | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remotes:
+    """The halves that are servers of their own; None for one in this process."""
+
+    language: RemoteLanguage | None
+    vision: TritonVision | None
+
+    def there(self) -> tuple[RemoteHalf, ...]:
+        return tuple(half for half in (self.language, self.vision) if half is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Both halves, and what metrics tell of them."""
+
+    language: LanguageEngine
+    vision: VisionEngine
+    remotes: Remotes
+    health: Mapping[str, Engine]
+    caches: Mapping[str, Cache]
+    """Theirs, in this process."""
+
+
+@asynccontextmanager
+async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIterator[Engines]:
+    """Both halves, closed at the end. Raises OSError when a certificate cannot be read."""
+    threads, prefix_bytes = settings.engines.threads, settings.engines.prefix_cache_bytes
+    remotes = Remotes(remote_language(bundle, settings), remote_vision(bundle, settings, shared))
+    health: dict[str, Engine] = {}
+    caches: dict[str, Cache] = {}
+    language: LanguageEngine
+    vision: VisionEngine
+    if (servers := remotes.language) is not None:
+        language = servers
+        health["language"] = Engine(lambda: servers.description, up=lambda: servers.available)
+    else:
+        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes)
+        health["language"] = Engine(lambda: onnx.description, up=lambda: True)
+        caches["prefix"] = Cache(lambda: onnx.cache_stats, prefix_bytes)
+    if (triton := remotes.vision) is not None:
+        vision = triton
+        health["vision"] = Engine(lambda: triton.description, up=lambda: triton.available)
+    else:
+        vision = here = OnnxVision(bundle, threads)
+        health["vision"] = Engine(lambda: here.description, up=lambda: True)
+    try:
+        yield Engines(language, vision, remotes, health, caches)
+    finally:
+        await language.close()
+        await vision.close()
+
+
+@contextmanager
+def shared_memory(bundle: Bundle, settings: Settings) -> Iterator[Shared]:
+    """What the settings ask for. Raises SlabError when this host has not so much."""
+    image = bundle.manifest.image
+    size = int(np.prod(image.embedding)) * np.dtype(image.embedding_dtype).itemsize
+    slots = settings.slab_bytes // size
+    if slots == 0:
+        yield Shared()
+        return
+    sweep_slabs()
+    embeddings = Slab(slots, image.embedding, image.embedding_dtype)
+    try:
+        masks = mask_slab(bundle, settings.triton.mask_slots)
+        try:
+            yield Shared(embeddings, masks)
+        finally:
+            masks.close()
+    finally:
+        embeddings.close()
+
+
+def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
+    """None: the language half is in this process. Raises OSError when a certificate cannot be read."""
+    if not settings.language_servers:
+        return None
+    files = settings.language_tls
+    tls = Tls(files.ca, files.certificate, files.private_key) if settings.language_secure else None
+    credentials = tls.credentials() if tls else None
+    return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
+
+
+def remote_vision(bundle: Bundle, settings: Settings, shared: Shared) -> TritonVision | None:
+    """None: the vision half is in this process. Raises OSError when a certificate cannot be read."""
+    if settings.triton_server is None:
+        return None
+    files, said = settings.vision_tls, settings.triton
+    tls = Tls(files.ca, files.certificate, files.private_key) if settings.vision_secure else None
+    return TritonVision(
+        bundle,
+        settings.triton_server,
+        TritonOptions(said.version, said.admin_key.get_secret_value() if said.admin_key else None, said.patience),
+        embeddings=shared.embeddings,
+        masks=shared.masks,
+        credentials=tls.credentials() if tls else None,
+    )

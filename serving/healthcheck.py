@@ -1,0 +1,93 @@
+"""``python -m serving.healthcheck``: ask a server of ours how it is; exit status 0 says that it serves.
+
+For container health checks and start-up scripts; Kubernetes asks by gRPC itself, but not over TLS. Knows the
+standard health service and certificates. Does not know what is served.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mediround import Tls
+from serving.listening import ADDRESS, Seconds, Section
+
+SERVES, DOES_NOT_SERVE, BAD_SETTINGS = 0, 1, 2
+
+
+class ProbeTlsSettings(Section):
+    """PEM files; ``certificate`` and ``private_key`` where the server asks for a client's."""
+
+    ca: Path | None = None
+    """What the server's certificate must descend from. It must name the host of ``address``."""
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+
+class ProbeSettings(BaseSettings):
+    """Settings of ``python -m serving.healthcheck``."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="MEDIROUND_HEALTH_",
+        env_nested_delimiter="__",
+        cli_prog_name="python -m serving.healthcheck",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        use_attribute_docstrings=True,
+    )
+
+    address: Annotated[str, Field(pattern=rf"^{ADDRESS}$")] = "127.0.0.1:50051"
+    """HOST:PORT."""
+    service: str = ""
+    """The server as a whole, or ``language``: its language half."""
+    timeout: Seconds = 5.0
+    tls: ProbeTlsSettings = ProbeTlsSettings()
+    """With ``tls.ca`` TLS is spoken, else plain text."""
+
+
+def status(settings: ProbeSettings) -> str:
+    """The server's own word: SERVING, NOT_SERVING or UNKNOWN; without an answer, the gRPC code of that.
+
+    Raises:
+        OSError: a certificate cannot be read.
+    """
+    tls = settings.tls
+    with (
+        grpc.secure_channel(settings.address, Tls(tls.ca, tls.certificate, tls.private_key).credentials())
+        if tls.ca
+        else grpc.insecure_channel(settings.address)
+    ) as channel:
+        request = health_pb2.HealthCheckRequest(service=settings.service)
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+def main() -> int:
+    try:
+        settings = ProbeSettings(_cli_parse_args=True)
+        answer = status(settings)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        print("python -m serving.healthcheck: " + "; ".join(problems), file=sys.stderr)
+        return BAD_SETTINGS
+    except OSError as error:
+        print(f"python -m serving.healthcheck: {error}", file=sys.stderr)
+        return BAD_SETTINGS
+    print(answer)
+    return SERVES if answer == "SERVING" else DOES_NOT_SERVE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

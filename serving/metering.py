@@ -1,0 +1,116 @@
+"""An Observer who counts: what those who work tell becomes counters and histograms.
+
+Knows which event changes which metric of ``serving.telemetry``. Does not know who asks for the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from serving import telemetry as t
+from serving.domain import RoundResult
+from serving.errors import Shed
+
+M = TypeVar("M", Counter, Histogram)
+
+
+class Meter:
+    """All on one event loop. Every series is in ``registry`` from the start, with 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._rounds = self._counter(t.ROUNDS)
+        self._round_seconds = self._histogram(t.ROUND_SECONDS)
+        self._stage_seconds = self._histogram(t.STAGE_SECONDS)
+        self._calls, self._shed = self._counter(t.CALLS), self._counter(t.SHED)
+        self._tokens, self._passes = self._counter(t.PROMPT_TOKENS), self._counter(t.PASSES)
+        self._dialogue_rounds = self._histogram(t.DIALOGUE_ROUNDS)
+        self._dialogue_waves = self._histogram(t.DIALOGUE_WAVES)
+        self._batch_masks, self._score = self._histogram(t.BATCH_MASKS), self._histogram(t.SCORE)
+        self._corrected, self._near = self._counter(t.CORRECTED), self._counter(t.NEAR_THRESHOLD)
+        self._empty, self._no_mask = self._counter(t.EMPTY), self._counter(t.NO_MASK)
+
+    def opened(self, pixels: float | None, preprocess: float) -> None:
+        if pixels is not None:
+            self._stage_seconds.labels("pixels").observe(pixels)
+        self._stage_seconds.labels("preprocess").observe(preprocess)
+
+    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
+        cache = results[0].cache
+        self._passes.inc()
+        self._tokens.labels("cached").inc(cache.cached_tokens)
+        self._tokens.labels("computed").inc(cache.prompt_tokens - cache.cached_tokens)
+        masks = sum(result.segmentation is not None for result in results)
+        self._stages(results[0], masks)
+        if masks:
+            self._batch_masks.observe(masks)
+        for result in results:
+            self._round_seconds.labels(t.index_label(result.index)).observe(result.timings.total)
+            self._outcome(result, threshold)
+
+    def dialogue(self, rounds: int, waves: int) -> None:
+        self._dialogue_rounds.observe(rounds)
+        self._dialogue_waves.observe(waves)
+
+    def rounds(self, indices: Sequence[int | None], code: str) -> None:
+        for index in indices:
+            self._rounds.labels(code, t.index_label(index)).inc()
+
+    def call(self, method: str, code: str, shed: Shed | None) -> None:
+        self._calls.labels(method, code).inc()
+        if shed is not None:
+            self._shed.labels(shed.value).inc()
+
+    def _stages(self, result: RoundResult, masks: int) -> None:
+        """Of one wave; a stage that did not take place is not one that took no time."""
+        timings = result.timings
+        took_place = {
+            "queue": result.cache.wave == 0,
+            "prepare": True,
+            "language": True,
+            "encode": timings.encode > 0,
+            "decode": masks > 0,
+            "postprocess": masks > 0,
+        }
+        for stage in t.ROUND_STAGES:
+            if took_place[stage]:
+                self._stage_seconds.labels(stage).observe(getattr(timings, stage))
+
+    def _outcome(self, result: RoundResult, threshold: float) -> None:
+        found = result.segmentation
+        if found is None:
+            self._no_mask.inc()
+            return
+        self._corrected.inc(found.corrected)
+        self._empty.inc(not found.mask.area)
+        if found.score is not None:
+            self._score.observe(found.score)
+            self._near.inc(math.isclose(found.score, threshold, rel_tol=0.0, abs_tol=t.NEAR))
+
+    def _counter(self, metric: t.Metric) -> Counter:
+        made = Counter(metric.name, metric.help, tuple(metric.labels), unit=metric.unit, registry=self._registry)
+        return _from_zero(made, metric)
+
+    def _histogram(self, metric: t.Metric) -> Histogram:
+        return _from_zero(
+            Histogram(
+                metric.name,
+                metric.help,
+                tuple(metric.labels),
+                unit=metric.unit,
+                registry=self._registry,
+                buckets=metric.buckets,
+            ),
+            metric,
+        )
+
+
+def _from_zero(made: M, metric: t.Metric) -> M:
+    for values in product(*metric.labels.values()) if metric.labels else ():
+        made.labels(*values)
+    return made

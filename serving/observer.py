@@ -1,0 +1,82 @@
+"""What those who work tell of it, as it happens.
+
+Knows the events, each told once, by whoever knows first. Does not know who listens, or what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from serving.domain import RoundResult
+from serving.errors import Shed
+
+
+class Observer(Protocol):
+    """Told on the event loop, so it returns at once; it never raises. Times are in seconds."""
+
+    def opened(self, pixels: float | None, preprocess: float) -> None:
+        """A session was opened: its image decoded (None: it was held) and brought to the model's sizes."""
+
+    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
+        """One language pass and its masks are done; ``results`` share their timings. ``threshold`` was asked."""
+
+    def dialogue(self, rounds: int, waves: int) -> None:
+        """A dialogue known in advance was answered whole."""
+
+    def rounds(self, indices: Sequence[int | None], code: str) -> None:
+        """Rounds ended with a gRPC status. An index counts from 0; None where the session was not looked at."""
+
+    def call(self, method: str, code: str, shed: Shed | None) -> None:
+        """A call of the public contract ended; ``shed`` with RESOURCE_EXHAUSTED, the limit that it reached."""
+
+
+class Unobserved:
+    """An Observer who does not listen; a base for those who listen to some of it."""
+
+    def opened(self, pixels: float | None, preprocess: float) -> None:
+        """Not listened to."""
+
+    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
+        """Not listened to."""
+
+    def dialogue(self, rounds: int, waves: int) -> None:
+        """Not listened to."""
+
+    def rounds(self, indices: Sequence[int | None], code: str) -> None:
+        """Not listened to."""
+
+    def call(self, method: str, code: str, shed: Shed | None) -> None:
+        """Not listened to."""
+
+
+class Observers:
+    """Several as one."""
+
+    def __init__(self, *listeners: Observer) -> None:
+        self._listeners = listeners
+
+    def opened(self, pixels: float | None, preprocess: float) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.opened(pixels, preprocess)
+
+    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.wave(results, threshold)
+
+    def dialogue(self, rounds: int, waves: int) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.dialogue(rounds, waves)
+
+    def rounds(self, indices: Sequence[int | None], code: str) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.rounds(indices, code)
+
+    def call(self, method: str, code: str, shed: Shed | None) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.call(method, code, shed)

@@ -1,0 +1,250 @@
+"""Every metric of the orchestrator and of the language server, declared once.
+
+Knows names, units, and every value that a label may take: no label holds anything that a caller sent. Does not
+know when a metric changes (``serving.metering``, ``serving.gauges``) or how it is read (``serving.exposition``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from serving.errors import Shed
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. Each of its series exists from the start, with 0: a rate needs a value to rise from."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Every value of each label; none where it is one text, known when the process starts (``model_info``)."""
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+    """Upper edges, of a histogram."""
+
+
+CODES = (
+    "OK",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "FAILED_PRECONDITION",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "CANCELLED",
+    "INTERNAL",
+)
+"""gRPC statuses that calls of ours end with."""
+METHODS = ("OpenSession", "AskRound", "SegmentDialogue", "CloseSession", "DescribeServer")
+INDICES = ("1", "2", "3", "4", "5", "6+")
+"""Of a round in its session, from 1."""
+UNKNOWN_INDEX = "unknown"
+"""Of a round that was refused before its session was looked at."""
+PRIORITIES = ("interactive", "batch")
+OPENING_STAGES = ("pixels", "preprocess")
+ROUND_STAGES = ("queue", "prepare", "encode", "language", "decode", "postprocess")
+CACHES = ("embedding", "prefix", "pictures", "uploads")
+ENGINES = ("language", "vision")
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.4, 0.6),
+    *(1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 60.0),
+)
+"""Every latency objective is an edge, so that a share within it is exact."""
+SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
+COUNTS = (1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+NEAR = 0.01
+"""A score this close to its threshold may fall on either side of it in other arithmetic."""
+
+ROUNDS = Metric(
+    "mediround_rounds",
+    Kind.COUNTER,
+    "Rounds that were asked, by the gRPC status that they ended with and their index in the session. A request "
+    "that fails counts each of its rounds that was not answered.",
+    {"code": CODES, "index": (*INDICES, UNKNOWN_INDEX)},
+)
+ROUND_SECONDS = Metric(
+    "mediround_round_seconds",
+    Kind.HISTOGRAM,
+    "From a round's arrival, or the end of the wave before, to its mask; answered rounds alone.",
+    {"index": INDICES},
+    "seconds",
+    SECONDS,
+)
+STAGE_SECONDS = Metric(
+    "mediround_stage_seconds",
+    Kind.HISTOGRAM,
+    "Seconds of each stage that took place: pixels and preprocess once a session, queue once a request, the "
+    "others once a wave. Stages overlap. Waiting for an engine that others use is part of its stage.",
+    {"stage": (*OPENING_STAGES, *ROUND_STAGES)},
+    "seconds",
+    SECONDS,
+)
+CALLS = Metric(
+    "mediround_calls",
+    Kind.COUNTER,
+    "Calls of the public contract, by method and the gRPC status that they ended with.",
+    {"method": METHODS, "code": CODES},
+)
+SHED = Metric(
+    "mediround_shed",
+    Kind.COUNTER,
+    "Calls refused with RESOURCE_EXHAUSTED, by the limit that was reached.",
+    {"reason": tuple(Shed)},
+)
+IN_PROGRESS = Metric(
+    "mediround_requests_in_progress",
+    Kind.GAUGE,
+    "Requests for rounds that are worked on.",
+    {"priority": PRIORITIES},
+)
+QUEUE_REQUESTS = Metric(
+    "mediround_queue_requests", Kind.GAUGE, "Requests for rounds that wait for a place.", {"priority": PRIORITIES}
+)
+QUEUE_COST = Metric(
+    "mediround_queue_cost_seconds",
+    Kind.GAUGE,
+    "Engine time that the waiting requests are expected to take.",
+    {"priority": PRIORITIES},
+    "seconds",
+)
+QUEUE_AGE = Metric(
+    "mediround_queue_age_seconds",
+    Kind.GAUGE,
+    "How long the request that waits longest has waited; 0 when none waits.",
+    {"priority": PRIORITIES},
+    "seconds",
+)
+EXPECTED = Metric(
+    "mediround_expected_work_seconds",
+    Kind.GAUGE,
+    "Engine time of one piece of work when nothing else runs, as admission reckons with it.",
+    {"work": ("encode", "pass", "mask")},
+    "seconds",
+)
+CACHE_HITS = Metric(
+    "mediround_cache_hits",
+    Kind.COUNTER,
+    "Lookups that found what they asked for, at least in part.",
+    {"cache": CACHES},
+)
+CACHE_MISSES = Metric("mediround_cache_misses", Kind.COUNTER, "Lookups that found nothing.", {"cache": CACHES})
+CACHE_EVICTIONS = Metric(
+    "mediround_cache_evictions", Kind.COUNTER, "Entries given up for their bytes.", {"cache": CACHES}
+)
+CACHE_BYTES = Metric("mediround_cache_bytes", Kind.GAUGE, "Bytes held.", {"cache": CACHES}, "bytes")
+CACHE_LIMIT = Metric("mediround_cache_limit_bytes", Kind.GAUGE, "Bytes allowed.", {"cache": CACHES}, "bytes")
+PROMPT_TOKENS = Metric(
+    "mediround_prompt_tokens",
+    Kind.COUNTER,
+    "Tokens of prompts, image tokens included, by whether their keys and values were held or computed.",
+    {"source": ("cached", "computed")},
+    "tokens",
+)
+PASSES = Metric("mediround_language_passes", Kind.COUNTER, "Language passes; one a wave.")
+DIALOGUE_ROUNDS = Metric(
+    "mediround_dialogue_rounds",
+    Kind.HISTOGRAM,
+    "Rounds of a dialogue known in advance that was answered whole.",
+    buckets=COUNTS,
+)
+DIALOGUE_WAVES = Metric(
+    "mediround_dialogue_waves",
+    Kind.HISTOGRAM,
+    "Waves, and so language passes, of a dialogue known in advance that was answered whole.",
+    buckets=COUNTS,
+)
+BATCH_MASKS = Metric(
+    "mediround_decode_batch_masks",
+    Kind.HISTOGRAM,
+    "Masks decoded as one batch on one embedding.",
+    unit="masks",
+    buckets=COUNTS,
+)
+SCORE = Metric("mediround_judge_score", Kind.HISTOGRAM, "The judge's scores, before correction.", buckets=SCORES)
+CORRECTED = Metric("mediround_corrected_masks", Kind.COUNTER, "Masks whose feature was corrected.", unit="masks")
+NEAR_THRESHOLD = Metric(
+    "mediround_near_threshold_masks",
+    Kind.COUNTER,
+    f"Masks whose score lies within {NEAR} of the request's threshold.",
+    unit="masks",
+)
+EMPTY = Metric("mediround_empty_masks", Kind.COUNTER, "Masks without a pixel.", unit="masks")
+NO_MASK = Metric("mediround_answers_without_mask", Kind.COUNTER, "Rounds answered without [SEG].")
+PROMPTS = Metric(
+    "mediround_prompts_in_progress",
+    Kind.GAUGE,
+    "Prompts that a language server has admitted: those that its engine works on, and its queue.",
+)
+SESSIONS = Metric("mediround_sessions_open", Kind.GAUGE, "Sessions held.")
+SESSIONS_LIMIT = Metric("mediround_sessions_limit", Kind.GAUGE, "Sessions allowed.")
+SESSION_BYTES = Metric(
+    "mediround_session_bytes", Kind.GAUGE, "Images and masks of all sessions together.", unit="bytes"
+)
+ENGINE_UP = Metric(
+    "mediround_engine_up", Kind.GAUGE, "1 while the engine can be asked, as far as is known.", {"engine": ENGINES}
+)
+ENGINE_INFO = Metric(
+    "mediround_engine_info", Kind.GAUGE, "1; which engine it is.", {"engine": ENGINES, "description": ()}
+)
+BUILD_INFO = Metric("mediround_build_info", Kind.GAUGE, "1; the version of this program.", {"version": ()})
+MODEL_INFO = Metric(
+    "mediround_model_info",
+    Kind.GAUGE,
+    "1; the bundle that is served. The digest is the first 12 digits of the one in every result.",
+    {"name": (), "version": (), "digest": ()},
+)
+
+CATALOGUE = (
+    ROUNDS,
+    ROUND_SECONDS,
+    STAGE_SECONDS,
+    CALLS,
+    SHED,
+    IN_PROGRESS,
+    QUEUE_REQUESTS,
+    QUEUE_COST,
+    QUEUE_AGE,
+    EXPECTED,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_EVICTIONS,
+    CACHE_BYTES,
+    CACHE_LIMIT,
+    PROMPT_TOKENS,
+    PASSES,
+    DIALOGUE_ROUNDS,
+    DIALOGUE_WAVES,
+    BATCH_MASKS,
+    SCORE,
+    CORRECTED,
+    NEAR_THRESHOLD,
+    EMPTY,
+    NO_MASK,
+    PROMPTS,
+    SESSIONS,
+    SESSIONS_LIMIT,
+    SESSION_BYTES,
+    ENGINE_UP,
+    ENGINE_INFO,
+    BUILD_INFO,
+    MODEL_INFO,
+)
+"""All of them."""
+
+
+def index_label(index: int | None) -> str:
+    """The label of a round's zero-based index; None: not known."""
+    if index is None:
+        return UNKNOWN_INDEX
+    return INDICES[min(index, len(INDICES) - 1)]

@@ -1,0 +1,105 @@
+"""One request for rounds, from its arrival to its end: which of its rounds were answered, and how it ended.
+
+Tells the observer, and writes one line a round to the log: ids that say nothing, times, counts and outcomes; no
+text, pixels, session ids or callers. Does not know messages, or how a round is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from serving.domain import Priority, RoundResult
+from serving.logs import fields
+from serving.observer import Observer
+from serving.statuses import OK, code_of
+
+LOG = logging.getLogger("serving.rounds")
+REQUEST_ID = "x-request-id"
+"""Metadata by which a caller names a request, so as to find it in the log."""
+
+_MEANINGLESS = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+"""32 hexadecimal digits, or a UUID: whatever else a caller may send, a name or a number of a patient has not
+this form."""
+
+
+def request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The caller's id of the request, where it is one that says nothing; else a new one."""
+    for key, value in metadata or ():
+        if key == REQUEST_ID and isinstance(value, str) and _MEANINGLESS.fullmatch(value):
+            return value.lower()
+    return secrets.token_hex(16)
+
+
+@dataclass(slots=True)
+class Request:
+    """What was asked and what came of it so far."""
+
+    id: str
+    method: str
+    asked: int
+    """Rounds."""
+    priority: Priority = Priority.INTERACTIVE
+    answered: list[int] = field(default_factory=list)
+    """Indices of rounds."""
+    waves: int = 0
+
+    def answer(self, result: RoundResult) -> None:
+        """A round is answered."""
+        self.answered.append(result.index)
+        self.waves = result.cache.wave + 1
+        LOG.info("round", extra=fields(request=self.id, method=self.method, code=OK, **_facts(self, result)))
+
+
+@contextmanager
+def told(observer: Observer, id: str, method: str, rounds: int) -> Iterator[Request]:  # noqa: A002  # as in the log
+    """Around a request's work: however it ends, each of its rounds is counted once."""
+    began, request = perf_counter(), Request(id, method, rounds)
+    try:
+        yield request
+    except BaseException as error:
+        _failed(observer, request, code_of(error), perf_counter() - began)
+        raise
+    observer.rounds(request.answered, OK)
+    if method == "SegmentDialogue":
+        observer.dialogue(rounds, request.waves)
+
+
+def _failed(observer: Observer, request: Request, code: str, seconds: float) -> None:
+    observer.rounds(request.answered, OK)
+    missing = request.asked - len(request.answered)
+    # What follows an answered round is known; before the first, the session may not even exist.
+    first = request.answered[-1] + 1 if request.answered else None
+    observer.rounds([None if first is None else first + i for i in range(missing)], code)
+    facts = fields(
+        request=request.id,
+        method=request.method,
+        code=code,
+        priority=request.priority.name.lower(),
+        rounds=missing,
+        total=round(seconds, 6),
+    )
+    LOG.info("rounds failed", extra=facts)
+
+
+def _facts(request: Request, result: RoundResult) -> dict[str, float | str | None]:
+    timings, cache, found = result.timings, result.cache, result.segmentation
+    stages = ("queue", "prepare", "language", "encode", "decode", "postprocess", "total")
+    return {
+        "priority": request.priority.name.lower(),
+        "round": result.index,
+        "wave": cache.wave,
+        **{stage: round(getattr(timings, stage), 6) for stage in stages},
+        "embedding_hit": cache.embedding_hit,
+        "cached_tokens": cache.cached_tokens,
+        "prompt_tokens": cache.prompt_tokens,
+        "mask": found is not None,
+        "empty": found is not None and not found.mask.area,
+        "score": None if found is None or found.score is None else round(found.score, 4),
+        "corrected": found is not None and found.corrected,
+    }

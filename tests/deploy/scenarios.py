@@ -1,0 +1,216 @@
+"""What the alerts are for, as series in promtool's notation, and which alerts fire at which time.
+
+For each threshold there is a scenario a little above it and one a little below, and for each condition one in
+which it alone is not met: test_rules.py counts on that. Knows the rules. Does not know how promtool is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+LONG = 1500
+"""Minutes that a series lasts where nothing else is said."""
+Leg = tuple[float, float]
+"""Minutes, and how much a counter gains in each of them."""
+
+
+def counter(*legs: Leg) -> str:
+    value, written = 0.0, []
+    for minutes, gain in legs:
+        written.append(f"{value:g}+{gain:g}x{minutes - 1:g}")
+        value += minutes * gain
+    return " ".join(written)
+
+
+def series(metric: str, job: str = "mediround", **labels: str) -> str:
+    named = {"job": job, "instance": "a"} | labels
+    return metric + "{" + ", ".join(f'{key}="{value}"' for key, value in named.items()) + "}"
+
+
+def rounds(code: str) -> str:
+    return series("mediround_rounds_total", code=code, index="1")
+
+
+IDLE = {
+    series("up"): f"1x{LONG}",
+    **{rounds(code): f"0x{LONG}" for code in ("OK", "INTERNAL", "DEADLINE_EXCEEDED")},
+}
+"""The service, up, and asked nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    name: str
+    about: tuple[str, ...]
+    """How the names of the alerts begin that it was written against."""
+    series: Mapping[str, str]
+    """By the minute."""
+    firing: Mapping[str, frozenset[str]]
+    """Exactly these alerts, at these times."""
+
+    @property
+    def evaluated(self) -> str:
+        """How often the rules are: seldom where it lasts, or promtool takes its time."""
+        return "5m" if any("h" in time for time in self.firing) else "30s"
+
+
+def scenario(name: str, about: str, values: Mapping[str, str], /, **firing: str) -> Scenario:
+    """``at_7h="A B"``: A and B fire seven hours after the start, and nothing else does. Empty: nothing does."""
+    at = {time.removeprefix("at_"): frozenset(alerts.split()) for time, alerts in firing.items()}
+    return Scenario(name, tuple(about.split()), {**IDLE, **values}, at)
+
+
+def course(kind: str, *legs: tuple[float, float, float]) -> dict[str, str]:
+    """Rounds of which a share has failed (``Errors``) or was slow (``Latency``). A leg: minutes, rounds, share."""
+    every = counter(*((minutes, rate) for minutes, rate, _ in legs))
+    good = counter(*((minutes, rate * (1 - share)) for minutes, rate, share in legs))
+    bad = counter(*((minutes, rate * share) for minutes, rate, share in legs))
+    if kind == "Errors":
+        return {rounds("OK"): good, rounds("UNAVAILABLE"): bad}
+    seconds = {"index": "1"}
+    return {
+        rounds("OK"): every,
+        series("mediround_round_seconds_count", **seconds): every,
+        series("mediround_round_seconds_bucket", **seconds, le="1.0"): good,
+    }
+
+
+def burning(
+    kind: str, shares: tuple[float, float, float, float, float], much: float, soon: int
+) -> Iterator[Scenario]:
+    """An objective's three alerts. ``shares`` set off all three, two, one, one and none.
+
+    ``much`` is far above; ``soon`` minutes of it are enough for the six hours' budget, and not for the hour's.
+    """
+    about = f"Mediround{kind}"
+    fast, slow, lasting = (about + speed for speed in ("Fast", "Slow", "Lasting"))
+    whole = f"{fast} {slow} {lasting}"
+    for share, alerts in zip(shares, (whole, f"{slow} {lasting}", lasting, lasting, ""), strict=True):
+        yield scenario(f"{kind} {share}", about, course(kind, (425, 100, share)), at_7h=alerts)
+    begin = course(kind, (360, 100, 0), (60, 100, much))
+    yield scenario(f"{kind} begin", about, begin, **{"at_6h": "", f"at_6h{soon}m": lasting})
+    later = course(kind, (1380, 100, 0), (60, 100, much))
+    yield scenario(f"{kind} begin after a day", about, later, **{f"at_23h{soon}m": ""})
+    end = course(kind, (180, 100, 0), (180, 100, much), (425, 100, 0))
+    over = {"at_6h10m": f"{slow} {lasting}", "at_6h45m": lasting, "at_13h": ""}
+    yield scenario(f"{kind} end", about, end, at_6h=whole, **over)
+    for hourly, alerts in {30: whole, 12: f"{slow} {lasting}", 5: f"{slow} {lasting}", 2: lasting}.items():
+        few = course(kind, (425, hourly / 60, shares[0]))
+        yield scenario(f"{kind}, {hourly} rounds an hour", about, few, at_7h=alerts)
+
+
+def changing(part: str, whole: str, rate: float, before: float, after: float, **labels: str) -> dict[str, str]:
+    """Twenty hours one share of ``rate`` a minute, then two hours another."""
+    return {
+        series(part, **labels): counter((1200, rate * before), (120, rate * after)),
+        series(whole, **labels): counter((1320, rate)),
+    }
+
+
+def embeddings(rate: float, before: float, after: float) -> dict[str, str]:
+    """Lookups a minute, and the share that finds."""
+    hits, misses = (series(f"mediround_cache_{found}_total", cache="embedding") for found in ("hits", "misses"))
+    return {
+        hits: counter((1200, rate * before), (120, rate * after)),
+        misses: counter((1200, rate * (1 - before)), (120, rate * (1 - after))),
+    }
+
+
+JUDGED = "mediround_judge_score_count"
+CORRECTED, EMPTY = ("mediround_corrected_masks_total", JUDGED), ("mediround_empty_masks_total", JUDGED)
+DRIFT, COLLAPSE, BLANK = "MediroundCorrectedShareDrift", "MediroundEmbeddingCacheCollapse", "MediroundEmptyMasks"
+CALLS = {series("mediround_calls_total", method="AskRound", code="OK"): counter((60, 100))}
+SHED = series("mediround_shed_total", reason="queue")
+SESSIONS = {series("mediround_sessions_limit"): "100x60"}
+
+
+def waiting(priority: str) -> str:
+    return series("mediround_queue_age_seconds", priority=priority)
+
+
+def gone(name: str, about: str, values: Mapping[str, str], /, **firing: str) -> Scenario:
+    """Without the idle service."""
+    made = scenario(name, about, values, **firing)
+    return Scenario(made.name, made.about, dict(values), made.firing)
+
+
+SCENARIOS = [
+    scenario("idle", "MediroundMetricsAbsent", {}, at_6m=""),
+    scenario(
+        "callers' faults",
+        "MediroundErrors",
+        {rounds("INVALID_ARGUMENT"): counter((500, 90))},
+        at_7h="",
+    ),
+    *burning("Errors", (0.1, 0.05, 0.02, 0.008, 0.003), 0.4, 10),
+    *burning("Latency", (0.8, 0.5, 0.2, 0.08, 0.03), 1.0, 20),
+    scenario("down", "MediroundDown", {series("up"): "1x10 0x20"}, at_10m="", at_12m="", at_14m="MediroundDown"),
+    scenario(
+        "language server down",
+        "MediroundDown",
+        {series("up", "mediround-language"): "1x10 0x20"},
+        at_12m="",
+        at_14m="MediroundDown",
+    ),
+    gone(
+        "gone",
+        "MediroundAbsent MediroundMetricsAbsent",
+        {series("up"): "1x3 _x30", rounds("OK"): "0x3 _x30"},
+        at_7m="",
+        at_20m="MediroundAbsent",
+    ),
+    gone(
+        "other metrics than ours",
+        "MediroundMetricsAbsent",
+        {series("up"): "1x30"},
+        at_4m="",
+        at_6m="MediroundMetricsAbsent",
+    ),
+    scenario(
+        "an engine down",
+        "MediroundEngineDown",
+        {series("mediround_engine_up", engine="language"): "1x10 0x20"},
+        at_10m="",
+        at_11m30s="",
+        at_13m="MediroundEngineDown",
+    ),
+    scenario("triton down", "TritonDown", {series("up", "triton"): "1x10 0x20"}, at_12m="", at_14m="TritonDown"),
+    scenario(
+        "a person waits",
+        "MediroundQueueOld",
+        {waiting("interactive"): "4x10 6x10"},
+        at_10m="",
+        at_12m="",
+        at_14m="MediroundQueueOld",
+    ),
+    scenario(
+        "batch work waits",
+        "MediroundBatchQueueOld",
+        {waiting("batch"): "200x20 400x30"},
+        at_20m="",
+        at_34m="",
+        at_38m="MediroundBatchQueueOld",
+    ),
+    scenario("sheds some", "MediroundSheds", CALLS | {SHED: counter((60, 4))}, at_50m=""),
+    scenario("sheds", "MediroundSheds", CALLS | {SHED: counter((60, 7))}, at_8m="", at_50m="MediroundSheds"),
+    scenario(
+        "sessions",
+        "MediroundSessions",
+        SESSIONS | {series("mediround_sessions_open"): "80x20 95x30"},
+        at_20m="",
+        at_29m="",
+        at_35m="MediroundSessionsNearLimit",
+    ),
+    scenario("embeddings found less often", COLLAPSE, embeddings(6, 0.9, 0.5), at_21h=""),
+    scenario("embeddings hardly found", COLLAPSE, embeddings(6, 0.9, 0.3), at_20h10m="", at_21h=COLLAPSE),
+    scenario("embeddings never found", COLLAPSE, embeddings(6, 0, 0), at_21h=""),
+    scenario("few embeddings looked up", COLLAPSE, embeddings(2, 1, 0), at_21h=""),
+    scenario("corrected as ever", DRIFT, changing(*CORRECTED, 3, 0.3, 0.4), at_21h50m=""),
+    scenario("more corrected", DRIFT, changing(*CORRECTED, 3, 0.3, 0.5), at_20h20m="", at_21h50m=DRIFT),
+    scenario("fewer corrected", DRIFT, changing(*CORRECTED, 3, 0.5, 0.3), at_21h50m=DRIFT),
+    scenario("few judged", DRIFT, changing(*CORRECTED, 1, 0, 1), at_21h50m=""),
+    scenario("some empty", BLANK, changing(*EMPTY, 3, 0.02, 0.15), at_21h50m=""),
+    scenario("many empty", BLANK, changing(*EMPTY, 3, 0.02, 0.3), at_20h20m="", at_21h50m=BLANK),
+    scenario("few masks, empty", BLANK, changing(*EMPTY, 1, 0.02, 0.3), at_21h50m=""),
+]

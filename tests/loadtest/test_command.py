@@ -1,0 +1,240 @@
+"""``python -m loadtest``: exit codes, files, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from loadtest.__main__ import INVALID, MET, MISSED, NOT_RUN, main
+from loadtest.launch import free_port
+from loadtest.report import FILE, PAGE, KneeReport, Report, ReportError, read
+from serving.server import serving
+from tests.loadtest.scripted import ScriptedServer
+
+SCENARIO = """
+name = "quick"
+[arrivals]
+process = "constant"
+rate = 20.0
+duration = 1.0
+[dialogues]
+rounds = [1, 2]
+think = 0.1
+[images]
+size = [16, 16]
+[objective]
+latency = [{ rounds = "all", share = 0.9, within = 0.5 }]
+[generator]
+late = 5.0
+"""
+EXPOSED = """\
+# TYPE mediround_cache_hits counter
+mediround_cache_hits_total{cache="<b>"} 3.0
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 1048576.0
+# EOF
+"""
+
+
+@contextmanager
+def scripted(**how: float) -> Iterator[str]:
+    """The address of a scripted server in a thread of its own."""
+    started, stop, address = threading.Event(), threading.Event(), []
+
+    async def serve() -> None:
+        async with serving(ScriptedServer(**how), drain_seconds=0.2) as server:
+            address.append(server.address)
+            started.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield address[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def exposing(text: str) -> Iterator[str]:
+    """The address of an HTTP server that answers with ``text``."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/openmetrics-text; version=1.0.0")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "quick.toml"
+    path.write_text(SCENARIO)
+    return path
+
+
+class Loaded(HTMLParser):
+    """Collects what a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"script", "link", "img", "iframe", "object", "embed", "image"}:
+            self.found.append(tag)
+        self.found += [
+            f"{n}={v}" for n, v in attrs if n.endswith(("src", "href")) and not (v or "").startswith("#")
+        ]
+
+
+def test_a_run_writes_a_report_that_reads_back_and_a_page_that_loads_nothing(
+    scenario: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with scripted() as address, exposing(EXPOSED) as metrics:
+        code = main(
+            ["run", "--target", address, "--scenario", str(scenario), "--out", str(out), "--metrics", metrics]
+        )
+    assert code == MET
+    report = read(out, Report)
+    assert report.overall.answered == report.overall.due > 20
+    assert report.server is not None
+    assert report.server.peaks["process_resident_memory_bytes"] == 1 << 20
+    assert report.server.scrapes >= 2
+    page = (out / PAGE).read_text()
+    loaded = Loaded()
+    loaded.feed(page)
+    assert loaded.found == []
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert page.count("<svg") == 4
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "not for clinical use" in page
+
+
+def test_a_missed_objective_is_status_1(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scripted(delay=0.7) as address:
+        code = main(["run", "--target", address, "--scenario", str(scenario), "--out", str(tmp_path / "out")])
+    assert code == MISSED
+    assert "objective: missed" in capsys.readouterr().out
+
+
+def test_a_late_load_test_is_status_3(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("late = 5.0", "late = 1e-9"))
+    with scripted() as address:
+        code = main(["run", "--target", address, "--scenario", str(scenario), "--out", str(tmp_path / "out")])
+    assert code == INVALID
+    assert "the load test" in (tmp_path / "out" / PAGE).read_text()
+
+
+def test_what_cannot_run_is_status_2_in_one_line(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "file"
+    file.write_text("")
+    bad = tmp_path / "bad.toml"
+    bad.write_text(SCENARIO.replace("rate = 20.0", "rate = 0"))
+    long = tmp_path / "long.toml"
+    long.write_text(SCENARIO.replace("[1, 2]", "[1, 64]"))
+    good = ["--out", str(tmp_path / "out")]
+    with scripted() as address:
+        cases = [
+            (["--target", nobody, "--scenario", str(scenario), *good], "is a server running there"),
+            (["--target", address, "--scenario", str(bad), *good], "arrivals.rate"),
+            (["--target", address, "--scenario", str(tmp_path / "no.toml"), *good], "No such file"),
+            (["--target", address, "--scenario", str(long), *good], "the server takes 32"),
+            (["--target", address, "--scenario", str(scenario), "--out", str(file)], str(file)),
+            (["--target", address, "--scenario", str(scenario), "--out", str(file / "x")], str(file)),
+            (["--target", address, "--scenario", str(scenario), *good, "--metrics", nobody], "--metrics"),
+            (["--target", address, "--scenario", str(scenario), *good, "--metrics", "file:///etc/passwd"], "http"),
+            (
+                ["--target", address, "--scenario", str(scenario), *good, "--tls-ca", str(tmp_path / "no")],
+                "No such",
+            ),
+        ]
+        for arguments, said in cases:
+            assert main(["run", *arguments]) == NOT_RUN, arguments
+            words = capsys.readouterr().err
+            assert said in words
+            assert "Traceback" not in words
+    assert not (tmp_path / "out" / FILE).exists()
+
+
+def test_metrics_that_are_no_metrics_are_refused(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scripted() as address:
+        for text in ("<html>", "a{b=", "x" * (9 << 20)):
+            with exposing(text) as metrics:
+                arguments = ["--target", address, "--scenario", str(scenario), "--out", str(tmp_path)]
+                assert main(["run", *arguments, "--metrics", metrics]) == NOT_RUN
+            assert "--metrics" in capsys.readouterr().err
+
+
+def test_reports_are_compared_and_bad_ones_refused(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, delay in (("fast", 0.0), ("slow", 0.3)):
+        with scripted(delay=delay) as address:
+            main(["run", "--target", address, "--scenario", str(scenario), "--out", str(tmp_path / name)])
+    fast, slow = str(tmp_path / "fast"), str(tmp_path / "slow")
+    assert main(["compare", fast, fast]) == MET
+    assert main(["compare", fast, slow]) == MISSED
+    assert main(["compare", slow, fast]) == MET
+    assert "p50" in capsys.readouterr().out
+    (tmp_path / FILE).write_text('{"kind": "run"}')
+    assert main(["compare", fast, str(tmp_path)]) == NOT_RUN
+    assert "not a report of this version" in capsys.readouterr().err
+    assert main(["compare", fast, str(tmp_path / "none")]) == NOT_RUN
+
+
+def test_the_knee_of_a_server_with_one_slot_is_found_and_its_goodput_beyond_told(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot of 0.1 s answers 10 rounds a second, however fast the machine; 12 may be there. Of 48 rounds that are
+    due within 3 s at most 43 are answered, which is too few; a slow machine only finds a lower knee.
+    """
+    monkeypatch.setattr("loadtest.sweeping.COOLING", 0.0)
+    text = SCENARIO.replace("[1, 2]", "[1, 1]").replace("duration = 1.0", "duration = 3.0")
+    scenario.write_text(text.replace("within = 0.5", "within = 2.0") + '[calls]\nretry = "count"\n')
+    out = tmp_path / "out"
+    with scripted(delay=0.1, slots=1, capacity=12) as address:
+        arguments = ["--target", address, "--scenario", str(scenario), "--out", str(out)]
+        code = main(["knee", *arguments, "--least", "4", "--precision", "0.5", "--goodput", "0.5"])
+    report = read(out, KneeReport)
+    assert report.knee is not None
+    assert report.broken is not None
+    assert report.knee.rate < 16
+    assert report.overload is not None
+    assert report.overload.rate == report.knee.rate * 3
+    assert report.goodput_share is not None
+    assert code == (MET if report.goodput_share >= 0.5 else MISSED)
+    assert all((out / step.folder / PAGE).is_file() for step in (*report.steps, report.overload))
+    assert (out / PAGE).read_text().count("<svg") == 2
+    with pytest.raises(ReportError):
+        read(out, Report)

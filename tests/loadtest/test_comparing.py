@@ -1,0 +1,102 @@
+"""Comparison of reports, and the search of the knee, where the truth is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.comparing import NotComparable, compare
+from loadtest.knee import Search, search, verdict
+from loadtest.report import Report, Step
+from loadtest.running import Ran
+from tests.loadtest.conftest import Against, scenario
+from tests.loadtest.scripted import ScriptedServer
+
+
+async def ran(against: Against, delay: float) -> Report:
+    done: Ran = await against(ScriptedServer(delay=delay), scenario(rate=40, duration=1.0))
+    return done.report
+
+
+async def test_a_slower_server_is_worse_and_an_equal_one_is_not(against: Against) -> None:
+    fast, again, slow = await ran(against, 0.05), await ran(against, 0.05), await ran(against, 0.3)
+    worse = {line.what for line in compare(fast, slow, 0.1) if line.verdict == "worse"}
+    assert "all rounds, p50 s" in worse
+    assert {line.verdict for line in compare(slow, fast, 0.1)} == {"", "better"}
+    # Where a percentile of 40 rounds lies is not sure enough for its extremes to be told apart.
+    assert not any(line.verdict for line in compare(fast, again, 2.0))
+
+
+async def test_other_scenarios_and_invalid_runs_are_not_compared(against: Against) -> None:
+    found = await ran(against, 0.0)
+    other = found.model_copy(update={"scenario_digest": "0" * 64})
+    with pytest.raises(NotComparable, match="--different"):
+        compare(found, other, 0.1)
+    assert compare(found, other, 0.1, different=True)
+    spoiled = found.verdict.model_copy(update={"result": "invalid", "reasons": ("late",)})
+    with pytest.raises(NotComparable, match="B is invalid: late"):
+        compare(found, found.model_copy(update={"verdict": spoiled}), 0.1)
+
+
+def step(rate: float, result: str) -> Step:
+    return Step.model_validate(
+        {
+            "rate": rate, "result": result, "offered_rate": rate, "answered_rate": rate, "goodput": rate,
+            "within": 1.0, "p50": None, "p95": None, "p99": None, "exhausted": 0, "peak_bytes": None, "folder": "",
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("truth", [0.3, 1.0, 1.5, 7.3, 100.0])
+async def test_the_knee_is_found_within_the_precision(truth: float) -> None:
+    async def measure(rate: float) -> Step:
+        return step(rate, "met" if rate <= truth else "missed")
+
+    found = await search(measure, Search(least=1.0, most=1000.0, most_steps=20))
+    assert found.knee is not None
+    assert found.broken is not None
+    assert found.knee.rate <= truth < found.broken.rate
+    assert found.broken.rate - found.knee.rate <= 0.1 * found.broken.rate
+    assert [s.rate for s in found.steps] == sorted(s.rate for s in found.steps)
+
+
+async def test_a_lucky_run_beyond_a_broken_rate_is_no_knee() -> None:
+    async def measure(rate: float) -> Step:
+        return step(rate, "missed" if 2 < rate < 4 or rate > 4 else "met")
+
+    found = await search(measure, Search(least=1.0, most=64.0))
+    assert found.knee is not None
+    assert found.broken is not None
+    assert found.knee.rate < found.broken.rate
+
+
+async def test_a_load_test_at_its_own_limit_judges_nothing() -> None:
+    async def measure(rate: float) -> Step:
+        return step(rate, "invalid" if rate > 4 else "met")
+
+    found = await search(measure, Search(least=1.0, most=64.0))
+    assert found.limited
+    assert verdict(found, None, None, 0.8).result == "invalid"
+
+
+async def test_no_knee_below_or_above_is_said() -> None:
+    async def never(rate: float) -> Step:
+        return step(rate, "missed")
+
+    async def always(rate: float) -> Step:
+        return step(rate, "met")
+
+    nothing = await search(never, Search(least=1.0, most=64.0))
+    assert nothing.knee is None
+    assert verdict(nothing, None, None, 0.8).result == "missed"
+    everything = await search(always, Search(least=1.0, most=8.0))
+    assert [s.rate for s in everything.steps] == [1, 2, 4, 8]
+    assert verdict(everything, None, None, 0.8).result == "invalid"
+
+
+async def test_goodput_beyond_the_knee_is_judged() -> None:
+    async def measure(rate: float) -> Step:
+        return step(rate, "met" if rate <= 2 else "missed")
+
+    found = await search(measure, Search(least=1.0, most=64.0))
+    assert verdict(found, step(6, "missed"), 0.9, 0.8).result == "met"
+    assert verdict(found, step(6, "missed"), 0.7, 0.8).result == "missed"

@@ -1,0 +1,138 @@
+"""``--metrics-listen`` and ``--log-format`` of the real processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest.launch import LaunchError, free_port, launched
+from mediround import Client, MediRoundError, Round
+from serving.bundle import Bundle
+from tests.unit.serving.test_telemetry import GOLDEN
+
+NAME = "Doe^Jane"
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def series(text: str) -> Series:
+    families = text_string_to_metric_families(text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def fetch(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:  # loopback
+        return str(answer.read().decode())
+
+
+def value(found: Series, name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+@pytest.fixture(scope="module")
+def run(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+    """Texts of the orchestrator before and after some rounds, and of its language server; and its log."""
+    logs = tmp_path_factory.mktemp("logs")
+    ports = {"orchestrator": free_port(), "language": free_port()}
+    texts: dict[str, str] = {}
+    with ExitStack() as stack:
+        flags = ["--metrics-listen", f"127.0.0.1:{ports['language']}", "--engine", "onnx"]
+        language = stack.enter_context(
+            launched(random_bundle.directory, logs / "language.log", flags, module="serving.llm")
+        )
+        flags = ["--language", f"grpc://{language.address}", "--log-format", "json"]
+        flags += ["--metrics-listen", f"127.0.0.1:{ports['orchestrator']}"]
+        server = stack.enter_context(launched(random_bundle.directory, logs / "server.log", flags))
+        texts["fresh"] = fetch(ports["orchestrator"])
+        with Client(server.address) as client:
+            image = np.random.default_rng(0).integers(1, 256, (64, 64, 3), np.uint8)
+            rounds = [Round(f"Where is {NAME}?", mode="forced"), Round("And?", refer_to=0, mode="forced")]
+            list(client.segment(image, rounds))
+            list(client.segment(image, rounds, priority="batch"))
+            with client.open(image) as session, pytest.raises(MediRoundError):
+                session.ask(f"{NAME} [SEG]")
+        texts["after"], texts["language"] = fetch(ports["orchestrator"]), fetch(ports["language"])
+    return texts, (logs / "server.log").read_text()
+
+
+def test_every_series_is_there_before_the_first_request(run: tuple[dict[str, str], str]) -> None:
+    """Of the golden text, all that this process has: its language half, with its caches, is another."""
+    ours = series(run[0]["fresh"])
+    elsewhere = {("cache", "prefix"), ("cache", "pictures")}
+    expected = {
+        key
+        for key in series(GOLDEN.read_text())
+        if not key[0].endswith("_info") and not key[1] & elsewhere and key[0] != "mediround_prompts_in_progress"
+    }
+    assert expected <= ours.keys()
+    told = {key for key in ours if key[0].startswith("mediround_") and not key[0].endswith("_info")}
+    assert told <= expected
+    assert value(ours, "mediround_rounds_total", code="OK", index="1") == 0  # the warm-up is not a round
+    assert value(ours, "mediround_expected_work_seconds", work="pass") > 0  # but it was measured
+
+
+def test_a_run_adds_numbers_and_no_series(run: tuple[dict[str, str], str]) -> None:
+    before, after = series(run[0]["fresh"]), series(run[0]["after"])
+    mine = [{key for key in found if key[0].startswith("mediround_")} for found in (before, after)]
+    assert mine[0] == mine[1]
+    assert value(after, "mediround_rounds_total", code="OK", index="2") == 2
+    assert value(after, "mediround_rounds_total", code="INVALID_ARGUMENT", index="unknown") == 1
+    assert value(after, "mediround_cache_hits_total", cache="uploads") == 2
+    assert value(after, "mediround_engine_up", engine="language") == 1
+    assert value(after, "mediround_sessions_open") == 0
+    assert value(after, "process_resident_memory_bytes") > 1 << 20
+    assert ("mediround_engine_info", frozenset({("engine", "language"), ("description", DESCRIBED)})) in after
+    assert NAME not in run[0]["after"]
+
+
+DESCRIBED = "grpc/onnxruntime/CPUExecutionProvider"
+
+
+def test_the_language_server_tells_of_itself(run: tuple[dict[str, str], str]) -> None:
+    found = series(run[0]["language"])
+    assert value(found, "mediround_prompts_in_progress") == 0
+    assert value(found, "mediround_cache_hits_total", cache="prefix") >= 2
+    assert value(found, "mediround_cache_hits_total", cache="pictures") >= 1
+    assert value(found, "mediround_cache_misses_total", cache="pictures") >= 2
+    assert value(found, "mediround_engine_up", engine="language") == 1
+    assert not [key for key in found if key[0] == "mediround_rounds_total"]
+
+
+def test_prometheus_own_lint_of_the_running_server(run: tuple[dict[str, str], str]) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    for text in run[0].values():
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=text.encode(), capture_output=True, check=False
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_the_log_is_one_object_a_line(run: tuple[dict[str, str], str]) -> None:
+    lines = [json.loads(line) for line in run[1].splitlines()]
+    rounds = [line for line in lines if line["logger"] == "serving.rounds"]
+    assert [line["code"] for line in rounds] == ["OK"] * 4 + ["INVALID_ARGUMENT"]
+    assert {line["priority"] for line in rounds} == {"interactive", "batch"}
+    assert NAME not in run[1]
+
+
+def test_a_metrics_address_that_is_taken_is_refused_with_one_line(random_bundle: Bundle, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "server.log"
+    flags = ["--metrics-listen", f"127.0.0.1:{port}"]
+    second = launched(random_bundle.directory, tmp_path / "second.log", flags)
+    with (
+        launched(random_bundle.directory, log, flags),
+        pytest.raises(LaunchError, match="ended with 2") as caught,
+        second,
+    ):
+        pass
+    assert "in use" in str(caught.value)
+    assert "Traceback" not in str(caught.value)

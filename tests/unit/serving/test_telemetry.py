@@ -1,0 +1,169 @@
+"""What is measured: declarations, the text that Prometheus reads, and the numbers behind the status page."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving import telemetry
+from serving.admission_queue import QueueStats
+from serving.caching import CacheStats
+from serving.gauges import Cache, Engine, Gauges, Measured, Sources
+from serving.metering import Meter
+from serving.status import WINDOW_SECONDS, Board, quantile
+from serving.telemetry import CATALOGUE, Kind, Metric
+
+GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"
+"""What ``/metrics`` says when nothing was asked yet. Rules and dashboards are held to it."""
+OPERATIONS = Path(__file__).parent.parent.parent.parent / "docs" / "operations.md"
+BEGIN, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
+OBJECTIVES = {0.05, 0.1, 0.15, 0.25, 0.4, 1.0}
+
+
+def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
+    """A process that has everything, and in which nothing has happened."""
+    plain = (telemetry.PROMPTS, telemetry.SESSIONS, telemetry.SESSIONS_LIMIT, telemetry.SESSION_BYTES)
+    return Sources(
+        version="0",
+        model={"name": "made-up", "version": "0", "digest": "d" * 12},
+        engines={name: Engine(lambda: "scripted/hash", lambda: True) for name in telemetry.ENGINES},
+        caches={name: Cache(lambda: CacheStats(0, 0, 0, 0), 1) for name in caches},
+        queues={name: lambda: QueueStats(0, 0, 0.0, 0.0) for name in telemetry.PRIORITIES},
+        expected={work: lambda: 0.0 for work in telemetry.EXPECTED.labels["work"]},
+        plain=[(metric, lambda: 0.0) for metric in plain],
+    )
+
+
+def fresh() -> CollectorRegistry:
+    disable_created_metrics()
+    registry = CollectorRegistry()
+    Meter(registry)
+    registry.register(Gauges(sources()))
+    return registry
+
+
+def test_the_text_that_prometheus_reads() -> None:
+    """Every series is there at once. ``python -m tests.unit.serving.test_telemetry`` renews it."""
+    assert generate_latest(fresh()).decode() == GOLDEN.read_text()
+
+
+def table() -> str:
+    """The declarations, as docs/operations.md has them."""
+    lines = ["| metric | kind | labels | what |", "|---|---|---|---|"]
+    for metric in CATALOGUE:
+        name = metric.name + ("_total" if metric.kind is Kind.COUNTER else "")
+        labels = "; ".join(f"{label}: {', '.join(found) or 'one text'}" for label, found in metric.labels.items())
+        lines.append(f"| `{name}` | {metric.kind.value} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def documented() -> str:
+    """docs/operations.md with the table as it should be."""
+    before, _, rest = OPERATIONS.read_text().partition(BEGIN)
+    return before + BEGIN + table() + END + rest.partition(END)[2]
+
+
+def test_the_documentation_has_every_metric() -> None:
+    assert OPERATIONS.read_text() == documented()
+
+
+def test_every_metric_is_in_the_catalogue_and_in_the_text() -> None:
+    declared = [value for value in vars(telemetry).values() if isinstance(value, Metric)]
+    assert list(CATALOGUE) == declared
+    families = {family.name: family for family in text_string_to_metric_families(GOLDEN.read_text())}
+    assert families.keys() == {metric.name for metric in CATALOGUE}
+    for metric in CATALOGUE:
+        assert families[metric.name].type == metric.kind.value
+        assert families[metric.name].documentation == metric.help
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_names_say_what_they_count(metric: Metric) -> None:
+    assert metric.name.startswith("mediround_")
+    assert not metric.name.endswith("_total")
+    assert not metric.unit or metric.name.endswith(f"_{metric.unit}")
+    assert bool(metric.buckets) == (metric.kind is Kind.HISTOGRAM)
+    assert list(metric.buckets) == sorted(set(metric.buckets))
+
+
+def test_latency_objectives_are_edges() -> None:
+    for metric in (telemetry.STAGE_SECONDS, telemetry.ROUND_SECONDS):
+        assert set(metric.buckets) >= OBJECTIVES
+
+
+def test_prometheus_own_lint_finds_nothing() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    lint = [promtool, "check", "metrics"]
+    checked = subprocess.run(lint, input=GOLDEN.read_bytes(), capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+    wrong = GOLDEN.read_bytes().replace(b"mediround_rounds_total", b"mediround_rounds")
+    assert subprocess.run(lint, input=wrong, capture_output=True, check=False).returncode != 0
+
+
+def test_what_a_library_measures_beside() -> None:
+    library = CollectorRegistry()
+    Histogram("vllm:e2e", "theirs", registry=library)
+    Histogram("process_like", "not theirs", registry=library)
+    assert [family.name for family in Measured(("vllm:",), library).collect()] == ["vllm:e2e"]
+    assert not list(Measured((), library).collect())
+
+
+@pytest.mark.parametrize("index", [None, 0, 4, 5, 10**9])
+def test_an_index_is_one_of_few(index: int | None) -> None:
+    expected = {None: "unknown", 0: "1", 4: "5", 5: "6+", 10**9: "6+"}
+    assert telemetry.index_label(index) == expected[index]
+
+
+@given(st.lists(st.floats(0.0, 30.0), min_size=1, max_size=60), st.floats(0.01, 1.0))
+def test_a_percentile_lies_in_the_bucket_of_the_true_one(values: list[float], share: float) -> None:
+    edges = [*telemetry.SECONDS, math.inf]
+    found = quantile(share, [(edge, sum(value <= edge for value in values)) for edge in edges])
+    true = sorted(values)[math.ceil(share * len(values)) - 1]
+    low, high = max((e for e in [0.0, *edges] if e < true), default=0.0), min(e for e in edges if e >= true)
+    assert found is not None
+    assert low <= found <= high
+
+
+def test_percentiles_at_the_ends() -> None:
+    assert quantile(0.5, []) is None
+    assert quantile(0.5, [(1.0, 0.0), (math.inf, 0.0)]) is None
+    assert quantile(0.5, [(1.0, 10.0), (math.inf, 10.0)]) == 0.5
+    assert quantile(0.99, [(1.0, 1.0), (2.0, 1.0), (math.inf, 100.0)]) == 2.0  # beyond the last edge
+
+
+def test_the_board_tells_of_the_last_minute() -> None:
+    registry, now = fresh(), [0.0]
+    board = Board(registry, lambda: now[0])
+    rounds = registry._names_to_collectors["mediround_rounds"]
+    rounds.labels("OK", "1").inc(100)
+    now[0] = 10.0
+    assert board.look()["rounds"]["OK"] == pytest.approx(10.0)
+    for second in range(11, 100):  # somebody looks every second; nothing happens but now and then
+        now[0] = float(second)
+        rounds.labels("OK", "2").inc(2)
+        state = board.look()
+    assert state["window_seconds"] == pytest.approx(WINDOW_SECONDS, abs=1.0)
+    assert state["rounds"]["OK"] == pytest.approx(2.0, rel=0.02)
+    assert len(board._looks) <= WINDOW_SECONDS + 2
+
+
+def test_a_board_without_anything_to_tell() -> None:
+    state = Board(fresh(), lambda: 0.0).look()
+    assert {stage["p99"] for stage in state["stages"]} == {None}
+    assert state["masks"]["corrected"] is None
+    assert {engine["engine"]: engine["up"] for engine in state["engines"]} == {"language": True, "vision": True}
+
+
+if __name__ == "__main__":
+    GOLDEN.write_bytes(generate_latest(fresh()))
+    OPERATIONS.write_text(documented())
