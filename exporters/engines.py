@@ -16,7 +16,7 @@ from exporters.errors import UnsupportedSourceError
 from exporters.gpu import Gpu
 from exporters.progress import Progress
 from exporters.repository import CONFIG, Limits, read_digest, read_limits
-from exporters.tensorrt import BuildError, Compiler, Range, Request
+from exporters.tensorrt import BuildError, Built, Compiler, Range, Request
 from exporters.variant import GRAPHS, PRECISION_REPORT
 from serving.bundle import IMAGE_ENCODER, Bundle, Manifest
 from serving.graph import Interface
@@ -74,7 +74,10 @@ def build_plans(bundle: Bundle, places: Places, workshop: Workshop, progress: Pr
             progress(f"kept {plan.name}")
         else:
             progress(f"building {plan.name}")
-            plans.write(_build(bundle.path(graph), recipe, places.plans, workshop.compiler), recipe, places.plans)
+            built = _build(bundle.path(graph), recipe, places.plans, workshop.compiler)
+            for warning in built.warnings:
+                progress(f"TensorRT warns: {warning}")
+            plans.write(built.plan, recipe, places.plans)
         found.append(plan)
         if not workshop.compiler.offline:
             progress(f"placed {plans.place(plan, places.repository, workshop.host)}")
@@ -92,12 +95,15 @@ def check_plans(repository: Path, workshop: Workshop, progress: Progress) -> Non
         progress(f"{plan} is for this host")
 
 
-def profile_of(interface: Interface, limits: Limits, usual_batch: int) -> Mapping[str, Range]:
-    """All shapes that a model's configuration lets through: batches first, then prompts.
+def profile_for(manifest: Manifest, graph: str, limits: Limits) -> Mapping[str, Range]:
+    """All shapes that a model's configuration lets through, tuned for what is usual there."""
+    if graph == IMAGE_ENCODER:
+        return _profile_of(encoder_interface(manifest.image), limits, 1)
+    return _profile_of(decoder_interface(manifest.image, manifest.language.feature), limits, _USUAL_BATCH)
 
-    Args:
-        usual_batch: what the plan is tuned for, if the limit allows it; always with one prompt.
-    """
+
+def _profile_of(interface: Interface, limits: Limits, usual_batch: int) -> Mapping[str, Range]:
+    """Batches first, then prompts. ``usual_batch``: what the plan is tuned for, if allowed; with one prompt."""
     usual = min(usual_batch, limits.batch)
 
     def shape(open_shape: tuple[int | None, ...], *lengths: int | None) -> tuple[int, ...]:
@@ -112,16 +118,10 @@ def profile_of(interface: Interface, limits: Limits, usual_batch: int) -> Mappin
     }
 
 
-def _profile(manifest: Manifest, graph: str, limits: Limits) -> Mapping[str, Range]:
-    if graph == IMAGE_ENCODER:
-        return profile_of(encoder_interface(manifest.image), limits, 1)
-    return profile_of(decoder_interface(manifest.image, manifest.language.feature), limits, _USUAL_BATCH)
-
-
 def _recipe(bundle: Bundle, graph: str, workshop: Workshop, limits: Limits) -> plans.Recipe:
     manifest, host, gpu = bundle.manifest, workshop.host, workshop.gpu
     report = bundle.path(PRECISION_REPORT)
-    profile = _profile(manifest, graph, limits)
+    profile = profile_for(manifest, graph, limits)
     return plans.Recipe(
         model=graph.removesuffix(".onnx"),
         graph=manifest.files[graph],
@@ -148,7 +148,7 @@ def _kept(plan: Path, recipe: plans.Recipe, host: plans.Host) -> bool:
         return False
 
 
-def _build(graph: Path, recipe: plans.Recipe, directory: Path, compiler: Compiler) -> bytes:
+def _build(graph: Path, recipe: plans.Recipe, directory: Path, compiler: Compiler) -> Built:
     """A plan that loads. The timing cache stays for the next build, one for each version and architecture."""
     cache = directory / f"timings-{recipe.version}-{recipe.capability}.cache"
     profile = {name: Range(*shapes) for name, shapes in recipe.profile.items()}
@@ -159,7 +159,7 @@ def _build(graph: Path, recipe: plans.Recipe, directory: Path, compiler: Compile
     if built.timings is not None:
         directory.mkdir(parents=True, exist_ok=True)
         cache.write_bytes(built.timings)
-    return built.plan
+    return built
 
 
 def _load(compiler: Compiler, plan: bytes, name: str) -> None:

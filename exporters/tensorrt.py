@@ -1,14 +1,13 @@
 """One graph → one TensorRT plan, by whichever module of TensorRT's Python API is given.
 
 Knows that API. It is given, not imported: ``tensorrt`` builds for the GPU of its host; ``tensorrt_rtx`` has the
-same API, builds without a GPU for an architecture that is named, and so shows in CI that TensorRT takes the graphs.
-Which one it is shows in its attributes, not in its version. Does not know bundles, files' names or limits.
+same API, builds without a GPU for an architecture that is named, and so shows in CI that TensorRT takes the
+graphs. Which one it is shows in its attributes, not in its version. Does not know bundles, files' names or limits.
 API: https://docs.nvidia.com/deeplearning/tensorrt/ (releases 10 and 11).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +54,8 @@ class Built:
     plan: bytes
     timings: bytes | None
     """The timing cache after the build; None where the module keeps none."""
+    warnings: tuple[str, ...]
+    """What TensorRT had to say of a graph that it took, such as an overflow to be expected."""
 
 
 class Compiler:
@@ -63,7 +64,8 @@ class Compiler:
     def __init__(self, trt: Any) -> None:  # the module: TensorRT has no types
         self._trt = trt
         self._said: list[str] = []
-        self._logger = _logger(trt, self._said.append)
+        self._warned: list[str] = []
+        self._logger = _logger(trt, self._said.append, self._warned.append)
 
     @property
     def runtime(self) -> Runtime:
@@ -94,6 +96,7 @@ class Compiler:
             EngineUnavailableError: the module cannot build for this architecture.
         """
         self._said.clear()
+        self._warned.clear()
         builder = self._trt.Builder(self._logger)
         network = self._network(builder, request.graph)
         config = builder.create_builder_config()
@@ -105,7 +108,7 @@ class Compiler:
         plan = builder.build_serialized_network(network, config)
         if plan is None:  # the reason is in the log alone
             raise self._failed(request.graph, "the build failed")
-        return Built(bytes(plan), None if cache is None else bytes(cache.serialize()))
+        return Built(bytes(plan), None if cache is None else bytes(cache.serialize()), tuple(self._warned))
 
     def loads(self, plan: bytes) -> bool:
         """Whether this host's GPU takes the plan. Never without a GPU."""
@@ -155,21 +158,16 @@ class Compiler:
         return BuildError(f"{graph.name}: {what}: {self.complaints}")
 
 
-def _logger(trt: Any, tell: Callable[[str], None]) -> Any:
-    severe = {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}
+def _logger(trt: Any, fail: Callable[[str], None], warn: Callable[[str], None]) -> Any:
+    severity_of = trt.ILogger.Severity
+    told = {severity_of.INTERNAL_ERROR: fail, severity_of.ERROR: fail, severity_of.WARNING: warn}
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # its base comes with the module
         def __init__(self) -> None:
             super().__init__()  # TensorRT crashes on a logger without
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in severe:
-                tell(message)
-            elif severity == trt.ILogger.Severity.WARNING:
-                warnings.warn(f"TensorRT: {message}", BuildWarning, stacklevel=2)
+            if severity in told:
+                told[severity](message)
 
     return Logger()
-
-
-class BuildWarning(UserWarning):
-    """TensorRT took a graph and had something to say, such as an overflow to be expected."""

@@ -18,7 +18,11 @@ from tests.conftest import REPOSITORY
 
 COMPOSE = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
 SCRAPES = yaml.safe_load((REPOSITORY / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-PROGRAMS: dict[str, type[BaseSettings]] = {"orchestrator-cpu": Settings, "orchestrator-gpu": Settings, "language": LanguageServerSettings}
+PROGRAMS: dict[str, type[BaseSettings]] = {
+    "orchestrator-cpu": Settings,
+    "orchestrator-gpu": Settings,
+    "language": LanguageServerSettings,
+}
 
 
 def image_environment(target: str) -> dict[str, str]:
