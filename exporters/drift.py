@@ -6,7 +6,7 @@ Does not know how the graphs were made nor where they go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -111,16 +111,22 @@ def judge(full: Path, variant: Path, comparison: Comparison) -> Verdict:
     if not decoded:
         raise ValueError("no mask was asked for: nothing to compare")
     tally = _Tally()
-    encoders = [Emulated(directory / IMAGE_ENCODER, threads) for directory in (full, variant)]
+    embeddings = [list(_encoded(directory, decoded, threads)) for directory in (full, variant)]
     decoders = [Emulated(directory / MASK_DECODER, threads) for directory in (full, variant)]
-    for each in decoded:
-        embeddings = [encode(_pixels(each))["image_embeddings"] for encode in encoders]
-        tally.embedding(*embeddings)
+    for each, *pair in zip(decoded, *embeddings, strict=True):
+        tally.embedding(*pair)
         for batch in each.batches:
-            tally.masks(*(d(_prompts(e, batch)) for d, e in zip(decoders, embeddings, strict=True)))
+            tally.masks(*(decode(_prompts(e, batch)) for decode, e in zip(decoders, pair, strict=True)))
     figures = tally.figures(len(decoded))
     problems = figures.problems(comparison.limits)
     return Verdict(figures, problems, _layer(full, variant, decoded[0], threads) if problems else None)
+
+
+def _encoded(directory: Path, asked: Sequence[Asked], threads: int) -> Iterator[Array]:
+    """Embeddings. One encoder at a time: at 1024 each takes gigabytes for its attention."""
+    encoder = Emulated(directory / IMAGE_ENCODER, threads)
+    for each in asked:
+        yield encoder(_pixels(each))["image_embeddings"]
 
 
 def _layer(full: Path, variant: Path, asked: Asked, threads: int) -> Layer | None:

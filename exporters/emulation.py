@@ -34,6 +34,7 @@ class Emulated:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
+        options.enable_cpu_mem_arena = False  # gives memory back between operators
         model = ir.load(path)
         names = emulate(model, watched)
         self._names = [*(value.name or "" for value in model.graph.outputs[: -len(names) or None]), *watched]
