@@ -9,15 +9,15 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporters import gate
+from exporters import gate, vision_commands
 from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
 from exporters.errors import SourceError
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
+from exporters.progress import timed
 from exporters.random_checkpoint import SIZES, write_random
 from exporters.repository import write_published, write_repository
 from mediround.medseg import DataError
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
         parity.add_argument(f"--{name}-tolerance", type=float, default=value)
     parity.set_defaults(run=_parity)
+    vision_commands.add(commands)
     repository = commands.add_parser("repository", help="a bundle → a model repository for Triton")
     source = repository.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path)
@@ -111,11 +112,7 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bundle(given: argparse.Namespace) -> int:
-    began = time.monotonic()
-
-    def progress(step: str) -> None:
-        print(f"[{time.monotonic() - began:6.1f} s] {step}", file=sys.stderr, flush=True)
-
+    progress = timed()
     choices = Choices(
         name=given.name,
         version=given.version,

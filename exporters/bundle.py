@@ -7,7 +7,6 @@ Knows the order of work and what the manifest says of a model. Does not know how
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from exporters.graphs import (
 )
 from exporters.model import Model, build_model
 from exporters.modules.heads import FEATURE
+from exporters.progress import Progress
 from exporters.storage import Storage
 from exporters.tower import Clip, read_clip
 from exporters.vllm_model import write_vllm_model
@@ -48,7 +48,6 @@ from serving.bundle import (
     load_bundle,
 )
 
-Progress = Callable[[str], None]
 INTENDED_USE = "Research and education. Not a medical device; not for diagnosis or treatment."
 
 

@@ -131,7 +131,7 @@ async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
 
         async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
             recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = _orchestrator(bundle, *recorded, executor, embeddings)
+            orchestrator = offline_orchestrator(bundle, *recorded, executor, embeddings)
             return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
 
         found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
@@ -220,13 +220,14 @@ def _largest(actual: Sequence[float] | F32, expected: F32) -> float:
     return float(np.abs(np.asarray(actual) - expected).max())
 
 
-def _orchestrator(
+def offline_orchestrator(
     bundle: Bundle,
-    language: _RecordedLanguage,
-    vision: _RecordedVision,
+    language: LanguageEngine,
+    vision: VisionEngine,
     executor: ThreadPoolExecutor,
-    embeddings: EmbeddingStore | None,
+    embeddings: EmbeddingStore | None = None,
 ) -> Orchestrator:
+    """One for a few dialogues; with stores of its own unless ``embeddings`` are given."""
     manifest = bundle.manifest
     image = manifest.image
     return Orchestrator(

@@ -96,15 +96,31 @@ def read_limits(config: Path) -> Limits:
     Raises:
         SourceError: it cannot be read, or states none.
     """
-    try:
-        text = config.read_text()
-    except OSError as error:
-        raise SourceError(f"{config}: {error.strerror}; write it with `python -m exporters repository`") from error
+    text = _read(config)
     batch = re.search(r"^max_batch_size: (\d+)$", text, re.MULTILINE)
     prompts = re.search(r'key: "max_prompts" value \{ string_value: "(\d+)" \}', text)
     if batch is None:
         raise SourceError(f"{config}: no max_batch_size; write it with `python -m exporters repository`")
     return Limits(int(batch[1]), int(prompts[1]) if prompts else None)
+
+
+def read_digest(config: Path) -> str:
+    """SHA-256 of the graph that a ``config.pbtxt`` is for.
+
+    Raises:
+        SourceError: it cannot be read, or states none (that of the committed repository does not).
+    """
+    digest = re.search(r'key: "graph_sha256" value \{ string_value: "([0-9a-f]{64})" \}', _read(config))
+    if digest is None:
+        raise SourceError(f"{config}: no graph_sha256; write it with `python -m exporters repository --bundle`")
+    return digest[1]
+
+
+def _read(config: Path) -> str:
+    try:
+        return config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{config}: {error}; write it with `python -m exporters repository`") from error
 
 
 def _models(image: ImageSpec, feature: int) -> tuple[_Model, _Model]:

@@ -49,6 +49,8 @@ class ImageSpec(_Section):
     """Shape of an embedding: channels, rows, columns (256, 64, 64)."""
     embedding_dtype: Literal["float32", "float16"] = "float32"
     """Element type of an embedding where it crosses an engine's edge."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """What encoder and mask decoder compute in; judge and corrector always in fp32 (``exporters.precision``)."""
     logits_side: Positive
     """Side of the square of mask logits, which covers the padded square."""
 
@@ -124,7 +126,7 @@ class Manifest(_Section):
     judge: JudgeSpec
     answers: AnswerSpec
     storage: Literal["fp32", "fp16"]
-    """How weights lie in the files; both are computed in fp32."""
+    """How weights lie in the files: both are computed in fp32, but for ``image.precision``."""
     source: dict[str, str]
     """Digests of what the bundle was made from, by role (checkpoint, base, clip)."""
     files: dict[str, Digest]

@@ -23,6 +23,12 @@ Array = npt.NDArray[Any]
 Element = Literal["bool", "uint8", "int32", "int64", "float16", "float32"]
 
 CPU = ("CPUExecutionProvider",)
+CUDA = ("CUDAExecutionProvider",)
+
+_PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    # By default it searches exhaustively, which stalls each shape's first call, and takes powers of two of memory.
+    CUDA[0]: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"},
+}
 
 _ELEMENTS: Mapping[str, str] = {
     "tensor(bool)": "bool",
@@ -135,7 +141,10 @@ class Graph:
 def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:  # onnxruntime has no types
     missing = set(providers).difference(onnxruntime.get_available_providers())
     if missing:
-        raise ProviderError(f"onnxruntime {onnxruntime.__version__} has no {', '.join(sorted(missing))} here")
+        raise ProviderError(
+            f"onnxruntime {onnxruntime.__version__} has no {', '.join(sorted(missing))} here: "
+            "install the build that has it, or choose another provider (docs/vision.md)"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -145,11 +154,19 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:  # onnxrun
     options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        session = onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=list(providers),
+            provider_options=[dict(_PROVIDER_OPTIONS.get(name, {})) for name in providers],
+        )
     except _FAILURES as failure:
         raise BundleError(f"{path.name} cannot be opened: {failure}") from failure
     if session.get_providers()[0] != providers[0]:  # onnxruntime falls back in silence
-        raise ProviderError(f"{path.name}: {providers[0]} was asked for, {session.get_providers()[0]} came")
+        raise ProviderError(
+            f"{path.name}: {providers[0]} was asked for, {session.get_providers()[0]} came: "
+            "is its GPU visible, and are its libraries there (docs/vision.md)?"
+        )
     return session
 
 

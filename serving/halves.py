@@ -15,6 +15,7 @@ import numpy as np
 from mediround import Tls
 from serving.bundle import Bundle
 from serving.gauges import Cache, Engine
+from serving.graph import CPU, CUDA
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
 from serving.ports import LanguageEngine, VisionEngine
@@ -68,8 +69,14 @@ class Engines:
 
 @asynccontextmanager
 async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIterator[Engines]:
-    """Both halves, closed at the end. Raises OSError when a certificate cannot be read."""
+    """Both halves, closed at the end.
+
+    Raises:
+        OSError: a certificate cannot be read.
+        ProviderError: the execution provider that was asked for is not there.
+    """
     threads, prefix_bytes = settings.engines.threads, settings.engines.prefix_cache_bytes
+    providers = CUDA if settings.engines.provider == "cuda" else CPU
     remotes = Remotes(remote_language(bundle, settings), remote_vision(bundle, settings, shared))
     health: dict[str, Engine] = {}
     caches: dict[str, Cache] = {}
@@ -79,14 +86,14 @@ async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIt
         language = servers
         health["language"] = Engine(lambda: servers.description, up=lambda: servers.available)
     else:
-        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes)
+        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes, providers)
         health["language"] = Engine(lambda: onnx.description, up=lambda: True)
         caches["prefix"] = Cache(lambda: onnx.cache_stats, prefix_bytes)
     if (triton := remotes.vision) is not None:
         vision = triton
         health["vision"] = Engine(lambda: triton.description, up=lambda: triton.available)
     else:
-        vision = here = OnnxVision(bundle, threads)
+        vision = here = OnnxVision(bundle, threads, providers)
         health["vision"] = Engine(lambda: here.description, up=lambda: True)
     try:
         yield Engines(language, vision, remotes, health, caches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -58,6 +58,10 @@ class EngineSettings(Section):
 
     threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
     """Intra-op threads of each half."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """What runs the halves that are in this process. cuda needs ``onnxruntime-gpu`` in place of ``onnxruntime``; a
+    start without it, or without a GPU, is refused.
+    """
     embedding_bytes: Positive = 1024 * MIB
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
     """Keys and values kept for later rounds of a dialogue; 0 keeps none. For ``--language onnx``."""

@@ -35,6 +35,12 @@ def random_bundle() -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def vit_b_bundle() -> Bundle:
+    """Random weights, the image half at its published size (40 s and 0.8 GB when its sources have changed)."""
+    return load_bundle(_built("vit-b", _sources_digest(), size="vit_b"))
+
+
+@pytest.fixture(scope="session")
 def golden_directory() -> Path:
     """The golden checkpoint, its data set and what the published code computed of it."""
     directory = SHARED / "golden"
@@ -95,21 +101,21 @@ def _repository(bundle: Bundle) -> Path:
     return out
 
 
-def _built(name: str, key: str, source: Path | None = None, *more: str) -> Path:
+def _built(name: str, key: str, source: Path | None = None, *more: str, size: str = "tiny") -> Path:
     """The bundle's directory; it appears there only when it is complete."""
     directory = BUILT / f"{name}-{key[:16]}"
     if not directory.is_dir():
         BUILT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILT) as work:
-            checkpoint = source or _random_checkpoint(Path(work) / "checkpoint")
+            checkpoint = source or _random_checkpoint(Path(work) / "checkpoint", size)
             export_bundle(checkpoint, Path(work) / "bundle", *more)
             if not directory.is_dir():  # another run may have been faster
                 (Path(work) / "bundle").rename(directory)
     return directory
 
 
-def _random_checkpoint(out: Path) -> Path:
-    _exporters("random", "--size", "tiny", "--seed", "1", "--out", str(out))
+def _random_checkpoint(out: Path, size: str) -> Path:
+    _exporters("random", "--size", size, "--seed", "1", "--out", str(out))
     return out
 
 

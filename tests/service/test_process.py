@@ -116,6 +116,13 @@ def test_a_damaged_bundle_is_refused_with_one_line(random_bundle: Bundle, tmp_pa
     assert "Traceback" not in ended.stderr
 
 
+def test_a_provider_that_is_not_there_is_refused(random_bundle: Bundle) -> None:
+    ended = start("--bundle", str(random_bundle.directory), "--engines.provider", "cuda")
+    assert ended.returncode == START_FAILED
+    assert "has no CUDAExecutionProvider here" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_an_open_bind_is_refused(random_bundle: Bundle) -> None:
     ended = start("--bundle", str(random_bundle.directory), "--listen", "0.0.0.0:0")
     assert ended.returncode == START_FAILED

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from serving.bundle import BundleError
 from serving.errors import EngineFault, Unavailable
-from serving.graph import Graph, Interface, ProviderError, TensorSpec
+from serving.graph import CPU, CUDA, Graph, Interface, ProviderError, TensorSpec
 from serving.worker import Stop
 from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
 
@@ -63,6 +65,56 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
 def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="TensorrtExecutionProvider"):
         Graph(products(tmp_path / "g.onnx", 1), ROWS, threads=1, providers=("TensorrtExecutionProvider",))
+
+
+class Session:
+    """An onnxruntime session that ends up with ``providers``."""
+
+    asked: ClassVar[dict[str, object]] = {}
+    providers: ClassVar[list[str]] = []
+
+    def __init__(self, path: str, options: object, **asked: object) -> None:
+        type(self).asked = asked
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def get_inputs(self) -> list[object]:
+        return [SimpleNamespace(name="x", type="tensor(float)", shape=[None, WIDTH])]
+
+    def get_outputs(self) -> list[object]:
+        return [SimpleNamespace(name="y", type="tensor(float)", shape=[None, WIDTH])]
+
+
+@pytest.fixture
+def with_cuda(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
+    """As onnxruntime-gpu would say."""
+    monkeypatch.setattr("serving.graph.onnxruntime.get_available_providers", lambda: [*CUDA, *CPU])
+    monkeypatch.setattr("serving.graph.onnxruntime.InferenceSession", Session)
+    return Session
+
+
+def test_cuda_is_asked_for_with_its_options(
+    with_cuda: type[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(with_cuda, "providers", [*CUDA, *CPU])  # onnxruntime adds its own behind
+    graph = Graph(tmp_path / "g.onnx", ROWS, threads=1, providers=CUDA)
+    assert graph.provider == "CUDAExecutionProvider"
+    assert with_cuda.asked["providers"] == ["CUDAExecutionProvider"]
+    assert with_cuda.asked["provider_options"] == [
+        {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    ]
+
+
+def test_a_fall_back_to_the_cpu_is_refused(
+    with_cuda: type[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What onnxruntime does in silence when there is no GPU, or a library is missing."""
+    monkeypatch.setattr(with_cuda, "providers", [*CPU])
+    with pytest.raises(
+        ProviderError, match=r"g\.onnx: CUDAExecutionProvider was asked for, CPUExecutionProvider came"
+    ):
+        Graph(tmp_path / "g.onnx", ROWS, threads=1, providers=CUDA)
 
 
 @pytest.mark.parametrize("feeds", [{}, {"x": rows(2).astype(np.float64)}, {"x": rows(2)[:, :5].copy()}])

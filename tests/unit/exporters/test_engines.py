@@ -1,0 +1,286 @@
+"""The command that builds plans: what it keeps, places and refuses.
+
+Real builds go through TensorRT-RTX. What only ``tensorrt`` does, on a GPU, is shown with a module of the same
+attributes: timing cache, loading, placing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exporters import plans
+from exporters.__main__ import main
+from exporters.engines import Places, Workshop, build_plans, check_plans, profile_for
+from exporters.errors import SourceError
+from exporters.gpu import Gpu, NoGpuError, find_gpu, parse_gpus
+from exporters.repository import Limits
+from exporters.tensorrt import BuildError, Compiler, Range
+from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
+
+H100 = Gpu("9.0", "NVIDIA H100", "580.1")
+
+
+class Cache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content + b"+"
+
+
+class Config:
+    def __init__(self, trt: TensorRt) -> None:
+        self._trt = trt
+        self.limits: list[tuple[str, int]] = []
+
+    def create_timing_cache(self, content: bytes) -> Cache:
+        return Cache(content)
+
+    def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
+        self._trt.caches.append(cache.content)
+        return cache.content not in self._trt.foreign_caches
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        return 0
+
+    def set_memory_pool_limit(self, pool: str, size: int) -> None:
+        self._trt.pools.append((pool, size))
+
+
+class TensorRt:
+    """``tensorrt`` as far as the compiler asks of it: parses nothing, and its plans are words."""
+
+    __version__ = "11.4.0.106"
+    IBuilderConfig = Config
+    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
+
+    class ILogger:
+        Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
+
+    def __init__(self) -> None:
+        self.builds: list[str] = []
+        self.caches: list[bytes] = []
+        self.foreign_caches: set[bytes] = set()
+        self.pools: list[tuple[str, int]] = []
+        self.loads = True
+
+    def Builder(self, logger: Any) -> Any:  # noqa: N802  # TensorRT's name
+        def serialized(network: Any, config: Any) -> bytes:
+            logger.log(self.ILogger.Severity.WARNING, "a warning")
+            self.builds.append(network.path.name)
+            return b"plan of " + network.path.name.encode()
+
+        return SimpleNamespace(
+            create_network=lambda flags: SimpleNamespace(path=None),
+            create_builder_config=lambda: Config(self),
+            create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *shapes: None),
+            build_serialized_network=serialized,
+        )
+
+    def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802  # TensorRT's name
+        def parse(path: str) -> bool:
+            network.path = Path(path)
+            inputs = {
+                IMAGE_ENCODER: ("image_u8", "valid_hw"),
+                MASK_DECODER: ("image_embeddings", "seg_features", "threshold"),
+            }[network.path.name]
+            network.num_inputs, network.get_input = (
+                len(inputs),
+                lambda index: SimpleNamespace(name=inputs[index]),
+            )
+            return True
+
+        return SimpleNamespace(parse_from_file=parse)
+
+    def Runtime(self, logger: Any) -> Any:  # noqa: N802  # TensorRT's name
+        def load(plan: bytes) -> object | None:
+            logger.log(self.ILogger.Severity.ERROR, "incompatible device")
+            return object() if self.loads else None
+
+        return SimpleNamespace(deserialize_cuda_engine=load)
+
+
+@pytest.fixture
+def trt() -> TensorRt:
+    return TensorRt()
+
+
+@pytest.fixture
+def workshop(trt: TensorRt) -> Workshop:
+    return Workshop(Compiler(trt), H100)
+
+
+@pytest.fixture
+def places(random_bundle: Bundle, tmp_path: Path) -> Places:
+    main(["repository", "--bundle", str(random_bundle.directory), "--out", str(tmp_path / "repository")])
+    return Places(tmp_path / "repository", tmp_path / "plans")
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+Build = Callable[[], list[Path]]
+
+
+@pytest.fixture
+def build(random_bundle: Bundle, places: Places, workshop: Workshop, told: list[str]) -> Build:
+    return lambda: build_plans(random_bundle, places, workshop, told.append)
+
+
+def test_both_plans_are_where_triton_looks(
+    build: Build, places: Places, workshop: Workshop, told: list[str]
+) -> None:
+    build()
+    for model in ("image_encoder", "mask_decoder"):
+        plan = places.repository / model / "1" / "model_sm90.plan"
+        assert plan.read_bytes() == f"plan of {model}.onnx".encode()
+        sidecar = plans.read(plan)
+        assert (sidecar.gpu, sidecar.driver, sidecar.capability) == (H100.name, H100.driver, "9.0")
+    assert "TensorRT warns: a warning" in told
+    check_plans(places.repository, workshop, told.append)
+
+
+def test_what_is_built_is_kept(build: Build, trt: TensorRt, told: list[str]) -> None:
+    assert build() == build()
+    assert trt.builds == [IMAGE_ENCODER, MASK_DECODER]
+    assert sum(line.startswith("kept") for line in told) == 2
+
+
+def test_another_limit_of_the_configuration_is_another_build(build: Build, places: Places, trt: TensorRt) -> None:
+    build()
+    config = places.repository / "image_encoder" / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_size: 8"))
+    build()
+    assert trt.builds == [IMAGE_ENCODER, MASK_DECODER, IMAGE_ENCODER]
+
+
+def test_a_damaged_plan_is_built_again(build: Build, trt: TensorRt) -> None:
+    build()[0].write_bytes(b"damaged")
+    build()
+    assert trt.builds == [IMAGE_ENCODER, MASK_DECODER, IMAGE_ENCODER]
+
+
+def test_the_timing_cache_goes_from_build_to_build(build: Build, trt: TensorRt) -> None:
+    build()
+    assert trt.caches == [b"", b"+"]
+
+
+def test_a_timing_cache_of_another_gpu_is_ignored(build: Build, trt: TensorRt, places: Places) -> None:
+    places.plans.mkdir()
+    (places.plans / "timings-11.4.0.106-9.0.cache").write_bytes(b"foreign")
+    trt.foreign_caches = {b"foreign"}
+    build()
+    assert trt.caches == [b"foreign", b"", b"+"]
+
+
+def test_a_workspace_is_a_limit(random_bundle: Bundle, places: Places, trt: TensorRt) -> None:
+    build_plans(random_bundle, places, Workshop(Compiler(trt), H100, 1 << 30), lambda _: None)
+    assert trt.pools == [("workspace", 1 << 30)] * 2
+
+
+def test_a_plan_that_does_not_load_is_not_written(build: Build, trt: TensorRt, places: Places) -> None:
+    trt.loads = False
+    with pytest.raises(BuildError, match="does not load here: incompatible device"):
+        build()
+    assert not places.plans.exists()
+
+
+def test_a_plan_that_loads_no_more_is_refused(
+    build: Build, trt: TensorRt, places: Places, workshop: Workshop
+) -> None:
+    build()
+    trt.loads = False
+    with pytest.raises(BuildError, match="does not load here"):
+        check_plans(places.repository, workshop, lambda _: None)
+
+
+def test_another_bundles_repository_is_refused(build: Build, places: Places) -> None:
+    config = places.repository / "mask_decoder" / "config.pbtxt"
+    before, key, after = config.read_text().partition('graph_sha256" value { string_value: "')
+    config.write_text(before + key + "0" * 64 + after[64:])
+    with pytest.raises(SourceError, match="another bundle's"):
+        build()
+
+
+def test_profiles_reach_the_configurations_limits(random_bundle: Bundle) -> None:
+    side = random_bundle.manifest.image.side
+    encoder = profile_for(random_bundle.manifest, IMAGE_ENCODER, Limits(4, None))
+    assert encoder == {
+        "image_u8": Range((1, side, side, 3), (1, side, side, 3), (4, side, side, 3)),
+        "valid_hw": Range((1, 2), (1, 2), (4, 2)),
+    }
+    decoder = profile_for(random_bundle.manifest, MASK_DECODER, Limits(16, 8))
+    assert decoder["threshold"] == Range((1, 1), (4, 1), (16, 8))
+    assert profile_for(random_bundle.manifest, MASK_DECODER, Limits(2, 8))["threshold"].usual == (2, 1)
+
+
+def command(places: Places, *more: str) -> list[str]:
+    return ["tensorrt", "--repository", str(places.repository), "--plans", str(places.plans), *more]
+
+
+RTX = ("--runtime", "tensorrt_rtx", "--capability", "8.9")
+
+
+def test_the_command_builds_for_real(
+    random_bundle: Bundle, places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(random_bundle.directory)
+    assert main(command(places, "--bundle", bundle, "--precision", "fp32", *RTX)) == 0
+    made = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [path.name.partition("-")[0] for path in made] == ["image_encoder", "mask_decoder"]
+    sidecar = json.loads(plans.beside(made[1]).read_text())
+    assert sidecar["bundle"] == random_bundle.digest
+    assert sidecar["profile"]["seg_features"] == [[1, 1, 256], [4, 1, 256], [16, 8, 256]]
+    assert not list(places.repository.rglob("*.plan")), "Triton cannot load plans of TensorRT-RTX"
+    assert main(command(places, "--check", *RTX)) == 2
+    assert "no model_sm89.plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ((), "name a --bundle to build, or --check"),
+        (("--bundle", "BUNDLE", "--check", *RTX), "name a --bundle to build, or --check"),
+        (("--bundle", "BUNDLE", "--precision", "bf16", *RTX), "exporters vision"),
+        (("--bundle", "BUNDLE", "--runtime", "tensorrt", "--capability", "9.0"), "tensorrt is not there"),
+        (("--bundle", "BUNDLE", "--runtime", "tensorrt_rtx", "--capability", "9.0"), "does not build for 9.0"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    random_bundle: Bundle, places: Places, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
+) -> None:
+    bundle = str(random_bundle.directory)
+    assert main(command(places, *(bundle if word == "BUNDLE" else word for word in more))) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_gpu_is_asked_of_its_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 9.0, 580.95.05'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert find_gpu() == Gpu("9.0", "NVIDIA H100 80GB HBM3", "580.95.05")
+    command.write_text("#!/bin/sh\nexit 9\n")
+    with pytest.raises(NoGpuError, match="nvidia-smi failed"):
+        find_gpu()
+
+
+def test_several_architectures_are_not_chosen_between() -> None:
+    assert parse_gpus("A, 9.0, 1\nB, 9.0, 1\n").capability == "9.0"
+    with pytest.raises(NoGpuError, match="several architectures"):
+        parse_gpus("A, 9.0, 1\nB, 8.9, 1\n")
+
+
+@pytest.mark.parametrize("said", ["", "\n", "No devices were found\n"])
+def test_no_gpu_is_an_error(said: str) -> None:
+    with pytest.raises(NoGpuError, match="lists no GPU"):
+        parse_gpus(said)

@@ -1,0 +1,163 @@
+"""Every graph of the small model in every precision through TensorRT's own parser and builder, without a GPU.
+
+TensorRT-RTX builds real engines for an architecture that is named; what it refuses, TensorRT refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from exporters import precision
+from exporters.engines import profile_for
+from exporters.precision import Precision
+from exporters.repository import Limits
+from exporters.tensorrt import BuildError, Compiler, EngineUnavailableError, Range, Request
+from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
+
+LIMITS = {IMAGE_ENCODER: Limits(4, None), MASK_DECODER: Limits(16, 8)}
+ADA = "8.9"
+
+
+@pytest.fixture(scope="session")
+def rtx() -> ModuleType:
+    import tensorrt_rtx  # noqa: PLC0415  # only these tests need it
+
+    return tensorrt_rtx
+
+
+@pytest.fixture(scope="session")
+def compiler(rtx: ModuleType) -> Compiler:
+    return Compiler(rtx)
+
+
+def request_for(bundle: Bundle, graph: str) -> Request:
+    return Request(bundle.path(graph), profile_for(bundle.manifest, graph, LIMITS[graph]), ADA)
+
+
+def cast(path: Path, to: Precision, out: Path) -> Path:
+    model = ir.load(path)
+    precision.cast(model, to, "float32")
+    ir.save(model, out / path.name)
+    return out / path.name
+
+
+@pytest.mark.parametrize("graph", LIMITS)
+@pytest.mark.parametrize("to", ["fp32", "fp16", "bf16"])
+def test_it_builds(compiler: Compiler, random_bundle: Bundle, graph: str, to: Precision, tmp_path: Path) -> None:
+    """And has nothing to say: a LayerNorm in pieces would be an overflow to be expected in fp16."""
+    request = request_for(random_bundle, graph)
+    built = compiler.build(replace(request, graph=cast(request.graph, to, tmp_path)))
+    assert len(built.plan) > 100_000
+    assert built.warnings == ()
+    assert built.timings is None  # this module keeps none
+
+
+@pytest.mark.parametrize("to", ["fp32", "fp16", "bf16"])
+def test_it_builds_at_the_published_size(
+    compiler: Compiler, vit_b_bundle: Bundle, to: Precision, tmp_path: Path
+) -> None:
+    """SAM ViT-B at 1024."""
+    assert vit_b_bundle.manifest.image.side == 1024
+    for graph in LIMITS:
+        request = request_for(vit_b_bundle, graph)
+        made = cast(request.graph, to, tmp_path)
+        built = compiler.build(replace(request, graph=made))
+        made.unlink()
+        assert len(built.plan) > 10_000_000
+        assert built.warnings == ()
+
+
+@pytest.mark.parametrize("graph", LIMITS)
+def test_it_builds_what_a_bundle_stores_in_half(compiler: Compiler, random_bundle: Bundle, graph: str) -> None:
+    assert compiler.build(request_for(random_bundle, graph)).warnings == ()
+
+
+def test_half_precision_halves_the_plan(compiler: Compiler, random_bundle: Bundle, tmp_path: Path) -> None:
+    """Strongly typed: the graph's types are the plan's."""
+    request = request_for(random_bundle, MASK_DECODER)
+    sizes = {}
+    for to in ("fp32", "bf16"):
+        (tmp_path / to).mkdir()
+        graph = cast(request.graph, to, tmp_path / to)  # type: ignore[arg-type]  # both are precisions
+        sizes[to] = len(compiler.build(replace(request, graph=graph)).plan)
+    assert sizes["bf16"] < 0.8 * sizes["fp32"]
+
+
+def changed(request: Request, name: str, shapes: Range | None) -> Request:
+    profile = dict(request.profile)
+    if shapes is None:
+        del profile[name]
+    else:
+        profile[name] = shapes
+    return replace(request, profile=profile)
+
+
+def test_a_profile_without_an_input_is_refused(compiler: Compiler, random_bundle: Bundle) -> None:
+    request = changed(request_for(random_bundle, MASK_DECODER), "threshold", None)
+    with pytest.raises(BuildError, match="graph and profile differ in threshold"):
+        compiler.build(request)
+
+
+def test_a_profile_whose_least_is_above_its_most_is_refused(compiler: Compiler, random_bundle: Bundle) -> None:
+    request = changed(request_for(random_bundle, MASK_DECODER), "threshold", Range((4, 1), (4, 1), (1, 1)))
+    with pytest.raises(BuildError, match=r"mask_decoder.onnx: the profile is not taken"):
+        compiler.build(request)
+
+
+def test_a_profile_of_other_sizes_is_refused(compiler: Compiler, random_bundle: Bundle) -> None:
+    shapes = Range((1, 1, 8), (1, 1, 8), (16, 8, 8))
+    request = changed(request_for(random_bundle, MASK_DECODER), "seg_features", shapes)
+    with pytest.raises(BuildError, match=r"mask_decoder.onnx: .*seg_features"):
+        compiler.build(request)
+
+
+def test_an_architecture_that_cannot_compute_it_is_refused(compiler: Compiler, random_bundle: Bundle) -> None:
+    request = replace(request_for(random_bundle, MASK_DECODER), capability="7.5")
+    with pytest.raises(BuildError, match=r"mask_decoder.onnx: the build failed: .+"):
+        compiler.build(request)
+
+
+def test_an_architecture_that_it_does_not_know_is_refused(compiler: Compiler, random_bundle: Bundle) -> None:
+    with pytest.raises(EngineUnavailableError, match=r"does not build for 9\.0"):
+        compiler.build(replace(request_for(random_bundle, MASK_DECODER), capability="9.0"))
+
+
+def test_a_workspace_that_is_too_small_is_refused_or_kept_to(compiler: Compiler, random_bundle: Bundle) -> None:
+    request = replace(request_for(random_bundle, MASK_DECODER), workspace=1 << 10)
+    with pytest.raises(BuildError, match=r"mask_decoder.onnx: the build failed: .+"):
+        compiler.build(request)
+
+
+@pytest.mark.parametrize(
+    ("operator", "element", "shape"),
+    [("Det", TensorProto.FLOAT, (3, 3)), ("Transpose", TensorProto.UINT8, (3, 3))],
+)
+def test_an_operator_that_it_does_not_have_is_named(
+    compiler: Compiler, tmp_path: Path, operator: str, element: int, shape: tuple[int, ...]
+) -> None:
+    """Det, and Transpose on pixels: why the encoder casts them first."""
+    taken = helper.make_tensor_value_info("x", element, shape)
+    made = helper.make_tensor_value_info("y", element, None)
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "small", [taken], [made])
+    path = tmp_path / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+    with pytest.raises(BuildError, match=operator):
+        compiler.build(Request(path, {"x": Range(shape, shape, shape)}, ADA))
+
+
+def test_what_is_no_graph_is_refused(compiler: Compiler, tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BuildError, match=r"broken.onnx: .+"):
+        compiler.build(Request(tmp_path / "broken.onnx", {}, ADA))
+
+
+def test_no_plan_loads_without_a_gpu(compiler: Compiler) -> None:
+    assert not compiler.loads(b"a plan")
+    assert compiler.complaints
