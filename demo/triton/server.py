@@ -64,6 +64,8 @@ class Triton:
     http_port: int
     metrics_port: int
     admin_key: str = field(repr=False)
+    memory: str
+    """What the names of its stubs' shared memory begin with."""
 
     @property
     def address(self) -> str:
@@ -110,7 +112,7 @@ def triton(
             start_new_session=True,
         )
         try:
-            server = Triton(process, *ports, key)
+            server = Triton(process, *ports, key, prefix)
             _wait(server, log, ready_within)
             yield server
         finally:

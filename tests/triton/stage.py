@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from demo.triton.server import Triton
 from serving.bundle import Bundle
 from serving.domain import F32
 from serving.ports import DecodedMasks, EmbeddingLease
-from serving.slab import Slab
+from serving.slab import DIRECTORY, PREFIX, Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.scripted.pictures import encoder_image
@@ -73,3 +74,9 @@ async def stage(
 
 def features(count: int) -> F32:
     return np.random.default_rng(count).standard_normal((count, 256), np.float32)
+
+
+def shared_memory(*servers: Triton) -> set[str]:
+    """Names of what this process and these servers have in /dev/shm; others may come and go there."""
+    ours = (f"{PREFIX}{os.getpid()}_", *(server.memory for server in servers))
+    return {path.name for path in DIRECTORY.iterdir() if path.name.startswith(ours)}

@@ -16,11 +16,11 @@ from demo.triton.server import Triton
 from serving import deadline
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import DeadlineExceeded, EngineFault, Exhausted, StillWriting, Unavailable
-from serving.slab import DIRECTORY, Slab, SlabError
+from serving.slab import Slab, SlabError
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision
 from tests.scripted.pictures import encoder_image
-from tests.triton.stage import SLOTS, features, stage
+from tests.triton.stage import SLOTS, features, shared_memory, stage
 
 
 async def test_both_models_are_ready_under_production_configurations(
@@ -203,11 +203,11 @@ async def test_regions_of_the_dead_are_let_go_and_ours_at_the_end(
 
 
 async def test_it_leaves_nothing_in_shared_memory(random_bundle: Bundle, random_triton: Triton) -> None:
-    before = {path.name for path in DIRECTORY.iterdir()}
+    before = shared_memory()
     async with stage(random_bundle, random_triton) as on:
         await on.decode(await on.lease())
-        assert {path.name for path in DIRECTORY.iterdir()} > before
-    assert {path.name for path in DIRECTORY.iterdir()} == before
+        assert shared_memory() > before
+    assert shared_memory() == before
 
 
 async def test_an_embedding_that_is_not_finite_is_refused(random_bundle: Bundle, random_triton: Triton) -> None:

@@ -16,9 +16,8 @@ from demo.triton.server import Installation, Triton, triton
 from loadtest.launch import LaunchError, free_port
 from serving.bundle import Bundle
 from serving.errors import Unavailable
-from serving.slab import DIRECTORY
 from serving.vision.triton import failures
-from tests.triton.stage import SLOTS, Stage, stage
+from tests.triton.stage import SLOTS, Stage, shared_memory, stage
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ async def kill_stub(on: Stage, server: Triton) -> None:
 async def test_a_killed_server_that_comes_back_finds_every_embedding(
     random_bundle: Bundle, installation: Installation, random_repository: Path, tmp_path: Path
 ) -> None:
-    before = {path.name for path in DIRECTORY.iterdir()}
+    before = shared_memory()
     port, key = free_port(), "same-key"
     first = triton(random_repository, tmp_path / "1.log", installation=installation, grpc_port=port, admin_key=key)
     with first as server:
@@ -105,13 +104,13 @@ async def test_a_killed_server_that_comes_back_finds_every_embedding(
             second = triton(
                 random_repository, tmp_path / "2.log", installation=installation, grpc_port=port, admin_key=key
             )
-            with second:
+            with second as successor:
                 again = await until_served(on, lease)
                 assert np.array_equal(masks.logits, again.logits)
                 assert (on.slab.withheld, on.engine.counts.decodes_by_value) == (0, 0)
                 assert (await on.lease(1)).hit
                 assert not (await on.lease(2)).hit
-    assert {path.name for path in DIRECTORY.iterdir()} <= before
+    assert shared_memory(server, successor) <= before
 
 
 async def until_served(on: Stage, lease: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from serving import slab as module
 from serving.errors import StillWriting, Unavailable
 from serving.ports import EmbeddingLease
-from serving.slab import DIRECTORY, Slab, SlabError, Slot, is_gone, sweep
+from serving.slab import DIRECTORY, PREFIX, Slab, SlabError, Slot, is_gone, sweep
 from serving.stores.embeddings import MemoryEmbeddings
 
 SHAPE = (2, 5)
@@ -79,10 +80,10 @@ def test_a_sweep_takes_the_dead_ones_and_leaves_the_living(slab: Slab) -> None:
 
 
 def test_more_than_the_host_has_is_refused_at_once() -> None:
-    before = set(DIRECTORY.iterdir())
+    before = set(DIRECTORY.glob(f"{PREFIX}{os.getpid()}_*"))
     with pytest.raises(SlabError, match="shm-size"):
         Slab(1 << 12, (1 << 30,), np.uint8)
-    assert set(DIRECTORY.iterdir()) == before
+    assert set(DIRECTORY.glob(f"{PREFIX}{os.getpid()}_*")) == before
 
 
 def test_a_directory_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
