@@ -7,8 +7,6 @@ GPU architecture; Triton finds out when it loads or answers, this module before.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from exporters import placing
 from exporters.errors import SourceError
 from exporters.repository import CAPABILITIES, CONFIG, PLAN, VERSION, read_digest, read_limits
 from exporters.tensorrt import Runtime
@@ -161,10 +160,9 @@ def place(plan: Path, repository: Path, host: Host) -> Path:
     """
     sidecar = _fits(plan, repository / read(plan).model, host)
     at = repository / sidecar.model / VERSION / served_name(host.capability)
-    at.parent.mkdir(parents=True, exist_ok=True)
     beside(at).unlink(missing_ok=True)
-    _link(plan, at)
-    _link(beside(plan), beside(at))
+    placing.place(plan, at)
+    placing.place(beside(plan), beside(at))
     return at
 
 
@@ -219,14 +217,3 @@ def _replace(path: Path, content: bytes) -> None:
     made = path.with_name(path.name + ".tmp")
     made.write_bytes(content)
     made.replace(path)
-
-
-def _link(source: Path, at: Path) -> None:
-    """A hard link where the file system allows one, else a copy; at once."""
-    made = at.with_name(at.name + ".tmp")
-    made.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), made)
-    except OSError:
-        shutil.copyfile(source, made)
-    made.replace(at)

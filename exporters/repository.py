@@ -8,13 +8,12 @@ Triton's ``model_config.proto``.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporters import placing
 from exporters.errors import SourceError
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle, ImageSpec
 from serving.graph import Interface, TensorSpec
@@ -69,7 +68,7 @@ def write_repository(bundle: Bundle, out: Path) -> None:
     for model in _models(manifest.image, manifest.language.feature):
         folder = out / model.name
         _write(folder, _configurations(model, manifest.files[model.graph]))
-        _place(bundle.path(model.graph), folder / VERSION / GRAPH)
+        placing.place(bundle.path(model.graph), folder / VERSION / GRAPH)
 
 
 def write_published(out: Path) -> None:
@@ -139,16 +138,6 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-
-
-def _place(graph: Path, at: Path) -> None:
-    """A hard link where the file system allows one, else a copy."""
-    at.parent.mkdir(parents=True, exist_ok=True)
-    at.unlink(missing_ok=True)
-    try:
-        os.link(graph.resolve(), at)
-    except OSError:
-        shutil.copyfile(graph, at)
 
 
 def _configurations(model: _Model, digest: str | None) -> dict[str, str]:

@@ -8,8 +8,6 @@ graph is cast (``exporters.precision``) or compared (``exporters.drift``).
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +15,7 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 import onnxruntime
 
-from exporters import drift
+from exporters import drift, placing
 from exporters.errors import UnsupportedSourceError
 from exporters.precision import Edge, Precision, cast
 from exporters.progress import Progress
@@ -75,7 +73,7 @@ def write_variant(
 def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, limits: drift.Limits) -> None:
     """The other files, the report, and last the manifest."""
     for name in bundle.manifest.files.keys() - {*GRAPHS, PRECISION_REPORT}:
-        _place(bundle.path(name), made / name)
+        placing.place(bundle.path(name), made / name)
     report = {
         "precision": form.precision,
         "embedding_dtype": form.edge,
@@ -96,12 +94,3 @@ def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, li
         }
     )
     (made / MANIFEST).write_text(variant.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _place(source: Path, at: Path) -> None:
-    """A hard link where the file system allows one, else a copy."""
-    at.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), at)
-    except OSError:
-        shutil.copyfile(source, at)
