@@ -37,6 +37,7 @@ def failures(scenarios: Sequence[Scenario], expressions: dict[str, str], directo
     for every in sorted({scenario.evaluated for scenario in scenarios}):
         tests = [as_test(scenario, set(expressions)) for scenario in scenarios if scenario.evaluated == every]
         whole = {"rule_files": ["rules.yml"], "evaluation_interval": every, "tests": tests}
+        whole["group_eval_order"] = ["recorded", "alerts"]  # else any order: an alert may read the round before
         files.append(directory / f"{every}.yml")
         files[-1].write_text(yaml.safe_dump(whole))
     return promtool("test", "rules", *map(str, files))
