@@ -6,7 +6,9 @@ than a round on a known one.
 
 Order: by weighted fair queueing. Callers share alike, however many requests each has; an interactive request goes
 before batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves.
-Batch requests hold at most half of the places: an interactive one never waits for a whole batch of them.
+Batch requests hold at most half of the places: an interactive one never waits for a whole batch of them. So do
+requests whose image must be encoded: a round on a known image takes a fraction of their time, and never waits for
+a place that they hold.
 
 Knows costs, callers, priorities and deadlines. Does not know what a request asks. All on one event loop.
 """
@@ -43,6 +45,7 @@ class QueueStats:
 @dataclass(slots=True, eq=False)
 class _Ticket:
     priority: Priority
+    encodes: bool
     cost: float
     tag: float
     """Virtual time at which it would be finished: the lowest is next."""
@@ -78,12 +81,13 @@ class AdmissionQueue:
 
     def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
         """Hold a place while the block runs. See ``Gate``."""
-        return self._admitted(self._expectations.cost(work), caller, priority)
+        return self._admitted(work, caller, priority)
 
     @asynccontextmanager
-    async def _admitted(self, cost: float, caller: str, priority: Priority) -> AsyncIterator[None]:
-        self._check(cost, priority)
-        ticket, done = self._join(cost, caller, priority), 0.0
+    async def _admitted(self, work: Work, caller: str, priority: Priority) -> AsyncIterator[None]:
+        cost, encodes, done = self._expectations.cost(work), work.encodes > 0, 0.0
+        self._check(cost, priority, encodes)
+        ticket = self._join(cost, caller, priority, encodes)
         try:
             await ticket.turn
             yield
@@ -91,10 +95,14 @@ class AdmissionQueue:
         finally:
             self._leave(ticket, done)
 
-    def _check(self, cost: float, priority: Priority) -> None:
+    def _check(self, cost: float, priority: Priority, encodes: bool) -> None:
         """Raises Exhausted for a request that would wait too long. One that finds a place never does."""
-        before = [t.cost for t in self._waiting if priority is Priority.BATCH or t.priority is priority]
-        if not before and self._free(priority):
+        before = [
+            ticket.cost
+            for ticket in self._waiting
+            if (priority is Priority.BATCH or ticket.priority is priority) and (encodes or not ticket.encodes)
+        ]
+        if not before and self._free(priority, encodes):
             return
         rate, allowed = self._throughput.rate, deadline.remaining()
         wait = (self._left(rate) + sum(before)) / rate
@@ -109,13 +117,13 @@ class AdmissionQueue:
         now, share = self._clock(), rate / max(len(self._working), 1)
         return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in self._working)
 
-    def _join(self, cost: float, caller: str, priority: Priority) -> _Ticket:
+    def _join(self, cost: float, caller: str, priority: Priority, encodes: bool) -> _Ticket:
         weighted = cost * (BATCH_WEIGHT if priority is Priority.BATCH else 1)
         self._last_tags = {flow: tag for flow, tag in self._last_tags.items() if tag > self._now}
         tag = self._last_tags.get((priority, caller), self._now) + weighted
         self._last_tags[priority, caller] = tag
         allowed, now = deadline.remaining(), self._clock()
-        ticket = _Ticket(priority, cost, tag, now, None if allowed is None else now + allowed)
+        ticket = _Ticket(priority, encodes, cost, tag, now, None if allowed is None else now + allowed)
         self._waiting.append(ticket)
         self._let_in(now)
         return ticket
@@ -149,12 +157,13 @@ class AdmissionQueue:
             self._last_tags.clear()
 
     def _may_begin(self, ticket: _Ticket) -> bool:
-        return self._free(ticket.priority) and not ticket.turn.done()
+        return self._free(ticket.priority, ticket.encodes) and not ticket.turn.done()
 
-    def _free(self, priority: Priority) -> bool:
-        if len(self._working) >= self._places:
+    def _free(self, priority: Priority, encodes: bool) -> bool:
+        half = max(1, self._places // 2)
+        if len(self._working) >= self._places or (encodes and sum(t.encodes for t in self._working) >= half):
             return False
-        return priority is Priority.INTERACTIVE or self._held(priority) < max(1, self._places // 2)
+        return priority is Priority.INTERACTIVE or self._held(priority) < half
 
     def _held(self, priority: Priority) -> int:
         return sum(ticket.priority is priority for ticket in self._working)

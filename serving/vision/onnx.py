@@ -1,7 +1,8 @@
 """The vision half in this process, by onnxruntime: the image encoder and the mask decoder.
 
 Knows the two graphs' tensors. Does not know images' sizes before preprocessing, masks at the image's size,
-or who holds which embedding. All work runs in one thread of its own, beside the language half's.
+or who holds which embedding. Encodes have a thread of their own, and so have decodes: a round on a known image
+does not wait until another image is encoded.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class OnnxVision:
         self._judged = manifest.judge.present
         self._encoder = Graph(bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, providers)
         self._decoder = Graph(bundle.path(MASK_DECODER), decoder_interface(image, feature), threads, providers)
-        self._worker = Worker("vision")
+        self._encoding, self._decoding = Worker("encode"), Worker("decode")
         self._encodes = self._decodes = self._masks = 0
 
     @property
@@ -59,7 +60,7 @@ class OnnxVision:
             Unavailable: the engine closes.
             EngineFault: onnxruntime failed.
         """
-        await self._worker.run(partial(self._encode, image, lease.values))
+        await self._encoding.run(partial(self._encode, image, lease.values))
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """Judge, correct and decode K features (K, 256) as one batch; thresholds (K,). See ``VisionEngine``.
@@ -68,10 +69,11 @@ class OnnxVision:
             Unavailable: the engine closes.
             EngineFault: onnxruntime failed, or a result is not finite.
         """
-        return await self._worker.run(partial(self._decode, lease.values, features, thresholds))
+        return await self._decoding.run(partial(self._decode, lease.values, features, thresholds))
 
     async def close(self) -> None:
-        await self._worker.close()
+        await self._encoding.close()
+        await self._decoding.close()
 
     def _encode(self, image: EncoderImage, values: F32, stop: Stop) -> None:
         feeds: dict[str, Array] = {

@@ -64,6 +64,17 @@ async def test_a_queued_encode_that_is_cancelled_writes_nothing(engine: OnnxVisi
     assert engine.counts.encodes == 1
 
 
+async def test_a_decode_does_not_wait_for_encodes(engine: OnnxVision, random_bundle: Bundle) -> None:
+    image, known = encoder_image(random_bundle.manifest, 1), place(random_bundle)
+    await engine.encode(image, known)
+    encodes = [asyncio.create_task(engine.encode(image, place(random_bundle))) for _ in range(3)]
+    await asyncio.sleep(0)
+    features = np.ones((1, random_bundle.manifest.language.feature), np.float32)
+    await engine.decode(known, features, np.zeros(1, np.float32))
+    assert not encodes[-1].done()
+    await asyncio.gather(*encodes)
+
+
 async def test_an_embedding_that_is_not_finite_is_our_fault(engine: OnnxVision, random_bundle: Bundle) -> None:
     lease = place(random_bundle)
     lease.values[...] = np.nan

@@ -21,6 +21,8 @@ from serving.reckoning import Expectations, Throughput
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
 ROUND = Work(encodes=0, passes=1, masks=0)
 """One second of work, as ``expectations`` has it."""
+IMAGE = Work(encodes=1, passes=1, masks=0)
+"""Eleven seconds."""
 
 
 def expectations() -> Expectations:
@@ -143,6 +145,23 @@ async def test_batch_leaves_places_to_interactive() -> None:
         assert play.begun[-1] == "batch 2"
 
 
+async def test_images_leave_places_to_rounds() -> None:
+    """However many images wait to be encoded, a round on a known one begins at once."""
+    async with scene(places=4, max_wait=25.0) as play:
+        for number in range(3):
+            await play.ask(f"image {number}", work=IMAGE)
+        assert play.begun == ["image 0", "image 1"]
+        assert isinstance((await play.ask("image 3", work=IMAGE)).exception(), Exhausted)
+        await play.ask("a")
+        await play.ask("b")
+        assert play.begun[2:] == ["a", "b"]
+        await play.ask("c")
+        await play.end("a")
+        assert play.begun[-1] == "c"
+        await play.end("image 0")
+        assert play.begun[-1] == "image 2"
+
+
 async def test_callers_share_alike() -> None:
     """Ben's two requests do not wait for all of Anna's twenty."""
     async with scene() as play:
@@ -185,7 +204,7 @@ async def test_what_cannot_be_done_soon_is_refused_with_the_time_to_wait() -> No
 
 async def test_work_in_progress_counts_as_far_as_it_is_not_done() -> None:
     async with scene(max_wait=10.0) as play:
-        await play.ask("image", work=Work(encodes=1, passes=1, masks=0))  # eleven seconds
+        await play.ask("image", work=IMAGE)
         assert (await play.ask("too early")).exception()
         play.now += 2.0
         assert not (await play.ask("later")).done()
@@ -216,9 +235,9 @@ async def test_a_deadline_that_waiting_would_break_is_refused_at_once() -> None:
 
 async def test_a_free_place_is_never_refused() -> None:
     """Whatever is expected: the expectation may be wrong, and nothing is lost by trying."""
-    async with scene(places=2, max_wait=0.001) as play:
-        await play.ask("a", work=Work(encodes=1, passes=1, masks=0))
-        await play.ask("b", allowed=0.5, work=Work(encodes=1, passes=1, masks=0))
+    async with scene(places=4, max_wait=0.001) as play:
+        await play.ask("a", work=IMAGE)
+        await play.ask("b", allowed=0.5, work=IMAGE)
         assert play.begun == ["a", "b"]
 
 
