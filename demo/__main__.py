@@ -127,7 +127,7 @@ def stack(bundle: Path, out: Path, engine: str | None, vision: str) -> Iterator[
             repository = out / "model_repository"
             write_repository(load_bundle(bundle), repository)
             models = running.enter_context(triton(repository, out / "triton.log"))
-            flags += ["--vision", f"triton://{models.address}"]
+            flags += ["--vision", f"triton://{models.address}", "--admission.encode-places", "2"]  # on a CPU
             environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody here
         yield running.enter_context(launched(bundle, out / "server.log", flags, environment=environment))
 

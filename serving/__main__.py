@@ -52,6 +52,7 @@ from serving.uploads import Uploads
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
 PLACES_HERE, PLACES_ELSEWHERE = 4, 32
+ENCODES_HERE, ENCODES_IN_TRITON = 2, 8  # one runs, or a batch of four, and as many are ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,10 @@ def admission(settings: Settings, expectations: Expectations) -> AdmissionQueue:
     """Places for what the engines can work on at once."""
     asked = settings.admission
     waits = {Priority.INTERACTIVE: asked.max_wait, Priority.BATCH: asked.max_batch_wait}
-    places = asked.places or (PLACES_ELSEWHERE if settings.language_servers else PLACES_HERE)
-    return AdmissionQueue(places, waits, expectations, time.monotonic)
+    elsewhere = settings.language_servers or settings.triton_server
+    places = asked.places or (PLACES_ELSEWHERE if elsewhere else PLACES_HERE)
+    encodes = asked.encode_places or (ENCODES_IN_TRITON if settings.triton_server else ENCODES_HERE)
+    return AdmissionQueue(places, encodes, waits, expectations, time.monotonic)
 
 
 def sources(

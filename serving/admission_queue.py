@@ -6,9 +6,9 @@ than a round on a known one.
 
 Order: by weighted fair queueing. Callers share alike, however many requests each has; an interactive request goes
 before batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves.
-Batch requests hold at most half of the places: an interactive one never waits for a whole batch of them. So do
-requests whose image must be encoded: a round on a known image takes a fraction of their time, and never waits for
-a place that they hold.
+Batch requests hold at most half of the places: an interactive one never waits for a whole batch of them. Requests
+whose image must be encoded have a limit of their own: a round on a known image takes a fraction of their time, and
+need not wait until they are done.
 
 Knows costs, callers, priorities and deadlines. Does not know what a request asks. All on one event loop.
 """
@@ -61,12 +61,17 @@ class AdmissionQueue:
     def __init__(
         self,
         places: int,
+        encode_places: int,
         max_wait: Mapping[Priority, float],
         expectations: Expectations,
         clock: Callable[[], float],
     ) -> None:
-        """``max_wait``: seconds of waiting that a request is admitted to. ``clock``: seconds, never backwards."""
-        self._places, self._max_wait, self._expectations, self._clock = places, max_wait, expectations, clock
+        """``encode_places``: of the places, those that may be held for an image to be encoded.
+
+        ``max_wait``: seconds of waiting that a request is admitted to. ``clock``: seconds, never backwards.
+        """
+        self._places, self._encode_places = places, encode_places
+        self._max_wait, self._expectations, self._clock = max_wait, expectations, clock
         self._throughput = Throughput(clock())
         self._waiting: list[_Ticket] = []  # in the order of arrival
         self._working: list[_Ticket] = []
@@ -160,10 +165,11 @@ class AdmissionQueue:
         return self._free(ticket.priority, ticket.encodes) and not ticket.turn.done()
 
     def _free(self, priority: Priority, encodes: bool) -> bool:
-        half = max(1, self._places // 2)
-        if len(self._working) >= self._places or (encodes and sum(t.encodes for t in self._working) >= half):
+        if len(self._working) >= self._places:
             return False
-        return priority is Priority.INTERACTIVE or self._held(priority) < half
+        if encodes and sum(ticket.encodes for ticket in self._working) >= self._encode_places:
+            return False
+        return priority is Priority.INTERACTIVE or self._held(priority) < max(1, self._places // 2)
 
     def _held(self, priority: Priority) -> int:
         return sum(ticket.priority is priority for ticket in self._working)

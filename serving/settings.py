@@ -48,8 +48,15 @@ class AdmissionSettings(Section):
     """Requests for rounds worked on at once: enough to keep the engines busy, and no more, for whoever has a place
     is beyond the queue's order. By default 4 with both engines in this process, 32 with one elsewhere.
     """
-    max_wait: Seconds = 5.0
-    """Seconds that an interactive request may be expected to wait; more is refused, with when to retry."""
+    encode_places: Positive | None = None
+    """Of these, the most that images to be encoded may hold. By default 2 with the vision half in this process, 8
+    with Triton: twice what the encoder takes at once.
+    """
+    max_wait: Seconds = 1.0
+    """Seconds that an interactive request may be expected to wait; more is refused, with when to retry. What is
+    answered later than its user expects helps nobody and takes time from the others: choose the latency that is
+    promised, less that of a request alone.
+    """
     max_batch_wait: Seconds = 60.0
 
 

@@ -20,7 +20,7 @@ WORK = Work(encodes=1, passes=2, masks=3)
 def gate(request: pytest.FixtureRequest) -> Gate:
     if request.param == "open":
         return OpenGate()
-    return AdmissionQueue(4, dict.fromkeys(Priority, 3600.0), Expectations(), time.monotonic)
+    return AdmissionQueue(4, 2, dict.fromkeys(Priority, 3600.0), Expectations(), time.monotonic)
 
 
 @pytest.mark.parametrize("priority", Priority)
@@ -38,7 +38,7 @@ async def test_everybody_is_let_in_at_last(gate: Gate, priority: Priority) -> No
     async with asyncio.timeout(10):
         await asyncio.gather(*(one(f"caller {number % 3}") for number in range(20)))
     assert inside == 0
-    assert most == (20 if isinstance(gate, OpenGate) else 2)  # half of the places, since each encodes
+    assert most == (20 if isinstance(gate, OpenGate) else 2)  # each encodes
 
 
 async def test_a_place_comes_back_however_the_work_ends(gate: Gate) -> None:

@@ -89,7 +89,7 @@ def stage(
     expectations, registry = Expectations(), CollectorRegistry()
     observer = Observers(expectations, Meter(registry))
     waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
-    gate = AdmissionQueue(places, waits, expectations, time.monotonic)
+    gate = AdmissionQueue(places, places, waits, expectations, time.monotonic)
     description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
     orchestrator = Orchestrator(
         language=language,

@@ -39,6 +39,7 @@ class Scene:
     """Requests by name, each of which works until it is told to end."""
 
     places: int = 1
+    encode_places: int | None = None
     max_wait: float = 100.0
     now: float = 0.0
     begun: list[str] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         waits = {INTERACTIVE: self.max_wait, BATCH: 10 * self.max_wait}
-        self.queue = AdmissionQueue(self.places, waits, expectations(), lambda: self.now)
+        self.queue = AdmissionQueue(self.places, self.encode_places or self.places, waits, expectations(), lambda: self.now)
 
     async def ask(
         self,
@@ -147,7 +148,7 @@ async def test_batch_leaves_places_to_interactive() -> None:
 
 async def test_images_leave_places_to_rounds() -> None:
     """However many images wait to be encoded, a round on a known one begins at once."""
-    async with scene(places=4, max_wait=25.0) as play:
+    async with scene(places=4, encode_places=2, max_wait=25.0) as play:
         for number in range(3):
             await play.ask(f"image {number}", work=IMAGE)
         assert play.begun == ["image 0", "image 1"]
@@ -235,7 +236,7 @@ async def test_a_deadline_that_waiting_would_break_is_refused_at_once() -> None:
 
 async def test_a_free_place_is_never_refused() -> None:
     """Whatever is expected: the expectation may be wrong, and nothing is lost by trying."""
-    async with scene(places=4, max_wait=0.001) as play:
+    async with scene(places=2, max_wait=0.001) as play:
         await play.ask("a", work=IMAGE)
         await play.ask("b", allowed=0.5, work=IMAGE)
         assert play.begun == ["a", "b"]
