@@ -52,7 +52,7 @@ class AdmissionSettings(Section):
     """Of these, the most that images to be encoded may hold. By default 2 with the vision half in this process, 8
     with Triton: twice what the encoder takes at once.
     """
-    max_wait: Seconds = 1.0
+    max_wait: Seconds = 0.5
     """Seconds that an interactive request may be expected to wait; more is refused, with when to retry. What is
     answered later than its user expects helps nobody and takes time from the others: choose the latency that is
     promised, less that of a request alone.
