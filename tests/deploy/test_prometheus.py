@@ -157,7 +157,7 @@ def scraped(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def may_be_empty(expression: str) -> str:
     """Why; empty when it may not."""
-    if "nv_" in expression:
+    if re.search("nv_|mediround_(triton|slab)_", expression):
         return "no Triton runs in this test"
     if "vllm:" in expression and not importlib.util.find_spec("vllm"):
         return "vLLM is not installed"
