@@ -30,10 +30,12 @@ FROM wheels AS exporter-environment
 # torch's build for CPUs, where it is within reach; PyPI's is for CUDA, larger, and does as well.
 ARG TORCH=torch==2.13.0+cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# To build and check plans: tensorrt==VERSION, that of Triton's image. NVIDIA's index is where it leads.
+ARG TENSORRT=
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \
     && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt --find-links /wheels \
-       --extra-index-url "${TORCH_INDEX}" "${TORCH}" 'mediround-serving[export]'
+       --extra-index-url "${TORCH_INDEX}" "${TORCH}" 'mediround-serving[export]' ${TENSORRT:+"${TENSORRT}"}
 
 
 # The language half. vLLM comes with the base; only what it lacks is added, in an environment that sees it.

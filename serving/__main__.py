@@ -31,7 +31,7 @@ from serving.errors import Exhausted, ServingError, Unavailable
 from serving.gauges import Cache, Gauges, Sources
 from serving.geometry import Geometry
 from serving.graph import ProviderError
-from serving.halves import Engines, RemoteHalf, engines, shared_memory
+from serving.halves import Engines, RemoteHalf, Shared, engines, shared_memory
 from serving.limits import Limits
 from serving.metering import Meter
 from serving.observer import Observer, Observers
@@ -91,6 +91,7 @@ def sources(
     *,
     halves: Engines,
     held: Stores,
+    shared: Shared,
     queue: AdmissionQueue,
     expectations: Expectations,
 ) -> Sources:
@@ -98,6 +99,7 @@ def sources(
     limits, manifest = settings.limits, bundle.manifest
     embeddings = Cache(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
     uploads = Cache(lambda: held.uploads.stats, limits.max_upload_bytes_held)
+    vision = halves.remotes.vision
     return Sources(
         version=version("mediround-serving"),
         model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
@@ -109,6 +111,9 @@ def sources(
             "pass": lambda: expectations.language_pass.seconds,
             "mask": lambda: expectations.mask.seconds,
         },
+        embeddings=lambda: held.embeddings.stats,
+        slabs=shared.by_use(),
+        triton=None if vision is None else lambda: vision.counts,
         plain=[
             (telemetry.SESSIONS, lambda: held.sessions.count),
             (telemetry.SESSIONS_LIMIT, lambda: limits.max_sessions),
@@ -224,7 +229,15 @@ async def serve(settings: Settings) -> int:
         service = SegmentationService(target, description(bundle, settings), held.uploads, executor, observer)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
         await stack.enter_async_context(beside(sweep(held.sessions, held.uploads)))
-        asked = sources(bundle, settings, halves=halves, held=held, queue=queue, expectations=expectations)
+        asked = sources(
+            bundle,
+            settings,
+            halves=halves,
+            held=held,
+            shared=shared,
+            queue=queue,
+            expectations=expectations,
+        )
         registry.register(Gauges(asked))
         board = Board(registry, time.monotonic)
         await stack.enter_async_context(metrics(registry, settings.metrics_listen, board))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as Family
@@ -16,6 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from serving import telemetry as t
+
+Labels = TypeVar("Labels", bound=str | tuple[str, ...])
+"""The value of a metric's label, or of all its labels."""
 
 
 class CacheNumbers(Protocol):
@@ -50,6 +53,76 @@ class QueueNumbers(Protocol):
     def age(self) -> float: ...
 
 
+class PlacedNumbers(Protocol):
+    """Of ``Placed``."""
+
+    @property
+    def held(self) -> int: ...
+
+    @property
+    def leased(self) -> int: ...
+
+
+class EmbeddingNumbers(Protocol):
+    """Of ``EmbeddingStats``: where embeddings lie."""
+
+    @property
+    def shared(self) -> PlacedNumbers: ...
+
+    @property
+    def own(self) -> PlacedNumbers: ...
+
+    @property
+    def moved(self) -> int: ...
+
+    @property
+    def beside(self) -> int: ...
+
+
+class SlabNumbers(Protocol):
+    """Of ``Slab``."""
+
+    @property
+    def free(self) -> int: ...
+
+    @property
+    def taken(self) -> int: ...
+
+    @property
+    def withheld(self) -> int: ...
+
+
+class TritonNumbers(Protocol):
+    """Of ``TritonCounts``."""
+
+    @property
+    def encodes(self) -> int: ...
+
+    @property
+    def encodes_by_value(self) -> int: ...
+
+    @property
+    def decodes(self) -> int: ...
+
+    @property
+    def decodes_by_value(self) -> int: ...
+
+    @property
+    def bytes_sent(self) -> int: ...
+
+    @property
+    def bytes_received(self) -> int: ...
+
+    @property
+    def retries(self) -> int: ...
+
+    @property
+    def meetings(self) -> int: ...
+
+    @property
+    def mappings(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     stats: Callable[[], CacheNumbers]
@@ -75,6 +148,10 @@ class Sources:
     """By priority."""
     expected: Mapping[str, Callable[[], float]] = field(default_factory=dict)
     """Seconds by kind of work."""
+    embeddings: Callable[[], EmbeddingNumbers] | None = None
+    slabs: Mapping[str, SlabNumbers] = field(default_factory=dict)
+    """By what their slots are for."""
+    triton: Callable[[], TritonNumbers] | None = None
     plain: Sequence[tuple[t.Metric, Callable[[], float]]] = ()
     """Gauges without labels."""
 
@@ -92,6 +169,8 @@ class Gauges(Collector):
         yield from self._engines()
         yield from self._queues()
         yield from self._caches()
+        yield from self._places()
+        yield from self._triton()
         for metric, read in sources.plain:
             yield GaugeMetricFamily(metric.name, metric.help, value=read(), unit=metric.unit)
 
@@ -122,6 +201,37 @@ class Gauges(Collector):
         limits = {name: cache.limit_bytes for name, cache in self._sources.caches.items()}
         yield _gauge(t.CACHE_LIMIT, limits)
 
+    def _places(self) -> Iterator[Family]:
+        if self._sources.embeddings is not None:
+            stats = self._sources.embeddings()
+            places = {"shared": stats.shared, "own": stats.own}
+            yield _gauge(t.EMBEDDINGS, {name: place.held for name, place in places.items()})
+            yield _gauge(t.EMBEDDINGS_LEASED, {name: place.leased for name, place in places.items()})
+            yield _counter(t.EMBEDDINGS_OUTSIDE, {"moved": stats.moved, "beside": stats.beside})
+        if self._sources.slabs:
+            states = {
+                (name, state): count
+                for name, slab in self._sources.slabs.items()
+                for state, count in (("free", slab.free), ("taken", slab.taken), ("withheld", slab.withheld))
+            }
+            yield _gauge(t.SLOTS, states)
+
+    def _triton(self) -> Iterator[Family]:
+        if self._sources.triton is None:
+            return
+        counts = self._sources.triton()
+        calls = {
+            ("encode", "shared"): counts.encodes - counts.encodes_by_value,
+            ("encode", "grpc"): counts.encodes_by_value,
+            ("decode", "shared"): counts.decodes - counts.decodes_by_value,
+            ("decode", "grpc"): counts.decodes_by_value,
+        }
+        yield _counter(t.TRITON_CALLS, calls)
+        yield _counter(t.TRITON_BYTES, {"sent": counts.bytes_sent, "received": counts.bytes_received})
+        yield _counter(t.TRITON_RETRIES, {(): counts.retries})
+        yield _counter(t.TRITON_MEETINGS, {(): counts.meetings})
+        yield _counter(t.TRITON_MAPPINGS, {(): counts.mappings})
+
 
 class Measured(Collector):
     """What a library measures of itself in another registry: the metrics whose names begin so."""
@@ -133,18 +243,17 @@ class Measured(Collector):
         return (family for family in self._registry.collect() if family.name.startswith(self._prefixes))
 
 
-def _gauge(metric: t.Metric, values: Mapping[str, float]) -> Family:
-    """Of a metric with one label."""
+def _gauge(metric: t.Metric, values: Mapping[Labels, float]) -> Family:
     family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels), unit=metric.unit)
-    for label, value in values.items():
-        family.add_metric((label,), value)
+    for labels, value in values.items():
+        family.add_metric((labels,) if isinstance(labels, str) else labels, value)
     return family
 
 
-def _counter(metric: t.Metric, values: Mapping[str, float]) -> Family:
+def _counter(metric: t.Metric, values: Mapping[Labels, float]) -> Family:
     family = CounterMetricFamily(metric.name, metric.help, labels=tuple(metric.labels), unit=metric.unit)
-    for label, value in values.items():
-        family.add_metric((label,), value)
+    for labels, value in values.items():
+        family.add_metric((labels,) if isinstance(labels, str) else labels, value)
     return family
 
 

@@ -43,6 +43,11 @@ class Shared:
     embeddings: Slab | None = None
     masks: Slab | None = None
 
+    def by_use(self) -> dict[str, Slab]:
+        """Those that there are, by what their slots are for."""
+        both = {"embeddings": self.embeddings, "masks": self.masks}
+        return {name: slab for name, slab in both.items() if slab is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Remotes:

@@ -72,6 +72,11 @@ class Slab:
         return len(self._free)
 
     @property
+    def taken(self) -> int:
+        """Slots that somebody has."""
+        return self.nbytes // self._stride - len(self._free) - len(self._doubtful)
+
+    @property
     def withheld(self) -> int:
         """Slots that somebody may still write."""
         return len(self._doubtful)

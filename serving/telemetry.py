@@ -55,6 +55,9 @@ OPENING_STAGES = ("pixels", "preprocess")
 ROUND_STAGES = ("queue", "prepare", "encode", "language", "decode", "postprocess")
 CACHES = ("embedding", "prefix", "pictures", "uploads")
 ENGINES = ("language", "vision")
+PLACES = ("shared", "own")
+"""Of an embedding: memory that Triton maps, or the orchestrator's own."""
+SLABS = ("embeddings", "masks")
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.4, 0.6),
@@ -144,6 +147,59 @@ CACHE_EVICTIONS = Metric(
 )
 CACHE_BYTES = Metric("mediround_cache_bytes", Kind.GAUGE, "Bytes held.", {"cache": CACHES}, "bytes")
 CACHE_LIMIT = Metric("mediround_cache_limit_bytes", Kind.GAUGE, "Bytes allowed.", {"cache": CACHES}, "bytes")
+EMBEDDINGS = Metric(
+    "mediround_embeddings_held",
+    Kind.GAUGE,
+    "Embeddings held, those on their way included, by where they lie: in shared memory that Triton maps, or in "
+    "the orchestrator's own.",
+    {"place": PLACES},
+)
+EMBEDDINGS_LEASED = Metric(
+    "mediround_embeddings_leased",
+    Kind.GAUGE,
+    "Of the embeddings held, those that somebody uses, waits for or still writes: they neither leave nor move.",
+    {"place": PLACES},
+)
+EMBEDDINGS_OUTSIDE = Metric(
+    "mediround_embeddings_outside",
+    Kind.COUNTER,
+    "Embeddings that came to lie outside shared memory because every slot was taken: moved out to make room, or "
+    "from the start, beside it, since all in it were leased. They are served all the same, by gRPC.",
+    {"why": ("moved", "beside")},
+)
+SLOTS = Metric(
+    "mediround_slab_slots",
+    Kind.GAUGE,
+    "Slots of shared memory, by what they are for. A slot is withheld when who wrote there was lost without an "
+    "answer, until another Triton process maps the memory.",
+    {"slab": SLABS, "state": ("free", "taken", "withheld")},
+)
+TRITON_CALLS = Metric(
+    "mediround_triton_calls",
+    Kind.COUNTER,
+    "Calls that Triton answered, by whether the embedding stayed in shared memory or went by gRPC.",
+    {"call": ("encode", "decode"), "embedding": ("shared", "grpc")},
+)
+TRITON_BYTES = Metric(
+    "mediround_triton_tensor_bytes",
+    Kind.COUNTER,
+    "Bytes of tensors that went to Triton and came from it by gRPC; what lies in shared memory does not.",
+    {"direction": ("sent", "received")},
+    "bytes",
+)
+TRITON_RETRIES = Metric(
+    "mediround_triton_retries", Kind.COUNTER, "Calls made a second time, since Triton was lost or started anew."
+)
+TRITON_MEETINGS = Metric(
+    "mediround_triton_meetings",
+    Kind.COUNTER,
+    "How often Triton was found to serve the bundle: at the start, and after each loss.",
+)
+TRITON_MAPPINGS = Metric(
+    "mediround_triton_mappings",
+    Kind.COUNTER,
+    "Regions of shared memory that Triton was told to map: each at the start, and anew when it had lost them.",
+)
 PROMPT_TOKENS = Metric(
     "mediround_prompt_tokens",
     Kind.COUNTER,
@@ -205,42 +261,8 @@ MODEL_INFO = Metric(
     {"name": (), "version": (), "digest": ()},
 )
 
-CATALOGUE = (
-    ROUNDS,
-    ROUND_SECONDS,
-    STAGE_SECONDS,
-    CALLS,
-    SHED,
-    IN_PROGRESS,
-    QUEUE_REQUESTS,
-    QUEUE_COST,
-    QUEUE_AGE,
-    EXPECTED,
-    CACHE_HITS,
-    CACHE_MISSES,
-    CACHE_EVICTIONS,
-    CACHE_BYTES,
-    CACHE_LIMIT,
-    PROMPT_TOKENS,
-    PASSES,
-    DIALOGUE_ROUNDS,
-    DIALOGUE_WAVES,
-    BATCH_MASKS,
-    SCORE,
-    CORRECTED,
-    NEAR_THRESHOLD,
-    EMPTY,
-    NO_MASK,
-    PROMPTS,
-    SESSIONS,
-    SESSIONS_LIMIT,
-    SESSION_BYTES,
-    ENGINE_UP,
-    ENGINE_INFO,
-    BUILD_INFO,
-    MODEL_INFO,
-)
-"""All of them."""
+CATALOGUE = tuple(declared for declared in tuple(globals().values()) if isinstance(declared, Metric))
+"""All of them, in this order."""
 
 
 def index_label(index: int | None) -> str:

@@ -1,7 +1,6 @@
 """What the dashboard shows, and in which order.
 
-Knows queries, units and titles. ``$job`` says which of our servers is meant.
-Does not know Grafana's form.
+Knows metrics, units and titles. Does not know how a query is written, nor Grafana's form.
 """
 
 from __future__ import annotations
@@ -9,11 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    legend: str
-    expression: str
+from deploy.grafana.queries import Query, gauge, quantile, quantiles, rate, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +23,6 @@ class Panel:
 class Row:
     title: str
     panels: Sequence[Panel]
-
-
-def rate(metric: str, by: str = "", where: str = "") -> str:
-    """Events a second; ``by`` labels, ``where`` matchers."""
-    matchers = ",".join(filter(None, ('job=~"$job"', where)))
-    return f"sum{f' by ({by})' if by else ''} (rate({metric}{{{matchers}}}[$__rate_interval]))"
-
-
-def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
-    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', ', '.join(filter(None, ('le', by))), where)})"
-
-
-def ratio(part: str, whole: str, by: str = "") -> str:
-    return f"{rate(part, by)} / {rate(whole, by)}"
-
-
-def quantiles(shares: Sequence[float], metric: str, where: str = "") -> list[Query]:
-    return [Query(f"p{share * 100:g}", quantile(share, metric, "", where)) for share in shares]
-
-
-def gauge(metric: str, by: str) -> str:
-    return f'sum by ({by}) ({metric}{{job=~"$job"}})'
 
 
 LATER = 'index!="1"'
@@ -163,6 +136,51 @@ ROWS = (
                 "Masks decoded together",
                 "short",
                 [Query("mean", ratio("mediround_decode_batch_masks_sum", "mediround_decode_batch_masks_count"))],
+            ),
+        ),
+    ),
+    Row(
+        "Where embeddings lie",
+        (
+            Panel(
+                "Embeddings, by place",
+                "short",
+                [
+                    Query("held, {{place}}", gauge("mediround_embeddings_held", "place")),
+                    Query("leased, {{place}}", gauge("mediround_embeddings_leased", "place")),
+                ],
+                "Shared: memory that Triton maps. What is leased neither leaves nor moves.",
+            ),
+            Panel(
+                "Embeddings that found no slot, a second",
+                "ops",
+                [Query("{{why}}", rate("mediround_embeddings_outside_total", "why"))],
+                "The slab is too small when this goes on.",
+            ),
+            Panel(
+                "Slots of shared memory",
+                "short",
+                [Query("{{slab}}, {{state}}", gauge("mediround_slab_slots", "slab, state"))],
+                "Withheld: who wrote there was lost; free again when another Triton process maps the memory.",
+            ),
+            Panel(
+                "Calls of Triton, by the embedding's way",
+                "reqps",
+                [Query("{{call}}, {{embedding}}", rate("mediround_triton_calls_total", "call, embedding"))],
+            ),
+            Panel(
+                "Tensors to and from Triton by gRPC",
+                "Bps",
+                [Query("{{direction}}", rate("mediround_triton_tensor_bytes_total", "direction"))],
+            ),
+            Panel(
+                "Triton lost and found",
+                "ops",
+                [
+                    Query("asked again", rate("mediround_triton_retries_total")),
+                    Query("met", rate("mediround_triton_meetings_total")),
+                    Query("told to map memory", rate("mediround_triton_mappings_total")),
+                ],
             ),
         ),
     ),

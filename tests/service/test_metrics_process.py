@@ -63,13 +63,14 @@ def run(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def test_every_series_is_there_before_the_first_request(run: tuple[dict[str, str], str]) -> None:
-    """Of the golden text, all that this process has: its language half, with its caches, is another."""
+    """Of the golden text, all that this process has: its language half, with its caches, is another; no Triton."""
     ours = series(run[0]["fresh"])
     elsewhere = {("cache", "prefix"), ("cache", "pictures")}
+    not_here = ("mediround_prompts_in_progress", "mediround_triton_", "mediround_slab_")
     expected = {
         key
         for key in series(GOLDEN.read_text())
-        if not key[0].endswith("_info") and not key[1] & elsewhere and key[0] != "mediround_prompts_in_progress"
+        if not key[0].endswith("_info") and not key[1] & elsewhere and not key[0].startswith(not_here)
     }
     assert expected <= ours.keys()
     told = {key for key in ours if key[0].startswith("mediround_") and not key[0].endswith("_info")}
@@ -87,6 +88,8 @@ def test_a_run_adds_numbers_and_no_series(run: tuple[dict[str, str], str]) -> No
     assert value(after, "mediround_cache_hits_total", cache="uploads") == 2
     assert value(after, "mediround_engine_up", engine="language") == 1
     assert value(after, "mediround_sessions_open") == 0
+    assert value(after, "mediround_embeddings_held", place="own") == 2  # the warm-up's is still held
+    assert value(after, "mediround_embeddings_leased", place="own") == 0
     assert value(after, "process_resident_memory_bytes") > 1 << 20
     assert ("mediround_engine_info", frozenset({("engine", "language"), ("description", DESCRIBED)})) in after
     assert NAME not in run[0]["after"]

@@ -182,7 +182,9 @@ async def test_a_region_that_was_unregistered_is_mapped_again(
         await on.client.unregister_system_shared_memory(headers=on.admin)
         after = await on.decode(lease)
         assert np.array_equal(before.logits, after.logits)
-        assert (on.engine.counts.retries, on.engine.counts.decodes_by_value) == (1, 0)
+        counts = on.engine.counts
+        assert (counts.retries, counts.decodes_by_value) == (1, 0)
+        assert (counts.meetings, counts.mappings) == (2, 4)  # of two slabs
 
 
 async def test_regions_of_the_dead_are_let_go_and_ours_at_the_end(

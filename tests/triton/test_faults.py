@@ -108,6 +108,7 @@ async def test_a_killed_server_that_comes_back_finds_every_embedding(
                 again = await until_served(on, lease)
                 assert np.array_equal(masks.logits, again.logits)
                 assert (on.slab.withheld, on.engine.counts.decodes_by_value) == (0, 0)
+                assert on.engine.counts.mappings == 4  # two slabs, by each of two servers
                 assert (await on.lease(1)).hit
                 assert not (await on.lease(2)).hit
     assert shared_memory(server, successor) <= before

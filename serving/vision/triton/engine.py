@@ -68,6 +68,8 @@ class TritonCounts:
     retries: int
     meetings: int
     """How often the server was met: once, and after each loss."""
+    mappings: int
+    """How often it was told to map a slab that it did not."""
 
 
 class TritonVision:
@@ -119,6 +121,7 @@ class TritonVision:
             bytes_received=self._client.received,
             retries=self._link.retries,
             meetings=self._link.meetings,
+            mappings=self._link.mappings,
         )
 
     async def reached(self) -> None:

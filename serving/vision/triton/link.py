@@ -65,7 +65,7 @@ class TritonLink:
         self.models: dict[str, Described] = {}
         self.refusal = ""
         """Why slabs are not mapped."""
-        self.retries = self.meetings = 0
+        self.retries = self.meetings = self.mappings = 0
 
     def maps(self, slot: Slot | None) -> bool:
         """Whether the server reads and writes there."""
@@ -222,6 +222,7 @@ class TritonLink:
         self._mapped.add(slab.name)
         if known:
             return False
+        self.mappings += 1
         slab.remapped()
         for name, key in regions.items():  # of orchestrators that died; the server would keep their memory
             if name.startswith(PREFIX) and is_gone(key):

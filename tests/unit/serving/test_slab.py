@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from serving import slab as module
 from serving.errors import StillWriting, Unavailable
 from serving.ports import EmbeddingLease
 from serving.slab import DIRECTORY, PREFIX, Slab, SlabError, Slot, is_gone, sweep
-from serving.stores.embeddings import MemoryEmbeddings
+from serving.stores.embeddings import MemoryEmbeddings, Placed
 
 SHAPE = (2, 5)
 SIZE = 2 * 5 * 4
@@ -49,9 +50,10 @@ def test_what_is_written_in_a_slot_is_in_the_file_at_its_offset(slab: Slab) -> N
 
 def test_a_withheld_slot_is_nobodys_until_a_new_server_maps_the_region(slab: Slab) -> None:
     lost, other = taken(slab), taken(slab)
+    assert (slab.free, slab.taken, slab.withheld) == (0, 2, 0)
     slab.withhold(lost)
     slab.give_back(other)
-    assert (slab.free, slab.withheld) == (1, 1)
+    assert (slab.free, slab.taken, slab.withheld) == (1, 0, 1)
     assert taken(slab).offset == other.offset
     assert slab.take() is None
     slab.remapped()
@@ -108,7 +110,8 @@ async def test_a_full_slab_moves_the_oldest_idle_one_out_and_it_is_still_a_hit(s
     for number, key in enumerate("abc"):
         store.release(await filled(store, key, number))
     stats = store.stats
-    assert (stats.shared, stats.moved, stats.beside, stats.evictions) == (2, 1, 0, 0)
+    assert (stats.shared, stats.own) == (Placed(2, 0), Placed(1, 0))
+    assert (stats.moved, stats.beside, stats.evictions) == (1, 0, 0)
     moved = await filled(store, "a", 9)
     assert (moved.hit, moved.slot) == (True, None)
     assert (moved.values == 0).all()
@@ -123,7 +126,10 @@ async def test_when_every_slot_is_leased_an_embedding_lies_beside_the_slab(slab:
     assert beside.slot is None
     assert (beside.values == 2).all()
     assert [lease.slot is not None for lease in held] == [True, True]
-    assert (store.stats.beside, store.stats.shared) == (1, 2)
+    assert (store.stats.shared, store.stats.own) == (Placed(2, 2), Placed(1, 1))
+    assert (store.stats.beside, store.stats.moved) == (1, 0)
+    store.release(held[0])
+    assert (store.stats.shared, store.stats.own) == (Placed(2, 1), Placed(1, 1))
 
 
 async def test_the_slot_of_a_fill_that_may_go_on_is_given_to_nobody(slab: Slab) -> None:
@@ -134,13 +140,34 @@ async def test_the_slot_of_a_fill_that_may_go_on_is_given_to_nobody(slab: Slab) 
 
     with pytest.raises(Unavailable):
         await store.acquire("a", lost)
-    assert (store.stats.withheld, store.stats.nbytes) == (1, 0)
+    assert (slab.withheld, store.stats.nbytes) == (1, 0)
+    assert (store.stats.shared, store.stats.own) == (Placed(0, 0), Placed(0, 0))
     leases = [await filled(store, key, 1) for key in "abc"]
     assert sum(lease.slot is not None for lease in leases) == 1
+
+
+async def test_a_cancelled_fill_counts_where_it_still_writes(slab: Slab) -> None:
+    store, ended = store_on(slab, budget=3), asyncio.Event()
+
+    async def stubborn(lease: EmbeddingLease) -> None:
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            await ended.wait()
+
+    call = asyncio.create_task(store.acquire("a", stubborn))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.sleep(0)
+    assert (store.stats.shared, store.stats.own) == (Placed(1, 1), Placed(0, 0))
+    ended.set()
+    await asyncio.gather(call, return_exceptions=True)
+    assert (store.stats.shared, slab.taken) == (Placed(0, 0), 0)
 
 
 async def test_evicted_slots_are_used_again(slab: Slab) -> None:
     store = store_on(slab, budget=2)
     for number in range(9):
         store.release(await filled(store, str(number), number))
-    assert (store.stats.evictions, store.stats.shared, store.stats.moved) == (7, 2, 0)
+    assert (store.stats.evictions, store.stats.shared, store.stats.moved) == (7, Placed(2, 0), 0)

