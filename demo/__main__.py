@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,9 @@ from rich.table import Table
 from demo.overlay import Panel, strip
 from demo.page import Section, render
 from demo.slices import Asked, Dialogue, dialogues, dice
-from demo.triton.server import triton
-from exporters.repository import write_repository
-from loadtest.launch import Launched, LaunchError, launched
+from demo.stack import ONNX, TRITON, stack
+from loadtest.launch import LaunchError
 from mediround import Client, RoundResult
-from serving.bundle import load_bundle
 
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
 STAGES = ["queue", "prep", "lang", "enc", "dec", "post", "total"]
@@ -36,9 +33,6 @@ NOTES = [
     "Filled: the model's mask. Blue line: the earlier mask that the question refers to. Dotted: the atlas.",
     "The patient's left is on the image's right, as a DICOM viewer shows axial slices.",
 ]
-TRITON = "triton"
-ENGINE_SECONDS = 600.0
-"""For an engine that compiles before it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +108,6 @@ def table(dialogue: Dialogue, answered: list[Answered]) -> Table:
     return view
 
 
-@contextmanager
-def stack(bundle: Path, out: Path, engine: str | None, vision: str) -> Iterator[Launched]:
-    """The server; with ``engine`` its language half is a process beside it, and with triton its vision half."""
-    flags, environment = [], {}
-    with ExitStack() as running:
-        if engine is not None:
-            log, options = out / "language.log", ["--engine", engine]
-            language = running.enter_context(launched(bundle, log, options, ENGINE_SECONDS, module="serving.llm"))
-            flags += ["--language", f"grpc://{language.address}"]
-        if vision == TRITON:
-            repository = out / "model_repository"
-            write_repository(load_bundle(bundle), repository)
-            models = running.enter_context(triton(repository, out / "triton.log"))
-            flags += ["--vision", f"triton://{models.address}", "--admission.encode-places", "2"]  # on a CPU
-            environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody here
-        yield running.enter_context(launched(bundle, out / "server.log", flags, environment=environment))
-
-
 def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Console) -> list[Answered]:
     """All dialogues; writes pictures and the page into ``out``."""
     sections: list[Section] = []
@@ -160,7 +136,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
-    parser.add_argument("--vision", choices=("onnx", TRITON), default="onnx", help="what runs the vision half")
+    parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX, help="what runs the vision half")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     console, began = Console(width=None if sys.stdout.isatty() else 190), time.monotonic()

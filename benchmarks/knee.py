@@ -1,0 +1,69 @@
+"""``python -m benchmarks.knee``: the most load that the demo's servers bear, and what they do under 3 times that.
+
+Starts them as ``python -m demo`` does and runs ``python -m loadtest knee`` against them, whose report lies in
+``--out``. With ``--profile PY_SPY`` it then asks for the knee's load once more and samples, with py-spy, which
+Python code of the orchestrator holds the interpreter meanwhile: what is not an engine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from demo.stack import ONNX, TRITON, stack
+from loadtest.launch import Launched, free_port
+
+SCENARIO = Path("loadtest/scenarios/interactive.toml")
+PER_SECOND = 250
+
+
+def loadtest(command: str, server: Launched, metrics: str, out: Path, *more: str) -> list[str]:
+    fixed = ["--target", server.address, "--scenario", str(SCENARIO), "--metrics", metrics, "--out", str(out)]
+    return [sys.executable, "-m", "loadtest", command, *fixed, *more]
+
+
+def profile(py_spy: Path, server: Launched, load: list[str], seconds: int, sampled: Path) -> str:
+    """Shares of time in which each function, or what it calls, holds the interpreter's lock under ``load``."""
+    with subprocess.Popen(load, stdout=subprocess.DEVNULL) as loading:  # noqa: S603  # our own program
+        asked = ["record", "--gil", "--format", "raw", "--rate", str(PER_SECOND), "--duration", str(seconds)]
+        subprocess.run([py_spy, *asked, "--output", sampled, "--pid", str(server.pid)], check=True)  # noqa: S603  # the user's
+        loading.wait()
+    counted: Counter[str] = Counter()
+    for line in sampled.read_text().splitlines():
+        frames, _, samples = line.rpartition(" ")
+        counted.update(dict.fromkeys(set(frames.split(";")), int(samples)))
+    whole = PER_SECOND * seconds
+    lines = [f"{count / whole:7.2%}  {frame}" for frame, count in counted.most_common(60)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.knee", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--out", type=Path, default=Path("build/knee"))
+    parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
+    parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX)
+    parser.add_argument("--seconds", type=int, default=60, help="measured at each rate")
+    parser.add_argument("--least", default="0.5", help="first rate, in dialogues a second")
+    parser.add_argument("--precision", default="0.15")
+    parser.add_argument("--profile", type=Path, metavar="PY_SPY", help="py-spy's program")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    metrics = f"127.0.0.1:{free_port()}"
+    flags = ["--metrics-listen", metrics, "--log-format", "json"]
+    with stack(given.bundle, given.out, given.engine, given.vision, flags) as server:
+        how = ["--duration", str(given.seconds), "--least", given.least, "--precision", given.precision]
+        subprocess.run(loadtest("knee", server, metrics, given.out, *how), check=False)  # noqa: S603  # our own program
+        if given.profile:
+            found = json.loads((given.out / "report.json").read_text())["knee"]
+            again = ["--duration", str(given.seconds), "--rate", str(found["rate"])]
+            load = loadtest("run", server, metrics, given.out / "profiled", *again)
+            print(profile(given.profile, server, load, given.seconds, given.out / "profile.txt"))
+
+
+if __name__ == "__main__":
+    main()
