@@ -123,6 +123,7 @@ def _orchestrator(
         form=PromptForm(manifest, Tokenizer(bundle.path("tokenizer.model"), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
+        opening_executor=executor,
         max_rounds=64,
     )
 

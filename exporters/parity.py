@@ -240,5 +240,6 @@ def offline_orchestrator(
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
+        opening_executor=executor,
         max_rounds=64,
     )

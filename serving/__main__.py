@@ -53,6 +53,8 @@ LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
 PLACES_HERE, PLACES_ELSEWHERE = 4, 32
 ENCODES_HERE, ENCODES_IN_TRITON = 2, 8  # one runs, or a batch of four, and as many are ready
+OPENINGS = 2
+"""Images decoded and resized at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ def orchestrator(
     held: Stores,
     gate: Gate,
     observer: Observer,
-    executor: Executor,
+    pixels: Executor,
+    openings: Executor,
 ) -> Orchestrator:
     """The orchestrator of these parts."""
     manifest = bundle.manifest
@@ -143,7 +146,8 @@ def orchestrator(
         observer=observer,
         form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
-        pixel_executor=executor,
+        pixel_executor=pixels,
+        opening_executor=openings,
         max_rounds=settings.limits.max_rounds,
     )
 
@@ -219,14 +223,22 @@ async def serve(settings: Settings) -> int:
     observer = Observers(expectations, Meter(registry)) if settings.metrics_listen else expectations
     queue = admission(settings, expectations)
     async with AsyncExitStack() as stack:
-        executor = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
+        pixels = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
+        openings = stack.enter_context(ThreadPoolExecutor(OPENINGS, thread_name_prefix="openings"))
         shared = stack.enter_context(shared_memory(bundle, settings))
         held = stores(bundle, settings, shared.embeddings)
         halves = await stack.enter_async_context(engines(bundle, settings, shared))
         target = orchestrator(
-            bundle, settings, halves=halves, held=held, gate=queue, observer=observer, executor=executor
+            bundle,
+            settings,
+            halves=halves,
+            held=held,
+            gate=queue,
+            observer=observer,
+            pixels=pixels,
+            openings=openings,
         )
-        service = SegmentationService(target, description(bundle, settings), held.uploads, executor, observer)
+        service = SegmentationService(target, description(bundle, settings), held.uploads, pixels, observer)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
         await stack.enter_async_context(beside(sweep(held.sessions, held.uploads)))
         asked = sources(

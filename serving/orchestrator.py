@@ -7,7 +7,8 @@ embeddings lie.
 
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
-bring their own threads; pixels are worked on in ``pixel_executor``. The image is encoded beside the first
+bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in
+``opening_executor``: rounds do not wait for large images. The image is encoded beside the first
 language pass. A cancelled request stops its engines' work, gives its lease and its place back, and leaves its
 session as the last finished wave left it.
 """
@@ -55,7 +56,7 @@ from serving.ports import (
     VisionEngine,
     Work,
 )
-from serving.settled import settled
+from serving.settled import finished, settled
 from serving.wave import Asked
 
 P = ParamSpec("P")
@@ -83,11 +84,12 @@ class Orchestrator:
     form: PromptForm
     geometry: Geometry
     pixel_executor: Executor
+    opening_executor: Executor
     max_rounds: int
 
     async def open(self, caller: str, rgb: U8) -> Session:
         """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
-        image = await self._pixels(self.geometry.source_image, rgb)
+        image = await finished(self.opening_executor, partial(self.geometry.source_image, rgb))
         session = Session(secrets.token_urlsafe(16), caller, image)
         await self.sessions.create(session)
         return session

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, aclosing
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ from serving.images import rgb_of_file, rgb_of_pixels
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
 from serving.reception import Parcel, receive
+from serving.settled import finished
 from serving.telling import Request, request_id, told
 from serving.uploads import UploadKey, Uploads
 
@@ -47,7 +49,7 @@ class SegmentationService(SegmentationServiceServicer):
         executor: Executor,
         observer: Observer,
     ) -> None:
-        """``executor`` decodes images and encodes masks; ``observer`` is told how requests for rounds end."""
+        """``executor`` encodes masks; ``observer`` is told how requests for rounds end."""
         limits = description.limits
         self._orchestrator = orchestrator
         self._description = description
@@ -135,8 +137,7 @@ class SegmentationService(SegmentationServiceServicer):
             if held is None:
                 raise NotFound("the bytes of this content_sha256 are not held: send them")
             return parcel.promised, held
-        loop = asyncio.get_running_loop()
-        digest, rgb = await loop.run_in_executor(self._executor, self._decoded, parcel)
+        digest, rgb = await finished(self._orchestrator.opening_executor, partial(self._decoded, parcel))
         self._uploads.put(UploadKey(caller, digest, parcel.shape), rgb)
         return digest, rgb
 

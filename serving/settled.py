@@ -6,7 +6,27 @@ Knows asyncio's cancellation. Does not know what the work is.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def finished(executor: Executor, work: Callable[[], T]) -> T:
+    """What ``work`` returns in a thread.
+
+    When the caller is cancelled, work that is still queued never begins; for work that runs, the caller waits.
+    """
+    submitted = executor.submit(work)
+    working = asyncio.wrap_future(submitted)
+    try:
+        await asyncio.wait([working])
+    except asyncio.CancelledError:
+        submitted.cancel()
+        await settled(working)
+        raise
+    return working.result()
 
 
 async def settled(future: asyncio.Future[Any]) -> None:

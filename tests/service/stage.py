@@ -72,13 +72,17 @@ class Stage:
 def stage(
     executor: Executor,
     *,
+    openings: Executor | None = None,
     default_mode: str = "forced",
     judge: bool = True,
     places: int = 8,
     max_wait: float = 60.0,
     **limits: float,
 ) -> Stage:
-    """``limits`` replace those above; ``places`` and ``max_wait`` are the gate's."""
+    """``limits`` replace those above; ``places`` and ``max_wait`` are the gate's.
+
+    ``openings`` works on new images; ``executor`` if none is given.
+    """
     answers = {"default_mode": default_mode, "template": "It is [SEG].", "tail": ".", "max_new_tokens": 8}
     manifest = made_up(answers=answers, judge={"present": judge, "threshold": 0.6})
     bounds = Limits(**(LIMITS | limits))
@@ -101,6 +105,7 @@ def stage(
         form=PromptForm(manifest, CharacterTokenizer()),
         geometry=Geometry(manifest.image, manifest.tower, "e" * 64),
         pixel_executor=executor,
+        opening_executor=openings or executor,
         max_rounds=bounds.max_rounds,
     )
     service = SegmentationService(orchestrator, description, uploads, executor, observer)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Iterable
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from threading import Event
 
 import grpc
 import numpy as np
@@ -26,6 +27,10 @@ from mediround import (
 from mediround.errors import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer, SegmentationServiceStub
+from serving import service
+from serving.domain import U8
+from serving.images import rgb_of_file
+from serving.limits import Limits
 from serving.server import Server, serving
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage
@@ -48,6 +53,13 @@ def raw(
 ) -> pb.OpenSessionRequest:
     shape = pb.RawPixels(height=height, width=width, channels=channels, pixel_type=kind)
     return header(pb.ImageHeader(raw=shape))
+
+
+def png(seed: int) -> bytes:
+    """A file."""
+    stream = io.BytesIO()
+    Image.fromarray(picture(seed=seed)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 async def refused(stub: SegmentationServiceStub, messages: Iterable[pb.OpenSessionRequest]) -> MediRoundError:
@@ -182,6 +194,76 @@ async def test_a_large_upload_that_is_refused_at_once(client: AsyncClient) -> No
     for _ in range(20):
         with pytest.raises(InvalidArgument, match="more than 1048576 pixels"):
             await client.open(picture(2048, 2048))
+
+
+class SlowDecoder:
+    """Decodes files when it is let."""
+
+    def __init__(self) -> None:
+        self.let, self.begun = Event(), 0
+
+    def __call__(self, payload: bytes, limits: Limits) -> U8:
+        self.begun += 1
+        assert self.let.wait(30)
+        return rgb_of_file(payload, limits)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDecoder]:
+    decoder = SlowDecoder()
+    monkeypatch.setattr(service, "rgb_of_file", decoder)
+    yield decoder
+    decoder.let.set()
+
+
+@pytest.fixture
+def crowded(executor: Executor, slow: SlowDecoder) -> Iterator[Stage]:
+    """Four may open at once; two images are decoded at the same time."""
+    with ThreadPoolExecutor(2) as openings:
+        yield build_stage(executor, openings=openings, max_concurrent_uploads=4)
+        slow.let.set()
+
+
+async def until(so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not so():  # noqa: ASYNC110  # as seen from outside
+            await asyncio.sleep(0.01)
+
+
+async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
+    crowded: Stage, slow: SlowDecoder
+) -> None:
+    async with (
+        serving(crowded.service, observer=crowded.observer) as server,
+        AsyncClient(server.address) as client,
+    ):
+        session = await client.open(picture())  # raw: nothing to decode
+        opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
+        await until(lambda: crowded.service._openings.given == 4 and slow.begun == 2)
+        assert (await session.ask("Segment the liver.", timeout=10)).index == 0
+        with pytest.raises(ResourceExhausted, match="4 uploads are in progress") as refused:
+            await client.open(png(4))
+        assert refused.value.retry_after == 1.0
+        assert crowded.registry.get_sample_value("mediround_shed_total", {"reason": "uploads"}) == 1
+        assert slow.begun == 2
+        slow.let.set()
+        assert len({opened.session_id for opened in await asyncio.gather(*opening)}) == 4
+
+
+async def test_an_image_that_is_decoded_for_nobody_keeps_its_permit(crowded: Stage, slow: SlowDecoder) -> None:
+    async with serving(crowded.service) as server, AsyncClient(server.address) as client:
+        opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
+        await until(lambda: crowded.service._openings.given == 4 and slow.begun == 2)
+        for call in opening:
+            call.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        await until(lambda: crowded.service._openings.given <= 2)
+        await asyncio.sleep(0.1)
+        assert crowded.service._openings.given == 2
+        slow.let.set()
+        await until(lambda: crowded.service._openings.given == 0)
+        assert slow.begun == 2  # those that waited never began
+        assert crowded.sessions.count == 0
 
 
 class NeverReads(SegmentationServiceServicer):

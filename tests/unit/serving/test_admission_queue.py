@@ -48,7 +48,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         waits = {INTERACTIVE: self.max_wait, BATCH: 10 * self.max_wait}
-        self.queue = AdmissionQueue(self.places, self.encode_places or self.places, waits, expectations(), lambda: self.now)
+        self.queue = AdmissionQueue(
+            self.places, self.encode_places or self.places, waits, expectations(), lambda: self.now
+        )
 
     async def ask(
         self,

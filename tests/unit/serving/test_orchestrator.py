@@ -83,6 +83,7 @@ def stack(executor: ThreadPoolExecutor) -> Stack:
         form=PromptForm(MANIFEST, Characters()),
         geometry=Geometry(MANIFEST.image, MANIFEST.tower, "encoder"),
         pixel_executor=executor,
+        opening_executor=executor,
         max_rounds=12,
     )
     return Stack(orchestrator, language, vision, embeddings, sessions)
