@@ -2,13 +2,15 @@
 
 Starts them as ``python -m demo`` does and runs ``python -m loadtest knee`` against them, whose report lies in
 ``--out``. With ``--profile PY_SPY`` it then asks for the knee's load once more and samples, with py-spy, which
-Python code of the orchestrator holds the interpreter meanwhile: what is not an engine's.
+Python code of the orchestrator holds the interpreter meanwhile: what is not an engine's. ``--rate`` skips the
+search, and profiles at that rate.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ from demo.stack import ONNX, TRITON, stack
 from loadtest.launch import Launched, free_port
 
 SCENARIO = Path("loadtest/scenarios/interactive.toml")
-PER_SECOND = 250
+PER_SECOND = 100
 
 
 def loadtest(command: str, server: Launched, metrics: str, out: Path, *more: str) -> list[str]:
@@ -26,19 +28,35 @@ def loadtest(command: str, server: Launched, metrics: str, out: Path, *more: str
     return [sys.executable, "-m", "loadtest", command, *fixed, *more]
 
 
+def spent(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process so far: of its event loop's thread, and of all its threads."""
+    by_thread = {}
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        user, system = stat.read_text().rpartition(")")[2].split()[11:13]  # proc(5): utime and stime
+        by_thread[int(stat.parent.name)] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return by_thread[pid], sum(by_thread.values())
+
+
 def profile(py_spy: Path, server: Launched, load: list[str], seconds: int, sampled: Path) -> str:
     """Shares of time in which each function, or what it calls, holds the interpreter's lock under ``load``."""
     with subprocess.Popen(load, stdout=subprocess.DEVNULL) as loading:  # noqa: S603  # our own program
-        asked = ["record", "--gil", "--format", "raw", "--rate", str(PER_SECOND), "--duration", str(seconds)]
+        asked = ["record", "--gil", "--nonblocking", "--format", "raw", "--rate", str(PER_SECOND)]
+        asked += ["--duration", str(seconds)]
+        before = spent(server.pid)
         subprocess.run([py_spy, *asked, "--output", sampled, "--pid", str(server.pid)], check=True)  # noqa: S603  # the user's
+        loop, whole = (after - then for after, then in zip(spent(server.pid), before, strict=True))
         loading.wait()
     counted: Counter[str] = Counter()
     for line in sampled.read_text().splitlines():
         frames, _, samples = line.rpartition(" ")
         counted.update(dict.fromkeys(set(frames.split(";")), int(samples)))
-    whole = PER_SECOND * seconds
-    lines = [f"{count / whole:7.2%}  {frame}" for frame, count in counted.most_common(60)]
-    return "\n".join(lines)
+    taken = PER_SECOND * seconds
+    return "\n".join(
+        [
+            f"CPU seconds in {seconds}: {whole:.1f}, of which {loop:.1f} in the event loop's thread",
+            *(f"{count / taken:7.2%}  {frame}" for frame, count in counted.most_common(80)),
+        ]
+    )
 
 
 def main() -> None:
@@ -50,6 +68,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="measured at each rate")
     parser.add_argument("--least", default="0.5", help="first rate, in dialogues a second")
     parser.add_argument("--precision", default="0.15")
+    parser.add_argument("--rate", help="do not look for the knee: profile at this rate")
     parser.add_argument("--profile", type=Path, metavar="PY_SPY", help="py-spy's program")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +76,11 @@ def main() -> None:
     flags = ["--metrics-listen", metrics, "--log-format", "json"]
     with stack(given.bundle, given.out, given.engine, given.vision, flags) as server:
         how = ["--duration", str(given.seconds), "--least", given.least, "--precision", given.precision]
-        subprocess.run(loadtest("knee", server, metrics, given.out, *how), check=False)  # noqa: S603  # our own program
+        if given.rate is None:
+            subprocess.run(loadtest("knee", server, metrics, given.out, *how), check=False)  # noqa: S603  # our own
         if given.profile:
-            found = json.loads((given.out / "report.json").read_text())["knee"]
-            again = ["--duration", str(given.seconds), "--rate", str(found["rate"])]
+            rate = given.rate or json.loads((given.out / "report.json").read_text())["knee"]["rate"]
+            again = ["--duration", str(given.seconds), "--rate", str(rate)]
             load = loadtest("run", server, metrics, given.out / "profiled", *again)
             print(profile(given.profile, server, load, given.seconds, given.out / "profile.txt"))
 

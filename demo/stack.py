@@ -5,6 +5,7 @@ Knows which flags join them. Does not know what is asked.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def stack(
         if vision == TRITON:
             repository = out / "model_repository"
             write_repository(load_bundle(bundle), repository)
-            models = running.enter_context(triton(repository, out / "triton.log"))
+            models = running.enter_context(triton(repository, out / "triton.log", threads=os.cpu_count() or 1))
             halves += ["--vision", f"triton://{models.address}", "--admission.encode-places", "2"]  # on a CPU
             environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody here
         yield running.enter_context(

@@ -1,12 +1,12 @@
 """How far an image half in another precision is from the float32 one, on what it is really asked.
 
-Knows the figures and the limits that pass. Graphs in half precision run emulated (``exporters.emulation``).
-Does not know how the graphs were made nor where they go.
+Knows the figures and the limits that pass. Graphs in half precision run emulated (``exporters.emulation``); other
+runtimes are compared as they are. Does not know how the graphs were made nor where they go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,16 @@ from exporters.layers import Layer, first_drifted
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER
 
 Outputs = Mapping[str, Array]
+Run = Callable[[Mapping[str, Array]], Outputs]
+"""One graph: its inputs by name to its outputs by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Graphs that can be run, each opened when it is needed: at 1024 an encoder takes gigabytes."""
+
+    encoder: Callable[[], Run]
+    decoder: Callable[[], Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,31 +117,48 @@ def judge(full: Path, variant: Path, comparison: Comparison) -> Verdict:
     Raises:
         ValueError: no mask was asked for.
     """
-    decoded, threads = [each for each in comparison.asked if each.batches], comparison.threads
+    threads = comparison.threads
+    figures = measure(comparison.asked, emulated(full, threads), emulated(variant, threads))
+    problems = figures.problems(comparison.limits)
+    first = next(each for each in comparison.asked if each.batches)
+    return Verdict(figures, problems, _layer(full, variant, first, threads) if problems else None)
+
+
+def measure(asked: Sequence[Asked], full: Half, variant: Half) -> Figures:
+    """Ask both halves the same; each decodes its own embeddings.
+
+    Raises:
+        ValueError: no mask was asked for.
+    """
+    decoded = [each for each in asked if each.batches]
     if not decoded:
         raise ValueError("no mask was asked for: nothing to compare")
     tally = _Tally()
-    embeddings = [list(_encoded(directory, decoded, threads)) for directory in (full, variant)]
-    decoders = [Emulated(directory / MASK_DECODER, threads) for directory in (full, variant)]
+    embeddings = [list(_encoded(half.encoder(), decoded)) for half in (full, variant)]  # one encoder at a time
+    decoders = full.decoder(), variant.decoder()
     for each, *pair in zip(decoded, *embeddings, strict=True):
         tally.embedding(*pair)
         for batch in each.batches:
             tally.masks(*(decode(_prompts(e, batch)) for decode, e in zip(decoders, pair, strict=True)))
-    figures = tally.figures(len(decoded))
-    problems = figures.problems(comparison.limits)
-    return Verdict(figures, problems, _layer(full, variant, decoded[0], threads) if problems else None)
+    return tally.figures(len(decoded))
 
 
-def _encoded(directory: Path, asked: Sequence[Asked], threads: int) -> Iterator[Array]:
-    """Embeddings. One encoder at a time: at 1024 each takes gigabytes for its attention."""
-    encoder = Emulated(directory / IMAGE_ENCODER, threads)
+def emulated(directory: Path, threads: int) -> Half:
+    """The graphs of a directory, by the bundle's names, in whatever precision."""
+    return Half(
+        encoder=lambda: Emulated(directory / IMAGE_ENCODER, threads),
+        decoder=lambda: Emulated(directory / MASK_DECODER, threads),
+    )
+
+
+def _encoded(encoder: Run, asked: Sequence[Asked]) -> Iterator[Array]:
     for each in asked:
-        yield encoder(_pixels(each))["image_embeddings"]
+        yield encoder(pixels(each))["image_embeddings"]
 
 
 def _layer(full: Path, variant: Path, asked: Asked, threads: int) -> Layer | None:
     """In the encoder, else in the decoder when both are shown the float32 embedding."""
-    feeds = _pixels(asked)
+    feeds = pixels(asked)
     if layer := first_drifted(full / IMAGE_ENCODER, variant / IMAGE_ENCODER, feeds, threads):
         return layer
     embedding = Emulated(full / IMAGE_ENCODER, threads)(feeds)["image_embeddings"]
@@ -139,7 +166,8 @@ def _layer(full: Path, variant: Path, asked: Asked, threads: int) -> Layer | Non
     return first_drifted(full / MASK_DECODER, variant / MASK_DECODER, prompts, threads)
 
 
-def _pixels(asked: Asked) -> dict[str, Array]:
+def pixels(asked: Asked) -> dict[str, Array]:
+    """What the image encoder is given of it."""
     return {
         "image_u8": asked.image.pixels[np.newaxis],  # (1, S, S, 3)
         "valid_hw": np.array([asked.image.valid_hw], np.int32),  # (1, 2)

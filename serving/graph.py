@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 import onnxruntime
@@ -20,7 +20,6 @@ from serving.errors import EngineFault
 from serving.worker import Stop
 
 Array = npt.NDArray[Any]
-Element = Literal["bool", "uint8", "int32", "int64", "float16", "float32"]
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("CUDAExecutionProvider",)
@@ -67,12 +66,13 @@ class TensorSpec:
     """A graph's input or output as the manifest demands it."""
 
     name: str
-    element: Element
+    element: str
+    """numpy's name of its type."""
     shape: tuple[int | None, ...]
     """None where any length goes: the graph must leave it open."""
 
     def __str__(self) -> str:
-        return _tensor(self.element, self.shape)
+        return f"{self.element}[{','.join('*' if length is None else str(length) for length in self.shape)}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +94,14 @@ class Graph:
         self._name = path.name
         self._outputs = [spec.name for spec in interface.outputs]
         self._session = _open(path, threads, providers)
-        differences = [
-            *_differences("input", interface.inputs, self._session.get_inputs()),
-            *_differences("output", interface.outputs, self._session.get_outputs()),
-        ]
-        if differences:
-            raise BundleError(f"{path.name} does not fit the manifest: " + "; ".join(differences))
+        found = Interface(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        if problems := differences(interface, found):
+            raise BundleError(f"{path.name} does not fit the manifest: " + "; ".join(problems))
 
     @property
-    def provider(self) -> str:
-        """The execution provider that runs the graph."""
-        return str(self._session.get_providers()[0])
+    def description(self) -> str:
+        """The runtime, and its execution provider."""
+        return f"onnxruntime/{self._session.get_providers()[0]}"
 
     def run(self, feeds: Mapping[str, Array], stop: Stop) -> tuple[Array, ...]:
         """All outputs, in the interface's order.
@@ -170,21 +167,33 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:  # onnxrun
     return session
 
 
-def _differences(kind: str, expected: Sequence[TensorSpec], nodes: Sequence[Any]) -> list[str]:
-    actual = {node.name: node for node in nodes}
+def differences(expected: Interface, found: Interface) -> list[str]:
+    """What of ``found`` is not as ``expected``, in words; nothing when it fits."""
+    return [
+        *_differences("input", expected.inputs, found.inputs),
+        *_differences("output", expected.outputs, found.outputs),
+    ]
+
+
+def _differences(kind: str, expected: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> list[str]:
+    actual = {spec.name: spec for spec in found}
     problems = [f"{kind} {name} is unknown" for name in actual.keys() - {spec.name for spec in expected}]
     for spec in expected:
-        node = actual.get(spec.name)
-        if node is None:
+        given = actual.get(spec.name)
+        if given is None:
             problems.append(f"{kind} {spec.name} is missing")
-            continue
-        # An open dimension has a name, or None, instead of a length.
-        shape = tuple(length if isinstance(length, int) else None for length in node.shape)
-        element = _ELEMENTS.get(node.type, node.type)
-        if (element, shape) != (spec.element, spec.shape):
-            problems.append(f"{kind} {spec.name} is {_tensor(element, shape)}, not {spec}")
+        elif given != spec:
+            problems.append(f"{kind} {spec.name} is {given}, not {spec}")
     return sorted(problems)
 
 
-def _tensor(element: str, shape: Sequence[int | None]) -> str:
-    return f"{element}[{','.join('*' if length is None else str(length) for length in shape)}]"
+def _specs(nodes: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """An open dimension has a name, or None, instead of a length."""
+    return tuple(
+        TensorSpec(
+            node.name,
+            _ELEMENTS.get(node.type, node.type),
+            tuple(length if isinstance(length, int) else None for length in node.shape),
+        )
+        for node in nodes
+    )

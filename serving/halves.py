@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mediround import Tls
-from serving.bundle import Bundle
+from serving.bundle import IMAGE_ENCODER, Bundle
 from serving.gauges import Cache, Engine
 from serving.graph import CPU, CUDA
 from serving.llm.onnx import OnnxLanguage
@@ -22,7 +22,9 @@ from serving.ports import LanguageEngine, VisionEngine
 from serving.settings import Settings
 from serving.slab import Slab
 from serving.slab import sweep as sweep_slabs
+from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
+from serving.vision.openvino import HostPrecision, OpenVinoEncoder
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 
 
@@ -98,7 +100,7 @@ async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIt
         vision = triton
         health["vision"] = Engine(lambda: triton.description, up=lambda: triton.available)
     else:
-        vision = here = OnnxVision(bundle, threads, providers)
+        vision = here = OnnxVision(bundle, threads, providers, openvino_encoder(bundle, settings))
         health["vision"] = Engine(lambda: here.description, up=lambda: True)
     try:
         yield Engines(language, vision, remotes, health, caches)
@@ -136,6 +138,16 @@ def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None
     tls = Tls(files.ca, files.certificate, files.private_key) if settings.language_secure else None
     credentials = tls.credentials() if tls else None
     return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
+
+
+def openvino_encoder(bundle: Bundle, settings: Settings) -> OpenVinoEncoder | None:
+    """None: onnxruntime runs it. Raises ProviderError when OpenVINO, or the precision, is not there."""
+    precisions: Mapping[str, HostPrecision] = {"openvino-f32": "f32", "openvino-bf16": "bf16"}
+    precision = precisions.get(settings.engines.encoder)
+    if precision is None:
+        return None
+    path, interface = bundle.path(IMAGE_ENCODER), encoder_interface(bundle.manifest.image)
+    return OpenVinoEncoder(path, interface, settings.engines.threads, precision)
 
 
 def remote_vision(bundle: Bundle, settings: Settings, shared: Shared) -> TritonVision | None:

@@ -61,10 +61,14 @@ class AdmissionSettings(Section):
 
 
 class EngineSettings(Section):
-    """ONNX Runtime in this process."""
+    """The halves that are in this process."""
 
     threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
     """Intra-op threads of each half."""
+    encoder: Literal["onnx", "openvino-f32", "openvino-bf16"] = "onnx"
+    """What runs the image encoder on a CPU: ONNX Runtime, or OpenVINO (extra ``openvino``). bf16 is the fast one,
+    for bundles whose masks bear it, and needs a CPU that has it (docs/vision.md).
+    """
     provider: Literal["cpu", "cuda"] = "cpu"
     """What runs the halves that are in this process. cuda needs ``onnxruntime-gpu`` in place of ``onnxruntime``; a
     start without it, or without a GPU, is refused.
@@ -162,6 +166,12 @@ class Settings(ListeningSettings):
         if server is None:
             return 0
         return min(self.engines.embedding_bytes, SLAB_BYTES * is_loopback(server) if said is None else said)
+
+    @model_validator(mode="after")
+    def _encoder_here(self) -> Self:
+        if self.engines.encoder != "onnx" and (self.vision != ONNX or self.engines.provider != "cpu"):
+            raise ValueError(f"engines.encoder={self.engines.encoder} is for --vision onnx on a CPU: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _safe_vision(self) -> Self:

@@ -88,11 +88,12 @@ def triton(
     *,
     flags: tuple[str, ...] = (),
     installation: Installation = INSTALLED,
+    threads: int = 1,
     ready_within: float = 120.0,
     grpc_port: int = 0,
     admin_key: str = "",
 ) -> Iterator[Triton]:
-    """Serve ``repository`` on loopback; the server writes to ``log``.
+    """Serve ``repository`` on loopback, each graph with ``threads`` threads; the server writes to ``log``.
 
     Raises:
         LaunchError: it is not installed, ended before it was ready, or was not ready in time.
@@ -108,7 +109,7 @@ def triton(
             command,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=installation.environment(),
+            env=installation.environment() | {"MEDIROUND_STUB_THREADS": str(threads)},
             start_new_session=True,
         )
         try:

@@ -45,8 +45,8 @@ class LanguageGraphs:
         """The past of a prompt of which nothing is held."""
 
     @property
-    def provider(self) -> str:
-        return self._decoder.provider
+    def description(self) -> str:
+        return self._decoder.description
 
     def read(self, expanded: Expanded, past: Prefix, positions: Sequence[int], stop: Stop) -> Reading:
         """Read all of ``expanded`` that ``past`` does not hold.

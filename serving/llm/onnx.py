@@ -65,7 +65,7 @@ class OnnxLanguage:
 
     @property
     def description(self) -> str:
-        return f"onnxruntime/{self._graphs.provider}"
+        return self._graphs.description
 
     @property
     def counts(self) -> LanguageCounts:

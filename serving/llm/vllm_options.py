@@ -28,13 +28,15 @@ class VllmOptions:
     """In one prompt: at least the rounds that a session may have."""
     eager: bool = False
     """No compilation and no CUDA graphs: a fast start, for CPUs and tests."""
+    spin: bool = True
+    """A worker polls for its next step for a second before it sleeps: quick, where it has a core to itself."""
     chosen_rows: bool = False
     """One request reads all features of a prompt; otherwise each is a request (docs/language.md)."""
     batch_invariant: bool = False
     """vLLM's own mode in which a request's result does not depend on what runs beside it; slower, GPUs only."""
 
 
-ON_CPU = VllmOptions(dtype="float32", block_size=32, kv_cache_bytes=1 << 28, eager=True)
+ON_CPU = VllmOptions(dtype="float32", block_size=32, kv_cache_bytes=1 << 28, eager=True, spin=False)
 """For tests and small models on a CPU: exact, and quick to start."""
 
 
@@ -45,5 +47,6 @@ def environment(options: VllmOptions) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",  # nothing leaves the hospital's network
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads (gRPC, onnxruntime): no fork
+        "MEDIROUND_VLLM_SPIN": str(int(options.spin)),  # for the plug-in
         "VLLM_BATCH_INVARIANT": str(int(options.batch_invariant)),
     }

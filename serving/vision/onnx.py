@@ -1,4 +1,5 @@
-"""The vision half in this process, by onnxruntime: the image encoder and the mask decoder.
+"""The vision half in this process, by onnxruntime: the image encoder, unless another runtime is given for it, and
+the mask decoder.
 
 Knows the two graphs' tensors. Does not know images' sizes before preprocessing, masks at the image's size,
 or who holds which embedding. Encodes have a thread of their own, and so have decodes: a round on a known image
@@ -7,9 +8,10 @@ does not wait until another image is encoded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -32,22 +34,43 @@ class VisionCounts:
     masks: int
 
 
+class ImageEncoder(Protocol):
+    """A runtime with the image encoder's graph opened."""
+
+    @property
+    def description(self) -> str:
+        """The runtime, and in what it computes."""
+
+    def run_into(self, feeds: Mapping[str, Array], out: Array, stop: Stop) -> None:
+        """Write the embeddings (1, 256, 64, 64) into ``out``, and nothing after the return.
+
+        Raises:
+            EngineFault: the runtime failed.
+            Unavailable: ``stop`` was requested.
+        """
+
+
 class OnnxVision:
     """A VisionEngine."""
 
-    def __init__(self, bundle: Bundle, threads: int, providers: Sequence[str] = CPU) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int, providers: Sequence[str] = CPU, encoder: ImageEncoder | None = None
+    ) -> None:
         """Raises BundleError when a graph is not what the manifest says; ProviderError as ``Graph`` does."""
         manifest = bundle.manifest
         image, feature = manifest.image, manifest.language.feature
         self._judged = manifest.judge.present
-        self._encoder = Graph(bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, providers)
+        self._encoder: ImageEncoder = encoder or Graph(
+            bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, providers
+        )
         self._decoder = Graph(bundle.path(MASK_DECODER), decoder_interface(image, feature), threads, providers)
         self._encoding, self._decoding = Worker("encode"), Worker("decode")
         self._encodes = self._decodes = self._masks = 0
 
     @property
     def description(self) -> str:
-        return f"onnxruntime/{self._encoder.provider}"
+        both = (self._encoder.description, self._decoder.description)
+        return ", ".join(dict.fromkeys(both))
 
     @property
     def counts(self) -> VisionCounts:

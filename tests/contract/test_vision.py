@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from demo.triton.server import Triton
-from serving.bundle import Bundle, Manifest
+from serving.bundle import IMAGE_ENCODER, Bundle, Manifest
 from serving.domain import F32, NO_CORRECTION
 from serving.errors import Unavailable
 from serving.ports import EmbeddingLease, VisionEngine
 from serving.slab import Slab, Slot
+from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
+from serving.vision.openvino import OpenVinoEncoder
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.scripted.pictures import encoder_image
 from tests.scripted.vision import ScriptedVision
@@ -62,7 +64,7 @@ class Subject:
         return draw.standard_normal((count, self.manifest.language.feature), np.float32)
 
 
-@pytest.fixture(params=["onnx", "scripted", "triton by value", "triton by reference"])
+@pytest.fixture(params=["onnx", "openvino", "scripted", "triton by value", "triton by reference"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     made = _subject(request)
     yield made
@@ -77,6 +79,10 @@ def _subject(request: pytest.FixtureRequest) -> Subject:
     bundle: Bundle = request.getfixturevalue("random_bundle")
     if request.param == "onnx":
         return Subject(OnnxVision(bundle, threads=1), bundle.manifest)
+    if request.param == "openvino":
+        interface = encoder_interface(bundle.manifest.image)
+        encoder = OpenVinoEncoder(bundle.path(IMAGE_ENCODER), interface, 1, "f32")
+        return Subject(OnnxVision(bundle, threads=1, encoder=encoder), bundle.manifest)
     server: Triton = request.getfixturevalue("random_triton")
     options = TritonOptions(admin_key=server.admin_key)
     if request.param == "triton by value":

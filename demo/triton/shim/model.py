@@ -7,6 +7,7 @@ configuration says.
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 GRAPH = "model.onnx"
+THREADS = "MEDIROUND_STUB_THREADS"
+"""Environment variable: threads of each graph."""
 _TYPES = {
     "tensor(bool)": "TYPE_BOOL",
     "tensor(uint8)": "TYPE_UINT8",
@@ -34,7 +37,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = int(os.environ.get(THREADS, "1"))
         # Threads that spin would take the cores from the other model's process.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CPUExecutionProvider"]

@@ -27,7 +27,7 @@ def test_it_runs(tmp_path: Path) -> None:
     graph = Graph(products(tmp_path / "g.onnx", 2), ROWS, threads=1)
     (y,) = graph.run({"x": rows(3)}, Stop())
     assert np.array_equal(y, rows(3))
-    assert graph.provider == "CPUExecutionProvider"
+    assert graph.description == "onnxruntime/CPUExecutionProvider"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_cuda_is_asked_for_with_its_options(
 ) -> None:
     monkeypatch.setattr(with_cuda, "providers", [*CUDA, *CPU])  # onnxruntime adds its own behind
     graph = Graph(tmp_path / "g.onnx", ROWS, threads=1, providers=CUDA)
-    assert graph.provider == "CUDAExecutionProvider"
+    assert graph.description == "onnxruntime/CUDAExecutionProvider"
     assert with_cuda.asked["providers"] == ["CUDAExecutionProvider"]
     assert with_cuda.asked["provider_options"] == [
         {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}

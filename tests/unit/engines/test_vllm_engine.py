@@ -172,3 +172,4 @@ def test_the_environment_lets_nothing_else_in() -> None:
     assert variables["VLLM_NO_USAGE_STATS"] == "1"
     assert variables["VLLM_BATCH_INVARIANT"] == "1"
     assert environment(VllmOptions())["VLLM_BATCH_INVARIANT"] == "0"
+    assert [environment(options)["MEDIROUND_VLLM_SPIN"] for options in (VllmOptions(), ON_CPU)] == ["1", "0"]

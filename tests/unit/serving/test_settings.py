@@ -65,6 +65,9 @@ def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
         ["--listen", "nowhere"],
         ["--limits.max-rounds", "0"],
         ["--engines.prefix-cache-bytes", "-1"],
+        ["--engines.encoder", "openvino"],
+        ["--engines.encoder", "openvino-f32", "--vision", "triton://127.0.0.1:1"],
+        ["--engines.encoder", "openvino-bf16", "--engines.provider", "cuda"],
     ],
 )
 def test_what_does_not_fit_is_refused(flags: list[str]) -> None:

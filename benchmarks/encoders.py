@@ -1,0 +1,125 @@
+"""``python -m benchmarks.encoders``: the image encoder's runtimes on this CPU, how fast and how close.
+
+ONNX Runtime in float32, which is the reference, and OpenVINO in f32 and bf16, on as many threads: encodes in turn,
+then every mask of the dialogues decoded from each runtime's own embeddings and held against the limits that an
+export in another precision must keep (``exporters.drift``). Writes encoders.md and encoders.json into ``--out``.
+Needs the extra ``openvino``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from exporters.asked import Asked, ask, made_up, of_data_set
+from exporters.drift import Figures, Half, Limits, emulated, measure, pixels
+from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
+from serving.graph import Array, Graph, ProviderError
+from serving.vision.interface import encoder_interface
+from serving.vision.onnx import ImageEncoder
+from serving.vision.openvino import HostPrecision, OpenVinoEncoder
+from serving.worker import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One runtime; times are medians."""
+
+    runtime: str
+    seconds: float
+    ratio: float
+    """How many times as fast as the reference, pair by pair."""
+    figures: Figures
+    problems: tuple[str, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoders", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--data", type=Path, help="dialogues to ask; without it made-up images")
+    parser.add_argument("--root", type=Path, default=Path())
+    parser.add_argument("--dialogues", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    given = parser.parse_args()
+    bundle = load_bundle(given.bundle)
+    dialogues = of_data_set(given.data, given.root, given.dialogues) if given.data else made_up()
+    asked = [each for each in ask(bundle, list(dialogues), given.threads) if each.batches]
+    rows = compare(bundle, asked, given.repeats, given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "encoders.json").write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    (given.out / "encoders.md").write_text(table(rows))
+    print(table(rows))  # what this command makes
+
+
+def compare(bundle: Bundle, asked: list[Asked], repeats: int, threads: int) -> list[Row]:
+    """The reference first."""
+    path, interface = bundle.path(IMAGE_ENCODER), encoder_interface(bundle.manifest.image)
+    encoders: list[ImageEncoder] = [Graph(path, interface, threads)]
+    for precision in get_args(HostPrecision):
+        try:
+            encoders.append(OpenVinoEncoder(path, interface, threads, precision))
+        except ProviderError as error:
+            print(f"left out: {error}")
+    place = np.empty((1, *bundle.manifest.image.embedding), bundle.manifest.image.embedding_dtype)
+    times = [[seconds(encoder, asked[0], place) for encoder in encoders] for _ in range(repeats + 1)][1:]
+    reference = emulated(bundle.directory, threads)
+    rows = []
+    for index, encoder in enumerate(encoders):
+        figures = measure(asked, half(encoders[0], place, reference), half(encoder, place, reference))
+        rows.append(
+            Row(
+                encoder.description,
+                statistics.median(each[index] for each in times),
+                statistics.median(each[0] / each[index] for each in times),
+                figures,
+                figures.problems(Limits()),
+            )
+        )
+    return rows
+
+
+def seconds(encoder: ImageEncoder, asked: Asked, place: Array) -> float:
+    """Of one encode."""
+    began = time.perf_counter()
+    encoder.run_into(pixels(asked), place, Stop())
+    return time.perf_counter() - began
+
+
+def half(encoder: ImageEncoder, place: Array, reference: Half) -> Half:
+    """``encoder`` and the reference's decoder, as ``exporters.drift`` runs them."""
+
+    def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        encoder.run_into(feeds, place, Stop())
+        return {"image_embeddings": place.copy()}
+
+    return Half(lambda: run, reference.decoder)
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "| image encoder | s | ratio | cosine, least | signs flipped | mask IoU mean, least | within the limits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        found = row.figures
+        lines.append(
+            f"| {row.runtime} | {row.seconds:.3f} | {row.ratio:.2f}x | {found.embedding_cosine:.6f} "
+            f"| {found.flipped_share:.4%} | {found.mask_iou_mean:.4f}, {found.mask_iou_least:.4f} "
+            f"| {'**no**: ' + '; '.join(row.problems) if row.problems else 'yes'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""OpenVINO as the image encoder's runtime: what the vision contract's suite does not ask of it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporters.asked import ask, made_up
+from exporters.drift import Half, Limits, emulated, measure, pixels
+from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
+from serving.errors import EngineFault, Unavailable
+from serving.graph import Graph, Interface, ProviderError, TensorSpec
+from serving.vision import openvino as module
+from serving.vision.interface import encoder_interface
+from serving.vision.openvino import HostPrecision, OpenVinoEncoder
+from serving.worker import Stop
+from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
+
+SLOW = 40_000
+"""Products; some seconds."""
+
+
+def row() -> np.ndarray:
+    return np.arange(WIDTH, dtype=np.float32)[np.newaxis]
+
+
+def encoder(bundle: Bundle, precision: HostPrecision) -> OpenVinoEncoder:
+    path, interface = bundle.path(IMAGE_ENCODER), encoder_interface(bundle.manifest.image)
+    try:
+        return OpenVinoEncoder(path, interface, 2, precision)
+    except ProviderError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_it_computes_what_the_reference_computes(random_bundle: Bundle, precision: HostPrecision) -> None:
+    """f32 to rounding; bf16 within what a variant in bf16 must keep, and not by computing in f32 after all."""
+    subject, image = encoder(random_bundle, precision), random_bundle.manifest.image
+    asked = ask(random_bundle, list(made_up()), threads=2)
+    path, interface = random_bundle.path(IMAGE_ENCODER), encoder_interface(image)
+    reference = Graph(path, interface, 2)
+
+    def half(runtime: Graph | OpenVinoEncoder) -> Half:
+        def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            out = np.empty((1, *image.embedding), np.float32)
+            runtime.run_into(feeds, out, Stop())
+            return {"image_embeddings": out}
+
+        return Half(lambda: run, emulated(random_bundle.directory, 2).decoder)  # type: ignore[arg-type, return-value]
+
+    figures = measure(asked, half(reference), half(subject))
+    assert figures.problems(Limits()) == ()
+    if precision == "f32":
+        assert figures.embedding_difference < 1e-4
+    else:
+        assert figures.embedding_difference > 1e-4
+
+
+def test_the_embedding_is_written_in_place(random_bundle: Bundle) -> None:
+    (asked, *_) = ask(random_bundle, list(made_up()), threads=2)
+    block = np.zeros((3, *random_bundle.manifest.image.embedding), np.float32)
+    encoder(random_bundle, "f32").run_into(pixels(asked), block[1:2], Stop())
+    assert block[1].any()
+    assert not block[[0, 2]].any()
+
+
+def test_a_stop_ends_a_run(tmp_path: Path) -> None:
+    subject = OpenVinoEncoder(
+        products(tmp_path / "g.onnx", SLOW, np.full((WIDTH, WIDTH), 1e-3, np.float32)), ROWS, 1, "f32"
+    )
+    out, stop = np.zeros((1, WIDTH), np.float32), Stop()
+    threading.Timer(0.05, stop.request).start()
+    with pytest.raises(Unavailable, match="closing"):
+        subject.run_into({"x": row()}, out, stop)
+    before = out.copy()
+    assert not before.any(), "it ran to its end"
+    quick = np.zeros((1, WIDTH), np.float32)
+    with pytest.raises(Unavailable):
+        subject.run_into({"x": row()}, quick, stop)  # asked to stop before it starts
+    assert np.array_equal(out, before)
+
+
+@pytest.mark.parametrize("feeds", [{"x": row()[:, :5].copy()}, {"y_": row()}])
+def test_feeds_that_do_not_fit_are_our_fault(tmp_path: Path, feeds: dict[str, np.ndarray]) -> None:
+    subject = OpenVinoEncoder(products(tmp_path / "g.onnx", 1), ROWS, 1, "f32")
+    out = np.zeros((1, WIDTH), np.float32)
+    with pytest.raises(EngineFault, match=r"g\.onnx: openvino failed"):
+        subject.run_into(feeds, out, Stop())
+    subject.run_into({"x": row()}, out, Stop())
+    assert np.array_equal(out, row())
+
+
+def test_a_place_in_pieces_is_our_fault(tmp_path: Path) -> None:
+    subject = OpenVinoEncoder(products(tmp_path / "g.onnx", 1), ROWS, 1, "f32")
+    with pytest.raises(EngineFault, match="in one piece"):
+        subject.run_into({"x": row()}, np.zeros((1, 2 * WIDTH), np.float32)[:, ::2], Stop())
+
+
+def test_another_graph_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="input at is unknown"):
+        OpenVinoEncoder(gather(tmp_path / "g.onnx"), ROWS, 1, "f32")
+    halves = Interface((TensorSpec("x", "float16", (None, WIDTH)),), ROWS.outputs)
+    with pytest.raises(BundleError, match=r"input x is float32\[\*,256\], not float16\[\*,256\]"):
+        OpenVinoEncoder(products(tmp_path / "p.onnx", 1), halves, 1, "f32")
+    (tmp_path / "no.onnx").write_text("no graph")
+    with pytest.raises(BundleError, match=r"no\.onnx cannot be opened"):
+        OpenVinoEncoder(tmp_path / "no.onnx", ROWS, 1, "f32")
+
+
+def test_without_openvino_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> object:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(module, "import_module", absent)
+    with pytest.raises(ProviderError, match=r"pip install 'mediround-serving\[openvino\]'"):
+        OpenVinoEncoder(products(tmp_path / "g.onnx", 1), ROWS, 1, "f32")
+
+
+def test_a_cpu_without_bfloat16_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Core:
+        def get_property(self, *_: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    class Imported:
+        Core = Core
+
+    monkeypatch.setattr(module, "import_module", lambda _: Imported)
+    with pytest.raises(ProviderError, match="this CPU computes in FP32, INT8"):
+        OpenVinoEncoder(products(tmp_path / "g.onnx", 1), ROWS, 1, "bf16")
