@@ -202,7 +202,7 @@ def _spec(tensor: object) -> TensorSpec:
     """Of Triton's metadata, where an open length is -1."""
     shape = tuple(None if length < 0 else int(length) for length in tensor.shape)  # type: ignore[attr-defined]  # generated without types
     element = np.dtype(triton_to_np_dtype(tensor.datatype)).name  # type: ignore[attr-defined]  # as above
-    return TensorSpec(tensor.name, element, shape)  # type: ignore[attr-defined, arg-type]  # as above; any of numpy's
+    return TensorSpec(tensor.name, element, shape)  # type: ignore[attr-defined]  # as above
 
 
 def _failure(failure: InferenceServerException) -> TritonFailure:

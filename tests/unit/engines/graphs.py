@@ -19,12 +19,13 @@ ROWS = Interface(
 )
 
 
-def products(path: Path, count: int, matrix: np.ndarray | None = None) -> Path:
-    """y = x · matrix · matrix …, ``count`` times; x and y (rows, WIDTH); the identity by default."""
+def products(path: Path, count: int, matrix: np.ndarray | None = None, depth: tuple[int, ...] = ()) -> Path:
+    """y = x · matrix · matrix …, ``count`` times; x and y (rows, *depth, WIDTH); the identity by default."""
     weight = np.eye(WIDTH, dtype=np.float32) if matrix is None else matrix
     names = ["x", *(f"x{step}" for step in range(1, count)), "y"]
     nodes = [helper.make_node("MatMul", [before, "w"], [after]) for before, after in pairwise(names)]
-    return _save(path, nodes, [("x", ["rows", WIDTH])], [("y", ["rows", WIDTH])], {"w": weight})
+    shape = ["rows", *depth, WIDTH]
+    return _save(path, nodes, [("x", shape)], [("y", shape)], {"w": weight})
 
 
 def gather(path: Path) -> Path:
