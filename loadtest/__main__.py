@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from loadtest import comparing, report, telling
 from loadtest import running as runs
 from loadtest.comparing import NotComparable
-from loadtest.knee import Search
+from loadtest.knee import Search, Wanted
 from loadtest.publishing import publish, publish_knee
 from loadtest.recording import Recording
 from loadtest.report import PAGE, Report, ReportError, Step
@@ -57,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run=_run)
     knee = commands.add_parser(
         "knee",
-        help="the highest rate at which the objective is met, and goodput beyond it",
-        description=f"{CODES} Here the objective is: there is a knee, and goodput holds beyond it.",
+        help="the highest rate at which the objective is met, and goodput and memory beyond it",
+        description=f"{CODES} Here the objective is: there is a knee, and beyond it goodput holds and memory is "
+        "bounded.",
     )
     _add_load(knee)
     knee.add_argument("--least", type=_positive, metavar="R", help="rate to begin with (the scenario's)")
@@ -73,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0.8,
         metavar="SHARE",
         help="of the knee's, wanted in the last run (0.8)",
+    )
+    knee.add_argument(
+        "--memory",
+        type=_positive,
+        default=1.5,
+        metavar="SHARE",
+        help="of the server's peak resident memory at the knee, allowed in the last run; needs --metrics (1.5)",
     )
     knee.set_defaults(run=_knee)
     compare = commands.add_parser(
@@ -137,7 +145,7 @@ def _knee(given: argparse.Namespace) -> int:
         sweep = Sweep(
             _subject(given), scenario, given.scenario.parent, given.seed, given.out, _told, progress=progress
         )
-        found = asyncio.run(sweep.knee(how, given.overload, given.goodput))
+        found = asyncio.run(sweep.knee(how, given.overload, Wanted(given.goodput, given.memory)))
     publish_knee(found, given.out)
     print("\n".join(telling.knee_notes(found)))
     print(telling.plain(telling.steps(found)))
