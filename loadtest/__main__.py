@@ -102,7 +102,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", required=True, metavar="ADDR", help="host:port of the server")
     parser.add_argument("--scenario", type=Path, required=True, metavar="FILE", help="see loadtest/scenarios")
     parser.add_argument("--out", type=Path, default=Path("build/loadtest"), metavar="DIR", help="for the report")
-    parser.add_argument("--metrics", metavar="ADDR", help="host:port, or URL, of the server's metrics")
+    parser.add_argument(
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="ADDR",
+        help="host:port, or URL, of the server's metrics; again for each further process of it: counters, and the "
+        "highest memory of each, are added up",
+    )
     parser.add_argument("--seed", type=_seed, default=0, help="another one sends other images (0)")
     parser.add_argument("--duration", type=_positive, metavar="S", help="time measured, instead of the scenario's")
     for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
@@ -165,11 +172,8 @@ def _compare(given: argparse.Namespace) -> int:
 
 def _subject(given: argparse.Namespace) -> Subject:
     parts = (given.tls_ca, given.tls_certificate, given.tls_key)
-    return Subject(
-        given.target,
-        Tls(*parts) if any(parts) else None,
-        Endpoint(given.metrics) if given.metrics else None,
-    )
+    metrics = tuple(Endpoint(address) for address in given.metrics)
+    return Subject(given.target, Tls(*parts) if any(parts) else None, metrics)
 
 
 def _show(found: Report) -> None:

@@ -96,7 +96,7 @@ class ServerFigures(Form):
     stages: dict[str, Value]
     """Mean seconds of each stage that took place."""
     peaks: dict[str, Value]
-    """Highest values of gauges, read once a second."""
+    """Highest values of gauges, read once a second; of several addresses the sum of each one's highest."""
     cpu_seconds: Value | None
     missing: tuple[str, ...]
     """Metrics that a report shows and that the server does not expose."""

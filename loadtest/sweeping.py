@@ -82,7 +82,7 @@ class Sweep:
             least_share=wanted.goodput,
             memory_share=overload.memory if overload else None,
             most_memory=wanted.memory,
-            verdict=verdict(found, overload, wanted, metrics=self.subject.metrics is not None),
+            verdict=verdict(found, overload, wanted, metrics=bool(self.subject.metrics)),
         )
 
 

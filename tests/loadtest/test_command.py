@@ -61,6 +61,20 @@ def test_a_run_writes_a_report_that_reads_back_and_a_page_that_loads_nothing(
     assert "not for clinical use" in page
 
 
+def test_metrics_of_several_addresses_are_added_and_one_that_fails_is_counted(
+    scenario: Path, tmp_path: Path
+) -> None:
+    reads = iter([EXPOSED.replace("1048576.0", "2097152.0")] * 2)
+    with scripted() as address, exposing(EXPOSED) as one, exposing(lambda: next(reads, "<html>")) as other:
+        arguments = ["--target", address, "--scenario", str(scenario), "--out", str(tmp_path)]
+        assert main(["run", *arguments, "--metrics", one, "--metrics", other]) == MET
+    report = read(tmp_path, Report)
+    assert report.server is not None
+    assert report.server.peaks["process_resident_memory_bytes"] == 3 << 20
+    assert report.server.scrapes_failed >= 1
+    assert report.server.scrapes >= 3
+
+
 def test_a_missed_objective_is_status_1(
     scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
