@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import INVALID, MET, MISSED, NOT_RUN, main
+from loadtest.__main__ import INTERRUPTED, INVALID, MET, MISSED, NOT_RUN, main
 from loadtest.launch import free_port
 from loadtest.report import FILE, PAGE, Report, read
-from tests.loadtest.threads import EXPOSED, SCENARIO, exposing, scripted
+from tests.conftest import REPOSITORY
+from tests.loadtest.scripted import ScriptedServer
+from tests.loadtest.threads import EXPOSED, SCENARIO, beside, exposing, scripted
 
 
 @pytest.fixture
@@ -152,3 +158,26 @@ def test_reports_are_compared_and_bad_ones_refused(
     assert main(["compare", fast, str(tmp_path)]) == NOT_RUN
     assert "not a report of this version" in capsys.readouterr().err
     assert main(["compare", fast, str(tmp_path / "none")]) == NOT_RUN
+
+
+def test_an_interrupted_run_is_status_130_and_writes_no_report(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("duration = 1.0", "duration = 60.0"))
+    server, out = ScriptedServer(), tmp_path / "out"
+    # A child keeps ignoring the signal where this process does, as shells have it for work in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with beside(server) as address:
+            arguments = ["run", "--target", address, "--scenario", str(scenario), "--out", str(out)]
+            command = [sys.executable, "-m", "loadtest", *arguments]
+            with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+                until = time.monotonic() + 60
+                while server.arrived < 3 and time.monotonic() < until:
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert server.arrived >= 3
+    assert process.returncode == INTERRUPTED == 130
+    assert said == "interrupted: no report was written\n"
+    assert not list(out.iterdir())
