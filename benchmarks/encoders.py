@@ -9,7 +9,6 @@ Needs the extra ``openvino``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -22,6 +21,7 @@ import numpy as np
 
 from exporters.asked import Asked, ask, made_up, of_data_set
 from exporters.drift import Figures, Half, Limits, emulated, measure, pixels
+from exporters.reports import as_json
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.graph import Array, Graph, ProviderError
 from serving.vision.interface import encoder_interface
@@ -57,7 +57,7 @@ def main() -> None:
     asked = [each for each in ask(bundle, list(dialogues), given.threads) if each.batches]
     rows = compare(bundle, asked, given.repeats, given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "encoders.json").write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    (given.out / "encoders.json").write_text(as_json([asdict(row) for row in rows]))
     (given.out / "encoders.md").write_text(table(rows))
     print(table(rows))  # what this command makes
 

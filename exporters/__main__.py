@@ -6,25 +6,18 @@ The composition root of the exporters: it reads arguments, prints, and turns err
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from exporters import gate, vision_commands
+from exporters import gate, parity_command, vision_commands
 from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
 from exporters.errors import SourceError
-from exporters.golden import RecordedDialogue, read_golden
-from exporters.parity import Report, Tolerance, replay, replay_with
 from exporters.progress import timed
 from exporters.random_checkpoint import SIZES, write_random
 from exporters.repository import write_published, write_repository
 from mediround.medseg import DataError
-from serving.bundle import Bundle, BundleError, load_bundle
-from serving.llm.vllm_engine import VllmLanguage
-from serving.llm.vllm_options import ON_CPU, VllmOptions
-from serving.vision.onnx import OnnxVision
+from serving.bundle import BundleError, load_bundle
 
 _LISTED = 10
 """Masks that moved most, of those that the gate names."""
@@ -52,16 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     random.add_argument("--seed", type=int, default=0)
     random.add_argument("--out", type=Path, required=True)
     random.set_defaults(run=_random)
-    parity = commands.add_parser("parity", help="replay recorded dialogues; JSON report, exit 1 beyond tolerance")
-    parity.add_argument("--bundle", type=Path, required=True)
-    parity.add_argument("--golden", type=Path, required=True, help="a directory in the golden form")
-    parity.add_argument("--threads", type=int, default=2)
-    parity.add_argument(
-        "--language", choices=("onnx", "vllm", "vllm-cpu"), default="onnx", help="vllm: on a GPU; float32 on both"
-    )
-    for name, value in (("feature", 1e-4), ("score", 1e-4), ("logit", 1e-4)):
-        parity.add_argument(f"--{name}-tolerance", type=float, default=value)
-    parity.set_defaults(run=_parity)
+    parity_command.add(commands)
     vision_commands.add(commands)
     repository = commands.add_parser("repository", help="a bundle → a model repository for Triton")
     source = repository.add_mutually_exclusive_group(required=True)
@@ -144,18 +128,6 @@ def _repository(given: argparse.Namespace) -> int:
     return 0
 
 
-def _parity(given: argparse.Namespace) -> int:
-    tolerance = Tolerance(given.feature_tolerance, given.score_tolerance, given.logit_tolerance)
-    bundle, recorded = load_bundle(given.bundle), read_golden(given.golden)
-    if given.language == "onnx":
-        report = asyncio.run(replay(bundle, recorded, tolerance, given.threads))
-    else:
-        options = ON_CPU if given.language == "vllm-cpu" else VllmOptions(dtype="float32")
-        report = asyncio.run(_replay_on_vllm(bundle, recorded, tolerance, given.threads, options))
-    print(json.dumps(report.json(), indent=2))  # the report is what this command is for
-    return 0 if report.passed else 1
-
-
 def _gate(given: argparse.Namespace) -> int:
     tolerance = gate.Tolerance(given.max_dice_loss, given.max_flipped)
     verdict = gate.judge(gate.read(given.baseline), gate.read(given.candidate), tolerance)
@@ -175,17 +147,6 @@ def _gate(given: argparse.Namespace) -> int:
     if not verdict.problems:
         print("passed")
     return 1 if verdict.problems else 0
-
-
-async def _replay_on_vllm(
-    bundle: Bundle, recorded: Iterable[RecordedDialogue], tolerance: Tolerance, threads: int, options: VllmOptions
-) -> Report:
-    language, vision = await VllmLanguage.start(bundle, options), OnnxVision(bundle, threads)
-    try:
-        return await replay_with(bundle, language, vision, recorded, tolerance)
-    finally:
-        await language.close()
-        await vision.close()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from exporters import onnx
+from exporters import onnx, placing
 from exporters.base import Base, read_base
 from exporters.checkpoint import DEFAULT_ALPHA, Checkpoint, read_checkpoint, with_gaussian
 from exporters.graphs import (
@@ -85,7 +85,8 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
     """Make a bundle and load it as serving would.
 
     Args:
-        out: made if need be; other files in it stay.
+        out: made if need be; other files in it stay. Files of another place that are linked to those in it
+            (``exporters.placing``) stay as they are.
         progress: told of each step, for people.
 
     Raises:
@@ -103,10 +104,12 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
     tokens = base.tokens(model.language.sizes)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
-    shutil.copyfile(base.tokenizer, out / TOKENIZER)
+    with placing.replacing(out / TOKENIZER) as made:
+        shutil.copyfile(base.tokenizer, made)
     for name, graph in _graphs(model, tokens).items():
         progress(f"exporting {name}")
-        onnx.export(graph, out / name, choices.storage)
+        with placing.replacing(out / name) as made:
+            onnx.export(graph, made, choices.storage)
     progress(f"writing {VLLM}/")
     write_vllm_model(model, tokens, base.max_tokens, choices.storage, out / VLLM)
     manifest = _manifest(model, base, clip, checkpoint, choices, out)

@@ -7,6 +7,7 @@ say. Does not know TensorRT's API (``exporters.tensorrt``) nor what makes a plan
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,9 @@ def build_plans(bundle: Bundle, places: Places, workshop: Workshop, progress: Pr
             progress(f"kept {plan.name}")
         else:
             progress(f"building {plan.name}")
+            began = time.monotonic()
             built = _build(bundle.path(graph), recipe, places.plans, workshop.compiler)
+            progress(f"built in {time.monotonic() - began:.1f} s, {len(built.plan) / 1e6:.1f} MB")
             for warning in built.warnings:
                 progress(f"TensorRT warns: {warning}")
             plans.write(built.plan, recipe, places.plans)

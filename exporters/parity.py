@@ -69,6 +69,8 @@ class RoundParity:
 class Report:
     model: str
     model_digest: str
+    engines: tuple[str, str]
+    """What ran the language half and the vision half."""
     tolerance: Tolerance
     rounds: tuple[RoundParity, ...]
     passed: bool
@@ -138,7 +140,8 @@ async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
     rounds = tuple(parity for parities in found for parity in parities)
     manifest = bundle.manifest
     passed = bool(rounds) and all(parity.passed for parity in rounds)
-    return Report(f"{manifest.name} {manifest.version}", bundle.digest, tolerance, rounds, passed)
+    engines = language.description, vision.description
+    return Report(f"{manifest.name} {manifest.version}", bundle.digest, engines, tolerance, rounds, passed)
 
 
 async def _dialogue(

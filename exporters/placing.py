@@ -1,12 +1,14 @@
 """A file that is to stand in a second place: a hard link where the file system allows one, else a copy.
 
-Does not know what the files are.
+Knows how to write such a file anew without changing its other places. Does not know what the files are.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,3 +23,14 @@ def place(source: Path, at: Path) -> None:
         shutil.copyfile(source, made)
     made.replace(at)
     made.unlink(missing_ok=True)  # a replacement by another link of the same file does nothing
+
+
+@contextmanager
+def replacing(at: Path) -> Iterator[Path]:
+    """A path to write to in the block; at its end the file becomes ``at``, and what was linked to ``at`` stays."""
+    made = at.with_name(f"new-{at.name}")
+    try:
+        yield made
+        made.replace(at)
+    finally:
+        made.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ graph is cast (``exporters.precision``) or compared (``exporters.drift``).
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from exporters import drift, placing
 from exporters.errors import UnsupportedSourceError
 from exporters.precision import Edge, Precision, cast
 from exporters.progress import Progress
+from exporters.reports import as_json
 from serving.bundle import IMAGE_ENCODER, MANIFEST, MASK_DECODER, Bundle, file_digest, load_bundle
 
 GRAPHS = (IMAGE_ENCODER, MASK_DECODER)
@@ -82,7 +82,7 @@ def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, li
         "limits": asdict(limits),
         "how": f"emulated operator by operator on onnxruntime {onnxruntime.__version__}, CPU",
     }
-    (made / PRECISION_REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (made / PRECISION_REPORT).write_text(as_json(report) + "\n", encoding="utf-8")
     manifest = bundle.manifest
     changed = {name: file_digest(made / name) for name in (*GRAPHS, PRECISION_REPORT)}
     image = manifest.image.model_copy(update={"precision": form.precision, "embedding_dtype": form.edge})

@@ -6,7 +6,6 @@ Knows their arguments and what they print. Does not know how a graph is cast, co
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +16,7 @@ from exporters.engines import Places, Workshop, build_plans, check_plans
 from exporters.errors import SourceError
 from exporters.gpu import Gpu, find_gpu
 from exporters.progress import timed
+from exporters.reports import as_json
 from exporters.tensorrt import Compiler, EngineUnavailableError
 from exporters.variant import Form, write_variant
 from serving.bundle import load_bundle
@@ -67,7 +67,7 @@ def _vision(given: argparse.Namespace) -> int:
     limits = drift.Limits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
     comparison = drift.Comparison(questions, limits, given.threads)
     verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
-    print(json.dumps(verdict.json(), indent=2))  # the report is what this command is for
+    print(as_json(verdict.json()))  # the report is what this command is for
     progress("nothing written: not close enough" if verdict.problems else f"wrote {given.out}")
     return 1 if verdict.problems else 0
 

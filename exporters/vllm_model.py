@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from exporters import placing
 from exporters.model import Model
 from exporters.modules.heads import FEATURE
 from exporters.modules.language import LanguageSizes
@@ -31,8 +32,9 @@ def write_vllm_model(model: Model, tokens: TokenSpec, max_tokens: int, storage: 
     out.mkdir(exist_ok=True)
     dtype = torch.float16 if storage == "fp16" else torch.float32
     state = {name: value.to(dtype).contiguous() for name, value in _named(model)}
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # as its neighbours: a server may run as somebody else
+    with placing.replacing(out / "model.safetensors") as made:
+        save_file(state, made, metadata={"format": "pt"})
+        made.chmod(0o644)  # as its neighbours: a server may run as somebody else
     config = {
         "architectures": ["MediRoundForSegmentation"],
         "model_type": "mediround",
@@ -47,7 +49,8 @@ def write_vllm_model(model: Model, tokens: TokenSpec, max_tokens: int, storage: 
         "crop_token_id": tokens.crop,
         "image_token_id": tokens.image,
     }
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with placing.replacing(out / "config.json") as made:
+        made.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _named(model: Model) -> Iterator[tuple[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.triton.server import Triton
+from exporters import parity_command
 from exporters.__main__ import main
 from exporters.golden import RecordedDialogue, read_golden
 from exporters.parity import Report, Tolerance, replay, replay_with
@@ -130,3 +132,41 @@ def test_a_directory_in_another_form_is_no_failed_parity(
     code = main(["parity", "--bundle", str(random_bundle.directory), "--golden", str(tmp_path)])
     assert code == 2
     assert "expected.npz is missing" in capsys.readouterr().err
+
+
+def test_the_command_asks_triton(
+    golden_bundle: Bundle,
+    golden_directory: Path,
+    golden_triton: Triton,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MEDIROUND_TRITON__ADMIN_KEY", golden_triton.admin_key)
+    asked = ["parity", "--bundle", str(golden_bundle.directory), "--golden", str(golden_directory)]
+    assert main([*asked, "--vision", f"triton://{golden_triton.address}"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["engines"][0].startswith("onnxruntime/")
+    assert report["engines"][1].startswith("triton/2.51")
+    assert (report["passed"], len(report["rounds"])) == (True, 20)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--provider", "cuda"), "CUDAExecutionProvider"),
+        (("--vision", "triton://192.0.2.1:8001"), "beyond loopback"),
+        (("--vision", "tritonserver"), "should match"),
+        (("--vision", "triton://127.0.0.1:9"), "does not serve the bundle after 0.1 s"),
+    ],
+)
+def test_the_command_says_which_engine_is_not_there(
+    random_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.setattr(parity_command, "TRITON_SECONDS", 0.1)
+    asked = ["parity", "--bundle", str(random_bundle.directory), "--golden", "never read"]
+    assert main([*asked, *more]) == 2
+    assert words in capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""One random checkpoint for all tests of the exporters, the same one that ``random_bundle`` is made from."""
+"""One random checkpoint for all tests of the exporters, the same one that ``random_bundle`` is made from.
+
+And what its image half and that of the shipped model are asked.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from demo import heldout
+from exporters.asked import Asked, ask, made_up, of_data_set
 from exporters.base import Base, read_base
 from exporters.checkpoint import Checkpoint, read_checkpoint
 from exporters.model import Model, build_model
 from exporters.random_checkpoint import write_random
 from exporters.tower import Clip, read_clip
+from serving.bundle import Bundle, load_bundle
+from tests.conftest import REPOSITORY
 
 SEED = 1
 """That of ``random_bundle``."""
+HELD_OUT = 2
+"""Dialogues on slices that MediRound-Lite was not trained on, five rounds each."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,3 +45,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     clip = read_clip(directory / "clip", base.select_layer)
     checkpoint = read_checkpoint(directory)
     return Made(directory, checkpoint, base, clip, build_model(checkpoint, base, clip, half=False))
+
+
+@pytest.fixture(scope="session")
+def lite_bundle() -> Bundle:
+    """MediRound-Lite as it ships: TinyViT at 256, minmax, weights stored as float16."""
+    bundle = load_bundle(REPOSITORY / "models" / "mediround-lite")
+    assert (bundle.manifest.image.side, bundle.manifest.storage) == (256, "fp16")
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def questions(random_bundle: Bundle) -> list[Asked]:
+    """Of made-up images, to the random bundle."""
+    return ask(random_bundle, list(made_up()), threads=2)
+
+
+@pytest.fixture(scope="session")
+def held_out(lite_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Asked]:
+    """Of real slices, to MediRound-Lite."""
+    out = tmp_path_factory.mktemp("heldout")
+    heldout.write(lite_bundle.directory / "slices", out)
+    return ask(lite_bundle, list(of_data_set(out / "dialogues.json", out, HELD_OUT)), threads=2)

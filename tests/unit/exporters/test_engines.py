@@ -7,6 +7,7 @@ attributes: timing cache, loading, placing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def test_both_plans_are_where_triton_looks(
         sidecar = plans.read(plan)
         assert (sidecar.gpu, sidecar.driver, sidecar.capability) == (H100.name, H100.driver, "9.0")
     assert "TensorRT warns: a warning" in told
+    assert sum(bool(re.fullmatch(r"built in \d+\.\d s, 0\.0 MB", line)) for line in told) == 2
     check_plans(places.repository, workshop, told.append)
 
 

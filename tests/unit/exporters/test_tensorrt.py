@@ -1,10 +1,13 @@
-"""Every graph of the small model in every precision through TensorRT's own parser and builder, without a GPU.
+"""Every graph in every precision through TensorRT's own parser and builder, without a GPU.
+
+The shipped small model (TinyViT at 256), a small SAM ViT at 1024, and SAM ViT-B at 1024 with random weights.
 
 TensorRT-RTX builds real engines for an architecture that is named; what it refuses, TensorRT refuses.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +19,13 @@ from onnx import TensorProto, helper
 
 from exporters import precision
 from exporters.engines import profile_for
-from exporters.precision import Precision
+from exporters.precision import Edge, Precision
 from exporters.repository import Limits
 from exporters.tensorrt import BuildError, Compiler, EngineUnavailableError, Range, Request
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 
 LIMITS = {IMAGE_ENCODER: Limits(4, None), MASK_DECODER: Limits(16, 8)}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 ADA = "8.9"
 
 
@@ -37,29 +41,34 @@ def compiler(rtx: ModuleType) -> Compiler:
     return Compiler(rtx)
 
 
+@pytest.fixture(params=["lite_bundle", "random_bundle"])
+def small_bundle(request: pytest.FixtureRequest) -> Bundle:
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]  # of a fixture
+
+
 def request_for(bundle: Bundle, graph: str) -> Request:
     return Request(bundle.path(graph), profile_for(bundle.manifest, graph, LIMITS[graph]), ADA)
 
 
-def cast(path: Path, to: Precision, out: Path) -> Path:
+def cast(path: Path, to: Precision, out: Path, edge: Edge = "float32") -> Path:
     model = ir.load(path)
-    precision.cast(model, to, "float32")
+    precision.cast(model, to, edge)
     ir.save(model, out / path.name)
     return out / path.name
 
 
 @pytest.mark.parametrize("graph", LIMITS)
-@pytest.mark.parametrize("to", ["fp32", "fp16", "bf16"])
-def test_it_builds(compiler: Compiler, random_bundle: Bundle, graph: str, to: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", PRECISIONS)
+def test_it_builds(compiler: Compiler, small_bundle: Bundle, graph: str, to: Precision, tmp_path: Path) -> None:
     """And has nothing to say: a LayerNorm in pieces would be an overflow to be expected in fp16."""
-    request = request_for(random_bundle, graph)
+    request = request_for(small_bundle, graph)
     built = compiler.build(replace(request, graph=cast(request.graph, to, tmp_path)))
     assert len(built.plan) > 100_000
     assert built.warnings == ()
     assert built.timings is None  # this module keeps none
 
 
-@pytest.mark.parametrize("to", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("to", PRECISIONS)
 def test_it_builds_at_the_published_size(
     compiler: Compiler, vit_b_bundle: Bundle, to: Precision, tmp_path: Path
 ) -> None:
@@ -75,8 +84,27 @@ def test_it_builds_at_the_published_size(
 
 
 @pytest.mark.parametrize("graph", LIMITS)
-def test_it_builds_what_a_bundle_stores_in_half(compiler: Compiler, random_bundle: Bundle, graph: str) -> None:
-    assert compiler.build(request_for(random_bundle, graph)).warnings == ()
+def test_it_builds_what_a_bundle_stores_in_half(compiler: Compiler, lite_bundle: Bundle, graph: str) -> None:
+    """As the bundle has it: float16 weights behind a Cast, float32 in every computation."""
+    request = request_for(lite_bundle, graph)
+    stored = {weight.dtype for weight in ir.load(request.graph).graph.initializers.values()}
+    assert ir.DataType.FLOAT16 in stored
+    assert compiler.build(request).warnings == ()
+
+
+@pytest.mark.parametrize("graph", LIMITS)
+def test_it_builds_with_embeddings_in_half(
+    compiler: Compiler, lite_bundle: Bundle, graph: str, tmp_path: Path
+) -> None:
+    request = request_for(lite_bundle, graph)
+    made = cast(request.graph, "fp16", tmp_path, "float16")
+    edges = [
+        v for v in (*ir.load(made).graph.inputs, *ir.load(made).graph.outputs) if v.name == precision.EMBEDDINGS
+    ]
+    assert [edge.dtype for edge in edges] == [ir.DataType.FLOAT16]
+    built = compiler.build(replace(request, graph=made))
+    assert len(built.plan) > 100_000
+    assert built.warnings == ()
 
 
 def test_half_precision_halves_the_plan(compiler: Compiler, random_bundle: Bundle, tmp_path: Path) -> None:
@@ -158,6 +186,9 @@ def test_what_is_no_graph_is_refused(compiler: Compiler, tmp_path: Path) -> None
         compiler.build(Request(tmp_path / "broken.onnx", {}, ADA))
 
 
-def test_no_plan_loads_without_a_gpu(compiler: Compiler) -> None:
-    assert not compiler.loads(b"a plan")
-    assert compiler.complaints
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+def test_no_plan_loads_without_a_gpu(compiler: Compiler, random_bundle: Bundle) -> None:
+    """A whole one: the reason is the GPU, not the plan."""
+    plan = compiler.build(request_for(random_bundle, MASK_DECODER)).plan
+    assert not compiler.loads(plan)
+    assert "CUDA" in compiler.complaints

@@ -1,0 +1,68 @@
+"""The benchmarks can be run: the cheap one is, of the others what can be shown without measuring."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from serving.bundle import Bundle
+from tests.conftest import REPOSITORY
+
+COMMANDS = ("__main__", "encoders", "hop", "knee", "language.__main__", "telemetry", "triton")
+MODULES = ("published", "service", "workload")
+"""Parts of the commands, run in processes of their own."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_says_what_it_measures(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name.startswith("language") and importlib.util.find_spec("transformers") is None:
+        pytest.skip("the plain loop needs transformers, which comes with vLLM: make env-vllm")
+    command = import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_part_is_there(name: str) -> None:
+    assert import_module(f"benchmarks.{name}").__doc__
+
+
+def test_no_benchmark_is_left_out() -> None:
+    root = REPOSITORY / "benchmarks"
+    commands = {
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for path in root.rglob("*.py")
+        if "\ndef main() -> None:" in path.read_text()
+    }
+    assert commands == set(COMMANDS)
+    performance = (REPOSITORY / "docs" / "performance.md").read_text()
+    unsaid = [name for name in commands if f"benchmarks.{name}".removesuffix(".__main__") not in performance]
+    assert unsaid == []
+
+
+def test_the_encoders_are_compared(
+    random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import encoders  # noqa: PLC0415  # beside its run
+
+    asked = ["--bundle", str(random_bundle.directory), "--repeats", "1", "--threads", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["encoders", *asked])
+    encoders.main()
+    reference, *others = json.loads((tmp_path / "encoders.json").read_text())
+    assert reference["runtime"] == "onnxruntime/CPUExecutionProvider"
+    assert (reference["ratio"], reference["problems"], reference["figures"]["flipped_share"]) == (1.0, [], 0.0)
+    assert [row["runtime"] for row in others][:1] == ["openvino/f32"]  # bf16: on CPUs that have it
+    assert others[0]["problems"] == []
+    table = (tmp_path / "encoders.md").read_text()
+    assert table.count("\n") == 3 + len(others)
+    assert table in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""A file in two places: making a bundle anew leaves what was made of the old one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from exporters import onnx
+from exporters.bundle import DEFAULTS, Sources, write_bundle
+from exporters.placing import replacing
+from exporters.repository import read_digest, write_repository
+from serving.bundle import REQUIRED_FILES, VLLM_FILES, Bundle, file_digest, load_bundle
+from tests.unit.exporters.conftest import Made
+
+MODELS = ("image_encoder", "mask_decoder")
+
+
+def test_a_repository_keeps_its_graphs_when_its_bundle_is_exported_again(
+    made: Made, random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other graphs: one that is written in place would change under the repository's digest."""
+    monkeypatch.setattr(onnx, "export", lambda graph, path, storage: path.write_bytes(b"another graph"))
+    bundle, repository, links = (tmp_path / name for name in ("bundle", "repository", "links"))
+    shutil.copytree(random_bundle.directory, bundle)
+    write_repository(load_bundle(bundle), repository)
+    links.mkdir()
+    for name in (*REQUIRED_FILES, *VLLM_FILES):
+        os.link(bundle / name, links / name.replace("/", "-"))
+    sources = Sources(made.directory, made.directory / "llava_med", made.directory / "clip")
+    again = write_bundle(sources, DEFAULTS, bundle, lambda _: None)
+    for model in MODELS:
+        placed = repository / model / "1" / "model.onnx"
+        assert placed.samefile(links / f"{model}.onnx"), "without a link this test shows nothing"
+        assert file_digest(placed) == read_digest(repository / model / "config.pbtxt")
+        assert again.manifest.files[f"{model}.onnx"] != file_digest(placed)
+    shared = [name for name in again.manifest.files if again.path(name).samefile(links / name.replace("/", "-"))]
+    assert shared == []
+    assert not list(bundle.rglob("new-*"))
+
+
+def test_what_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    at = tmp_path / "graph"
+    at.write_text("old")
+    with pytest.raises(RuntimeError, match="full"), replacing(at) as made:
+        made.write_text("half")
+        raise RuntimeError("disk full")
+    assert at.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
