@@ -78,16 +78,6 @@ async def test_it_computes_what_onnx_does_on_an_image_that_is_not_square(
     await onnx.close()
 
 
-async def test_an_embedding_that_is_not_finite_is_refused(random_bundle: Bundle, random_triton: Triton) -> None:
-    async with stage(random_bundle, random_triton) as on:
-
-        async def fill(lease: object) -> None:
-            lease.values[...] = np.nan
-
-        with pytest.raises(EngineFault, match="not finite"):
-            await on.decode(await on.store.acquire("nan", fill))
-
-
 async def test_tensors_of_another_shape_are_our_fault(random_bundle: Bundle, random_triton: Triton) -> None:
     async with stage(random_bundle, random_triton) as on:
         lease = await on.lease()
