@@ -16,7 +16,8 @@ LISTEN ?= 127.0.0.1:50051
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 EVALUATION ?= build/evaluation
 SCENARIO ?= loadtest/scenarios/interactive.toml
-# HOST:PORT of the server's metrics, for the load test. Empty: it does without.
+# HOST:PORT of the server's metrics: where `make serve` tells them, and `make loadtest` reads them (there also several, of
+# its processes). Empty: none.
 METRICS ?=
 # onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
 ENGINE ?=
@@ -93,8 +94,8 @@ demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filte
 	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
 	  $(if $(VISION),--vision $(VISION))
 
-serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN)
-	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN)
+serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN), its metrics on METRICS
+	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN) $(if $(METRICS),--metrics-listen $(METRICS))
 
 evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped held-out slices; report in build/evaluation
 	$(BIN)/python -m demo.heldout --slices $(BUNDLE)/slices --out build/heldout
@@ -103,7 +104,7 @@ evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped h
 
 loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report in build/loadtest
 	$(BIN)/python -m loadtest run --target $(LISTEN) --scenario $(SCENARIO) --out build/loadtest \
-	  $(if $(METRICS),--metrics $(METRICS))
+	  $(addprefix --metrics=,$(METRICS))
 
 test: debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest

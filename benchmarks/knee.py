@@ -1,31 +1,41 @@
 """``python -m benchmarks.knee``: the most load that the demo's servers bear, and what they do under 3 times that.
 
 Starts them as ``python -m demo`` does and runs ``python -m loadtest knee`` against them, whose report lies in
-``--out``. With ``--profile PY_SPY`` it then asks for the knee's load once more and samples, with py-spy, which
-Python code of the orchestrator holds the interpreter meanwhile: what is not an engine's. ``--rate`` skips the
-search, and profiles at that rate.
+``--out`` and whose exit code is this one's. With ``--profile PY_SPY`` it then asks for the knee's load once more
+and samples, with py-spy, which Python code of the orchestrator holds the interpreter meanwhile: what is not an
+engine's. ``--rate`` skips the search, and profiles at that rate. Metrics, memory among them, are those of the
+orchestrator and of the language server: vLLM's own processes and Triton do not tell theirs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from demo.stack import ONNX, TRITON, stack
+from loadtest.__main__ import INVALID, MET, MISSED
 from loadtest.launch import Launched, free_port
+from loadtest.report import KneeReport, read
 
 SCENARIO = Path("loadtest/scenarios/interactive.toml")
 PER_SECOND = 100
 
 
-def loadtest(command: str, server: Launched, metrics: str, out: Path, *more: str) -> list[str]:
-    fixed = ["--target", server.address, "--scenario", str(SCENARIO), "--metrics", metrics, "--out", str(out)]
-    return [sys.executable, "-m", "loadtest", command, *fixed, *more]
+def loadtest(command: str, server: Launched, metrics: Sequence[str], out: Path, *more: str) -> list[str]:
+    fixed = ["--target", server.address, "--scenario", str(SCENARIO), "--out", str(out)]
+    told = [word for address in metrics for word in ("--metrics", address)]
+    return [sys.executable, "-m", "loadtest", command, *fixed, *told, *more]
+
+
+def knee_rate(out: Path) -> float | None:
+    """Of the report in ``out``; None: no knee was found."""
+    knee = read(out, KneeReport).knee
+    return knee.rate if knee else None
 
 
 def spent(pid: int) -> tuple[float, float]:
@@ -59,7 +69,7 @@ def profile(py_spy: Path, server: Launched, load: list[str], seconds: int, sampl
     )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.knee", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/knee"))
@@ -72,18 +82,24 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, metavar="PY_SPY", help="py-spy's program")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    metrics = f"127.0.0.1:{free_port()}"
-    flags = ["--metrics-listen", metrics, "--log-format", "json"]
-    with stack(given.bundle, given.out, given.engine, given.vision, flags) as server:
+    metrics = [f"127.0.0.1:{free_port()}" for _ in range(2 if given.engine else 1)]
+    flags, *beside = [["--metrics-listen", address, "--log-format", "json"] for address in metrics]
+    code, language = MET, beside[0] if beside else []
+    with stack(given.bundle, given.out, given.engine, given.vision, flags, language_flags=language) as server:
         how = ["--duration", str(given.seconds), "--least", given.least, "--precision", given.precision]
         if given.rate is None:
-            subprocess.run(loadtest("knee", server, metrics, given.out, *how), check=False)  # noqa: S603  # our own
-        if given.profile:
-            rate = given.rate or json.loads((given.out / "report.json").read_text())["knee"]["rate"]
+            asked = loadtest("knee", server, metrics, given.out, *how)
+            code = subprocess.run(asked, check=False).returncode  # noqa: S603  # our own
+        if given.profile and code in {MET, MISSED, INVALID}:
+            rate = given.rate or knee_rate(given.out)
+            if rate is None:
+                print("no knee was found, so there is no rate to profile at: give --rate", file=sys.stderr)
+                return MISSED
             again = ["--duration", str(given.seconds), "--rate", str(rate)]
             load = loadtest("run", server, metrics, given.out / "profiled", *again)
             print(profile(given.profile, server, load, given.seconds, given.out / "profile.txt"))
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

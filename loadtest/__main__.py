@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from loadtest import comparing, report, telling
 from loadtest import running as runs
 from loadtest.comparing import NotComparable
-from loadtest.knee import Search
+from loadtest.knee import Search, Wanted
 from loadtest.publishing import publish, publish_knee
 from loadtest.recording import Recording
 from loadtest.report import PAGE, Report, ReportError, Step
@@ -57,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(run=_run)
     knee = commands.add_parser(
         "knee",
-        help="the highest rate at which the objective is met, and goodput beyond it",
-        description=f"{CODES} Here the objective is: there is a knee, and goodput holds beyond it.",
+        help="the highest rate at which the objective is met, and goodput and memory beyond it",
+        description=f"{CODES} Here the objective is: there is a knee, and beyond it goodput holds and memory is "
+        "bounded.",
     )
     _add_load(knee)
     knee.add_argument("--least", type=_positive, metavar="R", help="rate to begin with (the scenario's)")
@@ -73,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0.8,
         metavar="SHARE",
         help="of the knee's, wanted in the last run (0.8)",
+    )
+    knee.add_argument(
+        "--memory",
+        type=_positive,
+        default=1.5,
+        metavar="SHARE",
+        help="of the server's peak resident memory at the knee, allowed in the last run; needs --metrics (1.5)",
     )
     knee.set_defaults(run=_knee)
     compare = commands.add_parser(
@@ -94,7 +102,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", required=True, metavar="ADDR", help="host:port of the server")
     parser.add_argument("--scenario", type=Path, required=True, metavar="FILE", help="see loadtest/scenarios")
     parser.add_argument("--out", type=Path, default=Path("build/loadtest"), metavar="DIR", help="for the report")
-    parser.add_argument("--metrics", metavar="ADDR", help="host:port, or URL, of the server's metrics")
+    parser.add_argument(
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="ADDR",
+        help="host:port, or URL, of the server's metrics; again for each further process of it: counters, and the "
+        "highest memory of each, are added up",
+    )
     parser.add_argument("--seed", type=_seed, default=0, help="another one sends other images (0)")
     parser.add_argument("--duration", type=_positive, metavar="S", help="time measured, instead of the scenario's")
     for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
@@ -137,7 +152,7 @@ def _knee(given: argparse.Namespace) -> int:
         sweep = Sweep(
             _subject(given), scenario, given.scenario.parent, given.seed, given.out, _told, progress=progress
         )
-        found = asyncio.run(sweep.knee(how, given.overload, given.goodput))
+        found = asyncio.run(sweep.knee(how, given.overload, Wanted(given.goodput, given.memory)))
     publish_knee(found, given.out)
     print("\n".join(telling.knee_notes(found)))
     print(telling.plain(telling.steps(found)))
@@ -157,11 +172,8 @@ def _compare(given: argparse.Namespace) -> int:
 
 def _subject(given: argparse.Namespace) -> Subject:
     parts = (given.tls_ca, given.tls_certificate, given.tls_key)
-    return Subject(
-        given.target,
-        Tls(*parts) if any(parts) else None,
-        Endpoint(given.metrics) if given.metrics else None,
-    )
+    metrics = tuple(Endpoint(address) for address in given.metrics)
+    return Subject(given.target, Tls(*parts) if any(parts) else None, metrics)
 
 
 def _show(found: Report) -> None:

@@ -96,12 +96,9 @@ class Asker:
     # Live: the returned number of rounds is over, the others are not asked.
 
     async def _live(self, dialogue: Dialogue, image: Sent) -> int:
-        first, now = dialogue.row, self.clock()
-        self.record.sent(first, dialogue.start, now, dialogue.start)
-        try:
-            session = await self._patiently(lambda: self.client.open(image, timeout=self.scenario.calls.timeout))
-        except MediRoundError as error:
-            self.record.end(first, self.clock(), outcome_of(error))
+        self.record.sent(dialogue.row, dialogue.start, self.clock(), dialogue.start)
+        session = await self._opened(dialogue, image)
+        if session is None:
             return 1
         async with session:
             return await self._rounds(dialogue, session)
@@ -118,9 +115,9 @@ class Asker:
             try:
                 await self._round(dialogue, number, session, progress)
             except MediRoundError as error:
-                hurried = asked.deadline is not None and isinstance(error, DeadlineExceeded)
-                self.record.end(row, self.clock(), Outcome.HURRIED if hurried else outcome_of(error))
-                if not hurried:
+                outcome = _outcome(asked, error)
+                self.record.end(row, self.clock(), outcome)
+                if outcome is not Outcome.HURRIED:
                     return number + 1
                 progress.indices.append(None)
             except TimeoutError:
@@ -132,9 +129,8 @@ class Asker:
     async def _round(self, dialogue: Dialogue, number: int, session: AsyncSession, progress: _Progress) -> None:
         """Raises TimeoutError when it was given up as planned."""
         asked = dialogue.rounds[number]
-        timeout = self.scenario.calls.timeout if asked.deadline is None else asked.deadline
 
-        def call() -> Awaitable[RoundResult]:
+        def call(timeout: float) -> Awaitable[RoundResult]:
             return session.ask(
                 asked.question,
                 refer_to=progress.refer_to(asked.refer_to),
@@ -144,38 +140,42 @@ class Asker:
             )
 
         async with asyncio.timeout(asked.cancel_after):
-            result = await self._patiently(call)
+            result = await self._patiently(call, asked.deadline)
         self.record.answer(dialogue.row + number, self.clock(), result)
         progress.indices.append(None if result.mask is None else result.index)
 
     # Known in advance: one call, whose rounds are all due at the dialogue's start.
 
     async def _known(self, dialogue: Dialogue, image: Sent) -> int:
-        now, asked = self.clock(), dialogue.rounds[0]
+        now, ending = self.clock(), dialogue.rounds[0]
         for row in range(dialogue.row, dialogue.row + len(dialogue.rounds)):
             self.record.sent(row, dialogue.start, now, dialogue.start)
         progress = _Progress()
+        session = await self._opened(dialogue, image)
+        if session is None:
+            return 1
+
+        def call(timeout: float) -> Awaitable[None]:
+            return self._stream(dialogue, session, progress, timeout)
+
         try:
-            session = await self._patiently(lambda: self.client.open(image, timeout=self.scenario.calls.timeout))
-            async with session, asyncio.timeout(asked.cancel_after):
-                await self._patiently(lambda: self._stream(dialogue, session, progress), lambda: progress.answered)
+            async with session, asyncio.timeout(ending.cancel_after):
+                await self._patiently(call, ending.deadline, lambda: progress.answered)
         except TimeoutError:
             self._rest(dialogue, Outcome.CANCELLED)
         except MediRoundError as error:
-            if asked.deadline is not None and isinstance(error, DeadlineExceeded):
-                self._rest(dialogue, Outcome.HURRIED)
-            else:
-                self.record.end(dialogue.row + progress.answered, self.clock(), outcome_of(error))
+            outcome = _outcome(ending, error)
+            if outcome is not Outcome.HURRIED:
+                self.record.end(dialogue.row + progress.answered, self.clock(), outcome)
                 return progress.answered + 1
+            self._rest(dialogue, outcome)
         return len(dialogue.rounds)
 
-    async def _stream(self, dialogue: Dialogue, session: AsyncSession, progress: _Progress) -> None:
-        deadline = dialogue.rounds[0].deadline
-        timeout = self.scenario.calls.timeout if deadline is None else deadline
+    async def _stream(self, dialogue: Dialogue, session: AsyncSession, progress: _Progress, within: float) -> None:
         results = session.segment(
             self._questions(dialogue.rounds),
             priority="batch" if dialogue.batch else "interactive",
-            timeout=timeout,
+            timeout=within,
         )
         async with aclosing(results):
             async for result in results:
@@ -188,22 +188,42 @@ class Asker:
 
     # Of every call.
 
-    async def _patiently(self, call: Callable[[], Awaitable[Got]], begun: Callable[[], int] = lambda: 0) -> Got:
-        """The call's result, after as many attempts as the scenario allows while nothing was ``begun``."""
+    async def _opened(self, dialogue: Dialogue, image: Sent) -> AsyncSession | None:
+        """None: it failed, and the first round with it. No deadline of a round holds here."""
+        try:
+            return await self._patiently(lambda timeout: self.client.open(image, timeout=timeout))
+        except MediRoundError as error:
+            self.record.end(dialogue.row, self.clock(), outcome_of(error))
+            return None
+
+    async def _patiently(
+        self,
+        call: Callable[[float], Awaitable[Got]],
+        within: float | None = None,
+        begun: Callable[[], int] = lambda: 0,
+    ) -> Got:
+        """The result of ``call``, which is given its timeout, after as many attempts as the scenario allows.
+
+        ``within``: seconds for all attempts and the waits between; None: each may take the ordinary timeout.
+        ``begun``: above 0 when it is not to be tried again.
+        """
         calls = self.scenario.calls
+        ends = None if within is None else self.clock() + within
         for attempt in range(1, calls.attempts + 1):
             try:
-                got = await call()
+                got = await call(calls.timeout if ends is None else max(0.0, ends - self.clock()))
             except (ResourceExhausted, Unavailable) as busy:
                 self.record.told_to_retry += 1
                 if isinstance(busy, Unavailable):
                     self.contact.lost(self.clock())
                 else:
                     self.contact.made()
-                if calls.retry == "count" or attempt == calls.attempts or begun():
+                wait = min(busy.retry_after, LONGEST_WAIT)
+                in_vain = ends is not None and self.clock() + wait >= ends
+                if calls.retry == "count" or attempt == calls.attempts or begun() or in_vain:
                     raise
                 self.record.retried += 1
-                await asyncio.sleep(min(busy.retry_after, LONGEST_WAIT))
+                await asyncio.sleep(wait)
             else:
                 self.contact.made()
                 return got
@@ -211,3 +231,10 @@ class Asker:
 
     async def _until(self, due: float) -> None:
         await asyncio.sleep(max(0.0, due - self.clock()))
+
+
+def _outcome(asked: Asked, error: MediRoundError) -> Outcome:
+    """A hurried round is given up as planned when its deadline passed, or the server said that it would."""
+    if asked.deadline is not None and isinstance(error, (DeadlineExceeded, ResourceExhausted)):
+        return Outcome.HURRIED
+    return outcome_of(error)

@@ -7,7 +7,8 @@ by nearest rank.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -172,21 +173,34 @@ def _p99(seconds: F64) -> float:
     return float(np.quantile(seconds, 0.99, method="inverted_cdf")) if len(seconds) else 0.0
 
 
-def server(observed: Observed) -> ServerFigures:
-    hits, misses = observed.grown(_HITS, "cache"), observed.grown(_MISSES, "cache")
-    sums, counts = observed.grown(f"{_STAGE}_sum", "stage"), observed.grown(f"{_STAGE}_count", "stage")
-    tokens, cpu = observed.grown(_TOKENS, "source"), observed.grown(CPU)
-    exposed = {name for name, _ in observed.after}
+def server(observed: Sequence[Observed]) -> ServerFigures:
+    """What all addresses tell together. The highest values are added too, though each may be of another moment."""
+
+    def grown(name: str, label: str | None = None) -> dict[str, float]:
+        return _added([each.grown(name, label) for each in observed])
+
+    hits, misses = grown(_HITS, "cache"), grown(_MISSES, "cache")
+    sums, counts = grown(f"{_STAGE}_sum", "stage"), grown(f"{_STAGE}_count", "stage")
+    tokens, cpu = grown(_TOKENS, "source"), grown(CPU)
+    exposed = {name for each in observed for name, _ in each.after}
     wanted = (_HITS, _MISSES, _TOKENS, _SHED, f"{_STAGE}_sum", MEMORY)
     return ServerFigures(
-        scrapes=observed.scrapes,
-        scrapes_failed=observed.failed,
+        scrapes=sum(each.scrapes for each in observed),
+        scrapes_failed=sum(each.failed for each in observed),
         caches=tuple(CacheFigures(name=n, hits=hits[n], misses=misses.get(n, 0.0)) for n in sorted(hits)),
         cached_tokens=tokens.get("cached", 0.0),
         computed_tokens=tokens.get("computed", 0.0),
-        shed={reason: count for reason, count in observed.grown(_SHED, "reason").items() if count},
+        shed={reason: count for reason, count in grown(_SHED, "reason").items() if count},
         stages={stage: sums[stage] / count for stage, count in counts.items() if count and stage in sums},
-        peaks=dict(sorted(observed.peaks.items())),
+        peaks=dict(sorted(_added([each.peaks for each in observed]).items())),
         cpu_seconds=cpu.get(""),
         missing=tuple(name for name in wanted if name not in exposed),
     )
+
+
+def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    totals: defaultdict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            totals[name] += value
+    return dict(totals)

@@ -36,6 +36,34 @@ class Found:
     """A run was invalid: the load test, not the server, set the limit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Of the run beyond the knee, as shares of what the knee has."""
+
+    goodput: float = 0.8
+    """At least."""
+    memory: float = 1.5
+    """At most: the server's peak resident memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """The run at a multiple of the knee, and its shares of what the knee has."""
+
+    step: Step
+    goodput: float | None
+    memory: float | None
+    """None where the server's metrics do not tell."""
+
+
+def beyond(knee: Step, step: Step) -> Beyond:
+    return Beyond(step, _share(step.goodput, knee.goodput), _share(step.peak_bytes, knee.peak_bytes))
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
 async def search(measure: Measure, how: Search) -> Found:
     """Try rates until the knee is known well enough, or the load test itself is at its limit."""
     steps: list[Step] = []
@@ -73,8 +101,11 @@ def _broken(steps: Sequence[Step]) -> Step | None:
     return min((s for s in steps if s.result == "missed"), key=lambda step: step.rate, default=None)
 
 
-def verdict(found: Found, overload: Step | None, goodput_share: float | None, least_share: float) -> Verdict:
-    """Whether there is a knee, and whether the server holds its goodput beyond it."""
+def verdict(found: Found, overload: Beyond | None, wanted: Wanted, *, metrics: bool) -> Verdict:
+    """Whether there is a knee, and whether beyond it the server holds its goodput and its memory is bounded.
+
+    ``metrics``: whether the server's were asked for.
+    """
     knee = found.knee
     checks = [
         Check(
@@ -84,16 +115,32 @@ def verdict(found: Found, overload: Step | None, goodput_share: float | None, le
             met=knee is not None and found.broken is not None,
         )
     ]
-    if goodput_share is not None:
-        wanted = f">= {least_share:.0%} of the knee's"
-        met = goodput_share >= least_share
-        checks.append(Check(what="goodput under overload", wanted=wanted, found=f"{goodput_share:.0%}", met=met))
+    if overload and overload.goodput is not None:
+        checks.append(
+            Check(
+                what="goodput under overload",
+                wanted=f">= {wanted.goodput:.0%} of the knee's",
+                found=f"{overload.goodput:.0%}",
+                met=overload.goodput >= wanted.goodput,
+            )
+        )
+    if overload:
+        checks.append(_memory(overload.memory, wanted.memory, metrics=metrics))
     reasons = []
-    if found.limited or (overload and overload.result == "invalid"):
+    if found.limited or (overload and overload.step.result == "invalid"):
         reasons.append("a run was invalid: the load test's own machine set the limit; see its report")
     if knee and not found.broken and not found.limited:
         reasons.append("the objective was met at the highest rate allowed: raise --most")
-    met = all(check.met for check in checks)
+    met = all(check.met is not False for check in checks)
     return Verdict(
         result="invalid" if reasons else "met" if met else "missed", checks=tuple(checks), reasons=tuple(reasons)
     )
+
+
+def _memory(share: float | None, most: float, *, metrics: bool) -> Check:
+    what, wanted = "peak memory under overload", f"<= {most:.0%} of the knee's"
+    if not metrics:
+        return Check(what=what, wanted=wanted, found="not looked at: no --metrics", met=None)
+    if share is None:
+        return Check(what=what, wanted=wanted, found="the metrics did not tell it", met=False)
+    return Check(what=what, wanted=wanted, found=f"{share:.0%}", met=share <= most)

@@ -33,7 +33,7 @@ class Outcome(IntEnum):
     CANCELLED = 2
     """As planned."""
     HURRIED = 3
-    """Its short deadline passed, as planned."""
+    """As planned: its short deadline passed, or the server refused to begin within it."""
     EXHAUSTED = 4
     """RESOURCE_EXHAUSTED, after the last attempt."""
     UNAVAILABLE = 5

@@ -96,7 +96,7 @@ class ServerFigures(Form):
     stages: dict[str, Value]
     """Mean seconds of each stage that took place."""
     peaks: dict[str, Value]
-    """Highest values of gauges, read once a second."""
+    """Highest values of gauges, read once a second; of several addresses the sum of each one's highest."""
     cpu_seconds: Value | None
     missing: tuple[str, ...]
     """Metrics that a report shows and that the server does not expose."""
@@ -130,7 +130,8 @@ class Check(Form):
     what: str
     wanted: str
     found: str
-    met: bool
+    met: bool | None
+    """None: not looked at."""
 
 
 class Verdict(Form):
@@ -227,6 +228,10 @@ class KneeReport(Form):
     goodput_share: Value | None
     """The overload run's goodput by the knee's."""
     least_share: Value
+    memory_share: Value | None = None
+    """The overload run's peak resident memory by the knee's; None where the server's metrics do not tell."""
+    most_memory: Value | None = None
+    """That it may be; None: a report from before it was looked at."""
     verdict: Verdict
 
 

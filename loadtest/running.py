@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from loadtest.plan import Plan
 from loadtest.recording import Outcome, Recording
 from loadtest.report import Report, RoundFigures, Target
 from loadtest.scenario import Scenario, ScenarioError
-from loadtest.scraping import Endpoint, Observed, ScrapeError, observe
+from loadtest.scraping import Endpoint, Observed, ScrapeError, observe, read_into
 from loadtest.verdict import judged
 from mediround import AsyncClient, MediRoundError, ServerDescription, Tls
 
@@ -43,7 +43,8 @@ class Subject:
 
     address: str
     tls: Tls | None = None
-    metrics: Endpoint | None = None
+    metrics: tuple[Endpoint, ...] = ()
+    """Of each of its processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +106,11 @@ def _suits(described: ServerDescription, scenario: Scenario) -> None:
         raise RunError(f"dialogues.answers: the server does not answer in mode {asked.answers}")
 
 
-async def _readable(metrics: Endpoint | None) -> None:
-    if metrics:
-        try:
-            await metrics.read()
-        except ScrapeError as error:
-            raise RunError(f"--metrics: {error}") from error
+async def _readable(metrics: Sequence[Endpoint]) -> None:
+    try:
+        await asyncio.gather(*(endpoint.read() for endpoint in metrics))
+    except ScrapeError as error:
+        raise RunError(f"--metrics: {error}") from error
 
 
 def _now() -> str:
@@ -123,27 +123,22 @@ def _maker(scenario: Scenario, seed: int, pictures: list[U8]) -> ImageMaker:
 
 @asynccontextmanager
 async def _observing(
-    metrics: Endpoint | None, scenario: Scenario, clock: Callable[[], float]
-) -> AsyncIterator[Observed | None]:
-    """Reads metrics beside the block, and once more when it is over."""
-    if metrics is None:
-        yield None
-        return
-    observed = Observed()
-    reading = asyncio.create_task(observe(metrics, observed, scenario.arrivals.begins, clock))
+    metrics: Sequence[Endpoint], scenario: Scenario, clock: Callable[[], float]
+) -> AsyncIterator[Sequence[Observed]]:
+    """Reads metrics beside the block, and once more when it is over; one of them does not wait for another."""
+    each = [(endpoint, Observed()) for endpoint in metrics]
+    begins = scenario.arrivals.begins
+    reading = [asyncio.create_task(observe(endpoint, into, begins, clock)) for endpoint, into in each]
     try:
-        yield observed
+        yield [observed for _, observed in each]
     finally:
-        reading.cancel()
-        await asyncio.wait([reading])
-    try:
-        observed.after = await metrics.read()
-        observed.add(observed.after)
-    except ScrapeError:
-        observed.failed += 1
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+    await asyncio.gather(*(read_into(endpoint, observed) for endpoint, observed in each))
 
 
-def _report(begun: _Begun, record: Recording, driven: Driven, observed: Observed | None) -> Report:
+def _report(begun: _Begun, record: Recording, driven: Driven, observed: Sequence[Observed]) -> Report:
     scenario = begun.scenario
     rows = record.measured(scenario.arrivals.begins, scenario.arrivals.ends)
     if not len(rows):

@@ -135,7 +135,7 @@ class Calls(Section):
     sent, if they are not answered by then."""
     cancel_after: SomeSeconds = 0.1
     deadline_share: Share = 0.0
-    """The same with a deadline of ``deadline`` seconds, of which the server is told."""
+    """The same with a deadline of ``deadline`` seconds for all attempts, of which the server is told."""
     deadline: SomeSeconds = 0.1
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ class ScrapeError(Exception):
 
 
 class Endpoint:
-    """One server's metrics."""
+    """The metrics of one process."""
 
     def __init__(self, address: str) -> None:
         """``address``: HOST:PORT, or a URL. Raises ScrapeError for anything else."""
@@ -83,12 +83,12 @@ def sample(text: str, *, open_metrics: bool) -> Sample:
 
 @dataclass(slots=True)
 class Observed:
-    """What was read during a run."""
+    """What was read at one address during a run."""
 
     before: Sample = field(default_factory=dict)
-    """When the time measured began."""
+    """When the time measured began; where that read failed, the one after."""
     after: Sample = field(default_factory=dict)
-    """When the last round of it was over."""
+    """When the last round of it was over; where that read failed, the one before."""
     peaks: dict[str, float] = field(default_factory=dict)
     scrapes: int = 0
     failed: int = 0
@@ -104,6 +104,7 @@ class Observed:
 
     def add(self, read: Sample) -> None:
         self.scrapes += 1
+        self.before, self.after = self.before or read, read
         sums: defaultdict[str, float] = defaultdict(float)
         for (name, _), value in read.items():
             if name in PEAKS:
@@ -116,12 +117,18 @@ async def observe(endpoint: Endpoint, observed: Observed, begins: float, clock: 
     """Read every second until cancelled."""
     while True:
         began = clock()
-        try:
-            read = await endpoint.read()
-        except ScrapeError:
-            observed.failed += 1
-        else:
-            observed.add(read)
-            if began <= begins or not observed.before:
-                observed.before = read
+        read = await read_into(endpoint, observed)
+        if read is not None and began <= begins:
+            observed.before = read
         await asyncio.sleep(INTERVAL)
+
+
+async def read_into(endpoint: Endpoint, observed: Observed) -> Sample | None:
+    """None: it cannot be read, which is counted."""
+    try:
+        read = await endpoint.read()
+    except ScrapeError:
+        observed.failed += 1
+        return None
+    observed.add(read)
+    return read

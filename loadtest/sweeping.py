@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtest.knee import Found, Search, search, verdict
+from loadtest.knee import Beyond, Found, Search, Wanted, beyond, search, verdict
 from loadtest.publishing import publish
 from loadtest.report import KneeReport, Report, Step, writable
 from loadtest.running import Progress, Subject, exhausted, run
@@ -52,21 +52,20 @@ class Sweep:
         self.told(step)
         return step
 
-    async def knee(self, how: Search, overload_factor: float, least_share: float) -> KneeReport:
+    async def knee(self, how: Search, overload_factor: float, wanted: Wanted) -> KneeReport:
         """Search the knee, then go beyond it.
 
         Raises:
             RunError, ScenarioError, ReportError: as a run does.
         """
         found = await search(self.measure, how)
-        overload = await self.measure(found.knee.rate * overload_factor) if found.knee else None
-        return self._report(found, overload, overload_factor, least_share)
+        knee = found.knee
+        overload = beyond(knee, await self.measure(knee.rate * overload_factor)) if knee else None
+        return self._report(found, overload, overload_factor, wanted)
 
-    def _report(self, found: Found, overload: Step | None, factor: float, least_share: float) -> KneeReport:
+    def _report(self, found: Found, overload: Beyond | None, factor: float, wanted: Wanted) -> KneeReport:
         last = self._last
         assert last is not None  # noqa: S101  # a search makes at least one run
-        knee = found.knee
-        share = overload.goodput / knee.goodput if overload and knee and knee.goodput else None
         return KneeReport(
             scenario=self.scenario,
             scenario_digest=self.scenario.digest,
@@ -75,13 +74,15 @@ class Sweep:
             started=last.started,
             machine=last.machine,
             steps=found.steps,
-            knee=knee,
+            knee=found.knee,
             broken=found.broken,
-            overload=overload,
+            overload=overload.step if overload else None,
             overload_factor=factor,
-            goodput_share=share,
-            least_share=least_share,
-            verdict=verdict(found, overload, share, least_share),
+            goodput_share=overload.goodput if overload else None,
+            least_share=wanted.goodput,
+            memory_share=overload.memory if overload else None,
+            most_memory=wanted.memory,
+            verdict=verdict(found, overload, wanted, metrics=bool(self.subject.metrics)),
         )
 
 

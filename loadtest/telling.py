@@ -34,7 +34,8 @@ def notes(report: Report) -> list[str]:
 
 
 def checks(verdict: Verdict) -> Table:
-    rows = [[c.what, c.wanted, c.found, "yes" if c.met else "NO"] for c in verdict.checks]
+    words = {True: "yes", False: "NO", None: "-"}
+    rows = [[c.what, c.wanted, c.found, words[c.met]] for c in verdict.checks]
     return Table(["objective", "wanted", "found", "met"], rows)
 
 
@@ -138,6 +139,9 @@ def knee_notes(report: KneeReport) -> list[str]:
             f"At {report.overload_factor:g} times the knee: goodput {report.goodput_share:.0%} of the knee's "
             f"(wanted {report.least_share:.0%})."
         )
+    if report.memory_share is not None:
+        allowed = f" (allowed {report.most_memory:.0%})" if report.most_memory is not None else ""
+        told.append(f"Peak memory of the server there: {report.memory_share:.0%} of the knee's{allowed}.")
     return [*told, *report.verdict.reasons]
 
 

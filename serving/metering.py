@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from serving import telemetry as t
 from serving.domain import RoundResult
 from serving.errors import Shed
+from serving.observer import Terms
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -32,6 +33,7 @@ class Meter:
         self._dialogue_rounds = self._histogram(t.DIALOGUE_ROUNDS)
         self._dialogue_waves = self._histogram(t.DIALOGUE_WAVES)
         self._batch_masks, self._score = self._histogram(t.BATCH_MASKS), self._histogram(t.SCORE)
+        self._correctable = self._counter(t.CORRECTABLE)
         self._corrected, self._near = self._counter(t.CORRECTED), self._counter(t.NEAR_THRESHOLD)
         self._empty, self._no_mask = self._counter(t.EMPTY), self._counter(t.NO_MASK)
 
@@ -40,9 +42,10 @@ class Meter:
             self._stage_seconds.labels("pixels").observe(pixels)
         self._stage_seconds.labels("preprocess").observe(preprocess)
 
-    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
-        cache = results[0].cache
+    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
+        cache, priority = results[0].cache, terms.priority.name.lower()
         self._passes.inc()
+        self._correctable.inc(terms.correctable)
         self._tokens.labels("cached").inc(cache.cached_tokens)
         self._tokens.labels("computed").inc(cache.prompt_tokens - cache.cached_tokens)
         masks = sum(result.segmentation is not None for result in results)
@@ -50,8 +53,8 @@ class Meter:
         if masks:
             self._batch_masks.observe(masks)
         for result in results:
-            self._round_seconds.labels(t.index_label(result.index)).observe(result.timings.total)
-            self._outcome(result, threshold)
+            self._round_seconds.labels(t.index_label(result.index), priority).observe(result.timings.total)
+            self._outcome(result, terms.threshold)
 
     def dialogue(self, rounds: int, waves: int) -> None:
         self._dialogue_rounds.observe(rounds)

@@ -6,10 +6,21 @@ Knows the events, each told once, by whoever knows first. Does not know who list
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from serving.domain import RoundResult
+from serving.domain import Priority, RoundResult
 from serving.errors import Shed
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which a wave was asked."""
+
+    threshold: float
+    priority: Priority
+    correctable: int
+    """Masks that the policy lets be corrected."""
 
 
 class Observer(Protocol):
@@ -18,14 +29,15 @@ class Observer(Protocol):
     def opened(self, pixels: float | None, preprocess: float) -> None:
         """A session was opened: its image decoded (None: it was held) and brought to the model's sizes."""
 
-    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
-        """One language pass and its masks are done; ``results`` share their timings. ``threshold`` was asked."""
+    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
+        """One language pass and its masks are done; ``results`` share their timings."""
 
     def dialogue(self, rounds: int, waves: int) -> None:
         """A dialogue known in advance was answered whole."""
 
     def rounds(self, indices: Sequence[int | None], code: str) -> None:
-        """Rounds ended with a gRPC status. An index counts from 0; None where the session was not looked at."""
+        """Rounds ended with a gRPC status. An index counts from 0; None where the
+        request failed before its first round was answered."""
 
     def call(self, method: str, code: str, shed: Shed | None) -> None:
         """A call of the public contract ended; ``shed`` with RESOURCE_EXHAUSTED, the limit that it reached."""
@@ -37,7 +49,7 @@ class Unobserved:
     def opened(self, pixels: float | None, preprocess: float) -> None:
         """Not listened to."""
 
-    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
+    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
         """Not listened to."""
 
     def dialogue(self, rounds: int, waves: int) -> None:
@@ -61,10 +73,10 @@ class Observers:
         for listener in self._listeners:
             listener.opened(pixels, preprocess)
 
-    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:
+    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
         """See ``Observer``."""
         for listener in self._listeners:
-            listener.wave(results, threshold)
+            listener.wave(results, terms)
 
     def dialogue(self, rounds: int, waves: int) -> None:
         """See ``Observer``."""

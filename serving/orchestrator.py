@@ -46,7 +46,7 @@ from serving.domain import (
 )
 from serving.errors import InvalidInput, PreconditionFailed
 from serving.geometry import Geometry
-from serving.observer import Observer
+from serving.observer import Observer, Terms
 from serving.ports import (
     EmbeddingLease,
     EmbeddingStore,
@@ -161,7 +161,8 @@ class Orchestrator:
                     timings.prepare = perf_counter() - began
                     session, results = await self._wave(session, asked, embedding, timings, number)
                     timings.total = timings.queue + perf_counter() - began
-                    self.observer.wave(results, correction.threshold)
+                    terms = Terms(correction.threshold, priority, wave.correctable(asked, results))
+                    self.observer.wave(results, terms)
                     for result in results:
                         yield result
 

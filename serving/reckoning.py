@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import exp
 
 from serving.domain import RoundResult
-from serving.observer import Unobserved
+from serving.observer import Terms, Unobserved
 from serving.ports import Work
 
 _FALL, _RISE = 0.5, 0.02
@@ -51,7 +51,7 @@ class Expectations(Unobserved):
         )
         return max(sum(parts), 1e-3)
 
-    def wave(self, results: Sequence[RoundResult], threshold: float) -> None:  # noqa: ARG002  # Observer's
+    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:  # noqa: ARG002  # Observer's
         """Learn. See ``Observer``."""
         timings = results[0].timings
         masks = sum(result.segmentation is not None for result in results)

@@ -161,7 +161,7 @@ def _masks(span: _Span) -> dict[str, float | None]:
     return {
         "count": masks,
         "mean_score": _share(span.risen(t.SCORE, "_sum"), scored),
-        "corrected": _share(span.risen(t.CORRECTED), scored),
+        "corrected": _share(span.risen(t.CORRECTED), span.risen(t.CORRECTABLE)),
         "near_threshold": _share(span.risen(t.NEAR_THRESHOLD), scored),
         "empty": _share(span.risen(t.EMPTY), masks),
         "without_mask": _share(span.risen(t.NO_MASK), answers),

@@ -69,15 +69,19 @@ def code_of(error: BaseException) -> str:
         left = deadline.remaining()
         late = left is not None and left < _TRANSIT_SECONDS
         return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
-    return _CODES.get(type(error), grpc.StatusCode.INTERNAL).name
+    return (_known(error) or grpc.StatusCode.INTERNAL).name
 
 
 def refusal(error: Exception, method: str) -> Refusal:
     """The status of an error. One that is ours to mend is logged with an id, which is all that the caller sees."""
-    code = _CODES.get(type(error))
+    code = _known(error)
     if code is None:
         return _internal(error, method)
     return Refusal(code, str(error), _details(error))
+
+
+def _known(error: BaseException) -> grpc.StatusCode | None:
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
 
 
 def _details(error: Exception) -> tuple[Message, ...]:

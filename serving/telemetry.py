@@ -49,7 +49,7 @@ METHODS = ("OpenSession", "AskRound", "SegmentDialogue", "CloseSession", "Descri
 INDICES = ("1", "2", "3", "4", "5", "6+")
 """Of a round in its session, from 1."""
 UNKNOWN_INDEX = "unknown"
-"""Of a round that was refused before its session was looked at."""
+"""Of a round whose request failed before its first round was answered."""
 PRIORITIES = ("interactive", "batch")
 OPENING_STAGES = ("pixels", "preprocess")
 ROUND_STAGES = ("queue", "prepare", "encode", "language", "decode", "postprocess")
@@ -80,7 +80,7 @@ ROUND_SECONDS = Metric(
     "mediround_round_seconds",
     Kind.HISTOGRAM,
     "From a round's arrival, or the end of the wave before, to its mask; answered rounds alone.",
-    {"index": INDICES},
+    {"index": INDICES, "priority": PRIORITIES},
     "seconds",
     SECONDS,
 )
@@ -228,6 +228,12 @@ BATCH_MASKS = Metric(
     buckets=COUNTS,
 )
 SCORE = Metric("mediround_judge_score", Kind.HISTOGRAM, "The judge's scores, before correction.", buckets=SCORES)
+CORRECTABLE = Metric(
+    "mediround_correctable_masks",
+    Kind.COUNTER,
+    "Masks that their request's policy let be corrected.",
+    unit="masks",
+)
 CORRECTED = Metric("mediround_corrected_masks", Kind.COUNTER, "Masks whose feature was corrected.", unit="masks")
 NEAR_THRESHOLD = Metric(
     "mediround_near_threshold_masks",

@@ -20,6 +20,7 @@ from serving.domain import (
     Question,
     Reference,
     Round,
+    RoundResult,
     SegFeature,
     Segmentation,
     Session,
@@ -137,3 +138,9 @@ def _read(session: Session, turns: Sequence[Turn], form: PromptForm) -> tuple[li
 
 def _segmentation(feature: SegFeature, mask: Mask, score: float, corrected: bool) -> Segmentation:
     return Segmentation(mask, None if np.isnan(score) else score, corrected, feature.log_probability)
+
+
+def correctable(asked: Sequence[Asked], results: Sequence[RoundResult]) -> int:
+    """How many masks the policy lets be corrected."""
+    pairs = zip(asked, results, strict=True)
+    return sum(a.threshold != NO_CORRECTION and r.segmentation is not None for a, r in pairs)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from serving import deadline
 from serving.domain import F32
 from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
@@ -189,6 +190,7 @@ class MemoryEmbeddings:
 
     async def _fill(self, key: str, held: _Held, fill: Fill) -> None:
         lost = False
+        deadline.allow(None)  # whoever waits has one of its own; the last to give up ends the fill
         try:
             await fill(_Lease(key, False, held.values, held.slot))
             held.values.flags.writeable = False

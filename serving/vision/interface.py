@@ -1,11 +1,15 @@
-"""The tensors of the vision half's two graphs, as a manifest gives them: whoever runs them, they are these.
+"""The tensors of the vision half's two graphs, as a manifest gives them: whoever runs them, they are these, and
+finite.
 
 Knows names, types and shapes. Does not know what runs the graphs.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from serving.bundle import ImageSpec
+from serving.domain import F32
 from serving.graph import Interface, TensorSpec
 
 
@@ -35,3 +39,8 @@ def decoder_interface(image: ImageSpec, feature: int) -> Interface:
             TensorSpec("features", "float32", (None, None, feature)),
         ),
     )
+
+
+def finite(embedding: F32) -> bool:
+    """Whether every value is: then alone their sum is, which takes a tenth of the time of looking at each."""
+    return bool(np.isfinite(embedding.sum(dtype=np.float32)))

@@ -81,8 +81,9 @@ class OpenVinoEncoder:
         if not (out.flags.c_contiguous and out.flags.writeable):
             raise EngineFault(f"{self._name}: the output's place is not writable in one piece")
         try:
-            for name, value in feeds.items():
-                self._request.set_tensor(name, self._tensor(np.ascontiguousarray(value), shared_memory=True))
+            whole = {name: np.ascontiguousarray(value) for name, value in feeds.items()}  # kept until the end
+            for name, value in whole.items():
+                self._request.set_tensor(name, self._tensor(value, shared_memory=True))
             self._request.set_tensor(self._output, self._tensor(out, shared_memory=True))
             self._request.start_async()
             while not self._request.wait_for(LOOK_MS):

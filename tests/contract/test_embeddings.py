@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import numpy as np
 import pytest
 
+from serving import deadline
 from serving.errors import EngineFault, Exhausted
 from serving.ports import EmbeddingLease, EmbeddingStore
 from serving.slab import Slab
@@ -105,6 +106,20 @@ async def test_simultaneous_misses_fill_once(store: EmbeddingStore, encoder: Enc
     assert encoder.begun == [0]
     assert [lease.hit for lease in leases] == [False] + [True] * 7
     assert all((lease.values == 0).all() for lease in leases)
+
+
+async def test_a_fill_outlasts_the_deadline_of_who_asked_first(store: EmbeddingStore) -> None:
+    """It is for all who wait."""
+    left: list[float | None] = []
+
+    async def fill(lease: EmbeddingLease) -> None:
+        left.append(deadline.remaining())
+        lease.values[...] = 1
+
+    deadline.allow(5.0)
+    await store.acquire("a", fill)
+    assert left == [None]
+    assert deadline.remaining() is not None
 
 
 async def test_different_keys_fill_side_by_side(store: EmbeddingStore, encoder: Encoder) -> None:

@@ -23,6 +23,8 @@ MASK = rle.encode(np.ones((SIDE, SIDE), np.bool_))
 class ScriptedServer(SegmentationServiceServicer):
     delay: float = 0.0
     """Of every round, seconds."""
+    open_delay: float = 0.0
+    """Of every opening."""
     stall_at: int = -1
     """Number of the round, counted over all sessions, at whose arrival everything stands still ..."""
     stall: float = 0.0
@@ -57,6 +59,7 @@ class ScriptedServer(SegmentationServiceServicer):
         async for request in request_iterator:
             if request.WhichOneof("part") == "header":
                 self.headers.append(request.header.content_sha256)
+        await asyncio.sleep(self.open_delay)
         self.opened += 1
         self._rounds[str(self.opened)] = 0
         return pb.OpenSessionResponse(session_id=str(self.opened), height=SIDE, width=SIDE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mediround.v1 import segmentation_pb2 as pb
 from tests.loadtest.conftest import Against, scenario
 from tests.loadtest.scripted import ScriptedServer
@@ -37,6 +39,55 @@ async def test_cancelled_and_hurried_rounds_are_given_up_and_neither_answered_no
     assert set(ran.report.outcomes) == {"cancelled", "hurried"}
     assert ran.report.overall.given_up == 20
     assert server.here == 0  # the server was told
+
+
+HURRIED = {"deadline_share": 1.0, "deadline": 0.3}
+both_modes = pytest.mark.parametrize("mode", ["live", "known"])
+
+
+@both_modes
+@pytest.mark.parametrize(("retry", "attempts"), [("honour", 4), ("count", 1)])
+async def test_a_hurried_round_that_is_refused_to_the_end_is_given_up_and_the_dialogue_goes_on(
+    against: Against, mode: str, retry: str, attempts: int
+) -> None:
+    server = ScriptedServer(refuse=1000, retry_after=0.01)
+    talk = {"mode": mode, "rounds": (3, 3), "think": 0.0}
+    ran = await against(server, scenario(rate=1, dialogues=talk, calls=HURRIED | {"retry": retry}))
+    assert ran.report.outcomes == {"hurried": 3}
+    assert server.arrived == attempts * (3 if mode == "live" else 1)
+
+
+@both_modes
+async def test_a_hurried_round_has_one_deadline_for_all_its_attempts(against: Against, mode: str) -> None:
+    server = ScriptedServer(refuse=1, retry_after=0.2, delay=0.2)
+    ran = await against(server, scenario(rate=1, dialogues={"mode": mode}, calls=HURRIED))
+    assert ran.report.outcomes == {"hurried": 1}
+    assert ran.report.retried == 1
+
+
+@both_modes
+async def test_a_hurried_round_is_not_sent_again_after_its_deadline(against: Against, mode: str) -> None:
+    server = ScriptedServer(refuse=1, retry_after=1.0)
+    ran = await against(server, scenario(rate=1, dialogues={"mode": mode}, calls=HURRIED))
+    assert ran.report.outcomes == {"hurried": 1}
+    assert (ran.report.told_to_retry, ran.report.retried, server.arrived) == (1, 0, 1)
+
+
+@both_modes
+async def test_a_hurried_round_that_comes_back_in_time_is_answered(against: Against, mode: str) -> None:
+    calls = HURRIED | {"deadline": 5.0}
+    server = ScriptedServer(refuse=1, retry_after=0.01)
+    ran = await against(server, scenario(rate=1, dialogues={"mode": mode}, calls=calls))
+    assert ran.report.outcomes == {"answered": 1}
+    assert server.arrived == 2
+
+
+@both_modes
+async def test_an_opening_that_times_out_is_no_hurried_round(against: Against, mode: str) -> None:
+    talk = {"mode": mode, "rounds": (3, 3), "think": 0.0}
+    asked = scenario(rate=1, dialogues=talk, calls=HURRIED | {"timeout": 0.2})
+    ran = await against(ScriptedServer(open_delay=1.0), asked)
+    assert ran.report.outcomes == {"timed_out": 1, "abandoned": 2}
 
 
 async def test_a_dialogue_goes_on_after_a_round_that_was_given_up(against: Against) -> None:

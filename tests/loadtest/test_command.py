@@ -2,89 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.server
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import INVALID, MET, MISSED, NOT_RUN, main
+from loadtest.__main__ import INTERRUPTED, INVALID, MET, MISSED, NOT_RUN, main
 from loadtest.launch import free_port
-from loadtest.report import FILE, PAGE, KneeReport, Report, ReportError, read
-from serving.server import serving
+from loadtest.report import FILE, PAGE, Report, read
+from tests.conftest import REPOSITORY
 from tests.loadtest.scripted import ScriptedServer
-
-SCENARIO = """
-name = "quick"
-[arrivals]
-process = "constant"
-rate = 20.0
-duration = 1.0
-[dialogues]
-rounds = [1, 2]
-think = 0.1
-[images]
-size = [16, 16]
-[objective]
-latency = [{ rounds = "all", share = 0.9, within = 0.5 }]
-[generator]
-late = 5.0
-"""
-EXPOSED = """\
-# TYPE mediround_cache_hits counter
-mediround_cache_hits_total{cache="<b>"} 3.0
-# TYPE process_resident_memory_bytes gauge
-process_resident_memory_bytes 1048576.0
-# EOF
-"""
-
-
-@contextmanager
-def scripted(**how: float) -> Iterator[str]:
-    """The address of a scripted server in a thread of its own."""
-    started, stop, address = threading.Event(), threading.Event(), []
-
-    async def serve() -> None:
-        async with serving(ScriptedServer(**how), drain_seconds=0.2) as server:
-            address.append(server.address)
-            started.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield address[0]
-    finally:
-        stop.set()
-        thread.join()
-
-
-@contextmanager
-def exposing(text: str) -> Iterator[str]:
-    """The address of an HTTP server that answers with ``text``."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/openmetrics-text; version=1.0.0")
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *arguments: object) -> None:
-            """Says nothing."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+from tests.loadtest.threads import EXPOSED, SCENARIO, beside, exposing, scripted
 
 
 @pytest.fixture
@@ -132,6 +65,20 @@ def test_a_run_writes_a_report_that_reads_back_and_a_page_that_loads_nothing(
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert "not for clinical use" in page
+
+
+def test_metrics_of_several_addresses_are_added_and_one_that_fails_is_counted(
+    scenario: Path, tmp_path: Path
+) -> None:
+    reads = iter([EXPOSED.replace("1048576.0", "2097152.0")] * 2)
+    with scripted() as address, exposing(EXPOSED) as one, exposing(lambda: next(reads, "<html>")) as other:
+        arguments = ["--target", address, "--scenario", str(scenario), "--out", str(tmp_path)]
+        assert main(["run", *arguments, "--metrics", one, "--metrics", other]) == MET
+    report = read(tmp_path, Report)
+    assert report.server is not None
+    assert report.server.peaks["process_resident_memory_bytes"] == 3 << 20
+    assert report.server.scrapes_failed >= 1
+    assert report.server.scrapes >= 3
 
 
 def test_a_missed_objective_is_status_1(
@@ -213,28 +160,24 @@ def test_reports_are_compared_and_bad_ones_refused(
     assert main(["compare", fast, str(tmp_path / "none")]) == NOT_RUN
 
 
-def test_the_knee_of_a_server_with_one_slot_is_found_and_its_goodput_beyond_told(
-    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slot of 0.1 s answers 10 rounds a second, however fast the machine; 12 may be there. Of 48 rounds that are
-    due within 3 s at most 43 are answered, which is too few; a slow machine only finds a lower knee.
-    """
-    monkeypatch.setattr("loadtest.sweeping.COOLING", 0.0)
-    text = SCENARIO.replace("[1, 2]", "[1, 1]").replace("duration = 1.0", "duration = 3.0")
-    scenario.write_text(text.replace("within = 0.5", "within = 2.0") + '[calls]\nretry = "count"\n')
-    out = tmp_path / "out"
-    with scripted(delay=0.1, slots=1, capacity=12) as address:
-        arguments = ["--target", address, "--scenario", str(scenario), "--out", str(out)]
-        code = main(["knee", *arguments, "--least", "4", "--precision", "0.5", "--goodput", "0.5"])
-    report = read(out, KneeReport)
-    assert report.knee is not None
-    assert report.broken is not None
-    assert report.knee.rate < 16
-    assert report.overload is not None
-    assert report.overload.rate == report.knee.rate * 3
-    assert report.goodput_share is not None
-    assert code == (MET if report.goodput_share >= 0.5 else MISSED)
-    assert all((out / step.folder / PAGE).is_file() for step in (*report.steps, report.overload))
-    assert (out / PAGE).read_text().count("<svg") == 2
-    with pytest.raises(ReportError):
-        read(out, Report)
+def test_an_interrupted_run_is_status_130_and_writes_no_report(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("duration = 1.0", "duration = 60.0"))
+    server, out = ScriptedServer(), tmp_path / "out"
+    # A child keeps ignoring the signal where this process does, as shells have it for work in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with beside(server) as address:
+            arguments = ["run", "--target", address, "--scenario", str(scenario), "--out", str(out)]
+            command = [sys.executable, "-m", "loadtest", *arguments]
+            with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+                until = time.monotonic() + 60
+                while server.arrived < 3 and time.monotonic() < until:
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert server.arrived >= 3
+    assert process.returncode == INTERRUPTED == 130
+    assert said == "interrupted: no report was written\n"
+    assert not list(out.iterdir())

@@ -7,9 +7,10 @@ import pytest
 
 from loadtest import figures
 from loadtest.driver import Driven
+from loadtest.launch import free_port
 from loadtest.recording import Outcome, Recording
 from loadtest.report import GeneratorFigures
-from loadtest.scraping import Observed, sample
+from loadtest.scraping import Endpoint, Observed, read_into, sample
 from loadtest.verdict import judged
 from tests.loadtest.conftest import scenario
 
@@ -134,11 +135,47 @@ AFTER = BEFORE.replace("hits_total{cache=\"embedding\"} 5", "hits_total{cache=\"
 )  # fmt: skip
 
 
+def grown(before: str, after: str) -> Observed:
+    observed = Observed()
+    for read in (before, after):
+        observed.add(sample(read, open_metrics=True))
+    return observed
+
+
 def test_metrics_tell_what_grew_during_the_run() -> None:
-    observed = Observed(before=sample(BEFORE, open_metrics=True), after=sample(AFTER, open_metrics=True))
-    observed.add(observed.before)
-    found = figures.server(observed)
+    found = figures.server([grown(BEFORE, AFTER)])
     assert [(c.name, c.hits, c.misses, c.rate) for c in found.caches] == [("embedding", 30, 10, 0.75)]
     assert found.stages == {"encode": 0.5}
     assert found.peaks == {"process_resident_memory_bytes": 100.0}
     assert found.missing == ("mediround_prompt_tokens_total", "mediround_shed_total")
+
+
+LANGUAGE = """\
+# TYPE mediround_cache_hits counter
+mediround_cache_hits_total{cache="pictures"} 1.0
+mediround_cache_hits_total{cache="embedding"} 100.0
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 7.0
+# TYPE process_cpu_seconds counter
+process_cpu_seconds_total 3.0
+# EOF
+"""
+
+
+def test_metrics_of_several_processes_are_added_and_none_stands_for_another() -> None:
+    later = LANGUAGE.replace('pictures"} 1.0', 'pictures"} 5.0').replace("100.0", "102.0").replace("3.0", "4.5")
+    language = grown(LANGUAGE.replace("bytes 7.0", "bytes 50.0"), later)
+    gone = Observed(failed=3)
+    found = figures.server([grown(BEFORE, AFTER), language, gone])
+    assert [(c.name, c.hits, c.misses) for c in found.caches] == [("embedding", 32, 10), ("pictures", 4, 0)]
+    assert found.peaks == {"process_resident_memory_bytes": 150.0}
+    assert found.cpu_seconds == 1.5
+    assert (found.scrapes, found.scrapes_failed) == (4, 3)
+    assert found.missing == ("mediround_prompt_tokens_total", "mediround_shed_total")
+
+
+async def test_an_address_whose_last_read_failed_counts_until_the_one_before() -> None:
+    observed = grown(BEFORE, AFTER)
+    assert await read_into(Endpoint(f"127.0.0.1:{free_port()}"), observed) is None
+    found = figures.server([observed])
+    assert (found.caches[0].hits, found.scrapes_failed) == (30, 1)

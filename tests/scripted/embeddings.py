@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from serving import deadline
 from serving.domain import F32
 from serving.errors import Exhausted
 from serving.ports import EmbeddingLease, Fill
@@ -43,7 +44,7 @@ class SlotEmbeddings:
         self._slot_of[key] = slot
         lease = SlotLease(key, hit, slot, self._block)
         if not hit:
-            self._fills[slot] = asyncio.ensure_future(fill(lease))
+            self._fills[slot] = asyncio.create_task(_filled(lease, fill))
             self._fills[slot].add_done_callback(lambda done: self._filled(key, slot, done))
         self._users[slot] += 1
         try:
@@ -95,3 +96,8 @@ class SlotEmbeddings:
             del self._slot_of[key]
         if failed:
             self._free.append(slot)
+
+
+async def _filled(lease: EmbeddingLease, fill: Fill) -> None:
+    deadline.allow(None)
+    await fill(lease)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 import urllib.request
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from serving.bundle import Bundle
 from tests.unit.serving.test_telemetry import GOLDEN
 
 NAME = "Doe^Jane"
+Run = tuple[dict[str, str], dict[str, str]]
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -32,13 +35,20 @@ def fetch(port: int) -> str:
         return str(answer.read().decode())
 
 
-def value(found: Series, name: str, **labels: str) -> float:
+def value(found: Series, name: str, /, **labels: str) -> float:
     return found[name, frozenset(labels.items())]
 
 
+def engine_up(text: str) -> bool:
+    """The language half."""
+    return value(series(text), "mediround_engine_up", engine="language") == 1
+
+
 @pytest.fixture(scope="module")
-def run(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
-    """Texts of the orchestrator before and after some rounds, and of its language server; and its log."""
+def run(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Texts of the orchestrator before and after some rounds and bereft of its language server, and of that one;
+    and their logs.
+    """
     logs = tmp_path_factory.mktemp("logs")
     ports = {"orchestrator": free_port(), "language": free_port()}
     texts: dict[str, str] = {}
@@ -59,10 +69,15 @@ def run(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tupl
             with client.open(image) as session, pytest.raises(MediRoundError):
                 session.ask(f"{NAME} [SEG]")
         texts["after"], texts["language"] = fetch(ports["orchestrator"]), fetch(ports["language"])
-    return texts, (logs / "server.log").read_text()
+        language.process.kill()
+        until = time.monotonic() + 20
+        while engine_up(texts.get("bereft", texts["after"])) and time.monotonic() < until:
+            time.sleep(0.1)
+            texts["bereft"] = fetch(ports["orchestrator"])
+    return texts, {name: (logs / f"{name}.log").read_text() for name in ("server", "language")}
 
 
-def test_every_series_is_there_before_the_first_request(run: tuple[dict[str, str], str]) -> None:
+def test_every_series_is_there_before_the_first_request(run: Run) -> None:
     """Of the golden text, all that this process has: its language half, with its caches, is another; no Triton."""
     ours = series(run[0]["fresh"])
     elsewhere = {("cache", "prefix"), ("cache", "pictures")}
@@ -79,7 +94,7 @@ def test_every_series_is_there_before_the_first_request(run: tuple[dict[str, str
     assert value(ours, "mediround_expected_work_seconds", work="pass") > 0  # but it was measured
 
 
-def test_a_run_adds_numbers_and_no_series(run: tuple[dict[str, str], str]) -> None:
+def test_a_run_adds_numbers_and_no_series(run: Run, random_bundle: Bundle) -> None:
     before, after = series(run[0]["fresh"]), series(run[0]["after"])
     mine = [{key for key in found if key[0].startswith("mediround_")} for found in (before, after)]
     assert mine[0] == mine[1]
@@ -91,14 +106,24 @@ def test_a_run_adds_numbers_and_no_series(run: tuple[dict[str, str], str]) -> No
     assert value(after, "mediround_embeddings_held", place="own") == 2  # the warm-up's is still held
     assert value(after, "mediround_embeddings_leased", place="own") == 0
     assert value(after, "process_resident_memory_bytes") > 1 << 20
-    assert ("mediround_engine_info", frozenset({("engine", "language"), ("description", DESCRIBED)})) in after
+    assert value(after, "mediround_engine_info", engine="language", description=DESCRIBED) == 1
+    assert value(after, "mediround_build_info", version=version("mediround-serving")) == 1
+    manifest = random_bundle.manifest
+    model = {"name": manifest.name, "version": manifest.version, "digest": random_bundle.digest[:12]}
+    assert value(after, "mediround_model_info", **model) == 1
     assert NAME not in run[0]["after"]
+
+
+def test_an_engine_that_is_gone_is_told(run: Run) -> None:
+    assert engine_up(run[0]["after"])
+    assert not engine_up(run[0]["bereft"])
+    assert value(series(run[0]["bereft"]), "mediround_engine_up", engine="vision") == 1
 
 
 DESCRIBED = "grpc/onnxruntime/CPUExecutionProvider"
 
 
-def test_the_language_server_tells_of_itself(run: tuple[dict[str, str], str]) -> None:
+def test_the_language_server_tells_of_itself(run: Run) -> None:
     found = series(run[0]["language"])
     assert value(found, "mediround_prompts_in_progress") == 0
     assert value(found, "mediround_cache_hits_total", cache="prefix") >= 2
@@ -108,7 +133,7 @@ def test_the_language_server_tells_of_itself(run: tuple[dict[str, str], str]) ->
     assert not [key for key in found if key[0] == "mediround_rounds_total"]
 
 
-def test_prometheus_own_lint_of_the_running_server(run: tuple[dict[str, str], str]) -> None:
+def test_prometheus_own_lint_of_the_running_server(run: Run) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
@@ -119,12 +144,13 @@ def test_prometheus_own_lint_of_the_running_server(run: tuple[dict[str, str], st
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
 
-def test_the_log_is_one_object_a_line(run: tuple[dict[str, str], str]) -> None:
-    lines = [json.loads(line) for line in run[1].splitlines()]
+def test_the_log_is_one_object_a_line(run: Run) -> None:
+    lines = [json.loads(line) for line in run[1]["server"].splitlines()]
     rounds = [line for line in lines if line["logger"] == "serving.rounds"]
     assert [line["code"] for line in rounds] == ["OK"] * 4 + ["INVALID_ARGUMENT"]
     assert {line["priority"] for line in rounds} == {"interactive", "batch"}
-    assert NAME not in run[1]
+    assert all(NAME not in log for log in run[1].values())
+    assert run[1]["language"]
 
 
 def test_a_metrics_address_that_is_taken_is_refused_with_one_line(random_bundle: Bundle, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ async def test_a_dialogue_that_fails_halfway(client: AsyncClient, stage: Stage) 
     [
         (errors.Exhausted("full"), ResourceExhausted, "RESOURCE_EXHAUSTED"),
         (errors.Unavailable("down"), Unavailable, "UNAVAILABLE"),
+        (errors.StillWriting("lost", retry_after=2.0), Unavailable, "UNAVAILABLE"),
         (errors.EngineFault("broken"), ServerFault, "INTERNAL"),
         (ValueError(NAME), ServerFault, "INTERNAL"),
         (errors.NotFound("gone"), NotFound, "NOT_FOUND"),
@@ -111,8 +112,10 @@ async def test_failures_by_code(
 ) -> None:
     async with client.open(picture()) as session:
         stage.language.script.fail_next("complete", failure)
-        with pytest.raises(seen):
+        with pytest.raises(seen) as caught:
             await session.ask("Segment the liver.")
+    if isinstance(caught.value, ResourceExhausted | Unavailable):
+        assert caught.value.retry_after == failure.retry_after
     assert rounds(stage) == {(code, "unknown"): 1}
     assert value(stage, "mediround_calls_total", method="AskRound", code=code) == 1
     assert value(stage, "mediround_shed_total", reason="engine") == (code == "RESOURCE_EXHAUSTED")
@@ -161,26 +164,41 @@ async def test_stages_are_those_that_took_place(client: AsyncClient, stage: Stag
     spent = value(stage, "mediround_stage_seconds_sum", stage="encode")
     assert spent == pytest.approx(first.timings.encode, rel=1e-6)  # the very value that the caller was told
     assert spent >= 0.02
-    assert value(stage, "mediround_round_seconds_count", index="3") == 1
+    assert value(stage, "mediround_round_seconds_count", index="3", priority="interactive") == 1
+    assert value(stage, "mediround_round_seconds_count", priority="batch") == 0
 
 
 async def test_masks_by_what_they_are(executor: Executor) -> None:
     """Scores, corrections, empty masks and the size of batches."""
     stage = build_stage(executor)
-    scores = iter([0.595, 0.605, 0.9, 0.2])  # of four rays; the threshold is 0.6
+    scores = iter([0.595, 0.605, 0.585, 0.615, 0.9, 0.2])  # of six rays; the threshold is 0.6
+    drawn = stage.vision._logits
+    blank = iter([False, True, False, False, True, False])
+    stage.vision._logits = lambda *asked: -abs(drawn(*asked)) if next(blank) else drawn(*asked)
     stage.vision._judge = lambda _: next(scores)
     async with serving(stage.service, observer=stage.observer) as server, AsyncClient(server.address) as client:
         results = [
-            r async for r in client.segment(picture(), [Round(f"ray {i}") for i in range(4)], correction="always")
+            r async for r in client.segment(picture(), [Round(f"ray {i}") for i in range(6)], correction="always")
         ]
     corrected = sum(result.corrected for result in results)
-    assert corrected == value(stage, "mediround_corrected_masks_total") == 2
+    assert corrected == value(stage, "mediround_corrected_masks_total") == 3
+    assert value(stage, "mediround_correctable_masks_total") == 6
     assert value(stage, "mediround_near_threshold_masks_total") == 2
-    assert value(stage, "mediround_judge_score_sum") == pytest.approx(2.3)
-    assert value(stage, "mediround_judge_score_bucket", le="0.6") == 2
-    assert value(stage, "mediround_decode_batch_masks_sum") == 4
+    assert value(stage, "mediround_judge_score_sum") == pytest.approx(3.5)
+    assert value(stage, "mediround_judge_score_bucket", le="0.6") == 3
+    assert value(stage, "mediround_decode_batch_masks_sum") == 6
     assert value(stage, "mediround_decode_batch_masks_count") == 1
-    assert value(stage, "mediround_empty_masks_total") == sum(result.area == 0 for result in results)
+    assert [result.index for result in results if not result.area] == [1, 4]
+    assert value(stage, "mediround_empty_masks_total") == 2
+
+
+async def test_masks_that_a_policy_leaves_alone_are_not_correctable(client: AsyncClient, stage: Stage) -> None:
+    asked = [Round("a"), Round("b", refer_to=0), Round("c", refer_to=0)]
+    async with client.open(picture()) as session:
+        [_ async for _ in session.segment(asked, correction="referenced", priority="batch")]
+        await session.ask("d", correction="off")
+    assert value(stage, "mediround_correctable_masks_total") == 1
+    assert value(stage, "mediround_round_seconds_count", priority="batch") == 3
 
 
 async def test_prompt_tokens(client: AsyncClient, stage: Stage) -> None:
@@ -208,6 +226,22 @@ async def test_what_is_refused_for_a_limit(executor: Executor) -> None:
     assert value(stage, "mediround_shed_total", reason="sessions") == 1
     assert value(stage, "mediround_shed_total", reason="requests") == 1
     assert value(stage, "mediround_shed_total") == 2
+
+
+async def test_no_room_for_another_embedding(client: AsyncClient, stage: Stage) -> None:
+    stage.embeddings._budget = stage.embeddings._size
+    sessions = [await client.open(picture(seed=seed)) for seed in range(2)]
+    stage.language.script.hold("complete")
+    asked = asyncio.create_task(sessions[0].ask("Segment the liver."))
+    await stage.language.script.reached("complete")
+    other = asyncio.create_task(sessions[1].ask("Segment the liver."))
+    await stage.language.script.reached("complete", 2)
+    stage.language.script.let_go("complete")
+    with pytest.raises(ResourceExhausted):
+        await other
+    await asked
+    assert value(stage, "mediround_shed_total", reason="embeddings") == 1
+    assert value(stage, "mediround_shed_total") == 1
 
 
 HOSTILE = [

@@ -179,7 +179,10 @@ async def test_an_image_that_never_arrives(executor: Executor) -> None:
         await client_gone.wait()
 
     client_gone = asyncio.Event()
-    async with serving(patient.service) as server, grpc.aio.insecure_channel(server.address) as channel:
+    async with (
+        serving(patient.service, observer=patient.observer) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
         stub = SegmentationServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.OpenSession(stalled(), timeout=20)
@@ -187,6 +190,10 @@ async def test_an_image_that_never_arrives(executor: Executor) -> None:
         opened = await stub.OpenSession(iter([raw(), chunk(bytes(4))]))
         assert opened.session_id
         client_gone.set()
+    refused = [
+        s for f in patient.registry.collect() for s in f.samples if s.name == "mediround_shed_total" and s.value
+    ]
+    assert [(sample.labels["reason"], sample.value) for sample in refused] == [("slow_caller", 1)]
 
 
 async def test_a_large_upload_that_is_refused_at_once(client: AsyncClient) -> None:

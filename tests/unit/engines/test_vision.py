@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,9 @@ import pytest
 from serving.bundle import Bundle, BundleError
 from serving.domain import F32
 from serving.errors import EngineFault
+from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision, VisionCounts
+from serving.worker import Stop
 from tests.scripted.pictures import encoder_image
 
 
@@ -101,3 +103,24 @@ def test_a_manifest_that_says_otherwise_is_refused(
     bundle = replace(random_bundle, manifest=manifest.model_copy(update={section: wrong}))
     with pytest.raises(BundleError, match=f"does not fit the manifest: .*{words}"):
         OnnxVision(bundle, threads=1)
+
+
+class Overflown:
+    """An image encoder whose numbers are too large."""
+
+    description = "made up"
+
+    def run_into(self, feeds: Mapping[str, np.ndarray], out: np.ndarray, stop: Stop) -> None:
+        out[...] = 0.0
+        out[0, 0, 3, 5] = np.inf
+
+
+async def test_an_embedding_that_is_not_finite_is_not_kept(random_bundle: Bundle) -> None:
+    image = encoder_image(random_bundle.manifest, 1)
+    spec = random_bundle.manifest.image
+    store = MemoryEmbeddings(1 << 26, spec.embedding, spec.embedding_dtype)
+    engine = OnnxVision(random_bundle, threads=1, encoder=Overflown())
+    with pytest.raises(EngineFault, match="image encoder's result is not finite"):
+        await store.acquire(image.key, lambda lease: engine.encode(image, lease))
+    assert not store.holds(image.key)
+    await engine.close()

@@ -15,6 +15,7 @@ from serving import deadline
 from serving.admission_queue import BATCH_WEIGHT, AdmissionQueue
 from serving.domain import CacheUse, Priority, RoundResult, Timings
 from serving.errors import Exhausted, Shed
+from serving.observer import Terms
 from serving.ports import Work
 from serving.reckoning import Expectations, Throughput
 
@@ -325,6 +326,9 @@ def test_every_request_is_served_once_or_leaves(
     asyncio.run(run())
 
 
+TERMS = Terms(0.6, Priority.INTERACTIVE, correctable=0)
+
+
 def result(timings: Timings) -> RoundResult:
     return RoundResult(0, "", None, None, timings, CacheUse(False, 0, 1, 0))
 
@@ -332,13 +336,13 @@ def result(timings: Timings) -> RoundResult:
 def test_expectations_follow_what_is_measured() -> None:
     learnt = Expectations()
     guess = learnt.cost(Work(1, 1, 0))
-    learnt.wave([result(Timings(language=0.2, encode=3.0))], 0.6)
+    learnt.wave([result(Timings(language=0.2, encode=3.0))], TERMS)
     assert learnt.cost(Work(1, 1, 0)) == pytest.approx(3.2) != guess
     for _ in range(5):
-        learnt.wave([result(Timings(language=5.0))], 0.6)  # a crowd: longer, but not more work
+        learnt.wave([result(Timings(language=5.0))], TERMS)  # a crowd: longer, but not more work
     assert learnt.cost(Work(0, 1, 0)) < 0.8
     for _ in range(400):
-        learnt.wave([result(Timings(language=5.0))], 0.6)  # it stays so
+        learnt.wave([result(Timings(language=5.0))], TERMS)  # it stays so
     assert learnt.cost(Work(0, 1, 0)) == pytest.approx(5.0, rel=0.01)
     assert learnt.cost(Work(0, 0, 0)) > 0
 

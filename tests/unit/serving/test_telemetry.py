@@ -29,6 +29,7 @@ GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"
 """What ``/metrics`` says when nothing was asked yet. Rules and dashboards are held to it."""
 OPERATIONS = Path(__file__).parent.parent.parent.parent / "docs" / "operations.md"
 BEGIN, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
+UNITS = ("_seconds", "_bytes", "_masks", "_tokens")
 OBJECTIVES = {0.05, 0.1, 0.15, 0.25, 0.4, 1.0}
 
 
@@ -104,6 +105,8 @@ def test_names_say_what_they_count(metric: Metric) -> None:
     assert metric.name.startswith("mediround_")
     assert not metric.name.endswith("_total")
     assert not metric.unit or metric.name.endswith(f"_{metric.unit}")
+    assert not metric.name.endswith(UNITS) or metric.unit
+    assert metric.help.endswith(".") or metric.name.endswith("_info")
     assert bool(metric.buckets) == (metric.kind is Kind.HISTOGRAM)
     assert list(metric.buckets) == sorted(set(metric.buckets))
 
@@ -132,6 +135,68 @@ def test_what_a_library_measures_beside() -> None:
     assert not list(Measured((), library).collect())
 
 
+def told(asked: Sources) -> dict[str, float]:
+    """By name and labels' values."""
+    return {
+        " ".join([sample.name.removeprefix("mediround_"), *sample.labels.values()]): sample.value
+        for family in Gauges(asked).collect()
+        for sample in family.samples
+    }
+
+
+def test_queues_caches_engines_and_sessions() -> None:
+    """Each number in its own series: no two are alike."""
+    asked = Sources(
+        version="1.2.3",
+        model={"name": "made-up", "version": "4", "digest": "d" * 12},
+        engines={
+            "language": Engine(lambda: "words", lambda: True),
+            "vision": Engine(lambda: "masks", lambda: False),
+        },
+        caches={
+            "embedding": Cache(lambda: CacheStats(1, 2, 3, 4), 5),
+            "prefix": Cache(lambda: CacheStats(6, 7, 8, 9), 10),
+        },
+        queues={
+            "interactive": lambda: QueueStats(11, 12, 13.0, 14.0),
+            "batch": lambda: QueueStats(15, 16, 17.0, 18.0),
+        },
+        expected={"encode": lambda: 19.0, "pass": lambda: 20.0, "mask": lambda: 21.0},
+        plain=[(telemetry.SESSIONS, lambda: 22.0), (telemetry.SESSION_BYTES, lambda: 23.0)],
+    )
+    assert told(asked) == {
+        "build_info 1.2.3": 1,
+        f"model_info made-up 4 {'d' * 12}": 1,
+        "engine_up language": 1,
+        "engine_up vision": 0,
+        "engine_info language words": 1,
+        "engine_info vision masks": 1,
+        "requests_in_progress interactive": 11,
+        "queue_requests interactive": 12,
+        "queue_cost_seconds interactive": 13,
+        "queue_age_seconds interactive": 14,
+        "requests_in_progress batch": 15,
+        "queue_requests batch": 16,
+        "queue_cost_seconds batch": 17,
+        "queue_age_seconds batch": 18,
+        "expected_work_seconds encode": 19,
+        "expected_work_seconds pass": 20,
+        "expected_work_seconds mask": 21,
+        "cache_hits_total embedding": 1,
+        "cache_misses_total embedding": 2,
+        "cache_evictions_total embedding": 3,
+        "cache_bytes embedding": 4,
+        "cache_limit_bytes embedding": 5,
+        "cache_hits_total prefix": 6,
+        "cache_misses_total prefix": 7,
+        "cache_evictions_total prefix": 8,
+        "cache_bytes prefix": 9,
+        "cache_limit_bytes prefix": 10,
+        "sessions_open": 22,
+        "session_bytes": 23,
+    }
+
+
 def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
     """Each number in its own series: no two are alike."""
     asked = replace(
@@ -151,12 +216,8 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
             mappings=21,
         ),
     )
-    samples = [sample for family in Gauges(asked).collect() for sample in family.samples]
-    told = {
-        " ".join([sample.name.removeprefix("mediround_"), *sample.labels.values()]): sample.value
-        for sample in samples
-    }
-    assert {name: value for name, value in told.items() if name.startswith(("embeddings", "slab", "triton"))} == {
+    found = told(asked)
+    assert {name: value for name, value in found.items() if name.startswith(("embeddings", "slab", "triton"))} == {
         "embeddings_held own": 1,
         "embeddings_leased own": 2,
         "embeddings_held shared": 3,
