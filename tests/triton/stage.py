@@ -12,6 +12,7 @@ import numpy as np
 from tritonclient.grpc.aio import InferenceServerClient
 
 from demo.triton.server import Triton
+from serving import deadline
 from serving.bundle import Bundle
 from serving.domain import F32
 from serving.ports import DecodedMasks, EmbeddingLease
@@ -51,9 +52,15 @@ class Stage:
     def admin(self) -> dict[str, str]:
         return {"triton-grpc-protocol-admin-key": self.server.admin_key}
 
-    async def lease(self, seed: int = 1) -> EmbeddingLease:
+    async def lease(self, seed: int = 1, seconds: float | None = None) -> EmbeddingLease:
+        """``seconds``: what the encode is allowed."""
         image = encoder_image(self.bundle.manifest, seed)
-        return await self.store.acquire(image.key, lambda lease: self.engine.encode(image, lease))
+
+        async def fill(lease: EmbeddingLease) -> None:
+            deadline.allow(seconds)
+            await self.engine.encode(image, lease)
+
+        return await self.store.acquire(image.key, fill)
 
     async def decode(self, lease: EmbeddingLease, count: int = 1) -> DecodedMasks:
         return await self.engine.decode(lease, features(count), np.zeros(count, np.float32))

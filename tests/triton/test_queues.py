@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from demo.triton.server import Triton
-from serving import deadline, priority
+from serving import priority
 from serving.bundle import Bundle
 from serving.domain import Priority
 from serving.errors import DeadlineExceeded, Exhausted, Unavailable
@@ -71,13 +71,8 @@ async def test_a_deadline_ends_a_request_by_value(random_bundle: Bundle, random_
     """Also one that Triton works on: nobody waits for its reply."""
     async with stage(random_bundle, random_triton, by_reference=False) as on:
         await on.engine.reached()
-
-        async def hurried() -> None:
-            deadline.allow(0.02)
-            await on.lease(11)
-
         with pytest.raises((DeadlineExceeded, Unavailable)):  # the client's clock, or Triton's, as it happens
-            await asyncio.create_task(hurried())
+            await on.lease(11, seconds=0.02)
         assert (await on.lease(11)).hit is False
 
 
@@ -86,11 +81,6 @@ async def test_triton_refuses_who_waits_too_long_in_its_queue(
 ) -> None:
     """By reference, where only Triton's reply ends a request: so its slot is free at once."""
     priority.claim(Priority.BATCH)  # all: a busy machine is slow
-
-    async def hurried(on: Stage) -> None:
-        deadline.allow(0.05)
-        await on.lease(12)
-
     async with (
         stage(random_bundle, random_triton, by_reference=False, patience=90.0) as many,
         stage(random_bundle, random_triton) as on,
@@ -101,7 +91,7 @@ async def test_triton_refuses_who_waits_too_long_in_its_queue(
         while many.engine.counts.encodes == 0:  # noqa: ASYNC110  # an engine has no event
             await asyncio.sleep(0.001)
         with pytest.raises(Unavailable, match="did not begin") as refused:
-            await asyncio.create_task(hurried(on))
+            await on.lease(12, seconds=0.05)
         assert refused.value.retry_after > 0
         assert on.slab is not None
         assert (on.slab.free, on.slab.withheld) == (SLOTS, 0)
