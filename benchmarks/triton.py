@@ -2,7 +2,8 @@
 
 Three ways in turn, on images that none has seen: ONNX Runtime in this process; Triton with embeddings and masks
 in shared memory; Triton with all by gRPC. Every graph has one thread in every way. Then decodes on one embedding,
-several at once. Writes triton.md and triton.json into ``--out``. Needs ``make env-triton``.
+several at once. Writes triton.md and triton.json into ``--out``. Needs ``make env-triton``, or with ``--triton`` a
+server that runs on this host with the bundle's repository (``python -m exporters repository``), on a GPU say.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tritonclient.grpc import InferenceServerClient
 
-from demo.triton.server import Triton, triton
+from demo.triton.server import triton
 from exporters.repository import write_repository
 from serving.bundle import Bundle, load_bundle
 from serving.domain import F32, NO_CORRECTION, EncoderImage
@@ -27,11 +30,21 @@ from serving.ports import EmbeddingLease, VisionEngine
 from serving.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
-from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
+from serving.vision.triton.engine import DECODER, TritonOptions, TritonVision, mask_slab
 
 IN_PROCESS, BY_REFERENCE, BY_VALUE = "in this process", "Triton, shared memory", "Triton, by gRPC"
+ADMIN_KEY = "MEDIROUND_TRITON__ADMIN_KEY"
+"""Environment variable, as the orchestrator's."""
 ROUNDS = 5
 AT_ONCE = (1, 8, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A Triton, whoever started it."""
+
+    address: str
+    admin_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +115,7 @@ class Row:
 
 
 @asynccontextmanager
-async def ways(bundle: Bundle, server: Triton) -> AsyncIterator[list[Way]]:
+async def ways(bundle: Bundle, server: Server) -> AsyncIterator[list[Way]]:
     image = bundle.manifest.image
     slab, masks = Slab(8, image.embedding, image.embedding_dtype), mask_slab(bundle, max(AT_ONCE))
     options = TritonOptions(admin_key=server.admin_key)
@@ -126,7 +139,7 @@ def _store(bundle: Bundle, slab: Slab | None = None) -> MemoryEmbeddings:
     return MemoryEmbeddings(8 * int(np.prod(image.embedding)) * 4, image.embedding, image.embedding_dtype, slab)
 
 
-async def measure(bundle: Bundle, server: Triton, repeats: int, count: int) -> list[Row]:
+async def measure(bundle: Bundle, server: Server, repeats: int, count: int) -> list[Row]:
     draw = np.random.default_rng(1)
     features = draw.standard_normal((ROUNDS, bundle.manifest.language.feature), np.float32)
     async with ways(bundle, server) as every:
@@ -186,14 +199,11 @@ async def _moved(way: Way, image: EncoderImage, feature: F32) -> tuple[int, int]
     return second - first, third - second
 
 
-def _batches(server: Triton) -> tuple[float, float]:
+def _batches(server: Server) -> tuple[int, int]:
     """Requests that the decoder's model has computed, and runs that it took."""
-    found = {}
-    for line in server.metrics().splitlines():
-        name, _, value = line.rpartition(" ")
-        if 'model="mask_decoder"' in name:
-            found[name.partition("{")[0]] = float(value)
-    return found["nv_inference_count"], found["nv_inference_exec_count"]
+    with InferenceServerClient(server.address) as client:
+        (model,) = client.get_inference_statistics(DECODER).model_stats
+    return int(model.inference_count), int(model.execution_count)
 
 
 def _image(bundle: Bundle, seed: int) -> EncoderImage:
@@ -202,17 +212,28 @@ def _image(bundle: Bundle, seed: int) -> EncoderImage:
     return EncoderImage(f"benchmark {seed}", pixels, (side, side))
 
 
+@contextmanager
+def serving(address: str | None, bundle: Bundle, out: Path) -> Iterator[Server]:
+    """The server at ``address``, or one of our own."""
+    if address:
+        yield Server(address, os.environ.get(ADMIN_KEY))
+        return
+    write_repository(bundle, out / "model_repository")
+    with triton(out / "model_repository", out / "triton.log") as started:
+        yield Server(started.address, started.admin_key)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.triton", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--decodes", type=int, default=320, help="of each way, at each number at once")
+    parser.add_argument("--triton", metavar="HOST:PORT", help=f"a server that runs; {ADMIN_KEY} is its admin key")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    bundle, repository = load_bundle(given.bundle), given.out / "model_repository"
-    write_repository(bundle, repository)
-    with triton(repository, given.out / "triton.log") as server:
+    bundle = load_bundle(given.bundle)
+    with serving(given.triton, bundle, given.out) as server:
         rows = asyncio.run(measure(bundle, server, given.repeats, given.decodes))
     heading = ["vision half", "encode, ms", "decode, ms", f"1 encode + {ROUNDS} decodes, ms", "ratio"]
     heading += ["bytes an encode", "bytes a decode", *(f"decodes/s, {n} at once" for n in AT_ONCE)]

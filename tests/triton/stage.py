@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from tritonclient.grpc.aio import InferenceServerClient
 
 from demo.triton.server import Triton
+from serving import deadline
 from serving.bundle import Bundle
 from serving.domain import F32
 from serving.ports import DecodedMasks, EmbeddingLease
@@ -20,6 +22,20 @@ from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.scripted.pictures import encoder_image
 
 SLOTS = 4
+MASK_SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a model has done."""
+
+    requests: int
+    runs: int
+    sizes: Counter[int]
+    """Runs, by the size of their batch."""
+
+    def since(self, before: Counted) -> Counted:
+        return Counted(self.requests - before.requests, self.runs - before.runs, self.sizes - before.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +44,7 @@ class Stage:
     engine: TritonVision
     store: MemoryEmbeddings
     slab: Slab | None
+    masks: Slab | None
     server: Triton
     client: InferenceServerClient
 
@@ -35,12 +52,24 @@ class Stage:
     def admin(self) -> dict[str, str]:
         return {"triton-grpc-protocol-admin-key": self.server.admin_key}
 
-    async def lease(self, seed: int = 1) -> EmbeddingLease:
+    async def lease(self, seed: int = 1, seconds: float | None = None) -> EmbeddingLease:
+        """``seconds``: what the encode is allowed."""
         image = encoder_image(self.bundle.manifest, seed)
-        return await self.store.acquire(image.key, lambda lease: self.engine.encode(image, lease))
+
+        async def fill(lease: EmbeddingLease) -> None:
+            deadline.allow(seconds)
+            await self.engine.encode(image, lease)
+
+        return await self.store.acquire(image.key, fill)
 
     async def decode(self, lease: EmbeddingLease, count: int = 1) -> DecodedMasks:
         return await self.engine.decode(lease, features(count), np.zeros(count, np.float32))
+
+    async def counted(self, model: str = "mask_decoder") -> Counted:
+        """By Triton, since the model was loaded: warm-ups and other tests among it."""
+        (told,) = (await self.client.get_inference_statistics(model)).model_stats
+        sizes = Counter({int(batch.batch_size): int(batch.compute_infer.count) for batch in told.batch_stats})
+        return Counted(int(told.inference_count), int(told.execution_count), sizes)
 
     async def load(self, model: str) -> None:
         await self.client.load_model(model, headers=self.admin)
@@ -54,17 +83,18 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    bundle: Bundle, server: Triton, *, by_reference: bool = True, patience: float = 30.0
+    bundle: Bundle, server: Triton, *, by_reference: bool = True, patience: float = 30.0, places: int = 16
 ) -> AsyncIterator[Stage]:
+    """``places``: embeddings that the store holds, those in the slab's ``SLOTS`` among them."""
     image = bundle.manifest.image
     slab = Slab(SLOTS, image.embedding, image.embedding_dtype) if by_reference else None
-    masks = mask_slab(bundle, 4) if by_reference else None
+    masks = mask_slab(bundle, MASK_SLOTS) if by_reference else None
     options = TritonOptions(admin_key=server.admin_key, patience=patience)
     engine = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
-    store = MemoryEmbeddings(16 << 22, image.embedding, image.embedding_dtype, slab)
+    store = MemoryEmbeddings(places << 22, image.embedding, image.embedding_dtype, slab)
     client = InferenceServerClient(server.address)
     try:
-        yield Stage(bundle, engine, store, slab, server, client)
+        yield Stage(bundle, engine, store, slab, masks, server, client)
     finally:
         await engine.close()
         await client.close()

@@ -1,26 +1,25 @@
-"""TritonVision on a real Triton that nobody harms: batches, limits, cancels, memory, and refusals at the start."""
+"""TritonVision on a real Triton that nobody harms: what it computes and moves, and refusals at the start."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-from contextlib import suppress
+import urllib.error
+import urllib.request
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from demo.triton.server import Triton
-from serving import deadline
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
-from serving.errors import DeadlineExceeded, EngineFault, Exhausted, StillWriting, Unavailable
+from serving.errors import EngineFault, Unavailable
 from serving.slab import Slab, SlabError
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision
 from tests.scripted.pictures import encoder_image
-from tests.triton.stage import SLOTS, features, shared_memory, stage
+from tests.triton.stage import features, stage
 
 
 async def test_both_models_are_ready_under_production_configurations(
@@ -33,7 +32,8 @@ async def test_both_models_are_ready_under_production_configurations(
             "mask_decoder": "READY",
         }
         await on.engine.reached()
-        assert on.engine.description == "triton/2.51.0 tensorrt_plan"
+        version = (await on.client.get_server_metadata()).version
+        assert on.engine.description == f"triton/{version} tensorrt_plan"
 
 
 async def test_a_round_moves_the_pixels_and_little_else(random_bundle: Bundle, random_triton: Triton) -> None:
@@ -76,150 +76,6 @@ async def test_it_computes_what_onnx_does_on_an_image_that_is_not_square(
         assert np.array_equal(ours.corrected, theirs.corrected)
         assert on.engine.counts.decodes == 3
     await onnx.close()
-
-
-async def test_batches_form(random_bundle: Bundle, random_triton: Triton) -> None:
-    async with stage(random_bundle, random_triton) as on:
-        lease = await on.lease()
-        alone = await on.decode(lease)
-        together = await asyncio.gather(*(on.decode(lease) for _ in range(24)))
-        for decoded in together:
-            np.testing.assert_allclose(decoded.logits, alone.logits, rtol=0, atol=1e-4)
-        told = await on.client.get_inference_statistics("mask_decoder")
-        (model,) = told.model_stats
-        largest = max(int(batch.batch_size) for batch in model.batch_stats)
-        assert 1 < largest <= 16
-        assert model.execution_count < model.inference_count
-
-
-async def test_a_full_queue_is_exhausted_and_passes(random_bundle: Bundle, random_triton: Triton) -> None:
-    async with stage(random_bundle, random_triton) as on:
-        lease = await on.lease()
-        outcomes = await asyncio.gather(*(on.decode(lease) for _ in range(160)), return_exceptions=True)
-        refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        assert refused
-        assert {type(error) for error in refused} == {Exhausted}
-        assert all(isinstance(error, Exhausted) and error.retry_after > 0 for error in refused)
-        assert len(refused) < 160
-        assert np.isfinite((await on.decode(lease)).logits).all()
-
-
-async def test_a_deadline_ends_a_request_by_value(random_bundle: Bundle, random_triton: Triton) -> None:
-    async with stage(random_bundle, random_triton, by_reference=False) as on:
-        await on.engine.reached()
-
-        async def hurried() -> None:
-            deadline.allow(0.02)
-            await on.lease(11)
-
-        with pytest.raises((DeadlineExceeded, Unavailable)):
-            await asyncio.create_task(hurried())
-        assert (await on.lease(11)).hit is False
-
-
-async def test_a_request_by_reference_that_gets_no_reply_withholds_its_slot(
-    random_bundle: Bundle, random_triton: Triton
-) -> None:
-    async with stage(random_bundle, random_triton, patience=0.02) as on:
-        with pytest.raises(StillWriting):
-            await on.lease(12)
-        assert on.slab is not None
-        assert (on.slab.withheld, on.slab.free) == (1, SLOTS - 1)
-
-
-async def test_cancelled_by_value_never_begins_at_triton(random_bundle: Bundle, random_triton: Triton) -> None:
-    async with stage(random_bundle, random_triton, by_reference=False) as on:
-        await on.lease(1)
-        before = cancelled(random_triton)
-        calls = [asyncio.create_task(on.lease(seed)) for seed in range(30, 40)]
-        await asyncio.sleep(0.1)
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        for _ in range(100):
-            if cancelled(random_triton) > before:
-                break
-            await asyncio.sleep(0.1)
-        assert cancelled(random_triton) > before
-        await on.lease(1)
-
-
-def cancelled(server: Triton) -> float:
-    found = re.search(
-        r'nv_inference_request_failure\{model="image_encoder",reason="CANCELED",version="1"\} (\S+)',
-        server.metrics(),
-    )
-    return float(found[1]) if found else 0.0
-
-
-async def test_cancelled_by_reference_is_free_when_triton_replied(
-    random_bundle: Bundle, random_triton: Triton
-) -> None:
-    async with stage(random_bundle, random_triton) as on:
-        assert on.slab is not None
-        await on.engine.reached()
-        call = asyncio.create_task(on.lease(21))
-        await asyncio.sleep(0.01)
-        assert on.slab.free == SLOTS - 1
-        call.cancel()
-        with suppress(asyncio.CancelledError):
-            await call
-        assert (on.slab.free, on.slab.withheld) == (SLOTS, 0)
-        slot = on.slab.take()
-        assert slot is not None
-        slot.values[...] = 7
-        await asyncio.sleep(0.3)
-        assert (slot.values == 7).all()
-        on.slab.give_back(slot)
-
-
-async def test_a_region_that_was_unregistered_is_mapped_again(
-    random_bundle: Bundle, random_triton: Triton
-) -> None:
-    async with stage(random_bundle, random_triton) as on:
-        lease = await on.lease()
-        before = await on.decode(lease)
-        await on.client.unregister_system_shared_memory(headers=on.admin)
-        after = await on.decode(lease)
-        assert np.array_equal(before.logits, after.logits)
-        counts = on.engine.counts
-        assert (counts.retries, counts.decodes_by_value) == (1, 0)
-        assert (counts.meetings, counts.mappings) == (2, 4)  # of two slabs
-
-
-async def test_regions_of_the_dead_are_let_go_and_ours_at_the_end(
-    random_bundle: Bundle, random_triton: Triton
-) -> None:
-    dead = Slab(1, (4,), np.float32)
-    async with stage(random_bundle, random_triton) as on:
-        await on.client.register_system_shared_memory(dead.name, dead.key, dead.nbytes, headers=on.admin)
-        dead.close()
-        await on.engine.reached()
-        assert on.slab is not None
-        regions = (await on.client.get_system_shared_memory_status(headers=on.admin)).regions
-        assert dead.name not in regions
-        assert on.slab.name in regions
-        await on.engine.close()
-        regions = (await on.client.get_system_shared_memory_status(headers=on.admin)).regions
-        assert on.slab.name not in regions
-
-
-async def test_it_leaves_nothing_in_shared_memory(random_bundle: Bundle, random_triton: Triton) -> None:
-    before = shared_memory()
-    async with stage(random_bundle, random_triton) as on:
-        await on.decode(await on.lease())
-        assert shared_memory() > before
-    assert shared_memory() == before
-
-
-async def test_an_embedding_that_is_not_finite_is_refused(random_bundle: Bundle, random_triton: Triton) -> None:
-    async with stage(random_bundle, random_triton) as on:
-
-        async def fill(lease: object) -> None:
-            lease.values[...] = np.nan
-
-        with pytest.raises(EngineFault, match="not finite"):
-            await on.decode(await on.store.acquire("nan", fill))
 
 
 async def test_tensors_of_another_shape_are_our_fault(random_bundle: Bundle, random_triton: Triton) -> None:
@@ -277,3 +133,17 @@ async def test_nobody_there_is_unavailable_at_once(random_bundle: Bundle) -> Non
     assert lost.value.retry_after > 0
     assert time.monotonic() - began < 60  # not a speed: it does not hang
     await engine.close()
+
+
+@pytest.mark.parametrize("api", ["systemsharedmemory/status", "repository/index"])
+def test_the_http_door_wants_the_admin_key_as_well(random_triton: Triton, api: str) -> None:
+    url = f"http://127.0.0.1:{random_triton.http_port}/v2/{api}"
+    method = "POST" if api == "repository/index" else "GET"
+    asked = urllib.request.Request(url, method=method)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=10)  # noqa: S310  # a loopback address of ours
+    assert refused.value.code == 403
+    refused.value.close()
+    asked.add_header("admin-key", random_triton.admin_key)
+    with urllib.request.urlopen(asked, timeout=10) as reply:  # noqa: S310  # as above
+        assert reply.status == 200

@@ -66,8 +66,6 @@ class Call:
     inputs: Sequence[Given]
     outputs: Sequence[Wanted]
     priority: int
-    queue_seconds: float | None
-    """How long the request may wait for its model; None: as long as the model's configuration says."""
 
     @property
     def writes(self) -> bool:
@@ -102,8 +100,11 @@ class TritonClient:
         self.sent = self.received = 0
         """Bytes of tensors that went through gRPC."""
 
-    async def infer(self, call: Call, seconds: float) -> dict[str, Array]:
-        """Outputs by name, without those in slots, which are written when this returns."""
+    async def infer(self, call: Call, queue_seconds: float, seconds: float) -> dict[str, Array]:
+        """Outputs by name, without those in slots, which are written when this returns.
+
+        ``queue_seconds``: how long the request may wait for its model, at most what its configuration says.
+        """
         try:
             result = await self._client.infer(
                 call.model,
@@ -111,7 +112,7 @@ class TritonClient:
                 model_version=self._version,
                 outputs=[_output(wanted) for wanted in call.outputs],
                 priority=call.priority,
-                timeout=None if call.queue_seconds is None else max(1, round(call.queue_seconds * 1e6)),
+                timeout=max(1, round(queue_seconds * 1e6)),  # 0 would be none
                 client_timeout=seconds,
             )
         except InferenceServerException as failure:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
-from serving import deadline, priority
+from serving import priority
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 from serving.domain import F32, EncoderImage, Priority
 from serving.errors import EngineFault, StillWriting
@@ -47,7 +47,7 @@ class TritonOptions:
     admin_key: str | None = None
     """What the server wants to see before it maps memory (``--grpc-restricted-protocol``)."""
     patience: float = 30.0
-    """Seconds after which a request without a reply counts as lost."""
+    """Seconds after which a request without a reply counts as lost; two thirds of them in the model's queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ class TritonVision:
             (self._masks.withhold if still_written else self._masks.give_back)(slot)
 
     def _call(self, model: str, inputs: tuple[Given, ...], outputs: tuple[Wanted, ...]) -> Call:
-        return Call(model, inputs, outputs, _PRIORITIES[priority.claimed()], deadline.remaining())
+        return Call(model, inputs, outputs, _PRIORITIES[priority.claimed()])
 
 
 def mask_slab(bundle: Bundle, slots: int) -> Slab:

@@ -5,14 +5,14 @@ tensors mean. All on one event loop.
 
 A request that names a slot is not over before Triton's reply: until then Triton may read or write there, so a
 cancelled caller waits for it. (A request by value is cancelled at Triton too.) Who gets no reply at all says
-``StillWriting``, unless the server turns out to be another process, which never mapped the slab.
+``StillWriting``, unless the server turns out to be another process: it was lost, and does not map our slabs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -35,6 +35,8 @@ _UNKNOWN_NOW = {Kind.LOST, Kind.NO_REGION, Kind.NO_MODEL, Kind.FORBIDDEN}
 _UNANSWERED = {Kind.LOST, Kind.LATE}
 """Triton may still be at it."""
 _CLOSE_SECONDS = 2.0
+_QUEUEING = 2 / 3
+"""Of the patience, how much a request may wait for its model: the rest is to compute, and to hear of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ class TritonLink:
         self._client, self._expected, self._slabs, self._patience = client, expected, slabs, patience
         self._meeting = asyncio.Lock()
         self._met = self._closed = False
+        self._failure: TritonFailure | BundleError | None = None  # of the last meeting
         self._mapped: set[str] = set()
+        self._offered: set[str] = set()  # slabs, by meetings since the last good one
+        self._lost = True  # since the last good meeting
         self._processes = 0  # servers seen that did not map the slabs before
         self._broken: dict[str, float] = {}
         self.server = ""
@@ -81,15 +86,13 @@ class TritonLink:
             raise Unavailable("the engine is closed")
         if self._met:
             return
-        async with self._meeting:
-            if not self._met:
-                try:
-                    await self.meet()
-                except TritonFailure as failure:
-                    raise error_of(failure) from failure
-                except BundleError as differs:
-                    logger.error("%s", differs)
-                    raise Unavailable("the vision half serves another model", RETRY_SECONDS) from differs
+        try:
+            await self._meet_unless(lambda: self._met)
+        except TritonFailure as failure:
+            raise self._error(failure) from failure
+        except BundleError as differs:
+            logger.error("%s", differs)
+            raise Unavailable("the vision half serves another model", RETRY_SECONDS) from differs
 
     async def meet(self) -> None:
         """Hold the server against what it must serve, and have it map the slabs.
@@ -98,6 +101,28 @@ class TritonLink:
             TritonFailure: a call failed.
             BundleError: it serves something else.
         """
+        await self._meet_unless(lambda: False)
+
+    async def _meet_unless(self, needless: Callable[[], bool]) -> None:
+        """One meeting at a time. Who waited while another one failed has that failure: it would see the same."""
+        before = self._failure
+        async with self._meeting:
+            if needless():
+                return
+            if self._failure is not None and self._failure is not before:
+                raise self._failure
+            try:
+                await self._compare()
+                await self._map_all()
+            except (TritonFailure, BundleError) as failure:
+                self._failure = failure
+                if isinstance(failure, TritonFailure):
+                    self._note(kind_of(failure))
+                raise
+            self._failure = None
+            self._met, self.meetings = True, self.meetings + 1
+
+    async def _compare(self) -> None:
         self.models = {each.name: await self._client.describe(each.name) for each in self._expected}
         problems = [p for each in self._expected for p in differences(each, self.models[each.name])]
         if problems:
@@ -106,9 +131,20 @@ class TritonLink:
                 "`python -m exporters repository --bundle DIR`"
             )
         self.server = f"{await self._client.server()} {self.models[self._expected[0].name].platform}"
+
+    async def _map_all(self) -> None:
+        """A server that was lost and that maps no slab of ours is another process: nobody writes there any more.
+
+        One that was not lost has been told to let go of them, and may still write.
+        """
+        self.refusal = ""
         anew = [await self._map(slab) for slab in self._slabs]
-        self._processes += bool(anew) and all(anew)
-        self._met, self.meetings = True, self.meetings + 1
+        if self._lost and anew and all(anew):
+            self._processes += 1
+            for slab in self._slabs:
+                slab.remapped()
+        self._lost = False
+        self._offered.clear()
 
     async def ask(self, call: Call) -> dict[str, Array]:
         """Have a model compute; see ``TritonClient.infer``.
@@ -166,7 +202,7 @@ class TritonLink:
             raise
 
     async def _replied(self, call: Call) -> dict[str, Array]:
-        asked = asyncio.create_task(self._client.infer(call, self._seconds(call)))
+        asked = asyncio.create_task(self._client.infer(call, self._queue_seconds(), self._seconds(call)))
         try:
             await asyncio.wait([asked])
         except asyncio.CancelledError:
@@ -185,45 +221,50 @@ class TritonLink:
         remaining = deadline.remaining()
         return self._patience if call.by_reference or remaining is None else min(remaining, self._patience)
 
+    def _queue_seconds(self) -> float:
+        """One that is refused in the queue has a reply, and its slot is free; one whose reply is late has none."""
+        remaining, most = deadline.remaining(), self._patience * _QUEUEING
+        return most if remaining is None else min(remaining, most)
+
     async def _is_other_than(self, process: int) -> bool:
         """Whether the server is by now another process, which did not map the slabs."""
         with suppress(TritonFailure, BundleError):
-            async with self._meeting:
-                if self._processes == process:
-                    await self.meet()
+            await self._meet_unless(lambda: self._processes != process)
         return self._processes != process
 
     def _note(self, kind: Kind, model: str = "") -> None:
         if kind in _UNKNOWN_NOW:
             self._met = False
+        if kind is Kind.LOST:
+            self._lost = True
         if kind is Kind.BROKEN:
             self._broken[model] = monotonic() + BROKEN_SECONDS
 
     def _error(self, failure: TritonFailure) -> ServingError:
         logger.info("Triton: %s", kind_of(failure).value)
         if kind_of(failure) is Kind.LATE and deadline.remaining() != 0:
-            return Unavailable(f"the vision half did not answer within {self._patience:g} s", RETRY_SECONDS)
+            return Unavailable("the vision half did not answer; sessions are unharmed", RETRY_SECONDS)
         return error_of(failure)
 
     async def _map(self, slab: Slab) -> bool:
         """Have the server map a slab; whether it did not before. One that it cannot map is left aside."""
         try:
             regions = await self._client.regions()
-            known = slab.name in regions
+            known, offered = slab.name in regions, slab.name in self._offered
             if not known:
+                self._offered.add(slab.name)
                 await self._client.register(slab)
         except TritonFailure as failure:
             self._mapped.discard(slab.name)
-            if kind_of(failure) is Kind.LOST:
+            if kind_of(failure) in _UNANSWERED:
                 raise
             self.refusal = _why(failure)
             logger.warning("embeddings go by gRPC: %s", self.refusal)
             return False
         self._mapped.add(slab.name)
         if known:
-            return False
+            return offered
         self.mappings += 1
-        slab.remapped()
         for name, key in regions.items():  # of orchestrators that died; the server would keep their memory
             if name.startswith(PREFIX) and is_gone(key):
                 with suppress(TritonFailure):
