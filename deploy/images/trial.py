@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mediround import Client, RoundResult
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 FORBIDDEN = ("torch", "vllm", "pip", "triton")
-"""Distributions that an orchestrator has no use for."""
+"""Distributions that have no place in an orchestrator's environment."""
 QUESTIONS = (("Segment the left thalamus.", None), ("Segment the same structure on the other side.", 0))
 _DISTRIBUTIONS = """
 from importlib.metadata import distributions
@@ -130,14 +131,18 @@ class Trial:
 
 def _stop(serving: subprocess.Popen[bytes]) -> int:
     """As a container's engine does: SIGTERM to the server itself, below buildah's own processes."""
+    if (ended := serving.poll()) is not None:
+        return ended
     pid = serving.pid
     while children := _children(pid):
         pid = children[0]
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it ended meanwhile
+        os.kill(pid, signal.SIGTERM)
     try:
         return serving.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         serving.wait()
         raise TrialError(f"told to stop, the server went on for {STOP_SECONDS:g} s") from None
 
