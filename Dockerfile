@@ -108,7 +108,8 @@ WORKDIR /work
 ENTRYPOINT ["/opt/mediround/bin/python", "-m", "exporters"]
 
 
-# The service, with both halves on ONNX Runtime in its process or elsewhere. No torch, no pip, no compiler.
+# The service, with both halves on ONNX Runtime in its process or elsewhere. No torch, no compiler, and no pip in its
+# environment.
 FROM ${BASE_IMAGE} AS orchestrator
 ARG VERSION=0.1.0
 ARG REVISION=unknown

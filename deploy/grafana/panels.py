@@ -25,7 +25,8 @@ class Row:
     panels: Sequence[Panel]
 
 
-LATER = 'index!="1"'
+INTERACTIVE = 'priority="interactive"'
+FIRST, LATER = f'{INTERACTIVE},index="1"', f'{INTERACTIVE},index!="1"'
 LATENCY = (0.5, 0.95, 0.99)
 HITS, MISSES = rate("mediround_cache_hits_total", "cache"), rate("mediround_cache_misses_total", "cache")
 ROWS = (
@@ -37,21 +38,21 @@ ROWS = (
                 "Failed by our fault, of rounds",
                 "percentunit",
                 [Query("5 min", 'job:mediround_round_errors:ratio_rate5m{job=~"$job"}')],
-                "INTERNAL, UNAVAILABLE and DEADLINE_EXCEEDED. The objective leaves 0.5 %.",
+                "INTERNAL and UNAVAILABLE. The objective leaves 0.5 %.",
             ),
             Panel(
-                "Slower than 1 s, of rounds",
+                "Slower than 1 s, of interactive rounds",
                 "percentunit",
                 [Query("5 min", 'job:mediround_round_slow:ratio_rate5m{job=~"$job"}')],
-                "The objective leaves 5 %.",
+                "The objective leaves 5 %. Batch rounds, which may wait, do not count.",
             ),
             Panel(
-                "Seconds of a first round",
+                "Seconds of an interactive first round",
                 "s",
-                quantiles(LATENCY, "mediround_round_seconds", 'index="1"'),
+                quantiles(LATENCY, "mediround_round_seconds", FIRST),
             ),
             Panel(
-                "Seconds of a later round",
+                "Seconds of an interactive later round",
                 "s",
                 quantiles(LATENCY, "mediround_round_seconds", LATER),
             ),
@@ -191,13 +192,16 @@ ROWS = (
                 "Shares of masks",
                 "percentunit",
                 [
-                    Query("corrected", ratio("mediround_corrected_masks_total", "mediround_judge_score_count")),
+                    Query(
+                        "corrected", ratio("mediround_corrected_masks_total", "mediround_correctable_masks_total")
+                    ),
                     Query(
                         "score near its threshold",
                         ratio("mediround_near_threshold_masks_total", "mediround_judge_score_count"),
                     ),
-                    Query("empty", ratio("mediround_empty_masks_total", "mediround_judge_score_count")),
+                    Query("empty", ratio("mediround_empty_masks_total", "mediround_decode_batch_masks_sum")),
                 ],
+                "Corrected: of those whose request lets them be. Near its threshold: of those with a score.",
             ),
             Panel(
                 "The judge's scores",

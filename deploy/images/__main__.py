@@ -1,6 +1,7 @@
 """``make images``: build the targets that are asked for, try the orchestrator, and say what could not be had.
 
-Status 0: what was asked for was built, and the trial passed. 1: not. 3: buildah or mmdebstrap is missing here.
+Status 0: what was asked for was built, and the trial passed. 1: something was not. 3: buildah or mmdebstrap is
+missing here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from deploy.images.base import ensure_base
 from deploy.images.buildah import Buildah, BuildahError
 from deploy.images.pip_settings import pip_mounts
 from deploy.images.trial import Outcome, Trial, TrialError
+from mediround import MediRoundError
 
 DOCKERFILE = Path("Dockerfile")
 DIRECTORY = Path("build/images")
@@ -26,6 +28,8 @@ ORCHESTRATOR = "orchestrator"
 OWN_BASE = {"language": "LANGUAGE_BASE_IMAGE", "vision": "VISION_BASE_IMAGE"}
 """Targets that stand on somebody else's image, and the argument that names it."""
 FAILED, MISSING = 1, 3
+FAULTS = (BuildahError, TrialError, MediRoundError, subprocess.CalledProcessError)
+"""Of a target, and no reason to leave the others."""
 
 
 def default_of(argument: str) -> str:
@@ -60,7 +64,7 @@ def build(buildah: Buildah, target: str, arguments: dict[str, str]) -> None:
 
 
 def try_orchestrator(buildah: Buildah, bundle: Path, picture: Path) -> None:
-    """Raises TrialError or BuildahError."""
+    """Raises TrialError, BuildahError or MediRoundError."""
     name = image(ORCHESTRATOR)
     with buildah.container(name) as container:
         trial = Trial(buildah, container, buildah.config(name), bundle, DIRECTORY / "orchestrator-run.log")
@@ -68,7 +72,8 @@ def try_orchestrator(buildah: Buildah, bundle: Path, picture: Path) -> None:
 
 
 def report(outcome: Outcome) -> None:
-    print(f"== it ran, as a user without rights; {len(outcome.distributions)} Python packages, no torch, no pip:")
+    count = len(outcome.distributions)
+    print(f"== it ran, as a user without rights; its environment has {count} packages, no torch and no pip:")
     print("   " + " ".join(outcome.distributions))
     for result in outcome.results:
         milliseconds = result.timings.total * 1000
@@ -90,6 +95,25 @@ def report_others(buildah: Buildah, asked: list[str]) -> None:
         print(f"== NOT built: {target}: {why or f'not asked for; make images IMAGES={target}'}")
 
 
+def make(buildah: Buildah, given: argparse.Namespace) -> bool:
+    """Each target that is asked for, whatever becomes of the others; whether all succeeded."""
+    try:
+        arguments = build_arguments(given, buildah)
+    except FAULTS as fault:
+        print(f"== FAILED: {', '.join(given.targets)}: {fault}", file=sys.stderr)
+        return False
+    failed = False
+    for target in given.targets:
+        try:
+            build(buildah, target, arguments)
+            if target == ORCHESTRATOR:
+                try_orchestrator(buildah, given.bundle, given.picture)
+        except FAULTS as fault:
+            print(f"== FAILED: {target}: {fault}", file=sys.stderr)
+            failed = True
+    return not failed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__)
     parser.add_argument("targets", nargs="+", choices=TARGETS)
@@ -102,17 +126,9 @@ def main() -> int:
         print(f"NOT built: {', '.join(lacking)} not found; they are Debian packages", file=sys.stderr)
         return MISSING
     buildah = Buildah(DIRECTORY)
-    try:
-        arguments = build_arguments(given, buildah)
-        for target in given.targets:
-            build(buildah, target, arguments)
-        if ORCHESTRATOR in given.targets:
-            try_orchestrator(buildah, given.bundle, given.picture)
-    except (BuildahError, TrialError, subprocess.CalledProcessError) as error:
-        print(f"== FAILED: {error}", file=sys.stderr)
-        return FAILED
+    made = make(buildah, given)
     report_others(buildah, given.targets)
-    return 0
+    return 0 if made else FAILED
 
 
 if __name__ == "__main__":

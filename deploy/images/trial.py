@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mediround import Client, RoundResult
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 FORBIDDEN = ("torch", "vllm", "pip", "triton")
-"""Distributions that an orchestrator has no use for."""
+"""Distributions that have no place in an orchestrator's environment."""
 QUESTIONS = (("Segment the left thalamus.", None), ("Segment the same structure on the other side.", 0))
 _DISTRIBUTIONS = """
 from importlib.metadata import distributions
@@ -130,19 +131,36 @@ class Trial:
 
 def _stop(serving: subprocess.Popen[bytes]) -> int:
     """As a container's engine does: SIGTERM to the server itself, below buildah's own processes."""
-    pid = serving.pid
-    while children := _children(pid):
-        pid = children[0]
-    os.kill(pid, signal.SIGTERM)
+    if (ended := serving.poll()) is not None:
+        return ended
+    _signal(_line(serving.pid)[-1], signal.SIGTERM)
     try:
         return serving.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        os.kill(pid, signal.SIGKILL)
+        for pid in reversed(_line(serving.pid)):
+            _signal(pid, signal.SIGKILL)
         serving.wait()
         raise TrialError(f"told to stop, the server went on for {STOP_SECONDS:g} s") from None
 
 
+def _signal(pid: int, number: int) -> None:
+    """If it is still there."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _line(pid: int) -> list[int]:
+    """A process, its first child, that one's, and so on."""
+    line = [pid]
+    while children := _children(line[-1]):
+        line.append(children[0])
+    return line
+
+
 def _children(pid: int) -> list[int]:
-    """Of every thread of a process. Linux only."""
-    found = (path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [int(child) for children in found for child in children]
+    """Of every thread of a process; none when it is gone. Linux only."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, path.read_text().split())
+    return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from serving.telemetry import CODES
+
 LONG = 1500
 """Minutes that a series lasts where nothing else is said."""
 Leg = tuple[float, float]
@@ -34,7 +36,7 @@ def rounds(code: str) -> str:
 
 IDLE = {
     series("up"): f"1x{LONG}",
-    **{rounds(code): f"0x{LONG}" for code in ("OK", "INTERNAL", "DEADLINE_EXCEEDED")},
+    **{rounds(code): f"0x{LONG}" for code in ("OK", "INTERNAL")},
 }
 """The service, up, and asked nothing."""
 
@@ -51,7 +53,13 @@ class Scenario:
 
     @property
     def evaluated(self) -> str:
-        """How often the rules are: seldom where it lasts, or promtool takes its time."""
+        """How often the rules are: seldom where it lasts, or promtool takes its time.
+
+        An objective's alerts fire at once: it is enough when they are looked at.
+        """
+        objectives = all(name.startswith(("MediroundErrors", "MediroundLatency")) for name in self.about)
+        if objectives and all(time.endswith("h") for time in self.firing):
+            return "1h"
         return "5m" if any("h" in time for time in self.firing) else "30s"
 
 
@@ -61,14 +69,16 @@ def scenario(name: str, about: str, values: Mapping[str, str], /, **firing: str)
     return Scenario(name, tuple(about.split()), {**IDLE, **values}, at)
 
 
-def course(kind: str, *legs: tuple[float, float, float]) -> dict[str, str]:
+def course(
+    kind: str, *legs: tuple[float, float, float], code: str = "UNAVAILABLE", priority: str = "interactive"
+) -> dict[str, str]:
     """Rounds of which a share has failed (``Errors``) or was slow (``Latency``). A leg: minutes, rounds, share."""
     every = counter(*((minutes, rate) for minutes, rate, _ in legs))
     good = counter(*((minutes, rate * (1 - share)) for minutes, rate, share in legs))
     bad = counter(*((minutes, rate * share) for minutes, rate, share in legs))
     if kind == "Errors":
-        return {rounds("OK"): good, rounds("UNAVAILABLE"): bad}
-    seconds = {"index": "1"}
+        return {rounds("OK"): good, rounds(code): bad}
+    seconds = {"priority": priority, "index": "1"}
     return {
         rounds("OK"): every,
         series("mediround_round_seconds_count", **seconds): every,
@@ -117,8 +127,22 @@ def embeddings(rate: float, before: float, after: float) -> dict[str, str]:
     }
 
 
-JUDGED = "mediround_judge_score_count"
-CORRECTED, EMPTY = ("mediround_corrected_masks_total", JUDGED), ("mediround_empty_masks_total", JUDGED)
+def corrections(masks: float, before: tuple[float, float], after: tuple[float, float]) -> dict[str, str]:
+    """Masks a minute, all with a score. Which part of them may be corrected, and of those, the share that is."""
+    (may, are), (may_then, are_then) = before, after
+    return {
+        series("mediround_decode_batch_masks_sum"): counter((1320, masks)),
+        series("mediround_judge_score_count"): counter((1320, masks)),
+        series(CORRECTED[1]): counter((1200, masks * may), (120, masks * may_then)),
+        series(CORRECTED[0]): counter((1200, masks * may * are), (120, masks * may_then * are_then)),
+    }
+
+
+CORRECTED = ("mediround_corrected_masks_total", "mediround_correctable_masks_total")
+EMPTY = ("mediround_empty_masks_total", "mediround_decode_batch_masks_sum")
+FAULTS = ("INTERNAL", "UNAVAILABLE")
+"""Of the codes; the others are the caller's doing, or a question of capacity."""
+ERRORS = "MediroundErrorsFast MediroundErrorsSlow MediroundErrorsLasting"
 DRIFT, COLLAPSE, BLANK = "MediroundCorrectedShareDrift", "MediroundEmbeddingCacheCollapse", "MediroundEmptyMasks"
 CALLS = {series("mediround_calls_total", method="AskRound", code="OK"): counter((60, 100))}
 SHED = series("mediround_shed_total", reason="queue")
@@ -137,14 +161,29 @@ def gone(name: str, about: str, values: Mapping[str, str], /, **firing: str) -> 
 
 SCENARIOS = [
     scenario("idle", "MediroundMetricsAbsent", {}, at_6m=""),
-    scenario(
-        "callers' faults",
-        "MediroundErrors",
-        {rounds("INVALID_ARGUMENT"): counter((500, 90))},
-        at_7h="",
+    *(
+        scenario(
+            f"most end {code}",
+            "MediroundErrors",
+            course("Errors", (425, 100, 0.9), code=code),
+            at_7h=ERRORS if code in FAULTS else "",
+        )
+        for code in CODES[1:]
     ),
     *burning("Errors", (0.1, 0.05, 0.02, 0.008, 0.003), 0.4, 10),
     *burning("Latency", (0.8, 0.5, 0.2, 0.08, 0.03), 1.0, 20),
+    scenario(
+        "few rounds are slow, and many batch rounds",
+        "MediroundLatency",
+        course("Latency", (425, 0.03, 1.0)) | course("Latency", (425, 100, 1.0), priority="batch"),
+        at_7h="MediroundLatencyLasting",
+    ),
+    scenario(
+        "batch rounds are slow, no other is",
+        "MediroundLatency",
+        course("Latency", (425, 20, 0.0)) | course("Latency", (425, 100, 1.0), priority="batch"),
+        at_7h="",
+    ),
     scenario("down", "MediroundDown", {series("up"): "1x10 0x20"}, at_10m="", at_12m="", at_14m="MediroundDown"),
     scenario(
         "language server down",
@@ -158,6 +197,7 @@ SCENARIOS = [
         "MediroundAbsent MediroundMetricsAbsent",
         {series("up"): "1x3 _x30", rounds("OK"): "0x3 _x30"},
         at_7m="",
+        at_12m="",
         at_20m="MediroundAbsent",
     ),
     gone(
@@ -193,7 +233,7 @@ SCENARIOS = [
         at_38m="MediroundBatchQueueOld",
     ),
     scenario("sheds some", "MediroundSheds", CALLS | {SHED: counter((60, 4))}, at_50m=""),
-    scenario("sheds", "MediroundSheds", CALLS | {SHED: counter((60, 7))}, at_8m="", at_50m="MediroundSheds"),
+    scenario("sheds", "MediroundSheds", CALLS | {SHED: counter((60, 7))}, at_8m="", at_15m="MediroundSheds"),
     scenario(
         "sessions",
         "MediroundSessions",
@@ -203,14 +243,23 @@ SCENARIOS = [
         at_35m="MediroundSessionsNearLimit",
     ),
     scenario("embeddings found less often", COLLAPSE, embeddings(6, 0.9, 0.5), at_21h=""),
-    scenario("embeddings hardly found", COLLAPSE, embeddings(6, 0.9, 0.3), at_20h10m="", at_21h=COLLAPSE),
+    scenario(
+        "embeddings hardly found",
+        COLLAPSE,
+        embeddings(6, 0.9, 0.3),
+        at_20h10m="",
+        at_20h25m="",
+        at_20h40m=COLLAPSE,
+    ),
     scenario("embeddings never found", COLLAPSE, embeddings(6, 0, 0), at_21h=""),
     scenario("few embeddings looked up", COLLAPSE, embeddings(2, 1, 0), at_21h=""),
     scenario("corrected as ever", DRIFT, changing(*CORRECTED, 3, 0.3, 0.4), at_21h50m=""),
-    scenario("more corrected", DRIFT, changing(*CORRECTED, 3, 0.3, 0.5), at_20h20m="", at_21h50m=DRIFT),
+    scenario("more corrected", DRIFT, changing(*CORRECTED, 3, 0.3, 0.5), at_21h10m="", at_21h50m=DRIFT),
     scenario("fewer corrected", DRIFT, changing(*CORRECTED, 3, 0.5, 0.3), at_21h50m=DRIFT),
-    scenario("few judged", DRIFT, changing(*CORRECTED, 1, 0, 1), at_21h50m=""),
+    scenario("few correctable", DRIFT, changing(*CORRECTED, 1, 0, 1), at_21h50m=""),
+    scenario("few correctable of many", DRIFT, corrections(10, (0.1, 0), (0.1, 1)), at_21h50m=""),
+    scenario("fewer correctable of many", DRIFT, corrections(10, (1, 0.4), (0.3, 0.4)), at_21h50m=""),
     scenario("some empty", BLANK, changing(*EMPTY, 3, 0.02, 0.15), at_21h50m=""),
-    scenario("many empty", BLANK, changing(*EMPTY, 3, 0.02, 0.3), at_20h20m="", at_21h50m=BLANK),
+    scenario("many empty, and no judge", BLANK, changing(*EMPTY, 3, 0.02, 0.3), at_21h5m="", at_21h50m=BLANK),
     scenario("few masks, empty", BLANK, changing(*EMPTY, 1, 0.02, 0.3), at_21h50m=""),
 ]
