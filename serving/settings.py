@@ -107,7 +107,7 @@ class TritonSettings(Section):
     mask_slots: Positive = 16
     """Decodes at once whose masks come through memory as well; others' come by gRPC. With a slab."""
     patience: Seconds = 30.0
-    """After which a request that Triton does not answer counts as lost."""
+    """After which a request that Triton does not answer counts as lost; it may queue there for two thirds."""
 
 
 class Settings(ListeningSettings):

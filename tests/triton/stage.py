@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -66,7 +67,16 @@ class Stage:
         return await self.engine.decode(lease, features(count), np.zeros(count, np.float32))
 
     async def counted(self, model: str = "mask_decoder") -> Counted:
-        """By Triton, since the model was loaded: warm-ups and other tests among it."""
+        """By Triton, since the model was loaded: warm-ups and other tests among it.
+
+        Settled: it counts a request a moment after its reply.
+        """
+        last = None
+        while last != (last := await self._counted(model)):  # noqa: ASYNC110  # Triton has no event
+            await asyncio.sleep(0.2)
+        return last
+
+    async def _counted(self, model: str) -> Counted:
         (told,) = (await self.client.get_inference_statistics(model)).model_stats
         sizes = Counter({int(batch.batch_size): int(batch.compute_infer.count) for batch in told.batch_stats})
         return Counted(int(told.inference_count), int(told.execution_count), sizes)
