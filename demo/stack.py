@@ -22,7 +22,13 @@ ENGINE_SECONDS = 600.0
 
 @contextmanager
 def stack(
-    bundle: Path, out: Path, engine: str | None, vision: str, flags: Sequence[str] = ()
+    bundle: Path,
+    out: Path,
+    engine: str | None,
+    vision: str,
+    flags: Sequence[str] = (),
+    *,
+    language_flags: Sequence[str] = (),
 ) -> Iterator[Launched]:
     """The server, with ``flags``; with ``engine`` and triton, that half is a process beside it.
 
@@ -35,7 +41,7 @@ def stack(
     environment: dict[str, str] = {}
     with ExitStack() as running:
         if engine is not None:
-            log, options = out / "language.log", ["--engine", engine]
+            log, options = out / "language.log", ["--engine", engine, *language_flags]
             language = running.enter_context(launched(bundle, log, options, ENGINE_SECONDS, module="serving.llm"))
             halves += ["--language", f"grpc://{language.address}"]
         if vision == TRITON:
