@@ -58,8 +58,8 @@ class Scenario:
         An objective's alerts fire at once: it is enough when they are looked at.
         """
         objectives = all(name.startswith(("MediroundErrors", "MediroundLatency")) for name in self.about)
-        if objectives and all(time.endswith("h") for time in self.firing):
-            return "1h"
+        if objectives:
+            return "1h" if all(time.endswith("h") for time in self.firing) else "10m"
         return "5m" if any("h" in time for time in self.firing) else "30s"
 
 
@@ -103,7 +103,7 @@ def burning(
     later = course(kind, (1380, 100, 0), (60, 100, much))
     yield scenario(f"{kind} begin after a day", about, later, **{f"at_23h{soon}m": ""})
     end = course(kind, (180, 100, 0), (180, 100, much), (425, 100, 0))
-    over = {"at_6h10m": f"{slow} {lasting}", "at_6h45m": lasting, "at_13h": ""}
+    over = {"at_6h10m": f"{slow} {lasting}", "at_6h40m": lasting, "at_13h": ""}
     yield scenario(f"{kind} end", about, end, at_6h=whole, **over)
     for hourly, alerts in {30: whole, 12: f"{slow} {lasting}", 5: f"{slow} {lasting}", 2: lasting}.items():
         few = course(kind, (425, hourly / 60, shares[0]))
@@ -111,10 +111,10 @@ def burning(
 
 
 def changing(part: str, whole: str, rate: float, before: float, after: float, **labels: str) -> dict[str, str]:
-    """Twenty hours one share of ``rate`` a minute, then two hours another."""
+    """Ten hours one share of ``rate`` a minute, then two hours another."""
     return {
-        series(part, **labels): counter((1200, rate * before), (120, rate * after)),
-        series(whole, **labels): counter((1320, rate)),
+        series(part, **labels): counter((600, rate * before), (120, rate * after)),
+        series(whole, **labels): counter((720, rate)),
     }
 
 
@@ -122,8 +122,8 @@ def embeddings(rate: float, before: float, after: float) -> dict[str, str]:
     """Lookups a minute, and the share that finds."""
     hits, misses = (series(f"mediround_cache_{found}_total", cache="embedding") for found in ("hits", "misses"))
     return {
-        hits: counter((1200, rate * before), (120, rate * after)),
-        misses: counter((1200, rate * (1 - before)), (120, rate * (1 - after))),
+        hits: counter((600, rate * before), (120, rate * after)),
+        misses: counter((600, rate * (1 - before)), (120, rate * (1 - after))),
     }
 
 
@@ -131,10 +131,10 @@ def corrections(masks: float, before: tuple[float, float], after: tuple[float, f
     """Masks a minute, all with a score. Which part of them may be corrected, and of those, the share that is."""
     (may, are), (may_then, are_then) = before, after
     return {
-        series("mediround_decode_batch_masks_sum"): counter((1320, masks)),
-        series("mediround_judge_score_count"): counter((1320, masks)),
-        series(CORRECTED[1]): counter((1200, masks * may), (120, masks * may_then)),
-        series(CORRECTED[0]): counter((1200, masks * may * are), (120, masks * may_then * are_then)),
+        series("mediround_decode_batch_masks_sum"): counter((720, masks)),
+        series("mediround_judge_score_count"): counter((720, masks)),
+        series(CORRECTED[1]): counter((600, masks * may), (120, masks * may_then)),
+        series(CORRECTED[0]): counter((600, masks * may * are), (120, masks * may_then * are_then)),
     }
 
 
@@ -242,24 +242,24 @@ SCENARIOS = [
         at_29m="",
         at_35m="MediroundSessionsNearLimit",
     ),
-    scenario("embeddings found less often", COLLAPSE, embeddings(6, 0.9, 0.5), at_21h=""),
+    scenario("embeddings found less often", COLLAPSE, embeddings(6, 0.9, 0.5), at_11h=""),
     scenario(
         "embeddings hardly found",
         COLLAPSE,
         embeddings(6, 0.9, 0.3),
-        at_20h10m="",
-        at_20h25m="",
-        at_20h40m=COLLAPSE,
+        at_10h10m="",
+        at_10h25m="",
+        at_10h40m=COLLAPSE,
     ),
-    scenario("embeddings never found", COLLAPSE, embeddings(6, 0, 0), at_21h=""),
-    scenario("few embeddings looked up", COLLAPSE, embeddings(2, 1, 0), at_21h=""),
-    scenario("corrected as ever", DRIFT, changing(*CORRECTED, 3, 0.3, 0.4), at_21h50m=""),
-    scenario("more corrected", DRIFT, changing(*CORRECTED, 3, 0.3, 0.5), at_21h10m="", at_21h50m=DRIFT),
-    scenario("fewer corrected", DRIFT, changing(*CORRECTED, 3, 0.5, 0.3), at_21h50m=DRIFT),
-    scenario("few correctable", DRIFT, changing(*CORRECTED, 1, 0, 1), at_21h50m=""),
-    scenario("few correctable of many", DRIFT, corrections(10, (0.1, 0), (0.1, 1)), at_21h50m=""),
-    scenario("fewer correctable of many", DRIFT, corrections(10, (1, 0.4), (0.3, 0.4)), at_21h50m=""),
-    scenario("some empty", BLANK, changing(*EMPTY, 3, 0.02, 0.15), at_21h50m=""),
-    scenario("many empty, and no judge", BLANK, changing(*EMPTY, 3, 0.02, 0.3), at_21h5m="", at_21h50m=BLANK),
-    scenario("few masks, empty", BLANK, changing(*EMPTY, 1, 0.02, 0.3), at_21h50m=""),
+    scenario("embeddings never found", COLLAPSE, embeddings(6, 0, 0), at_11h=""),
+    scenario("few embeddings looked up", COLLAPSE, embeddings(2, 1, 0), at_11h=""),
+    scenario("corrected as ever", DRIFT, changing(*CORRECTED, 3, 0.3, 0.4), at_11h50m=""),
+    scenario("more corrected", DRIFT, changing(*CORRECTED, 3, 0.3, 0.5), at_11h10m="", at_11h50m=DRIFT),
+    scenario("fewer corrected", DRIFT, changing(*CORRECTED, 3, 0.5, 0.3), at_11h50m=DRIFT),
+    scenario("few correctable", DRIFT, changing(*CORRECTED, 1, 0, 1), at_11h50m=""),
+    scenario("few correctable of many", DRIFT, corrections(10, (0.1, 0), (0.1, 1)), at_11h50m=""),
+    scenario("fewer correctable of many", DRIFT, corrections(10, (1, 0.4), (0.3, 0.4)), at_11h50m=""),
+    scenario("some empty", BLANK, changing(*EMPTY, 3, 0.02, 0.15), at_11h50m=""),
+    scenario("many empty, and no judge", BLANK, changing(*EMPTY, 3, 0.02, 0.3), at_11h5m="", at_11h50m=BLANK),
+    scenario("few masks, empty", BLANK, changing(*EMPTY, 1, 0.02, 0.3), at_11h50m=""),
 ]

@@ -1,124 +1,164 @@
-"""A real Prometheus scrapes real servers under load, and every expression of rules and dashboard is put to it."""
+"""A real Prometheus scrapes real servers, and every expression of rules and dashboard is put to it.
+
+The demo's servers under load; and, for what only they tell, vLLM and Triton where these are installed.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
-import time
-import urllib.parse
-import urllib.request
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
+from demo.stack import ONNX, stack
 from demo.triton.server import Installation, Triton
 from loadtest.launch import free_port, launched
 from mediround import Client, MediRoundError, Round
 from serving import telemetry
 from serving.bundle import Bundle
 from tests.conftest import REPOSITORY
+from tests.deploy.prometheus import Prometheus, alerting, named, prometheus, recorded, shown
 
-DEPLOY = REPOSITORY / "deploy"
-RULES = DEPLOY / "prometheus" / "rules"
-DASHBOARD = DEPLOY / "grafana" / "mediround.json"
-SCRAPES = 4
-"""So many samples of each series; a rate needs two."""
+BUNDLE = REPOSITORY / "models" / "mediround-lite"
+KNOWN = """
+name = "archive"
+[arrivals]
+process = "constant"
+rate = 1.0
+duration = 3.0
+[dialogues]
+mode = "known"
+rounds = [4, 4]
+batch_share = 1.0
+shapes = { chain = 1, star = 1 }
+[images]
+pictures = "slices/slice_z*.png"
+reuse = 0.5
+[objective]
+answered = 1.0
+[generator]
+late = 30.0
+"""
+LIVE = """
+name = "people"
+[arrivals]
+process = "constant"
+rate = 2.0
+duration = 10.0
+[dialogues]
+mode = "live"
+rounds = [4, 4]
+think = 0.3
+[images]
+pictures = "slices/slice_z*.png"
+reuse = 1.0
+[objective]
+answered = 1.0
+[generator]
+late = 30.0
+"""
+"""On an image that the batch work was about, so that no round waits for the encoder."""
+ASKED = 4
+"""Times that the servers beside the demo's are asked, with a scrape in between."""
 TRITON_IS_INSTALLED = Installation(REPOSITORY / "build" / "triton").complete
-METRIC = re.compile(r"(?<![\w:$.])(?:mediround_|vllm:|nv_)\w+")
-VARIABLES = {"$__rate_interval": "1m", "$job": ".+"}
-OURS = [pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus: Debian package prometheus")]
-pytestmark = [*OURS, pytest.mark.timeout(600)]
+VLLM_IS_INSTALLED = importlib.util.find_spec("vllm") is not None
+OF_TRITON, OF_VLLM = re.compile(r"nv_|mediround_(?:triton|slab)_|\"triton\""), re.compile("vllm:")
+CONDITION = re.compile(r" and (?:on \(job\) )?")
+COMPARED = re.compile(r" (>|<|==) ")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus: Debian package prometheus"),
+    pytest.mark.timeout(600),
+]
 
 
-def recorded() -> list[str]:
-    return [r["expr"] for r in _rules(RULES / "recording.yml")]
+def told_by_the_demo(expression: str) -> bool:
+    return not OF_TRITON.search(expression) and not OF_VLLM.search(expression)
 
 
-def alerting() -> list[str]:
-    return [r["expr"] for r in _rules(RULES / "alerts.yml")]
+def conditions() -> list[str]:
+    """Of the alerts, those about something that is there."""
+    parts = {part for expression in alerting() for part in CONDITION.split(expression)}
+    return sorted(part for part in parts if not part.startswith("absent"))
 
 
-def shown() -> list[str]:
-    """Of every panel, with Grafana's variables replaced."""
-    expressions = []
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        for target in panel.get("targets", []):
-            expression = target["expr"]
-            for variable, value in VARIABLES.items():
-                expression = expression.replace(variable, value)
-            assert "$" not in expression
-            expressions.append(expression)
-    return expressions
+def load(scenario: str, address: str, directory: Path) -> None:
+    """Asked by ``python -m loadtest``; all of it is answered."""
+    file = directory / "scenario.toml"
+    file.write_text(scenario)
+    command = [sys.executable, "-m", "loadtest", "run", "--target", address, "--scenario", str(file)]
+    done = subprocess.run(
+        [*command, "--out", str(directory / "report")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _rules(path: Path) -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """The demo's servers on ONNX Runtime, as Prometheus had them at the end of some load."""
+    directory = tmp_path_factory.mktemp("demo")
+    shutil.copytree(BUNDLE / "slices", directory / "slices")
+    ports = {"mediround": free_port(), "mediround-language": free_port()}
+    ours, theirs = (("--metrics-listen", f"127.0.0.1:{port}") for port in ports.values())
+    with (
+        stack(BUNDLE, directory, ONNX, ONNX, ours, language_flags=theirs) as server,
+        prometheus(directory, ports) as reader,
+    ):
+        reader.await_scrapes(ports, 2)
+        for scenario in (KNOWN, LIVE):
+            load(scenario, server.address, directory)
+        reader.await_scrapes(ports, 3)  # and the rules, evaluated as often, have seen the last round
+        reader.stop_the_clock()
+        yield reader
 
 
-def named(expressions: list[str]) -> set[str]:
-    return {name for expression in expressions for name in METRIC.findall(expression)}
+@pytest.mark.parametrize("expression", [*recorded(), *shown()])
+def test_no_query_fails_or_finds_nothing(demo: Prometheus, expression: str) -> None:
+    found = demo.vector(expression)
+    if told_by_the_demo(expression):
+        assert found
+        assert any(sample["value"][1] != "NaN" for sample in found)
 
 
-class Prometheus:
-    def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}"
-
-    def get(self, path: str, **query: str) -> Any:
-        """The answer's data."""
-        url = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  # loopback
-            return json.load(answer)["data"]
-
-    def vector(self, expression: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
-        return found
-
-    def await_scrapes(self, job: str, number: int) -> None:
-        deadline = time.monotonic() + 60
-        while not self.vector(f'count_over_time(up{{job="{job}"}}[5m]) >= {number}'):
-            assert time.monotonic() < deadline, self.get("targets")["activeTargets"]
-            time.sleep(0.5)
+@pytest.mark.parametrize("expression", alerting())
+def test_no_alert_has_a_reason(demo: Prometheus, expression: str) -> None:
+    """However long it would have to last to fire."""
+    assert demo.vector(expression) == []
 
 
-@contextmanager
-def prometheus(directory: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
-    """A plain child on a free loopback port, with our rules."""
-    jobs = [
-        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]} for job, port in targets.items()
-    ]
-    every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    configuration = {"global": every, "rule_files": [f"{RULES}/*.yml"], "scrape_configs": jobs}
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    port = free_port()
-    command = ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
-    with (directory / "prometheus.log").open("w") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=log)
-        try:
-            _await_ready(port, process, directory / "prometheus.log")
-            yield Prometheus(port)
-        finally:
-            process.terminate()
-            process.wait(20)
+@pytest.mark.parametrize("condition", conditions())
+def test_each_condition_finds_what_it_compares(demo: Prometheus, condition: str) -> None:
+    found = demo.vector(COMPARED.sub(r" \1 bool ", condition, count=1))
+    if told_by_the_demo(condition):
+        assert found
 
 
-def _await_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5).close()
-            return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+def test_there_was_enough_to_judge_by(demo: Prometheus) -> None:
+    enough = [condition for condition in conditions() if "rounds:increase" in condition]
+    assert len(enough) == 4
+    assert [condition for condition in enough if not demo.vector(condition)] == []
+
+
+def test_each_alert_finds_its_metrics(demo: Prometheus) -> None:
+    known = set(demo.get("label/__name__/values"))
+    assert {name for name in named(alerting()) if told_by_the_demo(name)} <= known
+
+
+def test_every_server_answers_its_scrapes(demo: Prometheus) -> None:
+    answered = {sample["metric"]["job"]: sample["value"][1] for sample in demo.vector("up")}
+    assert answered == {"mediround": "1", "mediround-language": "1"}
+
+
+def test_each_rule_is_evaluated_without_error(demo: Prometheus) -> None:
+    rules = [rule for group in demo.get("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == len(recorded()) + len(alerting())
+    assert [rule for rule in rules if rule["health"] != "ok"] == []
 
 
 def ask(address: str, seed: int) -> None:
@@ -141,20 +181,17 @@ def random_triton_if_installed(request: pytest.FixtureRequest) -> Triton | None:
 
 
 @pytest.fixture(scope="module")
-def scraped(
+def beside(
     random_bundle: Bundle, random_triton_if_installed: Triton | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """Rounds of an orchestrator, a language server and Triton, as Prometheus has them.
-
-    The language half is on vLLM where that is installed; the vision half in the orchestrator where Triton is not.
-    """
-    directory, bundle = tmp_path_factory.mktemp("prometheus"), random_bundle.directory
+    """An orchestrator with vLLM and Triton, each where it is installed, as Prometheus has them."""
+    directory, bundle = tmp_path_factory.mktemp("beside"), random_bundle.directory
     ports = {"mediround": free_port(), "mediround-language": free_port()}
-    engine = "vllm-cpu" if importlib.util.find_spec("vllm") else "onnx"
+    engine = "vllm-cpu" if VLLM_IS_INSTALLED else "onnx"
     listen = {job: ["--metrics-listen", f"127.0.0.1:{port}"] for job, port in ports.items()}
-    with ExitStack() as stack:
+    with ExitStack() as running:
         flags = ["--engine", engine, *listen["mediround-language"]]
-        language = stack.enter_context(
+        language = running.enter_context(
             launched(bundle, directory / "language.log", flags, 400, module="serving.llm")
         )
         flags, secret = ["--language", f"grpc://{language.address}", *listen["mediround"]], {}
@@ -162,60 +199,36 @@ def scraped(
             ports["triton"] = triton.metrics_port
             flags += ["--vision", f"triton://{triton.address}"]
             secret["MEDIROUND_TRITON__ADMIN_KEY"] = triton.admin_key
-        server = stack.enter_context(launched(bundle, directory / "server.log", flags, environment=secret))
-        reader = stack.enter_context(prometheus(directory, ports))
-        reader.await_scrapes("mediround", 1)
-        for seed in range(SCRAPES):
+        server = running.enter_context(launched(bundle, directory / "server.log", flags, environment=secret))
+        reader = running.enter_context(prometheus(directory, ports))
+        reader.await_scrapes(ports, 1)
+        for seed in range(ASKED):
             ask(server.address, seed)
-            for job in ports:
-                reader.await_scrapes(job, seed + 2)
+            reader.await_scrapes(ports, 1)
+        reader.stop_the_clock()
         yield reader
 
 
-def may_be_empty(expression: str) -> str:
-    """Why; empty when it may not."""
-    if re.search("nv_|mediround_(triton|slab)_", expression) and not TRITON_IS_INSTALLED:
-        return "Triton is not installed"
-    if "vllm:" in expression and not importlib.util.find_spec("vllm"):
-        return "vLLM is not installed"
-    return ""
-
-
-@pytest.mark.parametrize("expression", [*recorded(), *shown()])
-def test_no_query_fails_or_finds_nothing(scraped: Prometheus, expression: str) -> None:
-    found = scraped.vector(expression)
-    if not found and (why := may_be_empty(expression)):
-        pytest.skip(f"evaluated; empty, for {why}")
-    assert found
+@pytest.mark.parametrize("expression", [e for e in [*recorded(), *shown()] if not told_by_the_demo(e)])
+def test_what_only_vllm_or_triton_tells(expression: str, request: pytest.FixtureRequest) -> None:
+    if OF_TRITON.search(expression) and not TRITON_IS_INSTALLED:
+        pytest.skip("Triton is not installed: make env-triton")
+    if OF_VLLM.search(expression) and not VLLM_IS_INSTALLED:
+        pytest.skip("vLLM is not installed: make env-vllm")
+    found = request.getfixturevalue("beside").vector(expression)
     assert any(sample["value"][1] != "NaN" for sample in found)
 
 
-def test_nothing_fires_and_each_alert_finds_its_metrics(scraped: Prometheus) -> None:
-    assert [alert["labels"] for alert in scraped.get("alerts")["alerts"] if alert["state"] == "firing"] == []
-    for expression in alerting():
-        scraped.vector(expression)
-    known = set(scraped.get("label/__name__/values"))
-    named_by_alerts = {name for name in named(alerting()) if not may_be_empty(name)}
-    assert named_by_alerts <= known
-
-
-def test_every_server_answers_its_scrapes(scraped: Prometheus) -> None:
-    assert {sample["metric"]["job"]: sample["value"][1] for sample in scraped.vector("up")} == {
-        "mediround": "1",
-        "mediround-language": "1",
-        **({"triton": "1"} if TRITON_IS_INSTALLED else {}),
-    }
-
-
 @pytest.mark.skipif(not TRITON_IS_INSTALLED, reason="Triton is not installed: make env-triton")
-def test_what_triton_was_asked_went_by_shared_memory(scraped: Prometheus) -> None:
+def test_what_triton_was_asked_went_by_shared_memory(beside: Prometheus) -> None:
     """The orchestrator tells of its own store, slabs and engine."""
 
     def one(expression: str) -> float:
-        [sample] = scraped.vector(expression)
+        [sample] = beside.vector(expression)
         return float(sample["value"][1])
 
-    images = SCRAPES + 1  # and that of the warm-up
+    images = ASKED + 1  # and that of the warm-up
+    assert one('up{job="triton"}') == 1
     assert one('mediround_embeddings_held{place="shared"}') == images
     assert one('mediround_embeddings_held{place="own"}') == 0
     assert one('mediround_slab_slots{slab="embeddings", state="taken"}') == images
@@ -226,12 +239,6 @@ def test_what_triton_was_asked_went_by_shared_memory(scraped: Prometheus) -> Non
     assert one('mediround_triton_tensor_bytes_total{direction="sent"}') > 0
     assert one("mediround_triton_mappings_total") == len(telemetry.SLABS)
     assert one("mediround_triton_meetings_total") == 1
-
-
-def test_each_rule_is_evaluated_without_error(scraped: Prometheus) -> None:
-    rules = [rule for group in scraped.get("rules")["groups"] for rule in group["rules"]]
-    assert len(rules) == len(recorded()) + len(alerting())
-    assert [rule for rule in rules if rule["health"] != "ok"] == []
 
 
 def test_every_metric_of_ours_is_in_the_golden_text() -> None:
