@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    flags = ["--engines.threads", str(options.threads), "--log-level", "warning"]
+    flags = ["--engines.threads", str(options.threads), "--log-level", "warning", *service.PATIENT]
     rows: list[Row] = []
     seed = time.time_ns() % 10**9
     with launched(options.bundle, options.out / "server.log", flags) as server, Progress() as progress:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from benchmarks.workload import Case, image, questions
 from mediround import Client, Round, RoundResult
 
+PATIENT = ("--admission.max-wait", "600")
+"""Flags of a server that refuses nobody for having to wait: the time that it takes is what is measured."""
+
 
 @dataclass(slots=True)
 class Measured:

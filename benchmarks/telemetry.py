@@ -98,10 +98,10 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    told = ["--metrics-listen", f"127.0.0.1:{port}", "--log-format", "json"]
+    told = ["--metrics-listen", f"127.0.0.1:{port}", "--log-format", "json", *service.PATIENT]
     logs = [options.out / f"telemetry-{name}.log" for name in ("off", "on")]
     with (
-        launched(options.bundle, logs[0], ["--log-level", "warning"]) as without,
+        launched(options.bundle, logs[0], ["--log-level", "warning", *service.PATIENT]) as without,
         launched(options.bundle, logs[1], told) as telling,
         Client(without.address) as off,
         Client(telling.address) as on,
