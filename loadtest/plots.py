@@ -114,7 +114,8 @@ def sweep(steps: Sequence[Step]) -> str:
     """Latency against the offered rate."""
     figure, axes = _figure()
     for name, marker, colour in (("p50", "o-", _BLUE), ("p95", "s--", _ORANGE), ("p99", "^:", _RED)):
-        points = [(step.offered_rate, getattr(step, name)) for step in steps if getattr(step, name) is not None]
+        told = [step for step in steps if getattr(step, name) is not None]
+        points = sorted((step.offered_rate, getattr(step, name)) for step in told)
         axes.plot([x for x, _ in points], [y for _, y in points], marker, color=colour, label=name)
     axes.set(xlabel="offered, rounds a second", ylabel="latency from when it was due, s", yscale="log")
     return _svg(figure, axes, "sweep")
