@@ -111,13 +111,21 @@ def report(rows: Sequence[Row], bundle: Path, options: argparse.Namespace) -> st
             "|" + "---|" * (COLUMNS.count("|") - 1),
             *(row.markdown() for row in rows),
             "",
-            f"Outside the engines, a live round alone: p50 "
-            f"{statistics.median(row.overhead_ms_p50 for row in alone):.2f} ms in the server, "
-            f"{statistics.median(row.seen_ms_p50 for row in alone):.2f} ms as its caller sees it. "
+            *_outside(alone),
             f"Peak memory: (a) {max(row.baseline_peak_mib for row in rows):.0f} MiB, "
             f"service {rows[-1].service_peak_mib:.0f} MiB.",
         ]
     )
+
+
+def _outside(alone: Sequence[Row]) -> list[str]:
+    """What a round costs beside the engines; nothing where none was alone."""
+    if not alone:
+        return []
+    server = statistics.median(row.overhead_ms_p50 for row in alone)
+    caller = statistics.median(row.seen_ms_p50 for row in alone)
+    seen = f"{server:.2f} ms in the server, {caller:.2f} ms as its caller sees it."
+    return [f"Outside the engines, a live round alone: p50 {seen}"]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as protocol
 from benchmarks import knee, telemetry
 from benchmarks.workload import Case
 from loadtest.launch import Launched
@@ -68,3 +70,14 @@ def test_without_a_knee_there_is_nothing_to_profile(
     assert "no knee was found" in capsys.readouterr().err
     (command,) = asked
     assert command.count("--metrics") == 2  # the language server's, too
+
+
+@pytest.mark.parametrize(("concurrency", "said"), [(1, True), (8, False)])
+def test_what_a_round_alone_costs_is_said_where_one_was_alone(concurrency: int, said: bool) -> None:
+    row = protocol.Row(
+        "star of 5", concurrency, 1.0, 4.0, 4.0, 0.9, 0.9, (5, 5, 2), (5, 1, 1), 1.8, 4.4, 600.0, 2300.0
+    )
+    options = argparse.Namespace(threads=2, repeats=1)
+    text = protocol.report([row], Path("models/some"), options)
+    assert ("p50 1.80 ms in the server, 4.40 ms as its caller" in text) is said
+    assert "service 2300 MiB" in text
