@@ -19,15 +19,14 @@ from exporters.golden import read_golden
 from exporters.parity import Report, Tolerance, replay_with
 from exporters.reports import as_json
 from serving.bundle import Bundle, load_bundle
-from serving.graph import CPU, CUDA, ProviderError
-from serving.halves import Shared, remote_vision, shared_memory
+from serving.graph import ProviderError
+from serving.halves import Shared, local_vision, providers, remote_vision, shared_memory
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine
 from serving.settings import EngineSettings, Settings
 from serving.stores.embeddings import MemoryEmbeddings
-from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonVision
 
 TRITON_SECONDS = 60.0
@@ -83,7 +82,7 @@ async def _replay(bundle: Bundle, settings: Settings, given: argparse.Namespace)
         shared = stack.enter_context(shared_memory(bundle, settings))
         language = await _language(bundle, settings, given.language)
         stack.push_async_callback(language.close)
-        vision = _vision(bundle, settings, shared)
+        vision = remote_vision(bundle, settings, shared) or local_vision(bundle, settings)
         stack.push_async_callback(vision.close)
         if isinstance(vision, TritonVision):
             await _reached(vision)
@@ -94,13 +93,8 @@ async def _replay(bundle: Bundle, settings: Settings, given: argparse.Namespace)
 
 async def _language(bundle: Bundle, settings: Settings, name: str) -> LanguageEngine:
     if name == "onnx":
-        return OnnxLanguage(bundle, settings.engines.threads, _CACHE_BYTES, _providers(settings))
+        return OnnxLanguage(bundle, settings.engines.threads, _CACHE_BYTES, providers(settings))
     return await VllmLanguage.start(bundle, ON_CPU if name == "vllm-cpu" else VllmOptions(dtype="float32"))
-
-
-def _vision(bundle: Bundle, settings: Settings, shared: Shared) -> TritonVision | OnnxVision:
-    triton = remote_vision(bundle, settings, shared)
-    return triton or OnnxVision(bundle, settings.engines.threads, _providers(settings))
 
 
 async def _reached(triton: TritonVision) -> None:
@@ -109,10 +103,6 @@ async def _reached(triton: TritonVision) -> None:
             await triton.reached()
     except TimeoutError as error:
         raise SourceError(f"Triton does not serve the bundle after {TRITON_SECONDS:g} s") from error
-
-
-def _providers(settings: Settings) -> tuple[str, ...]:
-    return CUDA if settings.engines.provider == "cuda" else CPU
 
 
 def _embeddings(bundle: Bundle, shared: Shared) -> MemoryEmbeddings | None:

@@ -21,3 +21,9 @@ def remaining() -> float | None:
     """Seconds left, at least 0; None without a deadline."""
     deadline = _DEADLINE.get()
     return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def within(seconds: float) -> float:
+    """Seconds left, at most ``seconds``."""
+    left = remaining()
+    return seconds if left is None else min(left, seconds)

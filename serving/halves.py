@@ -83,7 +83,6 @@ async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIt
         ProviderError: the execution provider that was asked for is not there.
     """
     threads, prefix_bytes = settings.engines.threads, settings.engines.prefix_cache_bytes
-    providers = CUDA if settings.engines.provider == "cuda" else CPU
     remotes = Remotes(remote_language(bundle, settings), remote_vision(bundle, settings, shared))
     health: dict[str, Engine] = {}
     caches: dict[str, Cache] = {}
@@ -93,14 +92,14 @@ async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIt
         language = servers
         health["language"] = Engine(lambda: servers.description, up=lambda: servers.available)
     else:
-        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes, providers)
+        language = onnx = OnnxLanguage(bundle, threads, prefix_bytes, providers(settings))
         health["language"] = Engine(lambda: onnx.description, up=lambda: True)
         caches["prefix"] = Cache(lambda: onnx.cache_stats, prefix_bytes)
     if (triton := remotes.vision) is not None:
         vision = triton
         health["vision"] = Engine(lambda: triton.description, up=lambda: triton.available)
     else:
-        vision = here = OnnxVision(bundle, threads, providers, openvino_encoder(bundle, settings))
+        vision = here = local_vision(bundle, settings)
         health["vision"] = Engine(lambda: here.description, up=lambda: True)
     try:
         yield Engines(language, vision, remotes, health, caches)
@@ -138,6 +137,16 @@ def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None
     tls = Tls(files.ca, files.certificate, files.private_key) if settings.language_secure else None
     credentials = tls.credentials() if tls else None
     return RemoteLanguage(settings.language_servers, bundle, settings.limits.max_rounds, credentials)
+
+
+def providers(settings: Settings) -> tuple[str, ...]:
+    """Of onnxruntime, in this process."""
+    return CUDA if settings.engines.provider == "cuda" else CPU
+
+
+def local_vision(bundle: Bundle, settings: Settings) -> OnnxVision:
+    """In this process. Raises ProviderError when a runtime that was asked for is not there."""
+    return OnnxVision(bundle, settings.engines.threads, providers(settings), openvino_encoder(bundle, settings))
 
 
 def openvino_encoder(bundle: Bundle, settings: Settings) -> OpenVinoEncoder | None:

@@ -52,6 +52,12 @@ def thresholds(first: int, questions: Sequence[Question], correction: Correction
     return [correction.threshold if first + i in judged else NO_CORRECTION for i in range(len(questions))]
 
 
+def correctable(asked: Sequence[Asked], results: Sequence[RoundResult]) -> int:
+    """How many masks the policy lets be corrected."""
+    pairs = zip(asked, results, strict=True)
+    return sum(a.threshold != NO_CORRECTION and r.segmentation is not None for a, r in pairs)
+
+
 def check_length(session: Session, turns: Sequence[Turn], form: PromptForm) -> None:
     """Raises InvalidInput when the turns, free ones without their answers, do not fit the model's context."""
     _read(session, turns, form)
@@ -138,9 +144,3 @@ def _read(session: Session, turns: Sequence[Turn], form: PromptForm) -> tuple[li
 
 def _segmentation(feature: SegFeature, mask: Mask, score: float, corrected: bool) -> Segmentation:
     return Segmentation(mask, None if np.isnan(score) else score, corrected, feature.log_probability)
-
-
-def correctable(asked: Sequence[Asked], results: Sequence[RoundResult]) -> int:
-    """How many masks the policy lets be corrected."""
-    pairs = zip(asked, results, strict=True)
-    return sum(a.threshold != NO_CORRECTION and r.segmentation is not None for a, r in pairs)

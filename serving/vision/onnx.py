@@ -20,7 +20,7 @@ from serving.domain import F32, EncoderImage
 from serving.errors import EngineFault
 from serving.graph import CPU, Array, Graph
 from serving.ports import DecodedMasks, EmbeddingLease
-from serving.vision.interface import decoder_interface, encoder_interface, finite
+from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 from serving.worker import Stop, Worker
 
 
@@ -105,8 +105,7 @@ class OnnxVision:
         }
         self._encoder.run_into(feeds, values[np.newaxis], stop)
         self._encodes += 1
-        if not finite(values):
-            raise EngineFault("the image encoder's result is not finite")
+        check_finite(values)
 
     def _decode(self, values: F32, features: F32, thresholds: F32, stop: Stop) -> DecodedMasks:
         feeds: dict[str, Array] = {

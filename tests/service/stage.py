@@ -68,6 +68,12 @@ class Stage:
     observer: Observer
     service: SegmentationService
 
+    @property
+    def shed(self) -> dict[str, float]:
+        """Refusals by reason, those that there were."""
+        samples = [s for f in self.registry.collect() for s in f.samples if s.name == "mediround_shed_total"]
+        return {sample.labels["reason"]: sample.value for sample in samples if sample.value}
+
 
 def stage(
     executor: Executor,

@@ -33,12 +33,6 @@ async def crowd(
         assert sum(stage.gate.stats(each).waiting for each in Priority) == 0
 
 
-def shed(stage: Stage) -> dict[str, float]:
-    """Refusals by reason, those that there were."""
-    samples = [s for f in stage.registry.collect() for s in f.samples if s.name == "mediround_shed_total"]
-    return {sample.labels["reason"]: sample.value for sample in samples if sample.value}
-
-
 async def waiting(stage: Stage, count: int) -> None:
     async with asyncio.timeout(10):
         while sum(stage.gate.stats(each).waiting for each in Priority) != count:  # noqa: ASYNC110  # it does not signal
@@ -80,7 +74,7 @@ async def test_what_would_wait_too_long_is_refused_and_told_when_to_come(executo
         assert "waits" in str(caught.value)
         assert len(stage.language.script.asked("complete")) == 1
         stage.language.script.let_go("complete")
-    assert shed(stage) == {"queue": 1}
+    assert stage.shed == {"queue": 1}
 
 
 async def test_a_deadline_that_cannot_be_kept_is_refused_before_it_passes(executor: Executor) -> None:
@@ -88,7 +82,7 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_before_it_passes(execut
         with pytest.raises(ResourceExhausted, match="deadline"):
             await sessions[1].ask("Segment the kidney.", timeout=0.3)  # a round is guessed to take longer
         stage.language.script.let_go("complete")
-    assert shed(stage) == {"deadline": 1}
+    assert stage.shed == {"deadline": 1}
 
 
 async def test_a_deadline_that_passes_in_the_queue(executor: Executor) -> None:

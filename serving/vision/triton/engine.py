@@ -24,7 +24,7 @@ from serving.errors import EngineFault, StillWriting
 from serving.graph import Array
 from serving.ports import DecodedMasks, EmbeddingLease
 from serving.slab import Slab, SlabError, Slot
-from serving.vision.interface import decoder_interface, encoder_interface, finite
+from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 from serving.vision.triton.client import Call, Given, TritonClient, TritonFailure, Wanted
 from serving.vision.triton.failures import kind_of
 from serving.vision.triton.link import Expected, TritonLink
@@ -169,8 +169,7 @@ class TritonVision:
             lease.values[...] = _shaped(outputs["image_embeddings"], (1, *lease.values.shape))[0]
             self._encoded_by_value += 1
         self._encodes += 1
-        if not finite(lease.values):
-            raise EngineFault("the image encoder's result is not finite")
+        check_finite(lease.values)
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """Judge, correct and decode; more features than one call takes, by several. See ``VisionEngine``."""

@@ -218,13 +218,11 @@ class TritonLink:
 
     def _seconds(self, call: Call) -> float:
         """By value the caller's deadline ends the request; by reference only its reply does."""
-        remaining = deadline.remaining()
-        return self._patience if call.by_reference or remaining is None else min(remaining, self._patience)
+        return self._patience if call.by_reference else deadline.within(self._patience)
 
     def _queue_seconds(self) -> float:
         """One that is refused in the queue has a reply, and its slot is free; one whose reply is late has none."""
-        remaining, most = deadline.remaining(), self._patience * _QUEUEING
-        return most if remaining is None else min(remaining, most)
+        return deadline.within(self._patience * _QUEUEING)
 
     async def _is_other_than(self, process: int) -> bool:
         """Whether the server is by now another process, which did not map the slabs."""

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.encoders import half
 from exporters.asked import ask, made_up
-from exporters.drift import Half, Limits, emulated, measure, pixels
+from exporters.drift import Limits, emulated, measure, pixels
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import EngineFault, Unavailable
 from serving.graph import Graph, Interface, ProviderError, TensorSpec
@@ -41,18 +42,9 @@ def test_it_computes_what_the_reference_computes(random_bundle: Bundle, precisio
     """f32 to rounding; bf16 within what a variant in bf16 must keep, and not by computing in f32 after all."""
     subject, image = encoder(random_bundle, precision), random_bundle.manifest.image
     asked = ask(random_bundle, list(made_up()), threads=2)
-    path, interface = random_bundle.path(IMAGE_ENCODER), encoder_interface(image)
-    reference = Graph(path, interface, 2)
-
-    def half(runtime: Graph | OpenVinoEncoder) -> Half:
-        def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            out = np.empty((1, *image.embedding), np.float32)
-            runtime.run_into(feeds, out, Stop())
-            return {"image_embeddings": out}
-
-        return Half(lambda: run, emulated(random_bundle.directory, 2).decoder)  # type: ignore[arg-type, return-value]
-
-    figures = measure(asked, half(reference), half(subject))
+    reference = Graph(random_bundle.path(IMAGE_ENCODER), encoder_interface(image), 2)
+    place, decoder = np.empty((1, *image.embedding), np.float32), emulated(random_bundle.directory, 2)
+    figures = measure(asked, half(reference, place, decoder), half(subject, place, decoder))
     assert figures.problems(Limits()) == ()
     if precision == "f32":
         assert figures.embedding_difference < 1e-4
