@@ -242,14 +242,13 @@ async def test_a_reader_that_stops_reading_gives_the_session_back(
 
 
 async def test_an_upload_that_is_given_up(stub: SegmentationServiceStub, stage: Stage) -> None:
-    async def endless():
+    async def unfinished():  # and writes nothing at the deadline, where grpc.aio may lose the status
         yield pb.OpenSessionRequest(header=pb.ImageHeader(encoded=pb.EncodedImage()))
-        while True:
-            yield pb.OpenSessionRequest(chunk=b"x")
-            await asyncio.sleep(0.01)
+        yield pb.OpenSessionRequest(chunk=b"x")
+        await asyncio.Event().wait()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.OpenSession(endless(), timeout=0.2)
+        await stub.OpenSession(unfinished(), timeout=0.2)
     assert isinstance(from_failure(caught.value), DeadlineExceeded)
     await asyncio.sleep(0.1)
     assert stage.sessions.count == 0
