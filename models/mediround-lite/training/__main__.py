@@ -1,4 +1,4 @@
-"""Train MediRound-Lite from two public packages: ``python -m training --out DIR`` (about an hour on two cores).
+"""Train MediRound-Lite from two public packages: ``make lite``, or ``python -m training --out DIR``.
 
 Composes the stages; each continues where an earlier run stopped. Run it with the repository root and
 ``models/mediround-lite`` on PYTHONPATH, in an environment with the extras ``export`` and ``train``.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +49,18 @@ from training.unseen import UnseenHead
 from training.views import View
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_A_CONTINUED, STEPS_A_BETWEEN, STEPS_B = 2200, 600, 1500, 1500
-SEED_A, SEED_A_CONTINUED, SEED_A_BETWEEN, SEED_B, SEED_JUDGMENT = 7, 8, 9, 11, 13
-BETWEEN, JUDGED = 10, 3
-"""Views of a slice, real or made up, for the third leg and the language half; and for the judge alone."""
-DIRECTION_EVERY = 19
+STEPS_A, STEPS_B = 2500, 1500
+SEED_A, SEED_B, SEED_JUDGMENT = 7, 11, 13
+SHOWN, JUDGED = 8, 2
+"""Views of a slice, real or made up, for both halves; and for the judge alone."""
+DIRECTION_EVERY = 31
 """Views between those that the feature's free direction is looked for on."""
 HERE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
 class AllViews:
-    train: Views
-    between: Views
+    shown: Views
     judged: Views
     dev: Views
 
@@ -84,28 +84,22 @@ class Workshop:
     def views(self) -> AllViews:
         """All views, encoded. What is made up between training slices reads no other slice."""
         encoder, train = features.load_encoder(self.source.weights), split.train()
-        filled = between.filled(self.head, train)
-        every, drawn = [*train, *between.gaps(train)], features.DRAWN
+        filled, every = between.filled(self.head, train), [*train, *between.gaps(train)]
 
         def made(name: str, rows: list[View], *, half: bool = True) -> Views:
             return features.prepare(self.out / "views", name, rows, len(rows), encoder, half=half)
 
         return AllViews(
-            train=made("train", features.draw(filled, train, drawn)),
-            between=made("between", features.draw(filled, every, BETWEEN, first=drawn)),
-            judged=made("judged", features.draw(filled, every, JUDGED, first=drawn + BETWEEN)),
-            dev=made("dev", features.draw(self.head, split.dev(), 4), half=False),
+            shown=made("shown", features.draw(filled, every, SHOWN)),
+            judged=made("judged", features.draw(filled, every, JUDGED, first=SHOWN)),
+            dev=made("dev", features.draw(self.head, split.dev(), 1), half=False),
         )
 
     def vision_half(self, views: AllViews) -> tuple[TinyViT, VisionHalf]:
-        """Stage A in three legs; the last one also on what lies between the training slices."""
+        """Stage A."""
         encoder = features.load_encoder(self.source.weights)
         half = vision.starting_half(self.source.weights, encoder, SEED_A)
-        first = StageA(self.out, "stage_a", STEPS_A, SEED_A, continued=False)
-        second = StageA(self.out, "stage_a_continued", STEPS_A_CONTINUED, SEED_A_CONTINUED)
-        third = StageA(self.out, "stage_a_between", STEPS_A_BETWEEN, SEED_A_BETWEEN)
-        for leg, shown in ((first, views.train), (second, views.train), (third, views.between)):
-            stage_a.train(leg, half, shown, views.dev)
+        stage_a.train(StageA(self.out, STEPS_A, SEED_A), half, views.shown, views.dev)
         return encoder, half
 
     def quality(self, half: VisionHalf, train: Views) -> Quality:
@@ -113,7 +107,7 @@ class Workshop:
         path = self.out / "quality.pt"
         if not path.exists():
             along = quality.direction(half, train, list(range(0, len(train.features), DIRECTION_EVERY)), SEED_B)
-            expected = torch.from_numpy(quality.expected(half, train))
+            expected = torch.from_numpy(quality.expected(half, train, SEED_B))
             torch.save({"direction": along, "expected": expected}, path)
         stored = torch.load(path, weights_only=True)
         return Quality(stored["direction"], quality.carried(stored["expected"].numpy()))
@@ -166,7 +160,7 @@ def train(workshop: Workshop) -> tuple[Script, Tensor]:
     views = workshop.views()
     encoder, half = workshop.vision_half(views)
     class_tokens = torch.load(workshop.out / "tokens.pt", weights_only=True)
-    words, script = workshop.language_half(views.between, class_tokens, workshop.quality(half, views.between))
+    words, script = workshop.language_half(views.shown, class_tokens, workshop.quality(half, views.shown))
     _round(half)
     _round(words)
     judge, corrector = workshop.heads(half, words, script, views.judged)
@@ -195,7 +189,9 @@ def main() -> None:
     slices.write(HERE / "slices", workshop.head)
     for name, chosen in (("dev", split.dev()), ("test", split.test())):
         write_dialogues(HERE / f"dialogues_{name}.json", workshop.head, chosen)
+    began = time.monotonic()
     script, class_tokens = train(workshop)
+    print(f"trained in {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
     if arguments.evaluate != "none":
         chosen = ("test", "dev") if arguments.evaluate == "test" else ("dev",)
         reports = {which: workshop.evaluate(script, class_tokens, which) for which in chosen}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from exporters.modules.heads import FEATURE, HIDDEN, Corrector, Judge
 from serving.domain import TowerImage
-from training.features import GEOMETRY, Views, rgb
+from training.features import BF16, GEOMETRY, Views, rgb
 from training.language import LanguageHalf, Row
 from training.questions import ANSWERS, Asked, Relation
 from training.rows import Script
@@ -28,7 +28,7 @@ SORTS = ("clean", "mixture", "noise", "shrunk", "clipped", "patched")
 UNSEEN_SORTS = ("dropped", "quantised")
 """Degradations that neither head was trained on: what remains of a lossy channel, and of coarse numbers."""
 CORRECTOR_STEPS, JUDGE_STEPS, BATCH = 2500, 3000, 132
-STRUCTURES = 6
+STRUCTURES = 5
 
 
 def told(half: LanguageHalf, script: Script, image: TowerImage, structures: Sequence[int]) -> Tensor:
@@ -145,7 +145,7 @@ def judged_pairs(
         structures = random.choice(present, STRUCTURES).tolist()
         right = told(half, script, GEOMETRY.source_image(rgb(views.images[row])).tower, structures)
         worse = torch.cat([degraded(right, vision.tokens, sort, generator) for sort in SORTS])
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
             logits, _ = vision(torch.tensor(views.features[row][None]).float(), worse[None])
         for k, mask in zip(structures * len(SORTS), logits[0].float().numpy(), strict=True):
             truth = (views.labels[row] & np.uint32(1 << k)) > 0

@@ -19,8 +19,9 @@ from exporters.model import Model
 from serving.domain import SourceImage
 from training.features import GEOMETRY, pixels, rgb
 from training.language import LanguageHalf, Row, Shown
-from training.questions import Asked
+from training.questions import ANSWERS, Asked
 from training.rows import Script, shown
+from training.targets import NAMES
 from training.views import View
 from training.vision import full_size
 
@@ -104,30 +105,41 @@ class Player:
             one.ids += self.script.prompt(asked, first=number == 0)
             if asked.refer_to is not None:
                 one.references.append(shown(one.scene.source, _referred(one, asked.refer_to, references)))
-        generated = self._generate(dialogues, zeroed=references is References.ZEROED)
+        generated = self._generate(dialogues, number, zeroed=references is References.ZEROED)
         for one, (ids, feature) in zip(dialogues, generated, strict=True):
             words, closed = self.script.form.close(tuple(ids), segmented=feature is not None)
             one.ids += closed
             one.said.append(self._decode(one.scene, words, feature, threshold))
 
-    def _generate(self, dialogues: list[_Dialogue], *, zeroed: bool) -> list[tuple[list[int], Tensor | None]]:
-        """Greedy words of each answer, and the feature read where [SEG] came next."""
-        words: list[list[int]] = [[] for _ in dialogues]
+    def _generate(
+        self, dialogues: list[_Dialogue], number: int, *, zeroed: bool
+    ) -> list[tuple[list[int], Tensor | None]]:
+        """Greedy words of each answer, and the feature read where [SEG] came next.
+
+        The first pass checks the whole right answer at once: what the model would have said itself stays.
+        """
+        words = [list(self.script.said(_right(one.asked[number]))) for one in dialogues]
+        unchecked = [len(drafted) for drafted in words]
         features: dict[int, Tensor] = {}
         pending = set(range(len(dialogues)))
         seen = self.half.see([one.row(()) for one in dialogues])
         while pending:
             rows = [one.row(ids) for one, ids in zip(dialogues, words, strict=True)]
             hidden, token_ids = self.half(rows, self.tokens, seen=seen, zeroed=zeroed)
-            last = hidden[torch.arange(len(rows)), (token_ids >= 0).sum(1) - 1]
-            following = self.model.language.lm_head(last).argmax(-1).tolist()
+            ends = (token_ids >= 0).sum(1).tolist()
             for k in list(pending):
-                if following[k] not in {self.tokens.seg, self.tokens.eos} and len(words[k]) < MAX_WORDS:
-                    words[k].append(following[k])
+                states = hidden[k, ends[k] - 1 - unchecked[k] : ends[k]]
+                following = self.model.language.lm_head(states).argmax(-1).tolist()
+                drafted = words[k][len(words[k]) - unchecked[k] :]
+                agreed = _agreed(drafted, following)
+                words[k] = words[k][: len(words[k]) - unchecked[k] + agreed]
+                unchecked[k] = 0
+                if following[agreed] not in {self.tokens.seg, self.tokens.eos} and len(words[k]) < MAX_WORDS:
+                    words[k].append(following[agreed])
                     continue
                 pending.remove(k)
-                if following[k] == self.tokens.seg:
-                    features[k] = self.model.language.feature(last[k])
+                if following[agreed] == self.tokens.seg:
+                    features[k] = self.model.language.feature(states[agreed])
         return [(ids, features.get(k)) for k, ids in enumerate(words)]
 
     def _decode(self, scene: Scene, words: str, feature: Tensor | None, threshold: float) -> Said:
@@ -137,6 +149,16 @@ class Player:
         logits, _ = self.model.mask_decoder(scene.embedding[None], used)
         mask = full_size(logits[0, 0].numpy(), scene.view.image.shape[0])
         return Said(words, mask, feature.numpy().copy(), float(score), bool(corrected))
+
+
+def _right(asked: Asked) -> str:
+    return asked.answer if asked.target is None else ANSWERS[0].format(NAMES[asked.target])
+
+
+def _agreed(drafted: Sequence[int], following: Sequence[int]) -> int:
+    """How many drafted words, from the first, are those that follow."""
+    pairs = enumerate(zip(drafted, following[: len(drafted)], strict=True))
+    return next((at for at, (word, own) in pairs if word != own), len(drafted))
 
 
 def _referred(one: _Dialogue, number: int, references: References) -> Bits:

@@ -1,7 +1,7 @@
 """Stage A: neck, mask decoder and class tokens learn the structures, without any language.
 
-Knows losses, sampling and schedule. Class tokens are frozen after a third of the first leg's steps, so that
-stage B can learn to produce them while the decoder goes on. Continues where an earlier run stopped.
+Knows losses, sampling and schedule. Class tokens are frozen after a third of the steps: the decoder settles on
+what stage B will learn to say. Continues where an earlier run stopped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.features import Views
+from training.features import BF16, Views
 from training.targets import NAMES
 from training.vision import SMALLEST, VisionHalf, areas, dice, full_size, resized_planes
 
 IMAGES, MASKS = 2, 4
 RATES = {"decoder": 3e-4, "neck": 2e-4, "tokens": 4e-3}
-CONTINUED_RATES = {"decoder": 2.2e-4, "neck": 1.5e-4, "tokens": 0.0}
 WARM_UP = 20
 KEEP_EVERY = 100
 AVERAGE_DECAY = 0.997
@@ -34,22 +33,19 @@ LEAST_WEIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StageA:
-    """Length and place of one leg."""
+    """Length and place of one run."""
 
     directory: Path
-    name: str
     steps: int
     seed: int
-    continued: bool = True
-    """From an earlier leg's weights: at lower rates, class tokens frozen throughout."""
 
     @property
     def frozen_at(self) -> int:
-        return 0 if self.continued else self.steps * 3 // 10
+        return self.steps * 3 // 10
 
     @property
     def state(self) -> Path:
-        return self.directory / f"{self.name}.pt"
+        return self.directory / "stage_a.pt"
 
     @property
     def tokens(self) -> Path:
@@ -82,9 +78,9 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
         if step % KEEP_EVERY == 0 or step == run.steps:
             _keep(run, networks, optimizer, sampler, step)
             rate = (time.monotonic() - start) / (step - seen)
-            print(f"{run.name} {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
-        if step % (5 * KEEP_EVERY) == 0 or step == run.steps:
-            print(f"{run.name} {step} dev Dice {mean_dice(average.module, dev):.3f}", flush=True)
+            print(f"A {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
+        if step % (9 * KEEP_EVERY) == 0 or step == run.steps:
+            print(f"A {step} dev Dice {mean_dice(average.module, dev):.3f}", flush=True)
     half.load_state_dict(average.module.state_dict())
     half.tokens.data.copy_(torch.load(run.tokens, weights_only=True))  # not their average: stage B learns these
 
@@ -101,12 +97,16 @@ class Sampler:
             np.flatnonzero(areas(labels) >= SMALLEST) for labels in views.labels[: len(views.features)]
         ]
         self.usable = [row for row, present in enumerate(self.present) if present.size]
+        self.shows = np.zeros((len(self.usable), len(NAMES)), np.bool_)
+        for line, row in enumerate(self.usable):
+            self.shows[line, self.present[row]] = True
         self.badness = np.ones((int(views.z.max()) + 1, len(NAMES)))
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int32]]:
         """Features [B, 320, 64, 64], structure numbers [B, K], masks [B, K, 256, 256], slices (B,)."""
         random = np.random.default_rng([self.seed, step])
-        weight = np.array([self._weight(row).mean() for row in self.usable])
+        badness = self.badness[self.views.z[self.usable]]
+        weight = LEAST_WEIGHT + badness.mean(1, where=self.shows)
         rows = random.choice(self.usable, IMAGES, replace=False, p=weight / weight.sum())
         chosen = [self._structures(row, random) for row in rows]
         features = torch.from_numpy(np.stack([self.views.features[row] for row in rows])).float()
@@ -119,11 +119,9 @@ class Sampler:
             for k, loss in zip(row, lost, strict=True):
                 self.badness[z, k] += 0.5 * (loss - self.badness[z, k])
 
-    def _weight(self, row: int) -> NDArray[np.float64]:
-        return LEAST_WEIGHT + np.asarray(self.badness[self.views.z[row], self.present[row]])
-
     def _structures(self, row: int, random: np.random.Generator) -> NDArray[np.int64]:
-        present, weight = self.present[row], self._weight(row)
+        present = self.present[row]
+        weight = LEAST_WEIGHT + self.badness[self.views.z[row], present]
         return random.choice(present, MASKS, replace=present.size < MASKS, p=weight / weight.sum())
 
 
@@ -131,9 +129,22 @@ def _step(
     half: VisionHalf, optimizer: torch.optim.Optimizer, sampler: Sampler, step: int, *, frozen: bool
 ) -> float:
     features, structures, masks, heights = sampler.draw(step)
-    tokens = half.tokens.detach() if frozen else half.tokens
-    with torch.autocast("cpu", torch.bfloat16):
-        logits, guess = half(features, tokens[structures])
+    loss, soft = _losses(half, features, half.tokens[structures], masks)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if frozen:
+        half.tokens.grad = None
+    torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+    optimizer.step()
+    sampler.learn(heights, structures, soft.detach())
+    return float(loss.detach())
+
+
+@torch.compile(dynamic=False)
+def _losses(half: VisionHalf, features: Tensor, seg_features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and each mask's Dice loss [B, K]. Compiled, a step takes 0.7 of its time."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+        logits, guess = half(features, seg_features)
     logits, guess = logits.float(), guess.float()
     shown = torch.sigmoid(logits)
     overlap = (shown * masks).sum((2, 3))
@@ -142,19 +153,12 @@ def _step(
     hard = (logits > 0).float()
     both = (hard * masks).sum((2, 3))
     truth = both / (hard.sum((2, 3)) + masks.sum((2, 3)) - both).clamp(min=1)
-    loss = soft.mean() + 5 * cross + 0.1 * (guess - truth).square().mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
-    optimizer.step()
-    sampler.learn(heights, structures, soft.detach())
-    return float(loss.detach())
+    return soft.mean() + 5 * cross + 0.1 * (guess - truth).square().mean(), soft
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageA) -> None:
     shape = min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
-    rates = CONTINUED_RATES if run.continued else RATES
-    for group, base in zip(optimizer.param_groups, rates.values(), strict=True):
+    for group, base in zip(optimizer.param_groups, RATES.values(), strict=True):
         group["lr"] = base * shape
 
 

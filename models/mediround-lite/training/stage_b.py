@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -78,23 +79,33 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, s
     step = _resume(run, half, optimizer)
     start, seen = time.monotonic(), step
     usable = [row for row in range(len(pictures.views.z)) if pictures.askable(row)]
-    while step < run.steps:
-        random = np.random.default_rng([run.seed, step])
-        rate = min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
-        for group, base in zip(optimizer.param_groups, (RATE, RATE * PROJECTION_FACTOR), strict=True):
-            group["lr"] = base * rate
-        parts = [losses(half, lessons, script.tokens, said) for lessons in draw(script, pictures, usable, random)]
-        loss = torch.stack([part.total() for part in parts]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % KEEP_EVERY == 0 or step == run.steps:
-            _keep(run, half, optimizer, step)
-            pace = (time.monotonic() - start) / (step - seen)
-            told = " | ".join(part.text() for part in parts)
-            print(f"B {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
+
+    def drawn(at: int) -> tuple[list[Lesson], list[Lesson]]:
+        return draw(script, pictures, usable, np.random.default_rng([run.seed, at]))
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(drawn, step)
+        while step < run.steps:
+            lessons, coming = coming.result(), ahead.submit(drawn, step + 1)
+            _set_rates(optimizer, step, run)
+            parts = [losses(half, batch, script.tokens, said) for batch in lessons]
+            loss = torch.stack([part.total() for part in parts]).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            if step % KEEP_EVERY == 0 or step == run.steps:
+                _keep(run, half, optimizer, step)
+                pace = (time.monotonic() - start) / (step - seen)
+                told = " | ".join(part.text() for part in parts)
+                print(f"B {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageB) -> None:
+    shape = min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
+    for group, base in zip(optimizer.param_groups, (RATE, RATE * PROJECTION_FACTOR), strict=True):
+        group["lr"] = base * shape
 
 
 def draw(

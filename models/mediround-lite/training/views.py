@@ -38,15 +38,18 @@ def clean(head: Head, z: int, *, stripped: bool = False) -> View:
     return View(z, _square(volume[:, :, z]), _square(head.labels[:, :, z]))
 
 
-def varied(head: Head, z: int, random: np.random.Generator) -> View:
-    """A random view: pose, shape, side, contrast, field, blur, noise and skull vary."""
+def varied(head: Head, z: int, random: np.random.Generator, strength: float = 1.0) -> View:
+    """A random view: pose, shape, side, contrast, field, blur, noise and skull vary.
+
+    ``strength`` scales how far; sides and skull vary by chance.
+    """
     volume = head.stripped if random.random() < 0.45 else head.image
-    image = _square(_between(volume, z, random.uniform(-0.5, 0.5)))
+    image = _square(_between(volume, z, strength * random.uniform(-0.5, 0.5)))
     view = View(z, image, _square(head.labels[:, :, z]))
-    view = _warped(view, random)
+    view = _warped(view, random, strength)
     if random.random() < 0.5:
         view = View(z, view.image[:, ::-1].copy(), swap_sides(view.labels[:, ::-1]))
-    return View(z, _contrast(view.image, random), view.labels)
+    return View(z, _contrast(view.image, random, strength), view.labels)
 
 
 def planes(labels: Planes) -> NDArray[np.bool_]:
@@ -77,15 +80,17 @@ def _between(volume: Image, z: int, shift: float) -> Image:
     return np.asarray(np.rint(mixed), np.uint8)
 
 
-def _warped(view: View, random: np.random.Generator) -> View:
+def _warped(view: View, random: np.random.Generator, strength: float) -> View:
     """Rotate, scale, shift and bend image and labels by the same grid."""
-    angle = np.deg2rad(random.uniform(-9, 9))
-    scale = 1 / random.uniform(0.88, 1.10)
-    aspect = 1 + random.uniform(-0.06, 0.06)
+    angle = np.deg2rad(strength * random.uniform(-9, 9))
+    scale = random.uniform(0.88, 1.10) ** -strength
+    aspect = 1 + strength * random.uniform(-0.06, 0.06)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    affine = np.concatenate([turn * scale * [aspect, 1 / aspect], random.uniform(-0.06, 0.06, (2, 1))], axis=1)
+    affine = np.concatenate(
+        [turn * scale * [aspect, 1 / aspect], strength * random.uniform(-0.06, 0.06, (2, 1))], axis=1
+    )
     grid = F.affine_grid(torch.tensor(affine[None], dtype=torch.float32), [1, 1, SIDE, SIDE], align_corners=False)
-    bend = torch.tensor(random.normal(0, 0.014, (1, 2, 6, 6)), dtype=torch.float32)
+    bend = torch.tensor(random.normal(0, 0.014 * strength, (1, 2, 6, 6)), dtype=torch.float32)
     bend = F.interpolate(bend, (SIDE, SIDE), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     source = np.concatenate([view.image[None].astype(np.float32), planes(view.labels).astype(np.float32)])
     moved = F.grid_sample(torch.from_numpy(source)[None], grid + bend, align_corners=False)[0].numpy()
@@ -95,13 +100,13 @@ def _warped(view: View, random: np.random.Generator) -> View:
     return View(view.z, np.asarray(np.rint(moved[0]), np.uint8), labels)
 
 
-def _contrast(image: Image, random: np.random.Generator) -> Image:
+def _contrast(image: Image, random: np.random.Generator, strength: float) -> Image:
     """Vary what a scanner and a window vary: gamma, bias field, blur, noise, gain (some clipped)."""
-    x = (image / 255.0) ** random.uniform(0.7, 1.45)
-    field = torch.tensor(random.normal(0, 0.16 * random.random(), (1, 1, 3, 3)))
+    x = (image / 255.0) ** (random.uniform(0.7, 1.45) ** strength)
+    field = torch.tensor(random.normal(0, 0.16 * strength * random.random(), (1, 1, 3, 3)))
     x = x * np.exp(F.interpolate(field, image.shape, mode="bicubic", align_corners=True)[0, 0].numpy())
-    if random.random() < 0.3:
+    if random.random() < 0.3 * strength:
         x = ndimage.gaussian_filter(x, random.uniform(0.3, 1.0))
-    x = x + random.normal(0, 0.04 * random.random(), x.shape) * (x > 0)
+    x = x + random.normal(0, 0.04 * strength * random.random(), x.shape) * (x > 0)
     peak = max(float(np.percentile(x, 99.5)), 1e-3)
-    return np.asarray(np.clip(np.rint(x / peak * random.uniform(0.5, 1.05) * 255), 0, 255), np.uint8)
+    return np.asarray(np.clip(np.rint(x / peak * random.uniform(0.5, 1.05) ** strength * 255), 0, 255), np.uint8)
