@@ -193,8 +193,8 @@ def main() -> None:
     script, class_tokens = train(workshop)
     print(f"trained in {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
     if arguments.evaluate != "none":
-        chosen = ("test", "dev") if arguments.evaluate == "test" else ("dev",)
-        reports = {which: workshop.evaluate(script, class_tokens, which) for which in chosen}
+        asked = ("test", "dev") if arguments.evaluate == "test" else ("dev",)
+        reports = {which: workshop.evaluate(script, class_tokens, which) for which in asked}
         if arguments.evaluate == "test":
             reports["unseen"] = workshop.evaluate_unseen(script, class_tokens)
         text = json.dumps(reports, indent=1) + "\n"

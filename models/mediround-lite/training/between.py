@@ -39,12 +39,14 @@ def gaps(train: Sequence[int]) -> list[int]:
 
 def filled(head: Head, train: Sequence[int]) -> Head:
     """The head with every gap made up; beyond the outermost training slices these are repeated."""
-    image, stripped, labels = (np.zeros_like(volume) for volume in (head.image, head.stripped, head.labels))
+    image, stripped = np.zeros_like(head.image), np.zeros_like(head.stripped)
+    labels = np.zeros_like(head.labels)
     first, last = min(train), max(train)
     for z in range(image.shape[2]):
         kept = min(max(z, first), last)
-        for made, source in ((image, head.image), (stripped, head.stripped), (labels, head.labels)):
+        for made, source in ((image, head.image), (stripped, head.stripped)):
             made[..., z] = source[..., kept]
+        labels[..., z] = head.labels[..., kept]
     for low, high in pairwise(sorted(train)):
         forth = _flow(head.image[..., low], head.image[..., high])
         back = _flow(head.image[..., high], head.image[..., low])
@@ -82,8 +84,8 @@ class _Way:
 
     below: F32
     above: F32
-    after: F32 | float
-    before: F32 | float
+    after: F32
+    before: F32
 
     def depth(self, share: float, forth: Flow, back: Flow) -> F32:
         """A cubic along the gap (Hermite's)."""
@@ -102,9 +104,10 @@ def _way(depths: dict[int, F32 | None], low: int, high: int) -> _Way | None:
         below, above = (only - only.max(), only) if below is None else (only, only - only.max())
     straight, steps = above - below, (high - low) / REACH
     farther_below, farther_above = depths.get(low - REACH), depths.get(high + REACH)
-    after = 0.0 if farther_below is None else (below - farther_below) * steps - straight
-    before = 0.0 if farther_above is None else (farther_above - above) * steps - straight
-    return _Way(below, above, after, before)
+    none = np.float32(0)
+    after = none if farther_below is None else (below - farther_below) * steps - straight
+    before = none if farther_above is None else (farther_above - above) * steps - straight
+    return _Way(below, above, np.asarray(after, np.float32), np.asarray(before, np.float32))
 
 
 class _Moment:
@@ -121,7 +124,7 @@ class _Moment:
 
     def blend(self, low: F32, high: F32) -> F32:
         moved = [
-            cv2.remap(each, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            cv2.remap(each, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]  # None: both in the first
             for each, places in ((low, self._low), (high, self._high))
         ]
         return np.asarray((1 - self._share) * moved[0] + self._share * moved[1], np.float32)
@@ -130,7 +133,8 @@ class _Moment:
 def _flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Flow:
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pictures = [np.ascontiguousarray(picture) for picture in (first, second)]
-    return np.asarray(finder.calc(pictures[0], pictures[1], None), np.float32)
+    flow = finder.calc(pictures[0], pictures[1], None)  # type: ignore[call-overload]  # None: no flow to start from
+    return np.asarray(flow, np.float32)
 
 
 def _places(flow: Flow) -> F32:

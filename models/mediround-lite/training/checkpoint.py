@@ -49,7 +49,7 @@ def write(directory: Path, parts: Parts) -> None:
     """Write ``pytorch_model.bin``, ``base/config.json`` and ``clip/``; the tokenizer lies in ``base/`` already."""
     state: dict[str, Tensor] = {}
     half = parts.language
-    parts.encoder.neck = parts.vision.neck
+    parts.encoder.neck.load_state_dict(parts.vision.neck.state_dict())
 
     def add(prefix: str, part: nn.Module) -> None:
         state.update({prefix + name: _stored(value) for name, value in part.state_dict().items()})

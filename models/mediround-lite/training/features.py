@@ -76,9 +76,9 @@ def prepare(directory: Path, name: str, rows: list[View], encoded: int, encoder:
     )
     path, progress = directory / f"{name}.features.npy", directory / f"{name}.done"
     if not path.exists():
-        np.lib.format.open_memmap(path, "w+", np.float16, (encoded, *_CELLS)).flush()
+        np.lib.format.open_memmap(path, "w+", np.float16, (encoded, *_CELLS)).flush()  # type: ignore[no-untyped-call]  # NumPy leaves it so
         progress.write_text("0")
-    store = np.lib.format.open_memmap(path, "r+")
+    store = np.lib.format.open_memmap(path, "r+")  # type: ignore[no-untyped-call]  # NumPy leaves it so
     start = time.monotonic()
     for row in range(int(progress.read_text()), encoded):
         store[row] = encode(encoder, rows[row].image, half=half)[0].numpy()
@@ -129,4 +129,5 @@ def load_encoder(weights: Path) -> TinyViT:
     prefix = "image_encoder."
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     encoder = TinyViT.of(own).requires_grad_(False)
-    return encoder.to(memory_format=torch.channels_last)  # a third faster on a CPU
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
+    return encoder

@@ -39,7 +39,7 @@ def told(half: LanguageHalf, script: Script, image: TowerImage, structures: Sequ
         rows.append(Row(image, (*script.prompt(asked, first=True), *script.said(asked.answer)), ()))
     hidden, token_ids = half(rows, script.tokens)
     last = (token_ids >= 0).sum(1) - 1
-    return half.model.feature(hidden[torch.arange(len(rows)), last])  # type: ignore[no-any-return]  # nn.Module
+    return half.model.feature(hidden[torch.arange(len(rows)), last])
 
 
 def degraded(right: Tensor, tokens: Tensor, sort: str, random: torch.Generator) -> Tensor:

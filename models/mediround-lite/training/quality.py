@@ -71,7 +71,7 @@ def direction(half: VisionHalf, views: Views, rows: list[int], seed: int) -> Ten
     outside = torch.eye(len(change)) - inside @ inside.T
     values, vectors = torch.linalg.eigh(outside @ change @ outside + inside @ inside.T * change.trace())
     print(f"direction: {float(values[0]):.3g} of a mean of {float(change.trace()) / len(change):.3g}", flush=True)
-    return vectors[:, 0].contiguous()
+    return torch.as_tensor(vectors[:, 0]).contiguous()
 
 
 def _features(views: Views, row: int) -> Tensor:

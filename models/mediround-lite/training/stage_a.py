@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -64,7 +65,8 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     sampler = Sampler(views, run.seed)
-    average = AveragedModel(half, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
+    keep = get_ema_multi_avg_fn(AVERAGE_DECAY)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    average = AveragedModel(half, multi_avg_fn=keep)
     networks = {"half": half, "average": average}
     step = _resume(run, networks, optimizer, sampler)
     start, seen = time.monotonic(), step
@@ -80,7 +82,7 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
             rate = (time.monotonic() - start) / (step - seen)
             print(f"A {step}/{run.steps} loss {loss:.3f} {rate:.2f} s/step", flush=True)
         if step % (9 * KEEP_EVERY) == 0 or step == run.steps:
-            print(f"A {step} dev Dice {mean_dice(average.module, dev):.3f}", flush=True)
+            print(f"A {step} dev Dice {mean_dice(cast(VisionHalf, average.module), dev):.3f}", flush=True)
     half.load_state_dict(average.module.state_dict())
     half.tokens.data.copy_(torch.load(run.tokens, weights_only=True))  # not their average: stage B learns these
 
@@ -131,7 +133,7 @@ def _step(
     features, structures, masks, heights = sampler.draw(step)
     loss, soft = _losses(half, features, half.tokens[structures], masks)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     if frozen:
         half.tokens.grad = None
     torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)

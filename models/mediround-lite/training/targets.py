@@ -73,7 +73,7 @@ def index(name: str) -> int:
 def load_head(templates: Path) -> Head:
     """Read the training head and derive all structures (about ten seconds)."""
     image, stripped, aal = (
-        np.asarray(nibabel.load(templates / f"{name}.nii.gz").dataobj, np.uint8)  # type: ignore[attr-defined]
+        np.asarray(nibabel.load(templates / f"{name}.nii.gz").dataobj, np.uint8)
         for name in ("ch2", "ch2bet", "aal")
     )
     brain = ndimage.binary_fill_holes(stripped > 0)
@@ -122,7 +122,7 @@ def _ventricles(stripped: Volume, aal: Volume, brain: Bits, white: float) -> Bit
     kept = np.zeros_like(dark)
     for half in (slice(None, _MIDLINE), slice(_MIDLINE, None)):
         kept[half] = _largest(dark[half])
-    return kept
+    return np.asarray(kept, np.bool_)
 
 
 def _brain_stem(stripped: Volume, aal: Volume, white: float) -> Bits:

@@ -57,13 +57,13 @@ _DEEP = {
 
 def load_head(source: Unseen, like: Sources) -> Head:
     """The unseen head on the training head's grid."""
-    grid = nibabel.load(like.templates / "ch2.nii.gz")  # type: ignore[attr-defined]
+    grid = nibabel.load(like.templates / "ch2.nii.gz")
     space = (grid.shape, grid.affine)
-    image = np.asarray(resample_from_to(nibabel.load(source.template), space, order=1).dataobj)  # type: ignore[attr-defined]
-    maps = nibabel.load(source.atlas)  # type: ignore[attr-defined]
+    image = np.asarray(resample_from_to(nibabel.load(source.template), space, order=1).dataobj)
+    maps = nibabel.load(source.atlas)
     percent = np.asarray(maps.dataobj)
     parcels = np.where(percent.max(-1) >= LEAST_PERCENT, percent.argmax(-1) + 1, 0).astype(np.uint8)
-    flat = nibabel.Nifti1Image(parcels, maps.affine)  # type: ignore[attr-defined]
+    flat = nibabel.Nifti1Image(parcels, maps.affine)
     labels = np.asarray(resample_from_to(flat, space, order=0).dataobj, np.uint8)
     with source.names.open(newline="") as listed:
         names = [""] + [row["name"] for row in csv.DictReader(listed)]
