@@ -118,22 +118,21 @@ class Player:
 
         The first pass checks the whole right answer at once: what the model would have said itself stays.
         """
-        words = [list(self.script.said(_right(one.asked[number]))) for one in dialogues]
-        unchecked = [len(drafted) for drafted in words]
+        words: list[list[int]] = [[] for _ in dialogues]
+        drafts = [self.script.said(_right(one.asked[number])) for one in dialogues]
         features: dict[int, Tensor] = {}
         pending = set(range(len(dialogues)))
         seen = self.half.see([one.row(()) for one in dialogues])
         while pending:
-            rows = [one.row(ids) for one, ids in zip(dialogues, words, strict=True)]
+            rows = [one.row((*ids, *more)) for one, ids, more in zip(dialogues, words, drafts, strict=True)]
             hidden, token_ids = self.half(rows, self.tokens, seen=seen, zeroed=zeroed)
             ends = (token_ids >= 0).sum(1).tolist()
             for k in list(pending):
-                states = hidden[k, ends[k] - 1 - unchecked[k] : ends[k]]
+                states = hidden[k, ends[k] - 1 - len(drafts[k]) : ends[k]]
                 following = self.model.language.lm_head(states).argmax(-1).tolist()
-                drafted = words[k][len(words[k]) - unchecked[k] :]
-                agreed = _agreed(drafted, following)
-                words[k] = words[k][: len(words[k]) - unchecked[k] + agreed]
-                unchecked[k] = 0
+                agreed = _agreed(drafts[k], following)
+                words[k] += drafts[k][:agreed]
+                drafts[k] = ()
                 if following[agreed] not in {self.tokens.seg, self.tokens.eos} and len(words[k]) < MAX_WORDS:
                     words[k].append(following[agreed])
                     continue

@@ -6,7 +6,6 @@ what stage B will learn to say. Continues where an earlier run stopped.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.features import BF16, Views
+from training.schedule import set_rates, share
 from training.targets import NAMES
 from training.vision import SMALLEST, VisionHalf, areas, dice, full_size, resized_planes
 
 IMAGES, MASKS = 2, 4
 RATES = {"decoder": 3e-4, "neck": 2e-4, "tokens": 4e-3}
-WARM_UP = 20
+WARM_UP, LEAST_RATE = 20, 0.02
 KEEP_EVERY = 100
 AVERAGE_DECAY = 0.997
 LEAST_WEIGHT = 0.1
@@ -71,7 +71,7 @@ def train(run: StageA, half: VisionHalf, views: Views, dev: Views) -> None:
     step = _resume(run, networks, optimizer, sampler)
     start, seen = time.monotonic(), step
     while step < run.steps:
-        _set_rates(optimizer, step, run)
+        set_rates(optimizer, RATES.values(), share(step, run.steps, warm_up=WARM_UP, least=LEAST_RATE))
         loss = _step(half, optimizer, sampler, step, frozen=step >= run.frozen_at)
         average.update_parameters(half)
         step += 1
@@ -95,20 +95,15 @@ class Sampler:
 
     def __init__(self, views: Views, seed: int) -> None:
         self.views, self.seed = views, seed
-        self.present = [
-            np.flatnonzero(areas(labels) >= SMALLEST) for labels in views.labels[: len(views.features)]
-        ]
-        self.usable = [row for row, present in enumerate(self.present) if present.size]
-        self.shows = np.zeros((len(self.usable), len(NAMES)), np.bool_)
-        for line, row in enumerate(self.usable):
-            self.shows[line, self.present[row]] = True
+        self.shows = np.stack([areas(labels) >= SMALLEST for labels in views.labels[: len(views.features)]])
+        self.usable = np.flatnonzero(self.shows.any(1))
         self.badness = np.ones((int(views.z.max()) + 1, len(NAMES)))
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int32]]:
         """Features [B, 320, 64, 64], structure numbers [B, K], masks [B, K, 256, 256], slices (B,)."""
         random = np.random.default_rng([self.seed, step])
         badness = self.badness[self.views.z[self.usable]]
-        weight = LEAST_WEIGHT + badness.mean(1, where=self.shows)
+        weight = LEAST_WEIGHT + badness.mean(1, where=self.shows[self.usable])
         rows = random.choice(self.usable, IMAGES, replace=False, p=weight / weight.sum())
         chosen = [self._structures(row, random) for row in rows]
         features = torch.from_numpy(np.stack([self.views.features[row] for row in rows])).float()
@@ -122,7 +117,7 @@ class Sampler:
                 self.badness[z, k] += 0.5 * (loss - self.badness[z, k])
 
     def _structures(self, row: int, random: np.random.Generator) -> NDArray[np.int64]:
-        present = self.present[row]
+        present = np.flatnonzero(self.shows[row])
         weight = LEAST_WEIGHT + self.badness[self.views.z[row], present]
         return random.choice(present, MASKS, replace=present.size < MASKS, p=weight / weight.sum())
 
@@ -156,12 +151,6 @@ def _losses(half: VisionHalf, features: Tensor, seg_features: Tensor, masks: Ten
     both = (hard * masks).sum((2, 3))
     truth = both / (hard.sum((2, 3)) + masks.sum((2, 3)) - both).clamp(min=1)
     return soft.mean() + 5 * cross + 0.1 * (guess - truth).square().mean(), soft
-
-
-def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageA) -> None:
-    shape = min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
-    for group, base in zip(optimizer.param_groups, RATES.values(), strict=True):
-        group["lr"] = base * shape
 
 
 def _keep(

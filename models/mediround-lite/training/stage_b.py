@@ -7,7 +7,6 @@ Half of the rows stand alone and can only be answered from crop and box. Continu
 
 from __future__ import annotations
 
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -21,10 +20,11 @@ from torch.nn import functional as F
 from serving.bundle import TokenSpec
 from training.language import IGNORED, LanguageHalf
 from training.rows import Lesson, Pictures, Script, dialogue_lesson, standalone_lesson
+from training.schedule import set_rates, share
 
 DIALOGUES, STANDALONE = 12, 16
 ROUNDS, LONG_ROUNDS, LONG_SHARE = (3, 6), (7, 10), 0.2
-RATE, PROJECTION_FACTOR, WARM_UP = 1.5e-3, 4.0, 30
+RATE, PROJECTION_FACTOR, WARM_UP, LEAST_RATE = 1.5e-3, 4.0, 30, 0.01
 WORD_WEIGHT, FEATURE_WEIGHT, NAME_WEIGHT, ANSWER_WEIGHT = 3.0, 2.0, 0.7, 1.0
 CARRIED_WEIGHT, GIST_WEIGHT = 0.15, 0.3
 KEEP_EVERY = 50
@@ -74,7 +74,8 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, s
     projection = list(half.model.model.text_hidden_fcs.parameters())
     known = {id(parameter) for parameter in projection}
     rest = [parameter for parameter in half.parameters() if id(parameter) not in known]
-    groups = [{"params": rest, "lr": RATE}, {"params": projection, "lr": RATE * PROJECTION_FACTOR}]
+    rates = (RATE, RATE * PROJECTION_FACTOR)
+    groups = [{"params": part, "lr": rate} for part, rate in zip((rest, projection), rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     step = _resume(run, half, optimizer)
     start, seen = time.monotonic(), step
@@ -87,7 +88,7 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, s
         coming = ahead.submit(drawn, step)
         while step < run.steps:
             lessons, coming = coming.result(), ahead.submit(drawn, step + 1)
-            _set_rates(optimizer, step, run)
+            set_rates(optimizer, rates, share(step, run.steps, warm_up=WARM_UP, least=LEAST_RATE))
             parts = [losses(half, batch, script.tokens, said) for batch in lessons]
             loss = torch.stack([part.total() for part in parts]).mean()
             optimizer.zero_grad(set_to_none=True)
@@ -100,12 +101,6 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, s
                 pace = (time.monotonic() - start) / (step - seen)
                 told = " | ".join(part.text() for part in parts)
                 print(f"B {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
-
-
-def _set_rates(optimizer: torch.optim.Optimizer, step: int, run: StageB) -> None:
-    shape = min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / run.steps)))
-    for group, base in zip(optimizer.param_groups, (RATE, RATE * PROJECTION_FACTOR), strict=True):
-        group["lr"] = base * shape
 
 
 def draw(
