@@ -23,6 +23,7 @@ from training import (
     checkpoint,
     features,
     judgment,
+    projection,
     quality,
     slices,
     sources,
@@ -51,8 +52,8 @@ from training.vision import VisionHalf
 
 STEPS_A, STEPS_B = 2500, 1500
 SEED_A, SEED_B, SEED_JUDGMENT = 7, 11, 13
-SHOWN, JUDGED = 8, 2
-"""Views of a slice, real or made up, for both halves; and for the judge alone."""
+SHOWN, JUDGED = 9, 2
+"""Views of a slice, real or made up, for both halves; and, of every other slice, for the judge alone."""
 DIRECTION_EVERY = 31
 """Views between those that the feature's free direction is looked for on."""
 HERE = Path(__file__).resolve().parent.parent
@@ -91,7 +92,7 @@ class Workshop:
 
         return AllViews(
             shown=made("shown", features.draw(filled, every, SHOWN)),
-            judged=made("judged", features.draw(filled, every, JUDGED, first=SHOWN)),
+            judged=made("judged", features.draw(filled, every[::2], JUDGED, first=SHOWN)),
             dev=made("dev", features.draw(self.head, split.dev(), 1), half=False),
         )
 
@@ -121,7 +122,9 @@ class Workshop:
         torch.manual_seed(SEED_B)
         half = LanguageHalf(form.manifest.language.vocabulary)
         run, said = stage_b.StageB(self.out, STEPS_B, SEED_B), Said(class_tokens, carried.direction)
-        stage_b.train(run, half, script, Pictures(train, carried.carried), said)
+        pictures = Pictures(train, carried.carried)
+        stage_b.train(run, half, script, pictures, said)
+        projection.solve(half, script, pictures, said, SEED_B)
         return half, script
 
     def heads(

@@ -49,7 +49,7 @@ class Views:
 
 def draw(head: Head, slices: list[int], count: int, first: int = 0) -> list[View]:
     """``count`` views of each slice, numbered from ``first``: 0 is clean, 1 stripped, the others are random,
-    even numbers mildly.
+    odd numbers mildly.
 
     View after view, not slice after slice.
     """
@@ -57,7 +57,7 @@ def draw(head: Head, slices: list[int], count: int, first: int = 0) -> list[View
     for number in range(first, first + count):
         for z in slices:
             random = np.random.default_rng([SEED, z, number])
-            strength = 1.0 if number % 2 else MILD
+            strength = MILD if number % 2 else 1.0
             plain = number < 2
             rows.append(
                 views.clean(head, z, stripped=number == 1) if plain else views.varied(head, z, random, strength)

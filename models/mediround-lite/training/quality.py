@@ -20,7 +20,7 @@ from training.vision import SMALLEST, VisionHalf, areas
 MIDDLE, SPREAD = 0.75, 0.15
 """An IoU is carried as its distance from the one in units of the other."""
 LIMIT = 3.0
-ASKED = 5
+ASKED = 3
 """Structures of a view whose mask is looked at."""
 GRADIENTS = 4
 """Per view, of random sums of its logits."""
