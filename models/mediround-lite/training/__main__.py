@@ -53,7 +53,7 @@ from training.vision import VisionHalf
 STEPS_A, STEPS_B = 2500, 1500
 SEED_A, SEED_B, SEED_JUDGMENT = 7, 11, 13
 SHOWN, JUDGED = 9, 2
-"""Views of a slice, real or made up, for both halves; and, of every other slice, for the judge alone."""
+"""Views of a slice, real or made up, for both halves; and for the judge alone."""
 DIRECTION_EVERY = 31
 """Views between those that the feature's free direction is looked for on."""
 HERE = Path(__file__).resolve().parent.parent
@@ -92,7 +92,7 @@ class Workshop:
 
         return AllViews(
             shown=made("shown", features.draw(filled, every, SHOWN)),
-            judged=made("judged", features.draw(filled, every[::2], JUDGED, first=SHOWN)),
+            judged=made("judged", features.draw(filled, every, JUDGED, first=SHOWN)),
             dev=made("dev", features.draw(self.head, split.dev(), 1), half=False),
         )
 
@@ -168,7 +168,6 @@ def train(workshop: Workshop) -> tuple[Script, Tensor]:
     _round(words)
     judge, corrector = workshop.heads(half, words, script, views.judged)
     checkpoint.write(workshop.checkpoint, Parts(encoder, half, words, judge, corrector))
-    checkpoint.keep_trained(workshop.checkpoint, workshop.out / "trained.bin.xz")
     return script, class_tokens
 
 

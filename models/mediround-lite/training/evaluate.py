@@ -24,7 +24,7 @@ from training.play import Player, References, Scene
 from training.questions import Asked, Phrasing, Relation
 from training.targets import NAMES, Head
 from training.views import Planes, View, clean, varied
-from training.vision import ASKABLE, SMALLEST, areas, dice, full_size, iou
+from training.vision import ASKABLE, areas, dice, full_size, iou, present
 
 ROUNDS, DIALOGUES_PER_SLICE = 5, 3
 DIALOGUE_SEED, VARIED_SEED, DEGRADED_SEED, REFUSAL_SEED = 101, 102, 103, 104
@@ -112,7 +112,7 @@ class Evaluation:
         for scene in scenes:
             area = areas(scene.view.labels)
             nearest = copy(scene.view)
-            for k in np.flatnonzero(area >= SMALLEST):
+            for k in present(scene.view.labels):
                 truth = (scene.view.labels & np.uint32(1 << int(k))) > 0
                 logits, _ = self.player.model.mask_decoder(
                     scene.embedding[None], self.class_tokens[None, k : k + 1]
@@ -140,7 +140,7 @@ class Evaluation:
         for sort in (*SORTS, *UNSEEN_SORTS):
             plain, every, gated, scores = [], [], [], []
             for scene in scenes:
-                askable = np.flatnonzero(areas(scene.view.labels) >= ASKABLE)
+                askable = present(scene.view.labels, ASKABLE)
                 structures = chance.choice(askable, 4).tolist()
                 right = told(self.player.half, self.player.script, scene.source.tower, structures)
                 worse = degraded(right, self.class_tokens, sort, random)[None]
@@ -171,11 +171,11 @@ class Evaluation:
         """The judge on undisturbed features of every present structure, asked for by name."""
         scores, truths = [], []
         for scene in scenes:
-            present = [int(k) for k in np.flatnonzero(areas(scene.view.labels) >= SMALLEST)]
-            features = told(self.player.half, self.player.script, scene.source.tower, present)[None]
+            structures = present(scene.view.labels).tolist()
+            features = told(self.player.half, self.player.script, scene.source.tower, structures)[None]
             score, _, _ = self.player.model.heads(features, torch.full(features.shape[:2], -1.0))
             logits, _ = self.player.model.mask_decoder(scene.embedding[None], features)
-            for k, mask, one in zip(present, logits[0].numpy(), score[0].tolist(), strict=True):
+            for k, mask, one in zip(structures, logits[0].numpy(), score[0].tolist(), strict=True):
                 truth = (scene.view.labels & np.uint32(1 << k)) > 0
                 truths.append(iou(full_size(mask, truth.shape[0]), truth))
                 scores.append(one)
@@ -197,7 +197,7 @@ class Evaluation:
         shown = [
             (scene, [Asked(Relation.NAME, f"Segment the {NAMES[k]}.", None, int(k), "")])
             for scene in scenes
-            for k in np.flatnonzero(areas(scene.view.labels) >= ASKABLE)
+            for k in present(scene.view.labels, ASKABLE)
         ]
         asked = {
             "trained_kinds": seen,
@@ -216,7 +216,7 @@ EASY = frozenset({"brain", "left cerebral hemisphere", "right cerebral hemispher
 
 def drawn(view: View, how: Draw) -> list[list[Asked]]:
     """The evaluation's dialogues on a slice: always the same."""
-    shows = Shows([int(k) for k in np.flatnonzero(areas(view.labels) >= ASKABLE)], ())
+    shows = Shows(present(view.labels, ASKABLE).tolist(), ())
     return [
         dialogue(shows, ROUNDS, how, np.random.default_rng([DIALOGUE_SEED, view.z, number]))
         for number in range(DIALOGUES_PER_SLICE)

@@ -22,13 +22,15 @@ from training.language import LanguageHalf, Row
 from training.questions import ANSWERS, Asked, Relation
 from training.rows import Script
 from training.targets import NAMES
-from training.vision import SMALLEST, VisionHalf, areas, full_size, iou
+from training.vision import VisionHalf, full_size, iou, present
 
 SORTS = ("clean", "mixture", "noise", "shrunk", "clipped", "patched")
 UNSEEN_SORTS = ("dropped", "quantised")
 """Degradations that neither head was trained on: what remains of a lossy channel, and of coarse numbers."""
 CORRECTOR_STEPS, JUDGE_STEPS, BATCH = 2500, 3000, 132
-STRUCTURES = 5
+STRUCTURES = 10
+JITTER = 0.1
+"""Spread of what is added to each number of a feature whenever the judge learns from it."""
 
 
 def told(half: LanguageHalf, script: Script, image: TowerImage, structures: Sequence[int]) -> Tensor:
@@ -139,10 +141,10 @@ def judged_pairs(
     random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     features, truths = [], []
     for row in range(len(views.features)):
-        present = np.flatnonzero(areas(views.labels[row]) >= SMALLEST)
-        if not present.size:
+        shown = present(views.labels[row])
+        if not shown.size:
             continue
-        structures = random.choice(present, STRUCTURES).tolist()
+        structures = random.choice(shown, STRUCTURES).tolist()
         right = told(half, script, GEOMETRY.source_image(rgb(views.images[row])).tower, structures)
         worse = torch.cat([degraded(right, vision.tokens, sort, generator) for sort in SORTS])
         with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
@@ -164,7 +166,8 @@ def train_judge(features: Tensor, truths: Tensor, seed: int) -> Judge:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, JUDGE_STEPS)
     for _ in range(JUDGE_STEPS):
         rows = torch.randint(len(features), (BATCH,))
-        loss = F.binary_cross_entropy(judge(features[rows]), truths[rows].float())
+        moved = features[rows] + JITTER * torch.randn(BATCH, FEATURE)
+        loss = F.binary_cross_entropy(judge(moved), truths[rows].float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()

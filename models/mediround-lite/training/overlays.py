@@ -26,7 +26,7 @@ from training.rows import Script
 from training.slices import SLICES
 from training.targets import NAMES
 from training.views import View
-from training.vision import ASKABLE, areas, dice, full_size
+from training.vision import ASKABLE, dice, full_size, present
 from training.vocabulary import prompt_form
 
 SHOWN, CAPTION = 5, 34
@@ -55,7 +55,7 @@ def committed(z: int) -> View:
 def drawn(player: Player, view: View) -> list[Drawn]:
     """Every structure of a slice, as the model draws it when asked by name."""
     hidden = {NAMES.index(name) for name in EASY}
-    asked = [int(k) for k in np.flatnonzero(areas(view.labels) >= ASKABLE) if k not in hidden]
+    asked = [k for k in present(view.labels, ASKABLE).tolist() if k not in hidden]
     features = told(player.half, player.script, GEOMETRY.source_image(rgb(view.image)).tower, asked)
     logits, _ = player.model.mask_decoder(player.model.image_encoder(pixels(view.image)), features[None])
     found = []
@@ -96,7 +96,7 @@ def _captioned(picture: Picture, z: int, name: str, worth: float) -> Picture:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="directory of training or training.restore")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="directory that training wrote")
     parser.add_argument("--out", type=Path, default=HERE / "overlays.png")
     arguments = parser.parse_args()
     script = Script(prompt_form(arguments.checkpoint / "base/tokenizer.model"))

@@ -45,8 +45,8 @@ def solve(half: LanguageHalf, script: Script, pictures: Pictures, said: Said, se
     against = (units * weight[:, None]).T
     stiff = STIFFNESS * torch.eye(units.shape[1], dtype=torch.float64)
     move = torch.linalg.solve(against @ units + stiff, against @ missing.double()).float()
-    last.weight += move[:-1].T
-    last.bias += move[-1]
+    last.weight.add_(move[:-1].T)
+    last.bias.add_(move[-1])
     left = (missing - units.float() @ move).norm(dim=1)
     before, after = float(missing.norm(dim=1).mean()), float(left.mean())
     print(f"projection: {len(structures)} features, {before:.2f} off before, {after:.2f} after", flush=True)

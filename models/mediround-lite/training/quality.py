@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.features import BF16, Views
-from training.vision import SMALLEST, VisionHalf, areas
+from training.vision import VisionHalf, present
 
 MIDDLE, SPREAD = 0.75, 0.15
 """An IoU is carried as its distance from the one in units of the other."""
@@ -39,12 +39,11 @@ def expected(half: VisionHalf, views: Views, seed: int) -> NDArray[np.float32]:
     random = np.random.default_rng(seed)
     found = np.full((len(views.features), len(half.tokens)), np.nan, np.float32)
     for row in range(len(views.features)):
-        present = np.flatnonzero(areas(views.labels[row]) >= SMALLEST)
-        present = random.permutation(present)[:ASKED]
-        if present.size:
+        asked = random.permutation(present(views.labels[row]))[:ASKED]
+        if asked.size:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=BF16):
-                _, guess = half(_features(views, row), half.tokens[torch.from_numpy(present)][None])
-            found[row, present] = guess.float().reshape(-1).numpy()
+                _, guess = half(_features(views, row), half.tokens[torch.from_numpy(asked)][None])
+            found[row, asked] = guess.float().reshape(-1).numpy()
     return found
 
 
@@ -58,8 +57,7 @@ def direction(half: VisionHalf, views: Views, rows: list[int], seed: int) -> Ten
     tokens = half.tokens.detach()
     change = torch.zeros(tokens.shape[1], tokens.shape[1])
     for row in rows:
-        present = np.flatnonzero(areas(views.labels[row]) >= SMALLEST)
-        features = tokens[torch.from_numpy(present)][None].clone().requires_grad_(True)
+        features = tokens[torch.from_numpy(present(views.labels[row]))][None].clone().requires_grad_(True)
         logits, _ = half(_features(views, row), features)
         near = (logits.detach().abs() < 4).float()
         for number in range(GRADIENTS):

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.features import BF16, Views
 from training.schedule import set_rates, share
 from training.targets import NAMES
-from training.vision import SMALLEST, VisionHalf, areas, dice, full_size, resized_planes
+from training.vision import SMALLEST, VisionHalf, areas, dice, full_size, present, resized_planes
 
 IMAGES, MASKS = 2, 4
 RATES = {"decoder": 3e-4, "neck": 2e-4, "tokens": 4e-3}
@@ -185,9 +185,9 @@ def mean_dice(half: VisionHalf, views: Views) -> float:
     """Mean Dice at full size over every present structure of every encoded view, by class token."""
     scores = []
     for row, features in enumerate(views.features):
-        present = np.flatnonzero(areas(views.labels[row]) >= SMALLEST)
-        logits, _ = half(torch.tensor(features[None]).float(), half.tokens[torch.from_numpy(present)][None])
-        for k, mask in zip(present, logits[0].numpy(), strict=True):
+        shown = present(views.labels[row])
+        logits, _ = half(torch.tensor(features[None]).float(), half.tokens[torch.from_numpy(shown)][None])
+        for k, mask in zip(shown, logits[0].numpy(), strict=True):
             truth = (views.labels[row] & np.uint32(1 << int(k))) > 0
             scores.append(dice(full_size(mask, truth.shape[0]), truth))
     return float(np.mean(scores))

@@ -63,6 +63,11 @@ def areas(labels: NDArray[np.uint32]) -> NDArray[np.float64]:
     return np.array([np.count_nonzero(labels & np.uint32(1 << k)) * scale for k in range(len(NAMES))])
 
 
+def present(labels: NDArray[np.uint32], least: int = SMALLEST) -> NDArray[np.int64]:
+    """The structures of which labels show at least ``least`` pixels."""
+    return np.flatnonzero(areas(labels) >= least)
+
+
 def full_size(logits: NDArray[np.float32], side: int) -> NDArray[np.bool_]:
     """Logits (256, 256) → mask of a square image, as the service resizes it."""
     return np.asarray(cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR) > 0, np.bool_)
