@@ -96,7 +96,7 @@ _WORSE: dict[str, Callable[[_Features], Tensor]] = {
 
 
 def identity_corrector() -> Corrector:
-    """A corrector that returns its input exactly: gelu(x) - gelu(-x) = x."""
+    """A corrector that returns its input, but for rounding: gelu(x) - gelu(-x) = x."""
     corrector = Corrector()
     one = torch.eye(FEATURE)
     both = torch.cat([one, -one])
