@@ -50,7 +50,7 @@ from training.unseen import UnseenHead
 from training.views import View
 from training.vision import VisionHalf
 
-STEPS_A, STEPS_B = 2500, 1500
+STEPS_A, STEPS_B = 2500, 2000
 SEED_A, SEED_B, SEED_JUDGMENT = 7, 11, 13
 SHOWN, JUDGED = 9, 2
 """Views of a slice, real or made up, for both halves; and for the judge alone."""

@@ -22,9 +22,9 @@ from training.language import IGNORED, LanguageHalf
 from training.rows import Lesson, Pictures, Script, dialogue_lesson, standalone_lesson
 from training.schedule import set_rates, share
 
-DIALOGUES, STANDALONE = 12, 16
+DIALOGUES, STANDALONE = 8, 12
 ROUNDS, LONG_ROUNDS, LONG_SHARE = (3, 6), (7, 10), 0.2
-RATE, PROJECTION_FACTOR, WARM_UP, LEAST_RATE = 1.5e-3, 4.0, 30, 0.01
+RATE, PROJECTION_FACTOR, WARM_UP, LEAST_RATE = 1e-3, 2.0, 30, 0.01
 WORD_WEIGHT, FEATURE_WEIGHT, NAME_WEIGHT, ANSWER_WEIGHT = 3.0, 2.0, 0.7, 1.0
 CARRIED_WEIGHT, GIST_WEIGHT = 0.15, 0.3
 KEEP_EVERY = 50
