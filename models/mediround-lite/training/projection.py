@@ -28,7 +28,8 @@ SHRINKAGE, REACH = 0.05, 3.0
 @torch.inference_mode()
 def solve(half: LanguageHalf, script: Script, pictures: Pictures, said: Said, seed: int) -> None:
     """Move the layer in place: features come to their class tokens; what they carry along the direction stays."""
-    first, active, last = cast("tuple[nn.Linear, nn.ReLU, nn.Linear]", tuple(half.model.model.text_hidden_fcs[0]))
+    first, active, last = cast(nn.Sequential, half.model.model.text_hidden_fcs[0])
+    first, last = cast(nn.Linear, first), cast(nn.Linear, last)
     states, structures = _states(half, script, pictures, seed)
     dead = torch.nonzero(active(first(states)).amax(0) == 0)[:, 0]
     _redraw(first, dead, states, structures, seed)
