@@ -52,10 +52,9 @@ def solve(half: LanguageHalf, script: Script, pictures: Pictures, said: Said, se
 def _states(half: LanguageHalf, script: Script, pictures: Pictures, seed: int) -> tuple[Tensor, Tensor]:
     """Hidden states [N, H] that features are read from, and their structures [N]."""
     random = np.random.default_rng(seed)
-    usable = [row for row in range(len(pictures.views.z)) if pictures.askable(row)]
     states, structures = [], []
     for _ in range(BATCHES):
-        rows = random.choice(usable, DIALOGUES, replace=False)
+        rows = random.choice(pictures.usable, DIALOGUES, replace=False)
         lessons = [dialogue_lesson(script, pictures, int(row), ROUNDS, random) for row in rows]
         hidden, _ = half([lesson.row for lesson in lessons], script.tokens)
         for line, lesson in enumerate(lessons):

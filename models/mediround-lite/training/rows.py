@@ -96,6 +96,11 @@ class Pictures:
             self._prepared[row] = GEOMETRY.source_image(rgb(self.views.images[row]))
         return self._prepared[row]
 
+    @cached_property
+    def usable(self) -> list[int]:
+        """Rows that show something to ask for."""
+        return [row for row in range(len(self.views.z)) if self.askable(row)]
+
     def askable(self, row: int) -> list[int]:
         return [int(k) for k in np.flatnonzero(self._areas[row] >= ASKABLE)]
 

@@ -79,10 +79,9 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, s
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     step = _resume(run, half, optimizer)
     start, seen = time.monotonic(), step
-    usable = [row for row in range(len(pictures.views.z)) if pictures.askable(row)]
 
     def drawn(at: int) -> tuple[list[Lesson], list[Lesson]]:
-        return draw(script, pictures, usable, np.random.default_rng([run.seed, at]))
+        return draw(script, pictures, np.random.default_rng([run.seed, at]))
 
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(drawn, step)
@@ -103,11 +102,9 @@ def train(run: StageB, half: LanguageHalf, script: Script, pictures: Pictures, s
                 print(f"B {step}/{run.steps} {told} {pace:.2f} s/step", flush=True)
 
 
-def draw(
-    script: Script, pictures: Pictures, usable: list[int], random: np.random.Generator
-) -> tuple[list[Lesson], list[Lesson]]:
+def draw(script: Script, pictures: Pictures, random: np.random.Generator) -> tuple[list[Lesson], list[Lesson]]:
     """One step's dialogues and stand-alone rows."""
-    rows = [int(row) for row in random.choice(usable, DIALOGUES + STANDALONE, replace=False)]
+    rows = [int(row) for row in random.choice(pictures.usable, DIALOGUES + STANDALONE, replace=False)]
     few, many = LONG_ROUNDS if random.random() < LONG_SHARE else ROUNDS
     lengths = random.integers(few, many + 1, DIALOGUES).tolist()
     long = [

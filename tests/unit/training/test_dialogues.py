@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
+from training import questions
 from training.dialogues import EVALUATION, TRAINING, Draw, Shows, ambiguous, dialogue
 from training.questions import NEEDS_REFERENCE, Asked, Relation, related
 from training.targets import NAMES, index
@@ -61,12 +62,9 @@ def test_every_reference_is_to_an_earlier_mask_and_is_needed_by_its_relation(how
 
 
 def test_training_never_meets_a_held_out_phrasing() -> None:
-    def bare(text: str) -> str:
-        return "".join(letter for letter in text.lower() if letter.isalpha())
-
     committed = json.loads((REPOSITORY / "models/mediround-lite/dialogues_test.json").read_text())
     held_out = {
-        bare(one["question"])
+        questions._bare(one["question"])
         for played in committed["dialogues"]
         if played["phrasing"] == "held_out"
         for one in played["rounds"]
@@ -74,4 +72,4 @@ def test_training_never_meets_a_held_out_phrasing() -> None:
     assert len(held_out) > 100
     random = np.random.default_rng(1)
     asked = [one for _ in range(300) for one in dialogue(ALL, 6, TRAINING, random)]
-    assert not held_out & {bare(one.text) for one in asked}
+    assert not held_out & {questions._bare(one.text) for one in asked}
