@@ -78,9 +78,6 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="directory of pytorch_model*.bin")
     parser.add_argument("--base", type=Path, required=True, help="directory of config.json and tokenizer.model")
     parser.add_argument("--clip", type=Path, required=True, help="directory of the vision tower")
-    parser.add_argument(
-        "--gaussian", type=Path, help="position matrix (.npy) in place of the checkpoint's rounded one"
-    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default=DEFAULTS.name)
     parser.add_argument("--version", default=DEFAULTS.version)
@@ -109,7 +106,7 @@ def _bundle(given: argparse.Namespace) -> int:
         alpha=given.lora_alpha,
         intended_use=given.intended_use,
     )
-    sources = Sources(given.checkpoint, given.base, given.clip, given.gaussian)
+    sources = Sources(given.checkpoint, given.base, given.clip)
     bundle = write_bundle(sources, choices, given.out, progress)
     progress(f"bundle {bundle.manifest.name} {bundle.manifest.version}, digest {bundle.digest}")
     return 0

@@ -13,7 +13,7 @@ from typing import Literal
 
 from exporters import onnx, placing
 from exporters.base import Base, read_base
-from exporters.checkpoint import DEFAULT_ALPHA, Checkpoint, read_checkpoint, with_gaussian
+from exporters.checkpoint import DEFAULT_ALPHA, Checkpoint, read_checkpoint
 from exporters.graphs import (
     ImageEncoderGraph,
     LanguageGraph,
@@ -58,8 +58,6 @@ class Sources:
     checkpoint: Path
     base: Path
     clip: Path
-    gaussian: Path | None = None
-    """A .npy with the position matrix at full precision, for a checkpoint that stored it rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +94,6 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
     base = read_base(sources.base)
     clip = read_clip(sources.clip, base.select_layer)
     checkpoint = read_checkpoint(sources.checkpoint, choices.alpha)
-    if sources.gaussian is not None:
-        checkpoint = with_gaussian(checkpoint, sources.gaussian)
     for name in checkpoint.unknown:
         progress(f"left out, of no known part: {name}")
     model = build_model(checkpoint, base, clip, half=choices.storage == "fp16")

@@ -67,31 +67,6 @@ class Checkpoint:
     """SHA-256 over the names and digests of the files read."""
 
 
-def with_gaussian(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """The checkpoint with the position matrix of a .npy file, float32 (2, 128).
-
-    A matrix rounded to float16 moves mask logits by some 1e-4: a file saved in half precision has lost that.
-
-    Raises:
-        IncompleteCheckpointError: the file is no such matrix, or not the checkpoint's own before rounding.
-    """
-    stored = checkpoint.mask_decoder[GAUSSIAN].float()
-    try:
-        matrix = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise IncompleteCheckpointError(f"{path}: cannot be read as a .npy matrix: {error}") from error
-    if matrix.dtype != torch.float32 or matrix.shape != stored.shape:
-        raise IncompleteCheckpointError(
-            f"{path}: is {matrix.dtype} {tuple(matrix.shape)}, not {tuple(stored.shape)}"
-        )
-    if not torch.allclose(matrix, stored, rtol=2**-10, atol=2**-10):
-        raise IncompleteCheckpointError(
-            f"{path}: is not the checkpoint's matrix before rounding: values differ by more"
-        )
-    digest = hashlib.sha256(f"{checkpoint.digest}/{file_digest(path)}".encode()).hexdigest()
-    return replace(checkpoint, mask_decoder=checkpoint.mask_decoder | {GAUSSIAN: matrix}, digest=digest)
-
-
 def read_checkpoint(directory: Path, alpha: float = DEFAULT_ALPHA) -> Checkpoint:
     """Read every ``pytorch_model*.bin`` of a directory.
 

@@ -1,13 +1,11 @@
 """Bundles for the tests: built by the exporters, once for each state of their sources.
 
-``random_bundle`` needs nothing from outside. ``golden_bundle`` is made from the golden checkpoint, which
-lies beside the repository or where MEDIROUND_SHARED says.
+``random_bundle`` is made of random weights, ``golden_bundle`` of the golden checkpoint in ``tests/parity/golden``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -22,10 +20,7 @@ from serving.bundle import Bundle, load_bundle
 
 REPOSITORY = Path(__file__).parent.parent
 BUILT = REPOSITORY / "build" / "test-bundles"
-GAUSSIAN = REPOSITORY / "tests" / "parity" / "gaussian_matrix.npy"
-"""The golden checkpoint holds its position matrix rounded to float16; the recording was made before the rounding
-(tests/parity/test_modules_golden.py)."""
-SHARED = Path(os.environ.get("MEDIROUND_SHARED", REPOSITORY.parent / "shared"))
+GOLDEN = REPOSITORY / "tests" / "parity" / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +38,7 @@ def vit_b_bundle() -> Bundle:
 @pytest.fixture(scope="session")
 def golden_directory() -> Path:
     """The golden checkpoint, its data set and what the published code computed of it."""
-    directory = SHARED / "golden"
-    if not directory.is_dir():
-        pytest.skip(f"no golden vectors at {directory} (MEDIROUND_SHARED says where)")
-    return directory
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +47,7 @@ def golden_bundle(golden_directory: Path) -> Bundle:
     for path in sorted(golden_directory.glob("**/*")):
         if path.is_file() and path.suffix in {".bin", ".safetensors", ".json", ".model"}:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    digest.update(GAUSSIAN.read_bytes())
-    return load_bundle(_built("golden", digest.hexdigest(), golden_directory, "--gaussian", str(GAUSSIAN)))
+    return load_bundle(_built("golden", digest.hexdigest(), golden_directory))
 
 
 @pytest.fixture(scope="session")
@@ -101,14 +92,14 @@ def _repository(bundle: Bundle) -> Path:
     return out
 
 
-def _built(name: str, key: str, source: Path | None = None, *more: str, size: str = "tiny") -> Path:
+def _built(name: str, key: str, source: Path | None = None, size: str = "tiny") -> Path:
     """The bundle's directory; it appears there only when it is complete."""
     directory = BUILT / f"{name}-{key[:16]}"
     if not directory.is_dir():
         BUILT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILT) as work:
             checkpoint = source or _random_checkpoint(Path(work) / "checkpoint", size)
-            export_bundle(checkpoint, Path(work) / "bundle", *more)
+            export_bundle(checkpoint, Path(work) / "bundle")
             if not directory.is_dir():  # another run may have been faster
                 (Path(work) / "bundle").rename(directory)
     return directory

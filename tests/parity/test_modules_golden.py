@@ -1,14 +1,9 @@
-"""The networks in torch against the published code's recorded numbers, before any export.
-
-The recording was made with a position matrix of full precision, of which the golden checkpoint holds the
-values rounded to float16: a 256-number file beside this test restores it (found by least squares from the
-recorded logits, within the rounding). With it masks agree; without it logits move by up to 2e-4.
-"""
+"""The networks in torch against the published code's recorded numbers, before any export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +11,7 @@ import pytest
 import torch
 
 from exporters.base import Base, read_base
-from exporters.checkpoint import GAUSSIAN, read_checkpoint
+from exporters.checkpoint import read_checkpoint
 from exporters.golden import IMAGE_PLACEHOLDER, RecordedDialogue, read_golden
 from exporters.graphs import ImageEncoderGraph, LanguageGraph, preprocessing_of
 from exporters.model import Model, build_model
@@ -25,7 +20,6 @@ from serving.bundle import ImageSpec
 from serving.domain import TowerImage
 from serving.geometry import Geometry, pack_mask
 
-RECOVERED = Path(__file__).with_name("gaussian_matrix.npy")
 THRESHOLD = 0.6
 
 
@@ -63,8 +57,7 @@ def golden(golden_directory: Path) -> Golden:
     base = read_base(golden_directory / "llava_med")
     clip = read_clip(golden_directory / "clip", base.select_layer)
     checkpoint = read_checkpoint(golden_directory)
-    restored = checkpoint.mask_decoder | {GAUSSIAN: torch.from_numpy(np.load(RECOVERED))}
-    model = build_model(replace(checkpoint, mask_decoder=restored), base, clip, half=False)
+    model = build_model(checkpoint, base, clip, half=False)
     encoder = model.image_encoder
     image = ImageSpec(
         side=encoder.side,
@@ -152,10 +145,3 @@ def test_masks(decoded: list[Decoded]) -> None:
         for recorded, full in zip(dialogue.dialogue.rounds, dialogue.full, strict=True):
             flipped = np.abs(full[(full > 0) != recorded.mask])
             assert flipped.max(initial=0.0) < 2e-5
-
-
-def test_the_checkpoint_holds_the_position_matrix_rounded(golden: Golden) -> None:
-    stored = read_checkpoint(golden.directory).mask_decoder[GAUSSIAN]
-    recovered = torch.from_numpy(np.load(RECOVERED))
-    assert torch.equal(recovered.half(), stored)
-    assert not torch.equal(recovered, stored.float())
