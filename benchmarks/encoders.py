@@ -23,11 +23,11 @@ from exporters.asked import Asked, ask, made_up, of_data_set
 from exporters.drift import Figures, Half, Limits, emulated, measure, pixels
 from exporters.reports import as_json
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
-from serving.graph import Array, Graph, ProviderError
+from serving.runtime.graph import Array, Graph, ProviderError
+from serving.runtime.worker import Stop
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import ImageEncoder
 from serving.vision.openvino import HostPrecision, OpenVinoEncoder
-from serving.worker import Stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,14 @@ import numpy as np
 
 from benchmarks.workload import Case, case, image, questions
 from loadtest.launch import peak_memory
-from serving.admission import OpenGate
+from serving.admission.permits import OpenGate
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
-from serving.dialogue import PromptForm
 from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
 from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
+from serving.prompt import PromptForm
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
 from serving.vision.onnx import OnnxVision

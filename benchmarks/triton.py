@@ -27,7 +27,7 @@ from exporters.repository import write_repository
 from serving.bundle import Bundle, load_bundle
 from serving.domain import F32, NO_CORRECTION, EncoderImage
 from serving.ports import EmbeddingLease, VisionEngine
-from serving.slab import Slab
+from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import DECODER, TritonOptions, TritonVision, mask_slab

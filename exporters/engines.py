@@ -20,7 +20,7 @@ from exporters.repository import CONFIG, Limits, read_digest, read_limits
 from exporters.tensorrt import BuildError, Built, Compiler, Range, Request
 from exporters.variant import GRAPHS, PRECISION_REPORT
 from serving.bundle import IMAGE_ENCODER, Bundle, Manifest
-from serving.graph import Interface
+from serving.runtime.graph import Interface
 from serving.vision.interface import decoder_interface, encoder_interface
 
 _USUAL_BATCH = 4

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from exporters.golden import IMAGE_PLACEHOLDER, RecordedDialogue, RecordedRound
-from serving.admission import OpenGate
+from serving.admission.permits import OpenGate
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
-from serving.dialogue import PromptForm
 from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, Session
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
@@ -32,6 +31,7 @@ from serving.ports import (
     Prompt,
     VisionEngine,
 )
+from serving.prompt import PromptForm
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer

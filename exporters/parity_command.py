@@ -1,6 +1,6 @@
 """The command ``parity``: recorded dialogues, replayed on the engines that the arguments name.
 
-A part of the exporters' composition root: it builds engines, as ``serving.halves`` does, and prints. Does not know
+A part of the exporters' composition root: it builds engines, as ``serving.engines`` does, and prints. Does not know
 what is compared.
 """
 
@@ -19,12 +19,12 @@ from exporters.golden import read_golden
 from exporters.parity import Report, Tolerance, replay_with
 from exporters.reports import as_json
 from serving.bundle import Bundle, load_bundle
-from serving.graph import ProviderError
-from serving.halves import Shared, local_vision, providers, remote_vision, shared_memory
+from serving.engines import Shared, local_vision, providers, remote_vision, shared_memory
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine
+from serving.runtime.graph import ProviderError
 from serving.settings import EngineSettings, Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.triton.engine import TritonVision

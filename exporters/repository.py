@@ -16,7 +16,7 @@ from pathlib import Path
 from exporters import placing
 from exporters.errors import SourceError
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle, ImageSpec
-from serving.graph import Interface, TensorSpec
+from serving.runtime.graph import Interface, TensorSpec
 from serving.vision.interface import decoder_interface, encoder_interface
 
 CONFIG = "config.pbtxt"

@@ -21,33 +21,33 @@ from importlib.metadata import version
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from serving import telemetry
-from serving.admission_queue import AdmissionQueue
+from serving.admission.cost import Expectations
+from serving.admission.queue import AdmissionQueue
+from serving.api.description import ServerDescription
+from serving.api.image_cache import Uploads
+from serving.api.limits import Limits
+from serving.api.server import LANGUAGE, VISION, Server
+from serving.api.service import SegmentationService
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
-from serving.description import ServerDescription
-from serving.dialogue import PromptForm
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
+from serving.engines import Engines, RemoteHalf, Shared, engines, shared_memory
 from serving.errors import Exhausted, ServingError, Unavailable
-from serving.gauges import Cache, Gauges, Sources
 from serving.geometry import Geometry
-from serving.graph import ProviderError
-from serving.halves import Engines, RemoteHalf, Shared, engines, shared_memory
-from serving.limits import Limits
-from serving.metering import Meter
 from serving.observer import Observer, Observers
 from serving.orchestrator import Orchestrator
 from serving.ports import Gate
-from serving.program import before, beside, metrics, run, server_tls, stop_asked
-from serving.reckoning import Expectations
-from serving.server import LANGUAGE, VISION, Server
-from serving.service import SegmentationService
+from serving.process import before, beside, metrics, run, server_tls, stop_asked
+from serving.prompt import PromptForm
+from serving.runtime.graph import ProviderError
+from serving.runtime.slab import Slab
 from serving.settings import Settings
-from serving.slab import Slab
-from serving.status import Board
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
+from serving.telemetry import metrics as telemetry
+from serving.telemetry.collector import Cache, Gauges, Sources
+from serving.telemetry.recorder import Meter
+from serving.telemetry.status import Board
 from serving.tokenizer import Tokenizer
-from serving.uploads import Uploads
 
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mediround import Tls
-from serving.listening import ADDRESS, Seconds, Section
+from serving.rpc.settings import ADDRESS, Seconds, Section
 
 SERVES, DOES_NOT_SERVE, BAD_SETTINGS = 0, 1, 2
 

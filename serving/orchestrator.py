@@ -28,7 +28,6 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from serving import wave
-from serving.dialogue import PromptForm, Turn, waves
 from serving.domain import (
     U8,
     CacheUse,
@@ -56,7 +55,8 @@ from serving.ports import (
     VisionEngine,
     Work,
 )
-from serving.settled import finished, settled
+from serving.prompt import PromptForm, Turn, waves
+from serving.runtime.tasks import finished, settled
 from serving.wave import Asked
 
 P = ParamSpec("P")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serving.domain import F32, Bits, EncoderImage, Priority, Reference, Round, SegFeature, Session, TowerImage
-from serving.slab import Slot
+from serving.runtime.slab import Slot
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from serving.listening import ADDRESS, MIB, ListeningSettings, Positive, Seconds, Section, is_loopback
+from serving.rpc.settings import ADDRESS, MIB, ListeningSettings, Positive, Seconds, Section, is_loopback
 
 ONNX = "onnx"
 SLAB_BYTES = 256 * MIB

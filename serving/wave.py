@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.dialogue import PromptForm, Turn
 from serving.domain import (
     F32,
     NO_CORRECTION,
@@ -27,6 +26,7 @@ from serving.domain import (
 )
 from serving.errors import EngineFault
 from serving.ports import Completion, DecodedMasks, Prompt
+from serving.prompt import PromptForm, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ from benchmarks.language.plain import PlainLanguage
 from benchmarks.language.rows import chosen_rows
 from benchmarks.language.sensitivity import Decoded, decode, moved
 from serving.bundle import Bundle, load_bundle
-from serving.dialogue import PromptForm
 from serving.domain import F32
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import Completion, LanguageEngine
+from serving.prompt import PromptForm
 
 SECTIONS = ("throughput", "sensitivity", "rows")
 Way = Callable[[LanguageEngine, PromptForm, Dialogue, str], Awaitable[list[Completion]]]

@@ -15,10 +15,10 @@ import numpy as np
 
 from demo import slices
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
-from serving.dialogue import PromptForm, waves
 from serving.domain import AnswerMode, Question, Reference, SourceImage
 from serving.geometry import Geometry, pack_mask
 from serving.ports import Completion, LanguageEngine, Prompt
+from serving.prompt import PromptForm, waves
 from serving.tokenizer import Tokenizer
 
 ROUNDS = 5

@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.language.dialogues import Dialogue, Shape, prompt_form, shaped, wave_prompts
 from serving.bundle import Bundle
-from serving.dialogue import PromptForm
 from serving.domain import F32, AnswerMode, Question
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import requests
 from serving.ports import LanguageEngine
+from serving.prompt import PromptForm
 
 SHAPES: tuple[tuple[Shape, int], ...] = (("star", 5), ("star", 10), ("none", 5), ("none", 10), ("chain", 5))
 NAMES = {"star": "star", "none": "no references", "chain": "chain"}

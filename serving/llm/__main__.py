@@ -17,10 +17,8 @@ from importlib.metadata import version
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from serving import gauges, telemetry
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.errors import ServingError
-from serving.graph import ProviderError
 from serving.llm.first_prompt import first_prompt
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.server import LanguageServer
@@ -29,7 +27,10 @@ from serving.llm.settings import LanguageServerSettings
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine
-from serving.program import before, metrics, run, server_tls, stop_asked
+from serving.process import before, metrics, run, server_tls, stop_asked
+from serving.runtime.graph import ProviderError
+from serving.telemetry import collector as gauges
+from serving.telemetry import metrics as telemetry
 
 LOG = logging.getLogger("serving.llm")
 ENGINE_DIED = 1

@@ -13,15 +13,15 @@ from functools import partial
 import numpy as np
 
 from serving.bundle import Bundle
-from serving.caching import CacheStats
 from serving.domain import F32, SegFeature
 from serving.errors import EngineFault
-from serving.graph import CPU
 from serving.llm.expanded import Expanded, expand
 from serving.llm.graphs import LanguageGraphs, Reading
 from serving.llm.prefix import DialogueKey, PrefixCache
 from serving.ports import Completion, Prompt
-from serving.worker import Stop, Worker
+from serving.runtime.cache import CacheStats
+from serving.runtime.graph import CPU
+from serving.runtime.worker import Stop, Worker
 
 
 @dataclass(frozen=True, slots=True)

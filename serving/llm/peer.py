@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mediround import errors as wire
-from serving import deadline
+from serving import request_context
 from serving.bundle import Bundle
 from serving.errors import (
     DeadlineExceeded,
@@ -136,7 +136,7 @@ class Peer:
 
     async def _ask(self, prompt: Prompt, held: set[str]) -> pb.CompleteResponse:
         request = complete_request(prompt, self._bundle.digest, held)
-        outcome = await self._stub.Complete(request, timeout=deadline.remaining())
+        outcome = await self._stub.Complete(request, timeout=request_context.remaining())
         for picture in pictures(prompt):
             self._sent[prompt.tenant, picture.digest] = None
             self._sent.move_to_end((prompt.tenant, picture.digest))
@@ -188,7 +188,7 @@ class Peer:
 
 
 def domain_error(failure: grpc.aio.AioRpcError) -> ServingError:
-    """What a language server's status means here; the reverse of ``serving.statuses``."""
+    """What a language server's status means here; the reverse of ``serving.rpc.status``."""
     match wire.from_failure(failure):
         case wire.InvalidArgument(violations=(found, *_)):
             return InvalidInput(found.field, found.description)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from serving.caching import CacheStats
 from serving.domain import TowerImage
+from serving.runtime.cache import CacheStats
 
 
 class HeldPictures:

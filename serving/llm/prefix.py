@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.caching import CacheStats
 from serving.domain import F32
+from serving.runtime.cache import CacheStats
 
 TokenKey = int | str | bytes | tuple[str, int]
 """A token by content: text id | crop's digest | box's bytes | (image's digest, patch)."""

@@ -11,7 +11,7 @@ from functools import partial
 from serving.llm.service import LanguageService
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import add_LanguageServiceServicer_to_server
-from serving.transport import GrpcServer, ServerTls
+from serving.rpc.server import GrpcServer, ServerTls
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["LanguageService"]
 

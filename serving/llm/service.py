@@ -1,7 +1,7 @@
 """The internal contract's methods: messages in, one call of the engine, messages out.
 
 Knows what is let in, which pictures are held, and what becomes of calls when the engine dies. Does not know
-transports (``serving.llm.server``), statuses (``serving.boundary``) or how a prompt is answered.
+transports (``serving.llm.server``), statuses (``serving.rpc.interceptor``) or how a prompt is answered.
 """
 
 # ruff: noqa: N802, ARG002  # gRPC spells its methods so, and gives each a request and a context
@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from serving.admission import Admission
+from serving.admission.permits import Admission
 from serving.bundle import Bundle
-from serving.caching import CacheStats
 from serving.errors import PreconditionFailed, Shed, Unavailable
 from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completion_message
 from serving.llm.pictures import HeldPictures
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceServicer
 from serving.ports import Completion, LanguageEngine, Prompt
-from serving.settled import settled
+from serving.runtime.cache import CacheStats
+from serving.runtime.tasks import settled
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from serving.listening import ADDRESS, MIB, ListeningSettings, Positive, Section
+from serving.rpc.settings import ADDRESS, MIB, ListeningSettings, Positive, Section
 
 
 class LimitSettings(Section):

@@ -19,7 +19,7 @@ from serving.llm.first_prompt import first_prompt
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import Answer, Request, completion, requests, unread
 from serving.ports import Completion, Prompt
-from serving.settled import settled
+from serving.runtime.tasks import settled
 
 if TYPE_CHECKING:
     from serving.llm.vllm_core import VllmCore

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving import deadline
+from serving import request_context
 from serving.domain import F32
 from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
-from serving.settled import settled
-from serving.slab import Slab, Slot
+from serving.runtime.slab import Slab, Slot
+from serving.runtime.tasks import settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class MemoryEmbeddings:
 
     async def _fill(self, key: str, held: _Held, fill: Fill) -> None:
         lost = False
-        deadline.allow(None)  # whoever waits has one of its own; the last to give up ends the fill
+        request_context.allow(None)  # whoever waits has one of its own; the last to give up ends the fill
         try:
             await fill(_Lease(key, False, held.values, held.slot))
             held.values.flags.writeable = False

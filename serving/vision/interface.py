@@ -11,7 +11,7 @@ import numpy as np
 from serving.bundle import ImageSpec
 from serving.domain import F32
 from serving.errors import EngineFault
-from serving.graph import Interface, TensorSpec
+from serving.runtime.graph import Interface, TensorSpec
 
 
 def encoder_interface(image: ImageSpec) -> Interface:

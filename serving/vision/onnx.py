@@ -18,10 +18,10 @@ import numpy as np
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 from serving.domain import F32, EncoderImage
 from serving.errors import EngineFault
-from serving.graph import CPU, Array, Graph
 from serving.ports import DecodedMasks, EmbeddingLease
+from serving.runtime.graph import CPU, Array, Graph
+from serving.runtime.worker import Stop, Worker
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
-from serving.worker import Stop, Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from serving.bundle import BundleError
 from serving.errors import EngineFault
-from serving.graph import Array, Interface, ProviderError, TensorSpec, differences
-from serving.worker import Stop
+from serving.runtime.graph import Array, Interface, ProviderError, TensorSpec, differences
+from serving.runtime.worker import Stop
 
 HostPrecision = Literal["f32", "bf16"]
 """What the operators compute in, as OpenVINO calls it; the graph, its inputs and its output keep their types."""

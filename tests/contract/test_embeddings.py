@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterator
 import numpy as np
 import pytest
 
-from serving import deadline
+from serving import request_context
 from serving.errors import EngineFault, Exhausted
 from serving.ports import EmbeddingLease, EmbeddingStore
-from serving.slab import Slab
+from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from tests.scripted.embeddings import SlotEmbeddings
 
@@ -113,13 +113,13 @@ async def test_a_fill_outlasts_the_deadline_of_who_asked_first(store: EmbeddingS
     left: list[float | None] = []
 
     async def fill(lease: EmbeddingLease) -> None:
-        left.append(deadline.remaining())
+        left.append(request_context.remaining())
         lease.values[...] = 1
 
-    deadline.allow(5.0)
+    request_context.allow(5.0)
     await store.acquire("a", fill)
     assert left == [None]
-    assert deadline.remaining() is not None
+    assert request_context.remaining() is not None
 
 
 async def test_different_keys_fill_side_by_side(store: EmbeddingStore, encoder: Encoder) -> None:

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from serving.admission import OpenGate
-from serving.admission_queue import AdmissionQueue
+from serving.admission.cost import Expectations
+from serving.admission.permits import OpenGate
+from serving.admission.queue import AdmissionQueue
 from serving.domain import Priority
 from serving.ports import Gate, Work
-from serving.reckoning import Expectations
 
 WORK = Work(encodes=1, passes=2, masks=3)
 

@@ -14,7 +14,7 @@ from serving.bundle import IMAGE_ENCODER, Bundle, Manifest
 from serving.domain import F32, NO_CORRECTION
 from serving.errors import Unavailable
 from serving.ports import EmbeddingLease, VisionEngine
-from serving.slab import Slab, Slot
+from serving.runtime.slab import Slab, Slot
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
 from serving.vision.openvino import OpenVinoEncoder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from random import Random
 
-from serving.telemetry import CODES, PRIORITIES
+from serving.telemetry.metrics import CODES, PRIORITIES
 
 AGES = (0, 2, 5, 8, 14, 28, 45, 70, 140, 250, 500, 1000, 1600, 3000, 4500, 8000, 11520)
 """Minutes before the end at which a stretch ends, or begins."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from serving.telemetry import CODES
+from serving.telemetry.metrics import CODES
 
 LONG = 1500
 """Minutes that a series lasts where nothing else is said."""

@@ -21,8 +21,8 @@ from demo.stack import ONNX, stack
 from demo.triton.server import Installation, Triton
 from loadtest.launch import free_port, launched
 from mediround import Client, MediRoundError, Round
-from serving import telemetry
 from serving.bundle import Bundle
+from serving.telemetry import metrics as telemetry
 from tests.conftest import REPOSITORY
 from tests.deploy.prometheus import Prometheus, alerting, named, prometheus, recorded, shown
 

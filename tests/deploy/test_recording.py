@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from serving.telemetry import CODES
+from serving.telemetry.metrics import CODES
 from tests.deploy.history import AGES, COUNTERS, MINUTES, meant
 from tests.deploy.promtool import RECORDING, failed, needed, numbered, promtool, rules
 

@@ -11,7 +11,7 @@ from serving.llm.server import LanguageServer
 from serving.llm.service import Context, LanguageService
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import LanguageEngine
-from serving.transport import ServerTls
+from serving.rpc.server import ServerTls
 from tests.unit.serving.manifests import manifest as made_up
 
 BUNDLE = Bundle(Path("made-up"), made_up(), "d" * 64)

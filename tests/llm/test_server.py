@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving import deadline
+from serving import request_context
 from serving.domain import TowerImage
 from serving.errors import DeadlineExceeded, EngineFault, Exhausted, InvalidInput, Unavailable
 from serving.llm.messages import BEGUN, complete_request
@@ -123,10 +123,10 @@ async def test_a_deadline_is_passed_down(
 ) -> None:
     await remote.reached()
     engine.script.hold("complete")
-    deadline.allow(0.3)
+    request_context.allow(0.3)
     with pytest.raises(DeadlineExceeded):
         await remote.complete(prompt())
-    deadline.allow(None)
+    request_context.allow(None)
     async with asyncio.timeout(10):
         while service.in_flight:  # noqa: ASYNC110  # counts do not signal
             await asyncio.sleep(0.01)

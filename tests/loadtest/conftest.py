@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.running import Ran, Subject, run
 from loadtest.scenario import Scenario
-from serving.server import serving
+from serving.api.server import serving
 from tests.loadtest.scripted import ScriptedServer
 
 Against = Callable[..., Any]

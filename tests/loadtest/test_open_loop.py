@@ -11,7 +11,7 @@ import pytest
 from loadtest.figures import from_due
 from loadtest.recording import Outcome
 from loadtest.running import Subject, run
-from serving.server import serving
+from serving.api.server import serving
 from tests.loadtest.conftest import Against, scenario
 from tests.loadtest.scripted import ScriptedServer
 

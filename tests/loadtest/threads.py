@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from serving.server import serving
+from serving.api.server import serving
 from tests.loadtest.scripted import ScriptedServer
 
 SCENARIO = """

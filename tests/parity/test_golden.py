@@ -21,7 +21,7 @@ from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
 from serving.ports import Completion, Prompt
-from serving.slab import Slab
+from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab

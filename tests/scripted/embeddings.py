@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving import deadline
+from serving import request_context
 from serving.domain import F32
 from serving.errors import Exhausted
 from serving.ports import EmbeddingLease, Fill
@@ -99,5 +99,5 @@ class SlotEmbeddings:
 
 
 async def _filled(lease: EmbeddingLease, fill: Fill) -> None:
-    deadline.allow(None)
+    request_context.allow(None)
     await fill(lease)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediround import Tls
-from serving.transport import ServerTls
+from serving.rpc.server import ServerTls
 
 
 @dataclass(frozen=True, slots=True)

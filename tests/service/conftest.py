@@ -11,7 +11,7 @@ import pytest
 
 from mediround import AsyncClient
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
-from serving.server import Server, serving
+from serving.api.server import Server, serving
 from tests.service.stage import Stage
 from tests.service.stage import stage as build_stage
 

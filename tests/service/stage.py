@@ -9,22 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from serving.admission_queue import AdmissionQueue
+from serving.admission.cost import Expectations
+from serving.admission.queue import AdmissionQueue
+from serving.api.description import ServerDescription
+from serving.api.image_cache import Uploads
+from serving.api.limits import Limits
+from serving.api.service import SegmentationService
 from serving.bundle import Manifest
-from serving.description import ServerDescription
-from serving.dialogue import PromptForm
 from serving.domain import U8, Priority
 from serving.geometry import Geometry
-from serving.limits import Limits
-from serving.metering import Meter
 from serving.observer import Observer, Observers
 from serving.orchestrator import Orchestrator
 from serving.ports import Prompt
-from serving.reckoning import Expectations
-from serving.service import SegmentationService
+from serving.prompt import PromptForm
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
-from serving.uploads import Uploads
+from serving.telemetry.recorder import Meter
 from tests.scripted.language import Answer, ScriptedLanguage
 from tests.scripted.vision import ScriptedVision
 from tests.unit.serving.manifests import manifest as made_up

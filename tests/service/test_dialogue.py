@@ -12,7 +12,7 @@ from PIL import Image
 
 import mediround
 from mediround import AsyncClient, Client, Round
-from serving.server import Server
+from serving.api.server import Server
 from tests.service.stage import MODEL_DIGEST, Stage, picture
 
 ASKED = [

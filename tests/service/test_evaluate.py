@@ -13,8 +13,8 @@ from PIL import Image
 from mediround.__main__ import main
 from mediround.evaluate import Options, Report, RunError, evaluate_async
 from mediround.evaluate.ledger import read_records
+from serving.api.server import Server, serving
 from serving.errors import EngineFault, Unavailable
-from serving.server import Server, serving
 from tests.scripted.medseg import Item, dialogue, rectangle, write
 from tests.service.stage import Stage
 from tests.service.stage import stage as build_stage

@@ -16,11 +16,11 @@ from PIL import Image
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from mediround import AsyncClient, Round
-from serving import telemetry
 from serving.domain import Priority
-from serving.exposition import exposed
-from serving.gauges import Cache, Gauges
-from serving.status import Board
+from serving.telemetry import metrics as telemetry
+from serving.telemetry.collector import Cache, Gauges
+from serving.telemetry.exposition import exposed
+from serving.telemetry.status import Board
 from tests.service.stage import Stage, picture
 from tests.unit.serving.test_telemetry import sources
 

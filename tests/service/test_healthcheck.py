@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.server import Server, serving
+from serving.api.server import Server, serving
 from tests.service.certificates import Authority
 from tests.service.stage import Stage
 

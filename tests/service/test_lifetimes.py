@@ -23,7 +23,7 @@ from mediround import (
 from mediround.errors import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
-from serving.server import Server, serving
+from serving.api.server import Server, serving
 from tests.scripted.script import Script
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage

@@ -11,8 +11,8 @@ import pytest
 
 from mediround import AsyncClient, Client, DeadlineExceeded, InvalidArgument, ResourceExhausted, Round
 from mediround.aio import AsyncSession
+from serving.api.server import serving
 from serving.domain import Priority
-from serving.server import serving
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage
 

@@ -25,9 +25,9 @@ from mediround import (
 from mediround.errors import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from serving.api.server import Server, serving
 from serving.errors import EngineFault, Exhausted
 from serving.errors import Unavailable as EngineDown
-from serving.server import Server, serving
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage
 

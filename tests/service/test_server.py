@@ -14,8 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mediround import AsyncClient, Client, NotFound, Tls, Unavailable
 from serving import errors
 from serving.__main__ import get_ready
+from serving.api.server import SERVICE, Server, serving
 from serving.llm.remote import RemoteLanguage
-from serving.server import SERVICE, Server, serving
 from tests.service.certificates import Authority
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage

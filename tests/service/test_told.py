@@ -27,9 +27,10 @@ from mediround import (
 )
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
-from serving import errors, telemetry
+from serving import errors
+from serving.api.server import serving
 from serving.logs import JsonFormatter, TextFormatter
-from serving.server import serving
+from serving.telemetry import metrics as telemetry
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage
 

@@ -27,11 +27,11 @@ from mediround import (
 from mediround.errors import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer, SegmentationServiceStub
-from serving import service
+from serving.api import service
+from serving.api.images import rgb_of_file
+from serving.api.limits import Limits
+from serving.api.server import Server, serving
 from serving.domain import U8
-from serving.images import rgb_of_file
-from serving.limits import Limits
-from serving.server import Server, serving
 from tests.service.stage import Stage, picture
 from tests.service.stage import stage as build_stage
 

@@ -13,11 +13,11 @@ import numpy as np
 from tritonclient.grpc.aio import InferenceServerClient
 
 from demo.triton.server import Triton
-from serving import deadline
+from serving import request_context
 from serving.bundle import Bundle
 from serving.domain import F32
 from serving.ports import DecodedMasks, EmbeddingLease
-from serving.slab import DIRECTORY, PREFIX, Slab
+from serving.runtime.slab import DIRECTORY, PREFIX, Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.scripted.pictures import encoder_image
@@ -58,7 +58,7 @@ class Stage:
         image = encoder_image(self.bundle.manifest, seed)
 
         async def fill(lease: EmbeddingLease) -> None:
-            deadline.allow(seconds)
+            request_context.allow(seconds)
             await self.engine.encode(image, lease)
 
         return await self.store.acquire(image.key, fill)

@@ -15,7 +15,7 @@ import pytest
 from demo.triton.server import Triton
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import EngineFault, Unavailable
-from serving.slab import Slab, SlabError
+from serving.runtime.slab import Slab, SlabError
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision
 from tests.scripted.pictures import encoder_image

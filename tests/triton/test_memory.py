@@ -11,7 +11,7 @@ from demo.triton.server import Triton
 from serving.bundle import Bundle
 from serving.errors import StillWriting
 from serving.ports import EmbeddingLease
-from serving.slab import Slab
+from serving.runtime.slab import Slab
 from serving.stores.embeddings import Placed
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton import link

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.dialogue import PromptForm
 from serving.domain import AnswerMode, Question, SourceImage
 from serving.geometry import pack_mask
+from serving.prompt import PromptForm
 from training.dialogues import TRAINING, Shows, dialogue, standalone
 from training.features import GEOMETRY, Views, rgb
 from training.language import TOWER, Row, Shown

@@ -12,7 +12,7 @@ from pathlib import Path
 import sentencepiece
 
 from serving.bundle import AnswerSpec, JudgeSpec, LanguageSpec, Manifest, TokenSpec
-from serving.dialogue import PromptForm
+from serving.prompt import PromptForm
 from serving.tokenizer import Tokenizer
 from training import questions
 from training.features import GEOMETRY

@@ -15,8 +15,8 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from serving.graph import Array, Interface, TensorSpec
-from serving.slab import Slab, Slot
+from serving.runtime.graph import Array, Interface, TensorSpec
+from serving.runtime.slab import Slab, Slot
 
 _ADMIN_HEADER = "triton-grpc-protocol-admin-key"
 _OPTIONS = [

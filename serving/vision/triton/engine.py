@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
-from serving import priority
+from serving import request_context
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 from serving.domain import F32, EncoderImage, Priority
 from serving.errors import EngineFault, StillWriting
-from serving.graph import Array
 from serving.ports import DecodedMasks, EmbeddingLease
-from serving.slab import Slab, SlabError, Slot
+from serving.runtime.graph import Array
+from serving.runtime.slab import Slab, SlabError, Slot
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 from serving.vision.triton.client import Call, Given, TritonClient, TritonFailure, Wanted
 from serving.vision.triton.failures import kind_of
@@ -243,7 +243,7 @@ class TritonVision:
             (self._masks.withhold if still_written else self._masks.give_back)(slot)
 
     def _call(self, model: str, inputs: tuple[Given, ...], outputs: tuple[Wanted, ...]) -> Call:
-        return Call(model, inputs, outputs, _PRIORITIES[priority.claimed()])
+        return Call(model, inputs, outputs, _PRIORITIES[request_context.claimed()])
 
 
 def mask_slab(bundle: Bundle, slots: int) -> Slab:

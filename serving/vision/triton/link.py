@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
-from serving import deadline
+from serving import request_context
 from serving.bundle import BundleError
 from serving.errors import ServingError, StillWriting, Unavailable
-from serving.graph import Array, Interface
-from serving.settled import settled
-from serving.slab import PREFIX, Slab, Slot, is_gone
+from serving.runtime.graph import Array, Interface
+from serving.runtime.slab import PREFIX, Slab, Slot, is_gone
+from serving.runtime.tasks import settled
 from serving.vision.triton.client import Call, Described, TritonClient, TritonFailure
 from serving.vision.triton.failures import BROKEN_SECONDS, RETRY_SECONDS, Kind, error_of, kind_of
 
@@ -218,11 +218,11 @@ class TritonLink:
 
     def _seconds(self, call: Call) -> float:
         """By value the caller's deadline ends the request; by reference only its reply does."""
-        return self._patience if call.by_reference else deadline.within(self._patience)
+        return self._patience if call.by_reference else request_context.within(self._patience)
 
     def _queue_seconds(self) -> float:
         """One that is refused in the queue has a reply, and its slot is free; one whose reply is late has none."""
-        return deadline.within(self._patience * _QUEUEING)
+        return request_context.within(self._patience * _QUEUEING)
 
     async def _is_other_than(self, process: int) -> bool:
         """Whether the server is by now another process, which did not map the slabs."""
@@ -240,7 +240,7 @@ class TritonLink:
 
     def _error(self, failure: TritonFailure) -> ServingError:
         logger.info("Triton: %s", kind_of(failure).value)
-        if kind_of(failure) is Kind.LATE and deadline.remaining() != 0:
+        if kind_of(failure) is Kind.LATE and request_context.remaining() != 0:
             return Unavailable("the vision half did not answer; sessions are unharmed", RETRY_SECONDS)
         return error_of(failure)
 

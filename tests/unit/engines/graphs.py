@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.graph import Interface, TensorSpec
+from serving.runtime.graph import Interface, TensorSpec
 
 WIDTH = 256
 

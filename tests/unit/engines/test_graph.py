@@ -11,8 +11,8 @@ import pytest
 
 from serving.bundle import BundleError
 from serving.errors import EngineFault, Unavailable
-from serving.graph import CPU, CUDA, Graph, Interface, ProviderError, TensorSpec
-from serving.worker import Stop
+from serving.runtime.graph import CPU, CUDA, Graph, Interface, ProviderError, TensorSpec
+from serving.runtime.worker import Stop
 from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
 
 X, Y = ROWS.inputs[0], ROWS.outputs[0]
@@ -89,8 +89,8 @@ class Session:
 @pytest.fixture
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
     """As onnxruntime-gpu would say."""
-    monkeypatch.setattr("serving.graph.onnxruntime.get_available_providers", lambda: [*CUDA, *CPU])
-    monkeypatch.setattr("serving.graph.onnxruntime.InferenceSession", Session)
+    monkeypatch.setattr("serving.runtime.graph.onnxruntime.get_available_providers", lambda: [*CUDA, *CPU])
+    monkeypatch.setattr("serving.runtime.graph.onnxruntime.InferenceSession", Session)
     return Session
 
 

@@ -14,11 +14,11 @@ from exporters.asked import ask, made_up
 from exporters.drift import Limits, emulated, measure, pixels
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import EngineFault, Unavailable
-from serving.graph import Graph, Interface, ProviderError, TensorSpec
+from serving.runtime.graph import Graph, Interface, ProviderError, TensorSpec
+from serving.runtime.worker import Stop
 from serving.vision import openvino as module
 from serving.vision.interface import encoder_interface
 from serving.vision.openvino import HostPrecision, OpenVinoEncoder
-from serving.worker import Stop
 from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
 
 SLOW, DEPTH = 1_000, 2_048

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from serving import deadline
+from serving import request_context
 from serving.errors import DeadlineExceeded, StillWriting, Unavailable
-from serving.graph import Array, Interface
-from serving.slab import Slab
+from serving.runtime.graph import Array, Interface
+from serving.runtime.slab import Slab
 from serving.vision.triton.client import Call, Described, TritonFailure, Wanted
 from serving.vision.triton.link import Expected, TritonLink
 
@@ -106,7 +106,7 @@ def withheld(slab: Slab) -> int:
 
 async def test_a_request_leaves_the_queue_before_it_counts_as_lost(tied: Tied) -> None:
     await tied.link.ask(tied.call())
-    deadline.allow(5.0)
+    request_context.allow(5.0)
     await tied.link.ask(tied.call())
     (unhurried, hurried), seconds = tied.client.queue_seconds, tied.client.seconds
     assert unhurried == pytest.approx(PATIENCE * 2 / 3)
@@ -119,7 +119,7 @@ async def test_a_hung_server_is_unavailable_to_who_has_time(tied: Tied) -> None:
     with pytest.raises(Unavailable) as told:
         await tied.link.met()
     assert told.value.retry_after > 0
-    deadline.allow(0.0)
+    request_context.allow(0.0)
     with pytest.raises(DeadlineExceeded):
         await tied.link.met()
 

@@ -12,9 +12,9 @@ import pytest
 from serving.bundle import Bundle, BundleError
 from serving.domain import F32
 from serving.errors import EngineFault
+from serving.runtime.worker import Stop
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision, VisionCounts
-from serving.worker import Stop
 from tests.scripted.pictures import encoder_image
 
 

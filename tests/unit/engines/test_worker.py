@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from serving.errors import Unavailable
-from serving.graph import Graph
-from serving.settled import settled
-from serving.worker import Stop, Worker
+from serving.runtime.graph import Graph
+from serving.runtime.tasks import settled
+from serving.runtime.worker import Stop, Worker
 from tests.unit.engines.graphs import ROWS, WIDTH, products
 
 

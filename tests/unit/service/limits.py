@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.limits import Limits
+from serving.api.limits import Limits
 
 
 def limits(**changes: float) -> Limits:

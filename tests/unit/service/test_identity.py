@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from serving.admission import Admission
+from serving.admission.permits import Admission
+from serving.api.identity import ANONYMOUS, caller_of
 from serving.errors import Exhausted, Shed
-from serving.identity import ANONYMOUS, caller_of
 
 SUBJECT, NAMES = "x509_subject", "x509_subject_alternative_name"
 

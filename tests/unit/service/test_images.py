@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
+from serving.api.images import RawShape, check_raw, rgb_of_file, rgb_of_pixels
 from serving.errors import InvalidInput
-from serving.images import RawShape, check_raw, rgb_of_file, rgb_of_pixels
 from tests.unit.service.limits import limits
 
 LIMITS = limits()

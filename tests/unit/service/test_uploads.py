@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from serving.api.image_cache import UploadKey, Uploads
+from serving.api.images import RawShape
 from serving.domain import U8
-from serving.images import RawShape
-from serving.uploads import UploadKey, Uploads
 
 
 def image(side: int = 10) -> U8:

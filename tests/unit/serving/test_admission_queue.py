@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import deadline
-from serving.admission_queue import BATCH_WEIGHT, AdmissionQueue
+from serving import request_context
+from serving.admission.cost import Expectations, Throughput
+from serving.admission.queue import BATCH_WEIGHT, AdmissionQueue
 from serving.domain import CacheUse, Priority, RoundResult, Timings
 from serving.errors import Exhausted, Shed
 from serving.observer import Terms
 from serving.ports import Work
-from serving.reckoning import Expectations, Throughput
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
 ROUND = Work(encodes=0, passes=1, masks=0)
@@ -65,7 +65,7 @@ class Scene:
         self._ends[name] = asyncio.Event()
 
         async def request() -> None:
-            deadline.allow(allowed)
+            request_context.allow(allowed)
             async with self.queue.admitted(work, caller, priority):
                 self.begun.append(name)
                 await self._ends[name].wait()

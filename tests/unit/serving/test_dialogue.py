@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.dialogue import PromptForm, waves
 from serving.domain import AnswerMode, Question
 from serving.errors import InvalidInput
+from serving.prompt import PromptForm, waves
 from tests.unit.serving.manifests import manifest
 
 FIRST_CHARACTER = 100

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.admission import OpenGate
-from serving.dialogue import PromptForm, waves
+from serving.admission.permits import OpenGate
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question, RoundResult
 from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
 from serving.geometry import Geometry
 from serving.observer import Unobserved
 from serving.orchestrator import Orchestrator
 from serving.ports import Prompt, Work
+from serving.prompt import PromptForm, waves
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from tests.scripted.language import ScriptedLanguage

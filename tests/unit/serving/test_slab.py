@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import slab as module
 from serving.errors import StillWriting, Unavailable
 from serving.ports import EmbeddingLease
-from serving.slab import DIRECTORY, PREFIX, Slab, SlabError, Slot, is_gone, sweep
+from serving.runtime import slab as module
+from serving.runtime.slab import DIRECTORY, PREFIX, Slab, SlabError, Slot, is_gone, sweep
 from serving.stores.embeddings import MemoryEmbeddings, Placed
 
 SHAPE = (2, 5)
@@ -72,7 +72,7 @@ def test_close_leaves_nothing_and_arrays_stay_readable() -> None:
 
 
 def test_a_sweep_takes_the_dead_ones_and_leaves_the_living(slab: Slab) -> None:
-    program = "from serving.slab import Slab; print(Slab(1, (4,), 'f4').name)"
+    program = "from serving.runtime.slab import Slab; print(Slab(1, (4,), 'f4').name)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     left = DIRECTORY / done.stdout.strip()
     assert left.exists()

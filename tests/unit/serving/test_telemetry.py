@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import telemetry
-from serving.admission_queue import QueueStats
-from serving.caching import CacheStats
-from serving.gauges import Cache, Engine, Gauges, Measured, Sources
-from serving.metering import Meter
-from serving.status import WINDOW_SECONDS, Board, quantile
+from serving.admission.queue import QueueStats
+from serving.runtime.cache import CacheStats
 from serving.stores.embeddings import EmbeddingStats, Placed
-from serving.telemetry import CATALOGUE, Kind, Metric
+from serving.telemetry import metrics as telemetry
+from serving.telemetry.collector import Cache, Engine, Gauges, Measured, Sources
+from serving.telemetry.metrics import CATALOGUE, Kind, Metric
+from serving.telemetry.recorder import Meter
+from serving.telemetry.status import WINDOW_SECONDS, Board, quantile
 from serving.vision.triton.engine import TritonCounts
 
 GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"

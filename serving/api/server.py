@@ -2,9 +2,9 @@
 
 Concurrency: one event loop runs gRPC, the service and the orchestrator. gRPC makes a task of every call, and
 cancels it when its deadline passes, its client gives up, or a drain runs out of time. What is let in at once is
-limited in the service (``serving.admission``); pixels and engines work in threads of their own.
+limited in the service (``serving.admission.permits``); pixels and engines work in threads of their own.
 
-Knows which service stands on which transport (``serving.transport``). Does not know what a call does, or who
+Knows which service stands on which transport (``serving.rpc.server``). Does not know what a call does, or who
 built the service.
 """
 
@@ -20,7 +20,7 @@ from mediround.v1.segmentation_pb2_grpc import (
     add_SegmentationServiceServicer_to_server,
 )
 from serving.observer import Observer
-from serving.transport import GrpcServer, ServerTls
+from serving.rpc.server import GrpcServer, ServerTls
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["SegmentationService"]
 SERVICE = CONTRACT.full_name

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serving.api.limits import Limits
 from serving.bundle import Manifest
-from serving.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """An Observer who counts: what those who work tell becomes counters and histograms.
 
-Knows which event changes which metric of ``serving.telemetry``. Does not know who asks for the numbers.
+Knows which event changes which metric of ``serving.telemetry.metrics``. Does not know who asks for the numbers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serving import telemetry as t
 from serving.domain import RoundResult
 from serving.errors import Shed
 from serving.observer import Terms
+from serving.telemetry import metrics as t
 
 M = TypeVar("M", Counter, Histogram)
 

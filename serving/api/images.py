@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from serving.api.limits import Limits
 from serving.domain import U8
 from serving.errors import InvalidInput
-from serving.limits import Limits
 
 FIELD = "image"
 WINDOWING = (

@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from serving.bundle import BundleError
 from serving.errors import EngineFault
-from serving.worker import Stop
+from serving.runtime.worker import Stop
 
 Array = npt.NDArray[Any]
 

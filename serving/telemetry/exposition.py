@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from serving.status import Board
+from serving.telemetry.status import Board
 
 _PAGE = "status.html"
 _IDLE_SECONDS = 75.0
@@ -69,7 +69,7 @@ class _Metrics:
 class _Status:
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._page = files("serving").joinpath(_PAGE).read_text(encoding="utf-8")
+        self._page = files("serving.telemetry").joinpath(_PAGE).read_text(encoding="utf-8")
         self._policy = (
             "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
             f"script-src {_allowed(self._page, 'script')}; style-src {_allowed(self._page, 'style')}"

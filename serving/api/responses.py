@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from mediround import masks
 from mediround.v1 import segmentation_pb2 as pb
-from serving.description import ServerDescription
+from serving.api.description import ServerDescription
 from serving.domain import CacheUse, Mask, Rectangle, Reference, RoundResult, Session, Timings
 
 _DEFAULT_MODES = {"forced": pb.ANSWER_MODE_FORCED, "free": pb.ANSWER_MODE_FREE}

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
-from serving.description import ServerDescription
+from serving.api.description import ServerDescription
+from serving.api.text import check_answer, check_question
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
 from serving.errors import InvalidInput
-from serving.wording import check_answer, check_question
 
 _MODES = {
     pb.ANSWER_MODE_FORCED: AnswerMode.FORCED,

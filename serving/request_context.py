@@ -1,7 +1,7 @@
-"""By when the request that is being worked on must be answered.
+"""What travels with the request that is being worked on: its deadline and its priority.
 
-Set once, at the gRPC boundary; read where work leaves the process. In between nobody carries it: a passed
-deadline cancels the task, and that alone stops work in this process. Does not know calls.
+Set once at the gRPC edge; read where work leaves this process. In between nothing carries them as arguments. A
+passed deadline cancels the task, and that alone stops work in this process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from contextvars import ContextVar
 from time import monotonic
 
+from serving.domain import Priority
+
 _DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
+_PRIORITY: ContextVar[Priority] = ContextVar("priority", default=Priority.INTERACTIVE)
 
 
 def allow(seconds: float | None) -> None:
@@ -27,3 +30,12 @@ def within(seconds: float) -> float:
     """Seconds left, at most ``seconds``."""
     left = remaining()
     return seconds if left is None else min(left, seconds)
+
+
+def claim(priority: Priority) -> None:
+    """For the work of this task, and of tasks that it starts."""
+    _PRIORITY.set(priority)
+
+
+def claimed() -> Priority:
+    return _PRIORITY.get()

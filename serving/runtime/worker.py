@@ -14,7 +14,7 @@ from typing import TypeVar
 import onnxruntime
 
 from serving.errors import Unavailable
-from serving.settled import settled
+from serving.runtime.tasks import settled
 
 T = TypeVar("T")
 

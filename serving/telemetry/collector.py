@@ -1,6 +1,6 @@
 """What is so at the moment: read from its owner whenever somebody asks for the metrics.
 
-Knows which number of which owner is which metric of ``serving.telemetry``. Owners are given as functions, so
+Knows which number of which owner is which metric of ``serving.telemetry.metrics``. Owners are given as functions, so
 that this module knows no store, engine or queue. Reads on the event loop, where their numbers agree.
 """
 
@@ -15,7 +15,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving import telemetry as t
+from serving.telemetry import metrics as t
 
 Labels = TypeVar("Labels", bound=str | tuple[str, ...])
 """The value of a metric's label, or of all its labels."""

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from pydantic import ValidationError
 
-from serving.exposition import exposed
-from serving.listening import ListeningSettings, TlsSettings
 from serving.logs import FORMATTERS
-from serving.settled import settled
-from serving.status import Board
-from serving.transport import ServerTls
+from serving.rpc.server import ServerTls
+from serving.rpc.settings import ListeningSettings, TlsSettings
+from serving.runtime.tasks import settled
+from serving.telemetry.exposition import exposed
+from serving.telemetry.status import Board
 
 S = TypeVar("S", bound=ListeningSettings)
 

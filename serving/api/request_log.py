@@ -17,7 +17,7 @@ from time import perf_counter
 from serving.domain import Priority, RoundResult
 from serving.logs import fields
 from serving.observer import Observer
-from serving.statuses import OK, code_of
+from serving.rpc.status import OK, code_of
 
 LOG = logging.getLogger("serving.rounds")
 REQUEST_ID = "x-request-id"

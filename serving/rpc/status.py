@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from serving import deadline
+from serving import request_context
 from serving.errors import (
     DeadlineExceeded,
     EngineFault,
@@ -66,7 +66,7 @@ class Refusal:
 def code_of(error: BaseException) -> str:
     """The name of the status that a call ends with when its work ends with ``error``."""
     if isinstance(error, _GIVEN_UP):
-        left = deadline.remaining()
+        left = request_context.remaining()
         late = left is not None and left < _TRANSIT_SECONDS
         return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
     return (_known(error) or grpc.StatusCode.INTERNAL).name

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.caching import CacheStats
+from serving.api.images import RawShape
 from serving.domain import U8
-from serving.images import RawShape
+from serving.runtime.cache import CacheStats
 
 
 @dataclass(frozen=True, slots=True)

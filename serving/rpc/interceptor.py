@@ -14,10 +14,10 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from serving import deadline
+from serving import request_context
 from serving.errors import Exhausted, InvalidInput, ServingError, Shed
 from serving.observer import Observer, Unobserved
-from serving.statuses import OK, code_of, refusal
+from serving.rpc.status import OK, code_of, refusal
 
 # In quotes: generic in the stubs alone. Any: one interceptor stands before handlers of every message type.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -99,7 +99,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
     @asynccontextmanager
     async def _call(self, context: Context, method: str) -> AsyncIterator[None]:
         """Count one call, say by when it must end, and end it with the status of whatever the block raises."""
-        deadline.allow(context.time_remaining())
+        request_context.allow(context.time_remaining())
         self._calls += 1
         self._idle.clear()
         try:

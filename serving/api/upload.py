@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
+from serving.api.images import WINDOWING, RawShape, check_raw
+from serving.api.limits import Limits
 from serving.errors import InvalidInput
-from serving.images import WINDOWING, RawShape, check_raw
-from serving.limits import Limits
 
 MAX_CHUNK_BYTES = 1 << 20
 _DIGEST_BYTES = hashlib.sha256().digest_size

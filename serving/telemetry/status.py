@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client.registry import Collector
 
-from serving import telemetry as t
+from serving.telemetry import metrics as t
 
 WINDOW_SECONDS = 60.0
 _LOOK_SECONDS = 1.0

@@ -1,7 +1,7 @@
 """The contract's methods: messages in, one call of the orchestrator, messages out.
 
-Knows which calls are held, and for whom. Does not know transports (``serving.server``), statuses
-(``serving.boundary``) or how a round is answered (``serving.orchestrator``).
+Knows which calls are held, and for whom. Does not know transports (``serving.api.server``), statuses
+(``serving.rpc.interceptor``) or how a round is answered (``serving.orchestrator``).
 """
 
 # ruff: noqa: N802, ARG002  # gRPC spells its methods so, and gives each a request and a context
@@ -20,20 +20,21 @@ import grpc
 
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
-from serving import answering, priority
-from serving.admission import Admission
-from serving.asking import Asking
-from serving.description import ServerDescription
+from serving import request_context
+from serving.admission.permits import Admission
+from serving.api import responses as answering
+from serving.api.description import ServerDescription
+from serving.api.identity import caller_of
+from serving.api.image_cache import UploadKey, Uploads
+from serving.api.images import rgb_of_file, rgb_of_pixels
+from serving.api.request_log import Request, request_id, told
+from serving.api.requests import Asking
+from serving.api.upload import Parcel, receive
 from serving.domain import U8, RoundResult
 from serving.errors import Exhausted, NotFound, Shed
-from serving.identity import caller_of
-from serving.images import rgb_of_file, rgb_of_pixels
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
-from serving.reception import Parcel, receive
-from serving.settled import finished
-from serving.telling import Request, request_id, told
-from serving.uploads import UploadKey, Uploads
+from serving.runtime.tasks import finished
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 
@@ -78,7 +79,7 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "AskRound", 1) as asked:
             question, correction = self._asking.round(request)
             asked.priority = self._asking.priority(request.priority)
-            priority.claim(asked.priority)
+            request_context.claim(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 result = await self._orchestrator.ask(
@@ -94,7 +95,7 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "SegmentDialogue", len(request.questions)) as asked:
             questions, correction = self._asking.dialogue(request)
             asked.priority = self._asking.priority(request.priority)
-            priority.claim(asked.priority)
+            request_context.claim(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 results = self._orchestrator.segment(

@@ -14,14 +14,14 @@ import numpy as np
 
 from mediround import Tls
 from serving.bundle import IMAGE_ENCODER, Bundle
-from serving.gauges import Cache, Engine
-from serving.graph import CPU, CUDA
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
 from serving.ports import LanguageEngine, VisionEngine
+from serving.runtime.graph import CPU, CUDA
+from serving.runtime.slab import Slab
+from serving.runtime.slab import sweep as sweep_slabs
 from serving.settings import Settings
-from serving.slab import Slab
-from serving.slab import sweep as sweep_slabs
+from serving.telemetry.collector import Cache, Engine
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
 from serving.vision.openvino import HostPrecision, OpenVinoEncoder

@@ -16,8 +16,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving.boundary import Boundary
 from serving.observer import Observer
+from serving.rpc.interceptor import Boundary
 
 _OPTIONS = [
     # Bounded by what was asked: masks by their image, features by the prompt.

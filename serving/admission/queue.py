@@ -1,7 +1,7 @@
 """Who is worked for at once, and in which order the others wait.
 
 A number of places; who finds none free waits, as long as the work before it can be done in time. Work is counted
-in seconds that it is expected to take (``serving.reckoning``), so that an image that must be encoded weighs more
+in seconds that it is expected to take (``serving.admission.cost``), so that an image that must be encoded weighs more
 than a round on a known one.
 
 Order: by weighted fair queueing. Callers share alike, however many requests each has; an interactive request goes
@@ -20,11 +20,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
-from serving import deadline
+from serving import request_context
+from serving.admission.cost import Expectations, Throughput
 from serving.domain import Priority
 from serving.errors import Exhausted, Shed
 from serving.ports import Work
-from serving.reckoning import Expectations, Throughput
 
 BATCH_WEIGHT = 16
 _RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
@@ -109,7 +109,7 @@ class AdmissionQueue:
         ]
         if not before and self._free(priority, encodes):
             return
-        rate, allowed = self._throughput.rate, deadline.remaining()
+        rate, allowed = self._throughput.rate, request_context.remaining()
         wait = (self._left(rate) + sum(before)) / rate
         retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if wait > self._max_wait[priority]:
@@ -127,7 +127,7 @@ class AdmissionQueue:
         self._last_tags = {flow: tag for flow, tag in self._last_tags.items() if tag > self._now}
         tag = self._last_tags.get((priority, caller), self._now) + weighted
         self._last_tags[priority, caller] = tag
-        allowed, now = deadline.remaining(), self._clock()
+        allowed, now = request_context.remaining(), self._clock()
         ticket = _Ticket(priority, encodes, cost, tag, now, None if allowed is None else now + allowed)
         self._waiting.append(ticket)
         self._let_in(now)

@@ -1,7 +1,7 @@
 """How much is let in at once.
 
 Knows a number of permits. Does not know what is done with one; who is refused is told to come again, and
-nothing waits here, so that a full server answers at once. What waits stands in ``serving.admission_queue``.
+nothing waits here, so that a full server answers at once. What waits stands in ``serving.admission.queue``.
 """
 
 from __future__ import annotations
