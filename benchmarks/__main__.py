@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from benchmarks import service
 from benchmarks.workload import SIDE, Case, case, every_case
-from loadtest.launch import Launched, launched
+from loadtest.server_process import Launched, launched
 from mediround import Client
 
 COLUMNS = "| case | a: s a dialogue | b / a | bound | share | c / a | bound | share | passes a, b, c | encodes |"

@@ -2,8 +2,8 @@
 
 ONNX Runtime in float32, which is the reference, and OpenVINO in f32 and bf16, on as many threads: encodes in turn,
 then every mask of the dialogues decoded from each runtime's own embeddings and held against the limits that an
-export in another precision must keep (``exporters.drift``). Writes encoders.md and encoders.json into ``--out``.
-Needs the extra ``openvino``.
+export in another precision must keep (``exporters.compare.drift``). Writes encoders.md and encoders.json into
+``--out``. Needs the extra ``openvino``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import get_args
 
 import numpy as np
 
-from exporters.asked import Asked, ask, made_up, of_data_set
-from exporters.drift import Figures, Half, Limits, emulated, measure, pixels
-from exporters.reports import as_json
+from exporters.compare.drift import Figures, Half, Limits, emulated, measure, pixels
+from exporters.compare.json_report import as_json
+from exporters.compare.recorded_inputs import Asked, ask, made_up, of_data_set
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.runtime.graph import Array, Graph, ProviderError
 from serving.runtime.worker import Stop
@@ -97,7 +97,7 @@ def seconds(encoder: ImageEncoder, asked: Asked, place: Array) -> float:
 
 
 def half(encoder: ImageEncoder, place: Array, reference: Half) -> Half:
-    """``encoder`` and the reference's decoder, as ``exporters.drift`` runs them."""
+    """``encoder`` and the reference's decoder, as ``exporters.compare.drift`` runs them."""
 
     def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         encoder.run_into(feeds, place, Stop())

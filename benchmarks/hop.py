@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.published import Published, published
 from benchmarks.workload import Case, case, image, questions
-from loadtest.launch import launched
+from loadtest.server_process import launched
 from mediround import Client
 from serving.llm.messages import complete_request, pictures
 from serving.ports import Completion, LanguageEngine, Prompt

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from demo.stack import ONNX, TRITON, stack
 from loadtest.__main__ import INVALID, MET, MISSED
-from loadtest.launch import Launched, free_port
-from loadtest.report import KneeReport, read
+from loadtest.report.model import KneeReport, read
+from loadtest.server_process import Launched, free_port
 
 SCENARIO = Path("loadtest/scenarios/interactive.toml")
 PER_SECOND = 100

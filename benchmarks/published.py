@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.workload import Case, case, image, questions
-from loadtest.launch import peak_memory
+from loadtest.server_process import peak_memory
 from serving.admission.permits import OpenGate
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question

@@ -20,7 +20,7 @@ from threading import Event
 
 from benchmarks import service
 from benchmarks.workload import Case, case
-from loadtest.launch import free_port, launched
+from loadtest.server_process import free_port, launched
 from mediround import Client
 
 SCRAPE_SECONDS, LOOK_SECONDS = 1.0, 2.0

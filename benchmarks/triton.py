@@ -23,7 +23,7 @@ import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
 from demo.triton.server import triton
-from exporters.repository import write_repository
+from exporters.triton_repository import write_repository
 from serving.bundle import Bundle, load_bundle
 from serving.domain import F32, NO_CORRECTION, EncoderImage
 from serving.ports import EmbeddingLease, VisionEngine

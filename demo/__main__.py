@@ -22,7 +22,7 @@ from demo.overlay import Panel, strip
 from demo.page import Section, render
 from demo.slices import Asked, Dialogue, dialogues, dice
 from demo.stack import ONNX, TRITON, stack
-from loadtest.launch import LaunchError
+from loadtest.server_process import LaunchError
 from mediround import Client, RoundResult
 
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from demo.triton.server import triton
-from exporters.repository import write_repository
-from loadtest.launch import Launched, launched
+from exporters.triton_repository import write_repository
+from loadtest.server_process import Launched, launched
 from serving.bundle import load_bundle
 
 ONNX, TRITON = "onnx", "triton"

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporters import gate, parity_command, vision_commands
 from exporters.bundle import DEFAULTS, Choices, Sources, write_bundle
+from exporters.checkpoint.random import SIZES, write_random
+from exporters.cli import parity, vision
+from exporters.compare import gate
 from exporters.errors import SourceError
 from exporters.progress import timed
-from exporters.random_checkpoint import SIZES, write_random
-from exporters.repository import write_published, write_repository
+from exporters.triton_repository import write_published, write_repository
 from mediround.medseg import DataError
 from serving.bundle import BundleError, load_bundle
 
@@ -45,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     random.add_argument("--seed", type=int, default=0)
     random.add_argument("--out", type=Path, required=True)
     random.set_defaults(run=_random)
-    parity_command.add(commands)
-    vision_commands.add(commands)
+    parity.add(commands)
+    vision.add(commands)
     repository = commands.add_parser("repository", help="a bundle → a model repository for Triton")
     source = repository.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path)

@@ -1,7 +1,8 @@
 """Writes a bundle: four graphs, the directory for vLLM, the tokenizer, and the manifest that describes them.
 
 Knows the order of work and what the manifest says of a model. Does not know how graphs are exported
-(``exporters.onnx``), nor the command line. The manifest is written last: a directory without one is unfinished.
+(``exporters.onnx.export``), nor the command line. The manifest is written last: a directory without one is
+unfinished.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from exporters import onnx, placing
-from exporters.base import Base, read_base
-from exporters.checkpoint import DEFAULT_ALPHA, Checkpoint, read_checkpoint
-from exporters.graphs import (
+from exporters import hardlink
+from exporters.checkpoint.base_model import Base, read_base
+from exporters.checkpoint.clip import Clip, read_clip
+from exporters.checkpoint.model import Model, build_model
+from exporters.checkpoint.published import DEFAULT_ALPHA, Checkpoint, read_checkpoint
+from exporters.modules.heads import FEATURE
+from exporters.onnx import export
+from exporters.onnx.fp16_storage import Storage
+from exporters.onnx.graphs import (
     ImageEncoderGraph,
     LanguageGraph,
     MaskDecoderGraph,
     VisionTowerGraph,
     preprocessing_of,
 )
-from exporters.model import Model, build_model
-from exporters.modules.heads import FEATURE
 from exporters.progress import Progress
-from exporters.storage import Storage
-from exporters.tower import Clip, read_clip
 from exporters.vllm_model import write_vllm_model
 from serving.bundle import (
     IMAGE_ENCODER,
@@ -84,7 +86,7 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
 
     Args:
         out: made if need be; other files in it stay. Files of another place that are linked to those in it
-            (``exporters.placing``) stay as they are.
+            (``exporters.hardlink``) stay as they are.
         progress: told of each step, for people.
 
     Raises:
@@ -100,12 +102,12 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
     tokens = base.tokens(model.language.sizes)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
-    with placing.replacing(out / TOKENIZER) as made:
+    with hardlink.replacing(out / TOKENIZER) as made:
         shutil.copyfile(base.tokenizer, made)
     for name, graph in _graphs(model, tokens).items():
         progress(f"exporting {name}")
-        with placing.replacing(out / name) as made:
-            onnx.export(graph, made, choices.storage)
+        with hardlink.replacing(out / name) as made:
+            export.export(graph, made, choices.storage)
     progress(f"writing {VLLM}/")
     write_vllm_model(model, tokens, base.max_tokens, choices.storage, out / VLLM)
     manifest = _manifest(model, base, clip, checkpoint, choices, out)
@@ -114,13 +116,13 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
     return load_bundle(out)
 
 
-def _graphs(model: Model, tokens: TokenSpec) -> dict[str, onnx.Export]:
+def _graphs(model: Model, tokens: TokenSpec) -> dict[str, export.Export]:
     decoder = MaskDecoderGraph(model.heads, model.mask_decoder)
     return {
-        IMAGE_ENCODER: onnx.image_encoder(ImageEncoderGraph(model.image_encoder)),
-        MASK_DECODER: onnx.mask_decoder(decoder, model.image_encoder.grid),
-        VISION_TOWER: onnx.vision_tower(VisionTowerGraph(model.tower)),
-        LANGUAGE_MODEL: onnx.language_model(LanguageGraph(model.language, tokens)),
+        IMAGE_ENCODER: export.image_encoder(ImageEncoderGraph(model.image_encoder)),
+        MASK_DECODER: export.mask_decoder(decoder, model.image_encoder.grid),
+        VISION_TOWER: export.vision_tower(VisionTowerGraph(model.tower)),
+        LANGUAGE_MODEL: export.language_model(LanguageGraph(model.language, tokens)),
     }
 
 

@@ -2,7 +2,7 @@
 
 Knows what becomes of the manifest, and that nothing is written which fails the comparison. The result is a bundle
 like any other: its own digest stands in every result, and whatever serves a bundle serves it. Does not know how a
-graph is cast (``exporters.precision``) or compared (``exporters.drift``).
+graph is cast (``exporters.onnx.half_precision``) or compared (``exporters.compare.drift``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 import onnxruntime
 
-from exporters import drift, placing
+from exporters import hardlink
+from exporters.compare import drift
+from exporters.compare.json_report import as_json
 from exporters.errors import UnsupportedSourceError
-from exporters.precision import Edge, Precision, cast
+from exporters.onnx.half_precision import Edge, Precision, cast
 from exporters.progress import Progress
-from exporters.reports import as_json
 from serving.bundle import IMAGE_ENCODER, MANIFEST, MASK_DECODER, Bundle, file_digest, load_bundle
 
 GRAPHS = (IMAGE_ENCODER, MASK_DECODER)
@@ -73,7 +74,7 @@ def write_variant(
 def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, limits: drift.Limits) -> None:
     """The other files, the report, and last the manifest."""
     for name in bundle.manifest.files.keys() - {*GRAPHS, PRECISION_REPORT}:
-        placing.place(bundle.path(name), made / name)
+        hardlink.place(bundle.path(name), made / name)
     report = {
         "precision": form.precision,
         "embedding_dtype": form.edge,

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exporters import placing
-from exporters.model import Model
+from exporters import hardlink
+from exporters.checkpoint.clip import clip_config
+from exporters.checkpoint.model import Model
 from exporters.modules.heads import FEATURE
 from exporters.modules.language import LanguageSizes
-from exporters.storage import Storage
-from exporters.tower import clip_config
+from exporters.onnx.fp16_storage import Storage
 from serving.bundle import TokenSpec
 
 BESIDE_THE_DECODER = ("bbox_encoder.", "text_hidden_fcs.")
@@ -32,7 +32,7 @@ def write_vllm_model(model: Model, tokens: TokenSpec, max_tokens: int, storage: 
     out.mkdir(exist_ok=True)
     dtype = torch.float16 if storage == "fp16" else torch.float32
     state = {name: value.to(dtype).contiguous() for name, value in _named(model)}
-    with placing.replacing(out / "model.safetensors") as made:
+    with hardlink.replacing(out / "model.safetensors") as made:
         save_file(state, made, metadata={"format": "pt"})
         made.chmod(0o644)  # as its neighbours: a server may run as somebody else
     config = {
@@ -49,7 +49,7 @@ def write_vllm_model(model: Model, tokens: TokenSpec, max_tokens: int, storage: 
         "crop_token_id": tokens.crop,
         "image_token_id": tokens.image,
     }
-    with placing.replacing(out / "config.json") as made:
+    with hardlink.replacing(out / "config.json") as made:
         made.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

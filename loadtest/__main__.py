@@ -13,17 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest import comparing, report, telling
-from loadtest import running as runs
-from loadtest.comparing import NotComparable
+from loadtest import run as runs
 from loadtest.knee import Search, Wanted
-from loadtest.publishing import publish, publish_knee
-from loadtest.recording import Recording
-from loadtest.report import PAGE, Report, ReportError, Step
-from loadtest.running import RunError, Subject
+from loadtest.record import Recording
+from loadtest.report import compare, model, tables
+from loadtest.report.compare import NotComparable
+from loadtest.report.model import PAGE, Report, ReportError, Step
+from loadtest.report.write import publish, publish_knee
+from loadtest.run import RunError, Subject
 from loadtest.scenario import Scenario, ScenarioError, read
-from loadtest.scraping import Endpoint, ScrapeError
-from loadtest.sweeping import Sweep
+from loadtest.server_metrics import Endpoint, ScrapeError
+from loadtest.sweep import Sweep
 from mediround import Tls
 
 MET, MISSED, NOT_RUN, INVALID, INTERRUPTED = 0, 1, 2, 3, 130
@@ -83,18 +83,18 @@ def _parser() -> argparse.ArgumentParser:
         help="of the server's peak resident memory at the knee, allowed in the last run; needs --metrics (1.5)",
     )
     knee.set_defaults(run=_knee)
-    compare = commands.add_parser(
+    comparison = commands.add_parser(
         "compare",
         help="two reports of one scenario",
         description="Exit code 0: B is not worse; 1: it is; 2: the reports cannot be read or compared.",
     )
-    compare.add_argument("before", type=Path, metavar="A", help="a report's directory, or its report.json")
-    compare.add_argument("after", type=Path, metavar="B")
-    compare.add_argument(
+    comparison.add_argument("before", type=Path, metavar="A", help="a report's directory, or its report.json")
+    comparison.add_argument("after", type=Path, metavar="B")
+    comparison.add_argument(
         "--tolerance", type=_positive, default=0.1, metavar="SHARE", help="that does not count (0.1)"
     )
-    compare.add_argument("--different", action="store_true", help="compare reports of different scenarios")
-    compare.set_defaults(run=_compare)
+    comparison.add_argument("--different", action="store_true", help="compare reports of different scenarios")
+    comparison.set_defaults(run=_compare)
     return parser
 
 
@@ -134,7 +134,7 @@ def _seed(text: str) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     scenario = read(given.scenario).at(rate=given.rate, duration=given.duration)
-    report.writable(given.out)
+    model.writable(given.out)
     with _progress(scenario) as progress:
         ran = asyncio.run(runs.run(_subject(given), scenario, given.scenario.parent, given.seed, progress))
     publish(ran.report, ran.record, given.out)
@@ -145,7 +145,7 @@ def _run(given: argparse.Namespace) -> int:
 
 def _knee(given: argparse.Namespace) -> int:
     scenario = read(given.scenario).at(duration=given.duration)
-    report.writable(given.out)
+    model.writable(given.out)
     least = given.least or scenario.arrivals.rate
     how = Search(least, given.most or least * 256, given.precision)
     with _progress(scenario) as progress:
@@ -154,17 +154,17 @@ def _knee(given: argparse.Namespace) -> int:
         )
         found = asyncio.run(sweep.knee(how, given.overload, Wanted(given.goodput, given.memory)))
     publish_knee(found, given.out)
-    print("\n".join(telling.knee_notes(found)))
-    print(telling.plain(telling.steps(found)))
-    print(telling.plain(telling.checks(found.verdict)))
+    print("\n".join(tables.knee_notes(found)))
+    print(tables.plain(tables.steps(found)))
+    print(tables.plain(tables.checks(found.verdict)))
     print(f"\nobjective: {found.verdict.result}\nreport: {given.out / PAGE}")
     return _BY_RESULT[found.verdict.result]
 
 
 def _compare(given: argparse.Namespace) -> int:
-    before, after = (report.read(path, Report) for path in (given.before, given.after))
-    lines = comparing.compare(before, after, given.tolerance, different=given.different)
-    print(telling.plain(comparing.table(lines)))
+    before, after = (model.read(path, Report) for path in (given.before, given.after))
+    lines = compare.compare(before, after, given.tolerance, different=given.different)
+    print(tables.plain(compare.table(lines)))
     worse = [line.what for line in lines if line.verdict == "worse"]
     print(f"\nB is worse: {', '.join(worse)}" if worse else "\nB is not worse")
     return MISSED if worse else MET
@@ -177,10 +177,10 @@ def _subject(given: argparse.Namespace) -> Subject:
 
 
 def _show(found: Report) -> None:
-    print("\n".join(telling.notes(found)))
-    for table in (telling.rounds(found), telling.outcomes(found), telling.caches(found), telling.generator(found)):
-        print(f"\n{telling.plain(table)}")
-    print(f"\n{telling.plain(telling.checks(found.verdict))}\n\nobjective: {found.verdict.result}")
+    print("\n".join(tables.notes(found)))
+    for table in (tables.rounds(found), tables.outcomes(found), tables.caches(found), tables.generator(found)):
+        print(f"\n{tables.plain(table)}")
+    print(f"\n{tables.plain(tables.checks(found.verdict))}\n\nobjective: {found.verdict.result}")
 
 
 def _told(step: Step) -> None:

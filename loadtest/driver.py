@@ -12,10 +12,10 @@ from array import array
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
-from loadtest.asking import Asker, Sent
 from loadtest.images import ImageMaker
 from loadtest.plan import Dialogue, Plan
-from loadtest.recording import Outcome
+from loadtest.record import Outcome
+from loadtest.virtual_user import Asker, Sent
 from mediround import MediRoundError, ServerDescription
 
 TICK = 0.02

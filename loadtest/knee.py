@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from loadtest.report import Check, Step, Verdict
+from loadtest.report.model import Check, Step, Verdict
 
 Measure = Callable[[float], Awaitable[Step]]
 """Puts the server under a rate, in dialogues a second."""

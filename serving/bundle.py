@@ -50,7 +50,8 @@ class ImageSpec(_Section):
     embedding_dtype: Literal["float32", "float16"] = "float32"
     """Element type of an embedding where it crosses an engine's edge."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """What encoder and mask decoder compute in; judge and corrector always in fp32 (``exporters.precision``)."""
+    """What encoder and mask decoder compute in; judge and corrector always in fp32
+    (``exporters.onnx.half_precision``)."""
     logits_side: Positive
     """Side of the square of mask logits, which covers the padded square."""
 

@@ -8,9 +8,11 @@
 ``AsyncClient`` is the same, awaited. Errors: ``mediround.errors``.
 """
 
+from mediround._description import Limits, ServerDescription
+from mediround._rounds import Round
+from mediround._tls import Tls
 from mediround.aio import AsyncClient, AsyncSession
 from mediround.client import Client, Session
-from mediround.description import Limits, ServerDescription
 from mediround.errors import (
     AccessDenied,
     Cancelled,
@@ -26,8 +28,6 @@ from mediround.errors import (
     Unavailable,
 )
 from mediround.results import Box, CacheUse, Reference, RoundResult, Timings
-from mediround.rounds import Round
-from mediround.tls import Tls
 
 __all__ = [
     "AccessDenied",

@@ -16,12 +16,9 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from mediround.connection import CHANNEL_OPTIONS, SentImages
-from mediround.description import ServerDescription, server_description
-from mediround.errors import Cancelled, DeadlineExceeded, MediRoundError, NotFound, Unavailable, from_failure
-from mediround.image import ImageSource, Upload, upload
-from mediround.results import Opening, RoundResult, opening, round_result
-from mediround.rounds import (
+from mediround._connection import CHANNEL_OPTIONS, SentImages
+from mediround._description import ServerDescription, server_description
+from mediround._rounds import (
     DialogueCorrection,
     LiveCorrection,
     Mode,
@@ -30,7 +27,10 @@ from mediround.rounds import (
     ask_request,
     segment_request,
 )
-from mediround.tls import Tls
+from mediround._tls import Tls
+from mediround.errors import Cancelled, DeadlineExceeded, MediRoundError, NotFound, Unavailable, from_failure
+from mediround.image import ImageSource, Upload, upload
+from mediround.results import Opening, RoundResult, opening, round_result
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtest.launch import LaunchError, free_port
+from loadtest.server_process import LaunchError, free_port
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # Linux's shared memory, not a temporary file
 STOP_SECONDS = 20.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.images.buildah import CHROOT, Buildah, BuildahError, Config
-from loadtest.launch import free_port
+from loadtest.server_process import free_port
 from mediround import Client, RoundResult
 
 READY_SECONDS = 120.0

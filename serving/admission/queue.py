@@ -1,8 +1,8 @@
 """Who is worked for at once, and in which order the others wait.
 
 A number of places; who finds none free waits, as long as the work before it can be done in time. Work is counted
-in seconds that it is expected to take (``serving.admission.cost``), so that an image that must be encoded weighs more
-than a round on a known one.
+in seconds that it is expected to take (``serving.admission.cost``), so that an image that must be encoded weighs
+more than a round on a known one.
 
 Order: by weighted fair queueing. Callers share alike, however many requests each has; an interactive request goes
 before batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves.

@@ -19,13 +19,13 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.errors import ServingError
-from serving.llm.first_prompt import first_prompt
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.server import LanguageServer
 from serving.llm.service import LanguageService
 from serving.llm.settings import LanguageServerSettings
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
+from serving.llm.warmup import first_prompt
 from serving.ports import LanguageEngine
 from serving.process import before, metrics, run, server_tls, stop_asked
 from serving.runtime.graph import ProviderError

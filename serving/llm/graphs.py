@@ -12,7 +12,7 @@ import numpy as np
 
 from serving.bundle import LANGUAGE_MODEL, VISION_TOWER, Bundle, Manifest
 from serving.domain import F32, TowerImage
-from serving.llm.expanded import CROP_ROW, Expanded, Media
+from serving.llm.expansion import CROP_ROW, Expanded, Media
 from serving.llm.prefix import Prefix, TokenKey
 from serving.runtime.graph import Array, Graph, Interface, TensorSpec
 from serving.runtime.worker import Stop

@@ -15,7 +15,7 @@ import numpy as np
 from serving.bundle import Manifest
 from serving.domain import Rectangle, Reference, SegFeature, TowerImage
 from serving.errors import EngineFault, InvalidInput
-from serving.llm.pictures import HeldPictures
+from serving.llm.image_cache import HeldPictures
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import Completion, Prompt
 

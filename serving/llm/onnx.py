@@ -15,7 +15,7 @@ import numpy as np
 from serving.bundle import Bundle
 from serving.domain import F32, SegFeature
 from serving.errors import EngineFault
-from serving.llm.expanded import Expanded, expand
+from serving.llm.expansion import Expanded, expand
 from serving.llm.graphs import LanguageGraphs, Reading
 from serving.llm.prefix import DialogueKey, PrefixCache
 from serving.ports import Completion, Prompt

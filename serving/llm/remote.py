@@ -18,8 +18,8 @@ import grpc
 
 from serving.bundle import Bundle, BundleError
 from serving.errors import Unavailable
-from serving.llm.checks import check_prompt
 from serving.llm.peer import NotBegun, Peer, Standing
+from serving.llm.validation import check_prompt
 from serving.ports import Completion, Prompt
 
 _RETRY_SECONDS = 2.0

@@ -16,8 +16,8 @@ import grpc
 from serving.admission.permits import Admission
 from serving.bundle import Bundle
 from serving.errors import PreconditionFailed, Shed, Unavailable
+from serving.llm.image_cache import HeldPictures
 from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completion_message
-from serving.llm.pictures import HeldPictures
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceServicer
 from serving.ports import Completion, LanguageEngine, Prompt

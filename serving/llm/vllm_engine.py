@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from serving.bundle import Bundle, Manifest
 from serving.errors import Exhausted, InvalidInput, Unavailable
-from serving.llm.checks import check_prompt
-from serving.llm.first_prompt import first_prompt
+from serving.llm.validation import check_prompt
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import Answer, Request, completion, requests, unread
+from serving.llm.warmup import first_prompt
 from serving.ports import Completion, Prompt
 from serving.runtime.tasks import settled
 

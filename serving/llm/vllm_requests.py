@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from serving.bundle import Manifest
 from serving.domain import F32, Reference, SegFeature, TowerImage
-from serving.llm.checks import prompt_length
+from serving.llm.validation import prompt_length
 from serving.ports import Completion, Prompt
 
 

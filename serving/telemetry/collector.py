@@ -1,7 +1,7 @@
 """What is so at the moment: read from its owner whenever somebody asks for the metrics.
 
-Knows which number of which owner is which metric of ``serving.telemetry.metrics``. Owners are given as functions, so
-that this module knows no store, engine or queue. Reads on the event loop, where their numbers agree.
+Knows which number of which owner is which metric of ``serving.telemetry.metrics``. Owners are given as functions,
+so that this module knows no store, engine or queue. Reads on the event loop, where their numbers agree.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Every metric of the orchestrator and of the language server, declared once.
 
 Knows names, units, and every value that a label may take: no label holds anything that a caller sent. Does not
-know when a metric changes (``serving.telemetry.recorder``, ``serving.telemetry.collector``) or how it is read (``serving.telemetry.exposition``).
+know when a metric changes (``serving.telemetry.recorder``, ``serving.telemetry.collector``) or how it is read
+(``serving.telemetry.exposition``).
 """
 
 from __future__ import annotations

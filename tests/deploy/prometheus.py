@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from loadtest.launch import free_port
+from loadtest.server_process import free_port
 from tests.conftest import REPOSITORY
 from tests.deploy.promtool import ALERTS, RECORDING, rules
 

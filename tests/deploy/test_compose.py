@@ -12,11 +12,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
-from exporters import vision_commands
 from exporters.__main__ import main
-from exporters.engines import Places, Workshop, build_plans
-from exporters.gpu import Gpu
-from exporters.tensorrt import Compiler
+from exporters.cli import vision
+from exporters.tensorrt.build import Places, Workshop, build_plans
+from exporters.tensorrt.compiler import Compiler
+from exporters.tensorrt.gpu import Gpu
 from serving.bundle import Bundle
 from serving.healthcheck import ProbeSettings
 from serving.llm.settings import LanguageServerSettings
@@ -140,8 +140,8 @@ def check(random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def checked(version: str = TensorRt.__version__) -> int:
         found = TensorRt()
         found.__version__ = version
-        monkeypatch.setattr(vision_commands, "_module", {"tensorrt": found}.__getitem__)
-        monkeypatch.setattr(vision_commands, "find_gpu", lambda: gpu)
+        monkeypatch.setattr(vision, "_module", {"tensorrt": found}.__getitem__)
+        monkeypatch.setattr(vision, "find_gpu", lambda: gpu)
         return main(ours)
 
     return checked

@@ -19,7 +19,7 @@ import pytest
 
 from demo.stack import ONNX, stack
 from demo.triton.server import Installation, Triton
-from loadtest.launch import free_port, launched
+from loadtest.server_process import free_port, launched
 from mediround import Client, MediRoundError, Round
 from serving.bundle import Bundle
 from serving.telemetry import metrics as telemetry

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from serving.domain import SegFeature
 from serving.errors import EngineFault, InvalidInput
+from serving.llm.image_cache import HeldPictures
 from serving.llm.messages import (
     PicturesMissing,
     PromptReader,
@@ -20,7 +21,6 @@ from serving.llm.messages import (
     completion_message,
     pictures,
 )
-from serving.llm.pictures import HeldPictures
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import Completion, Prompt
 from tests.llm.stage import BUNDLE

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from loadtest.launch import Launched, free_port, launched
+from loadtest.server_process import Launched, free_port, launched
 from mediround import Client, Unavailable
 from serving.bundle import Bundle
 from tests.conftest import REPOSITORY

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.launch import free_port
+from loadtest.server_process import free_port
 from serving.bundle import BundleError
 from serving.errors import Unavailable
 from serving.llm.messages import pictures

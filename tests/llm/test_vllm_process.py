@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.launch import Launched, free_port, launched
+from loadtest.server_process import Launched, free_port, launched
 from mediround import Client, Unavailable
 from serving.bundle import Bundle
 from tests.contract.conftest import needs_vllm

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.running import Ran, Subject, run
+from loadtest.run import Ran, Subject, run
 from loadtest.scenario import Scenario
 from serving.api.server import serving
 from tests.loadtest.scripted import ScriptedServer

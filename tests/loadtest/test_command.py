@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.__main__ import INTERRUPTED, INVALID, MET, MISSED, NOT_RUN, main
-from loadtest.launch import free_port
-from loadtest.report import FILE, PAGE, Report, read
+from loadtest.report.model import FILE, PAGE, Report, read
+from loadtest.server_process import free_port
 from tests.conftest import REPOSITORY
 from tests.loadtest.scripted import ScriptedServer
 from tests.loadtest.threads import EXPOSED, SCENARIO, beside, exposing, scripted

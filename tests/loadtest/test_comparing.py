@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest import telling
-from loadtest.comparing import NotComparable, compare
 from loadtest.knee import Search, Wanted, _knee, beyond, search, verdict
-from loadtest.report import Report, Step, Verdict
-from loadtest.running import Ran
+from loadtest.report import tables
+from loadtest.report.compare import NotComparable, compare
+from loadtest.report.model import Report, Step, Verdict
+from loadtest.run import Ran
 from tests.loadtest.conftest import Against, scenario
 from tests.loadtest.scripted import ScriptedServer
 
@@ -136,4 +136,4 @@ async def test_without_metrics_the_verdict_says_that_memory_was_not_looked_at() 
     unseen = await overloaded(9.0, None, metrics=False, peak_at_knee=None)
     assert unseen.result == "met"
     assert (unseen.checks[-1].met, unseen.checks[-1].found) == (None, "not looked at: no --metrics")
-    assert telling.checks(unseen).rows[-1][-1] == "-"
+    assert tables.checks(unseen).rows[-1][-1] == "-"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loadtest import figures
 from loadtest.driver import Driven
-from loadtest.launch import free_port
-from loadtest.recording import Outcome, Recording
-from loadtest.report import GeneratorFigures
-from loadtest.scraping import Endpoint, Observed, read_into, sample
-from loadtest.verdict import judged
+from loadtest.record import Outcome, Recording
+from loadtest.report import statistics
+from loadtest.report.model import GeneratorFigures
+from loadtest.report.verdict import judged
+from loadtest.server_metrics import Endpoint, Observed, read_into, sample
+from loadtest.server_process import free_port
 from tests.loadtest.conftest import scenario
 
 OBJECTIVE = {
@@ -33,7 +33,7 @@ def recorded(*rounds: tuple[int, float, float | None, Outcome]) -> Recording:
 
 
 def test_percentiles_are_exact_by_nearest_rank() -> None:
-    found = figures.latency(np.arange(1.0, 101.0)[::-1])
+    found = statistics.latency(np.arange(1.0, 101.0)[::-1])
     assert found is not None
     by = {p.percent: p for p in found.percentiles}
     assert [by[p].seconds for p in (50, 75, 90, 95, 99, 99.9)] == [50, 75, 90, 95, 99, 100]
@@ -48,17 +48,17 @@ def test_the_interval_holds_the_true_percentile_about_as_often_as_it_says(percen
     random, held = np.random.default_rng(0), 0
     truth = -np.log(1 - percent / 100)
     for _ in range(400):
-        found = figures.latency(random.exponential(1.0, 200))
+        found = statistics.latency(random.exponential(1.0, 200))
         assert found is not None
         held += next(p.low <= truth <= p.high for p in found.percentiles if p.percent == percent)
     assert held / 400 >= 0.94
 
 
 def test_one_round_and_none() -> None:
-    found = figures.latency(np.array([2.0]))
+    found = statistics.latency(np.array([2.0]))
     assert found is not None
     assert {p.seconds for p in found.percentiles} == {2.0}
-    assert figures.latency(np.zeros(0)) is None
+    assert statistics.latency(np.zeros(0)) is None
 
 
 def test_figures_of_each_index_count_every_due_round() -> None:
@@ -69,11 +69,11 @@ def test_figures_of_each_index_count_every_due_round() -> None:
         (1, 3.0, None, Outcome.ABANDONED),
         (0, 4.0, 0.1, Outcome.CANCELLED),
     )
-    overall, first, later = figures.by_round(record.rows, scenario(objective=OBJECTIVE))
+    overall, first, later = statistics.by_round(record.rows, scenario(objective=OBJECTIVE))
     assert (overall.due, overall.answered, overall.good, overall.given_up) == (5, 3, 2, 1)
     assert (first.name, first.due, first.good) == ("0", 3, 1)
     assert (later.name, later.due, later.answered) == ("1", 2, 1)
-    assert figures.outcomes(record.rows) == {"answered": 3, "cancelled": 1, "abandoned": 1}
+    assert statistics.outcomes(record.rows) == {"answered": 3, "cancelled": 1, "abandoned": 1}
 
 
 def test_an_unanswered_round_misses_the_latency_objective_too() -> None:
@@ -100,7 +100,7 @@ def test_the_series_counts_each_round_where_it_was_due() -> None:
         (0, 0.5, 0.1, Outcome.ANSWERED), (0, 1.5, None, Outcome.FAULT), (0, 1.6, 9.0, Outcome.ANSWERED)
     )
     asked = scenario(duration=3.0, objective={"latency": [{"share": 0.5, "within": 1.0}]})
-    found = figures.series(record.rows, asked)
+    found = statistics.series(record.rows, asked)
     assert [(s.due, s.answered, s.good, s.failed) for s in found] == [(1, 1, 1, 0), (2, 1, 0, 1), (0, 0, 0, 0)]
 
 
@@ -109,7 +109,7 @@ def test_lateness_is_the_generators_own() -> None:
     record.sent(0, due=1.0, now=1.4, ready=1.3)
     driven = Driven()
     driven.wakes.extend([0.01] * 99 + [0.5])
-    found = figures.generator(record, driven)
+    found = statistics.generator(record, driven)
     assert found.late_sends == pytest.approx(0.1)
     assert found.late_wakes == pytest.approx(0.01)
     assert found.latest == pytest.approx(0.5)
@@ -143,7 +143,7 @@ def grown(before: str, after: str) -> Observed:
 
 
 def test_metrics_tell_what_grew_during_the_run() -> None:
-    found = figures.server([grown(BEFORE, AFTER)])
+    found = statistics.server([grown(BEFORE, AFTER)])
     assert [(c.name, c.hits, c.misses, c.rate) for c in found.caches] == [("embedding", 30, 10, 0.75)]
     assert found.stages == {"encode": 0.5}
     assert found.peaks == {"process_resident_memory_bytes": 100.0}
@@ -166,7 +166,7 @@ def test_metrics_of_several_processes_are_added_and_none_stands_for_another() ->
     later = LANGUAGE.replace('pictures"} 1.0', 'pictures"} 5.0').replace("100.0", "102.0").replace("3.0", "4.5")
     language = grown(LANGUAGE.replace("bytes 7.0", "bytes 50.0"), later)
     gone = Observed(failed=3)
-    found = figures.server([grown(BEFORE, AFTER), language, gone])
+    found = statistics.server([grown(BEFORE, AFTER), language, gone])
     assert [(c.name, c.hits, c.misses) for c in found.caches] == [("embedding", 32, 10), ("pictures", 4, 0)]
     assert found.peaks == {"process_resident_memory_bytes": 150.0}
     assert found.cpu_seconds == 1.5
@@ -177,5 +177,5 @@ def test_metrics_of_several_processes_are_added_and_none_stands_for_another() ->
 async def test_an_address_whose_last_read_failed_counts_until_the_one_before() -> None:
     observed = grown(BEFORE, AFTER)
     assert await read_into(Endpoint(f"127.0.0.1:{free_port()}"), observed) is None
-    found = figures.server([observed])
+    found = statistics.server([observed])
     assert (found.caches[0].hits, found.scrapes_failed) == (30, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.__main__ import MET, MISSED, main
-from loadtest.report import FILE, PAGE, KneeReport, Report, ReportError, read
+from loadtest.report.model import FILE, PAGE, KneeReport, Report, ReportError, read
 from tests.loadtest.scripted import ScriptedServer
 from tests.loadtest.threads import EXPOSED, SCENARIO, beside, exposing, scripted
 
@@ -25,7 +25,7 @@ def test_the_knee_of_a_server_with_one_slot_is_found_and_what_it_does_beyond_tol
     At 16 a second 48 are due and at most 30 + 12 + 1 answered: missed. At 8 all 24 are, even if a slot takes twice
     as long. At 24, of 72 at most 43 are answered again; at least 15 + 12 on a machine that is half as fast.
     """
-    monkeypatch.setattr("loadtest.sweeping.COOLING", 0.0)
+    monkeypatch.setattr("loadtest.sweep.COOLING", 0.0)
     scenario, out = tmp_path / "single.toml", tmp_path / "out"
     scenario.write_text(SINGLE.replace("duration = 1.0", "duration = 3.0"))
     with scripted(delay=0.1, slots=1, capacity=12) as address:
@@ -54,7 +54,7 @@ def test_memory_that_grows_under_overload_is_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The server holds a MiB for each round it was ever asked: 4 + 8 (the knee) + 16, then 24 beyond."""
-    monkeypatch.setattr("loadtest.sweeping.COOLING", 0.0)
+    monkeypatch.setattr("loadtest.sweep.COOLING", 0.0)
     scenario, out = tmp_path / "single.toml", tmp_path / "out"
     scenario.write_text(SINGLE)
     server = ScriptedServer(delay=0.1, slots=1, capacity=3)

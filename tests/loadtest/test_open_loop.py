@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.figures import from_due
-from loadtest.recording import Outcome
-from loadtest.running import Subject, run
+from loadtest.record import Outcome
+from loadtest.report.statistics import from_due
+from loadtest.run import Subject, run
 from serving.api.server import serving
 from tests.loadtest.conftest import Against, scenario
 from tests.loadtest.scripted import ScriptedServer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.recording import Outcome, outcome_of
+from loadtest.record import Outcome, outcome_of
 from mediround import (
     AccessDenied,
     Cancelled,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from demo.triton.server import Triton
-from exporters import parity_command
 from exporters.__main__ import main
-from exporters.golden import RecordedDialogue, read_golden
-from exporters.parity import Report, Tolerance, replay, replay_with
+from exporters.cli import parity
+from exporters.compare.golden import RecordedDialogue, read_golden
+from exporters.compare.parity import Report, Tolerance, replay, replay_with
 from serving.bundle import Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
@@ -166,7 +166,7 @@ def test_the_command_says_which_engine_is_not_there(
     more: tuple[str, ...],
     words: str,
 ) -> None:
-    monkeypatch.setattr(parity_command, "TRITON_SECONDS", 0.1)
+    monkeypatch.setattr(parity, "TRITON_SECONDS", 0.1)
     asked = ["parity", "--bundle", str(random_bundle.directory), "--golden", "never read"]
     assert main([*asked, *more]) == 2
     assert words in capsys.readouterr().err

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from exporters.base import Base, read_base
-from exporters.checkpoint import read_checkpoint
-from exporters.golden import IMAGE_PLACEHOLDER, RecordedDialogue, read_golden
-from exporters.graphs import ImageEncoderGraph, LanguageGraph, preprocessing_of
-from exporters.model import Model, build_model
-from exporters.tower import Clip, read_clip
+from exporters.checkpoint.base_model import Base, read_base
+from exporters.checkpoint.clip import Clip, read_clip
+from exporters.checkpoint.model import Model, build_model
+from exporters.checkpoint.published import read_checkpoint
+from exporters.compare.golden import IMAGE_PLACEHOLDER, RecordedDialogue, read_golden
+from exporters.onnx.graphs import ImageEncoderGraph, LanguageGraph, preprocessing_of
 from serving.bundle import ImageSpec
 from serving.domain import TowerImage
 from serving.geometry import Geometry, pack_mask

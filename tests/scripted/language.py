@@ -14,7 +14,7 @@ import numpy as np
 from serving.bundle import Manifest
 from serving.domain import Reference, SegFeature
 from serving.errors import Unavailable
-from serving.llm.checks import check_prompt
+from serving.llm.validation import check_prompt
 from serving.ports import Completion, Prompt
 from tests.scripted.script import Script
 

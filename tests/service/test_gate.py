@@ -13,8 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 from demo.heldout import write
-from exporters.gate import Tolerance, judge, read
-from loadtest.launch import launched
+from exporters.compare.gate import Tolerance, judge, read
+from loadtest.server_process import launched
 from mediround.evaluate import Options, Report, evaluate
 from serving.bundle import MANIFEST, MASK_DECODER
 from tests.conftest import REPOSITORY

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from loadtest.__main__ import MET, main
-from loadtest.launch import free_port, launched
-from loadtest.report import Report, read
+from loadtest.report.model import Report, read
+from loadtest.server_process import free_port, launched
 from serving.bundle import Bundle
 
 SCENARIO = """

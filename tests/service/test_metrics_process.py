@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.launch import LaunchError, free_port, launched
+from loadtest.server_process import LaunchError, free_port, launched
 from mediround import Client, MediRoundError, Round
 from serving.bundle import Bundle
 from tests.unit.serving.test_telemetry import GOLDEN

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.golden import read_golden
-from loadtest.launch import Launched, launched
+from exporters.compare.golden import read_golden
+from loadtest.server_process import Launched, launched
 from mediround import Client, MediRoundError, Round
 from mediround.evaluate import evaluate
 from serving.bundle import Bundle

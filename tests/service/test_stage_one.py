@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporters.checkpoint import CORRECTOR, JUDGE, PEFT_PREFIX
-from exporters.random_checkpoint import write_random
-from loadtest.launch import launched
+from exporters.checkpoint.published import CORRECTOR, JUDGE, PEFT_PREFIX
+from exporters.checkpoint.random import write_random
+from loadtest.server_process import launched
 from mediround import Client
 from serving.bundle import load_bundle
 from tests.conftest import export_bundle

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from demo.triton.server import Installation, Triton, triton
-from loadtest.launch import LaunchError, free_port
+from loadtest.server_process import LaunchError, free_port
 from mediround import Tls
 from serving.bundle import Bundle
 from serving.errors import Unavailable

@@ -14,7 +14,7 @@ from serving.ports import EmbeddingLease
 from serving.runtime.slab import Slab
 from serving.stores.embeddings import Placed
 from serving.vision.onnx import OnnxVision
-from serving.vision.triton import link
+from serving.vision.triton import connection
 from tests.scripted.pictures import encoder_image
 from tests.triton.stage import MASK_SLOTS, SLOTS, Stage, features, shared_memory, stage
 
@@ -75,7 +75,7 @@ async def test_masks_come_by_grpc_when_their_slots_are_taken(random_bundle: Bund
 async def test_a_request_by_reference_that_gets_no_reply_withholds_its_slot(
     random_bundle: Bundle, random_triton: Triton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "_QUEUEING", 1000.0)  # Triton must not refuse it before
+    monkeypatch.setattr(connection, "_QUEUEING", 1000.0)  # Triton must not refuse it before
     async with stage(random_bundle, random_triton, patience=0.02) as on:
         with pytest.raises(StillWriting):
             await on.lease(12)

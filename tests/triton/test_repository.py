@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from exporters.errors import SourceError
-from exporters.repository import Limits, published, read_limits
+from exporters.triton_repository import Limits, published, read_limits
 from tests.conftest import REPOSITORY
 
 COMMITTED = REPOSITORY / "model_repository"

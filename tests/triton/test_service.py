@@ -19,7 +19,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from demo.triton.server import Installation, Triton, triton
-from loadtest.launch import free_port, launched
+from loadtest.server_process import free_port, launched
 from mediround import Client, Unavailable
 from serving.bundle import Bundle
 from tests.llm.test_process import IMAGE, NOT_SERVING, SERVING, START_FAILED, health_of, until

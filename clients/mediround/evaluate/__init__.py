@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from mediround._tls import Tls
 from mediround.evaluate.calibration import Calibration
 from mediround.evaluate.ledger import Run, RunError
 from mediround.evaluate.report import Data, Failure, Figures, Report
-from mediround.evaluate.running import DEFAULTS, Options, Progress, evaluate_async
+from mediround.evaluate.run import DEFAULTS, Options, Progress, evaluate_async
 from mediround.medseg import DataError
-from mediround.tls import Tls
 
 __all__ = [
     "Calibration",

@@ -18,9 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mediround._tls import Tls
 from mediround.evaluate import DataError, Options, Report, RunError, evaluate
 from mediround.evaluate.report import show
-from mediround.tls import Tls
 
 DONE, ITEMS_FAILED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 _PLAIN_WIDTH = 110

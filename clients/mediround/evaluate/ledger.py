@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mediround import rle
+from mediround._rounds import DialogueCorrection
 from mediround.evaluate.metrics import Overlap
-from mediround.rounds import DialogueCorrection
 
 FILE = "results.jsonl"
 

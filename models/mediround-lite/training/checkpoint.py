@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exporters.base import read_base
-from exporters.checkpoint import CORRECTOR, JUDGE, PEFT_PREFIX, PROJECTOR, SAM, TOWER, read_checkpoint
-from exporters.model import Model, build_model
+from exporters.checkpoint.base_model import read_base
+from exporters.checkpoint.clip import read_clip
+from exporters.checkpoint.model import Model, build_model
+from exporters.checkpoint.published import CORRECTOR, JUDGE, PEFT_PREFIX, PROJECTOR, SAM, TOWER, read_checkpoint
 from exporters.modules.heads import Corrector, Judge
 from exporters.modules.tiny_vit import TinyViT
-from exporters.tower import read_clip
 from training import language
 from training.features import CLIP_MEAN, CLIP_STD
 from training.language import LanguageHalf

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.model import Model
+from exporters.checkpoint.model import Model
 from training import questions
 from training.dialogues import EVALUATION, REPHRASED, Draw, Shows, dialogue
 from training.judgment import SORTS, UNSEEN_SORTS, degraded, told

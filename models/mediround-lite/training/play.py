@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exporters.model import Model
+from exporters.checkpoint.model import Model
 from serving.domain import SourceImage
 from training.features import GEOMETRY, pixels, rgb
 from training.language import LanguageHalf, Row, Shown

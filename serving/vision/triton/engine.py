@@ -2,8 +2,8 @@
 
 Knows the two models' tensors, and that values in a slot need not travel: the encoder writes the embedding into
 the lease's slot, the decoder reads it there and writes masks into a slot of ours. By gRPC go pixels, features and
-flags; without slots, all. Does not know calls' failures (``serving.vision.triton.link``), images' sizes before
-preprocessing, or who holds which embedding.
+flags; without slots, all. Does not know calls' failures (``serving.vision.triton.connection``), images' sizes
+before preprocessing, or who holds which embedding.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from serving.runtime.graph import Array
 from serving.runtime.slab import Slab, SlabError, Slot
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 from serving.vision.triton.client import Call, Given, TritonClient, TritonFailure, Wanted
+from serving.vision.triton.connection import Expected, TritonLink
 from serving.vision.triton.failures import kind_of
-from serving.vision.triton.link import Expected, TritonLink
 
 logger = logging.getLogger(__name__)
 

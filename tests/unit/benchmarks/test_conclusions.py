@@ -13,8 +13,8 @@ import pytest
 from benchmarks import __main__ as protocol
 from benchmarks import knee, telemetry
 from benchmarks.workload import Case
-from loadtest.launch import Launched
-from loadtest.report import KneeReport
+from loadtest.report.model import KneeReport
+from loadtest.server_process import Launched
 from mediround import Client
 
 CASE = Case("star", 10, 4)

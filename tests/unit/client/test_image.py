@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mediround.connection import SentImages
+from mediround._connection import SentImages
 from mediround.errors import InvalidArgument
 from mediround.image import CHUNK_BYTES, upload
 

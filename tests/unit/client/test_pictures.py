@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mediround.evaluate.pictures import Item, PictureError, PictureLimits, load
+from mediround.evaluate.data import Item, PictureError, PictureLimits, load
 from mediround.medseg import parse
 from tests.scripted.medseg import dialogue, rectangle, write
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mediround import InvalidArgument, ProtocolMismatch, Round, RoundResult, rle
+from mediround._rounds import ask_request, segment_request
 from mediround.results import Opening, round_result
-from mediround.rounds import ask_request, segment_request
 from mediround.v1 import segmentation_pb2 as pb
 
 OPENED = Opening("mine", 4, 6, False, "d" * 64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.llm.expanded import CROP_ROW, Expanded, expand
+from serving.llm.expansion import CROP_ROW, Expanded, expand
 from tests.scripted.pictures import reference
 from tests.scripted.prompts import draft
 from tests.unit.serving.manifests import manifest

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.encoders import half
-from exporters.asked import ask, made_up
-from exporters.drift import Limits, emulated, measure, pixels
+from exporters.compare.drift import Limits, emulated, measure, pixels
+from exporters.compare.recorded_inputs import ask, made_up
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import EngineFault, Unavailable
 from serving.runtime.graph import Graph, Interface, ProviderError, TensorSpec

@@ -15,7 +15,7 @@ from serving.errors import DeadlineExceeded, StillWriting, Unavailable
 from serving.runtime.graph import Array, Interface
 from serving.runtime.slab import Slab
 from serving.vision.triton.client import Call, Described, TritonFailure, Wanted
-from serving.vision.triton.link import Expected, TritonLink
+from serving.vision.triton.connection import Expected, TritonLink
 
 LATE = TritonFailure("DEADLINE_EXCEEDED", "Deadline Exceeded")
 LOST = TritonFailure("UNAVAILABLE", "Socket closed")

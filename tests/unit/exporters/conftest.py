@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from demo import heldout
-from exporters.asked import Asked, ask, made_up, of_data_set
-from exporters.base import Base, read_base
-from exporters.checkpoint import Checkpoint, read_checkpoint
-from exporters.model import Model, build_model
-from exporters.random_checkpoint import write_random
-from exporters.tower import Clip, read_clip
+from exporters.checkpoint.base_model import Base, read_base
+from exporters.checkpoint.clip import Clip, read_clip
+from exporters.checkpoint.model import Model, build_model
+from exporters.checkpoint.published import Checkpoint, read_checkpoint
+from exporters.checkpoint.random import write_random
+from exporters.compare.recorded_inputs import Asked, ask, made_up, of_data_set
 from serving.bundle import Bundle, load_bundle
 from tests.conftest import REPOSITORY
 

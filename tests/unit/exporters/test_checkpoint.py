@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from exporters.checkpoint import GAUSSIAN, PEFT_PREFIX, read_checkpoint, read_tensors
+from exporters.checkpoint.model import build_model
+from exporters.checkpoint.published import GAUSSIAN, PEFT_PREFIX, read_checkpoint, read_tensors
 from exporters.errors import (
     IncompleteCheckpointError,
     NotACheckpointError,
     UnsafeCheckpointError,
     UnsupportedSourceError,
 )
-from exporters.model import build_model
 from tests.unit.exporters.conftest import Made
 
 Q = "model.layers.0.self_attn.q_proj"

@@ -12,12 +12,13 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from exporters import asked, drift, precision
 from exporters.__main__ import main
-from exporters.asked import Asked
-from exporters.drift import Comparison, Figures, Limits
-from exporters.emulation import Emulated
-from exporters.layers import DRIFTED
+from exporters.compare import drift, recorded_inputs
+from exporters.compare.drift import Comparison, Figures, Limits
+from exporters.compare.recorded_inputs import Asked
+from exporters.onnx import half_precision
+from exporters.onnx.emulation import Emulated
+from exporters.onnx.first_difference import DRIFTED
 from serving.bundle import IMAGE_ENCODER, MANIFEST, MASK_DECODER, Bundle, file_digest
 from tests.unit.exporters.graphs import makers
 
@@ -40,7 +41,7 @@ def test_the_layer_that_drifts_first_is_named(
         if name == graph:
             broken = scale_one_product(model, factor)
         ir.save(model, full / name)
-        precision.cast(model, "fp16", "float32")
+        half_precision.cast(model, "fp16", "float32")
         ir.save(model, variant / name)
     verdict = drift.judge(full, variant, Comparison(questions[:1], NOTHING_PASSES))
     found = verdict.first_drifted
@@ -79,7 +80,7 @@ def test_an_overflow_is_reported_in_json_that_every_parser_reads(
     manifest = json.loads((broken / MANIFEST).read_text())
     manifest["files"][IMAGE_ENCODER] = file_digest(broken / IMAGE_ENCODER)
     (broken / MANIFEST).write_text(json.dumps(manifest))
-    monkeypatch.setattr(asked, "ask", lambda *_: questions[:1])
+    monkeypatch.setattr(recorded_inputs, "ask", lambda *_: questions[:1])
     out = tmp_path / "out"
     assert main(["vision", "--bundle", str(broken), "--precision", "fp16", "--out", str(out)]) == 1
     report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
@@ -90,7 +91,7 @@ def test_an_overflow_is_reported_in_json_that_every_parser_reads(
 
 def scale_one_product(model: ir.Model, factor: float) -> str:
     """The middle one of those with weights that a cast moves; returns its output's name."""
-    judged = makers(model, precision.HEADS)
+    judged = makers(model, half_precision.HEADS)
     found = [
         node
         for node in model.graph

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from exporters import plans
 from exporters.__main__ import main
-from exporters.engines import Places, Workshop, build_plans, check_plans, profile_for
 from exporters.errors import SourceError
-from exporters.gpu import Gpu, NoGpuError, find_gpu, parse_gpus
-from exporters.repository import Limits
-from exporters.tensorrt import BuildError, Compiler, Range
+from exporters.tensorrt import plans
+from exporters.tensorrt.build import Places, Workshop, build_plans, check_plans, profile_for
+from exporters.tensorrt.compiler import BuildError, Compiler, Range
+from exporters.tensorrt.gpu import Gpu, NoGpuError, find_gpu, parse_gpus
+from exporters.triton_repository import Limits
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 from tests.scripted.tensorrt import TensorRt
 

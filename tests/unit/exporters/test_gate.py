@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from exporters.__main__ import main
+from exporters.compare.gate import NotComparableError, Tolerance, Verdict, judge, read
 from exporters.errors import SourceError
-from exporters.gate import NotComparableError, Tolerance, Verdict, judge, read
 from mediround import rle
 from mediround.evaluate.ledger import ItemRecord, Ledger, RoundRecord, Run
 from mediround.evaluate.metrics import overlap

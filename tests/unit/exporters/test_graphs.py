@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 import torch
 
-from exporters import onnx as export
-from exporters.graphs import ImageEncoderGraph, LanguageGraph, MaskDecoderGraph, VisionTowerGraph
 from exporters.modules.heads import Heads
 from exporters.modules.tiny_vit import TinyViT
+from exporters.onnx import export
+from exporters.onnx.graphs import ImageEncoderGraph, LanguageGraph, MaskDecoderGraph, VisionTowerGraph
 from serving.bundle import IMAGE_ENCODER, LANGUAGE_MODEL, MASK_DECODER, VISION_TOWER, Bundle
 from tests.unit.exporters.conftest import Made
 from tests.unit.exporters.test_modules import TINY

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from exporters.graphs import ImageEncoderGraph
 from exporters.modules.heads import Corrector, Heads, Judge
 from exporters.modules.language import LanguageModel, LanguageSizes
 from exporters.modules.sam_decoder import Attention, MaskDecoder, PositionEncoding
 from exporters.modules.tiny_vit import Stage, TinyViT, WindowAttention, stages_of
+from exporters.onnx.graphs import ImageEncoderGraph
 
 TINY = (Stage(8, 1, 0, 0, 16), Stage(16, 1, 2, 7, 32), Stage(20, 2, 2, 14, 40), Stage(24, 1, 3, 7, 48))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from exporters import onnx
 from exporters.bundle import DEFAULTS, Sources, write_bundle
-from exporters.placing import replacing
-from exporters.repository import read_digest, write_repository
+from exporters.hardlink import replacing
+from exporters.onnx import export
+from exporters.triton_repository import read_digest, write_repository
 from serving.bundle import REQUIRED_FILES, VLLM_FILES, Bundle, file_digest, load_bundle
 from tests.unit.exporters.conftest import Made
 
@@ -22,7 +22,7 @@ def test_a_repository_keeps_its_graphs_when_its_bundle_is_exported_again(
     made: Made, random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other graphs: one that is written in place would change under the repository's digest."""
-    monkeypatch.setattr(onnx, "export", lambda graph, path, storage: path.write_bytes(b"another graph"))
+    monkeypatch.setattr(export, "export", lambda graph, path, storage: path.write_bytes(b"another graph"))
     bundle, repository, links = (tmp_path / name for name in ("bundle", "repository", "links"))
     shutil.copytree(random_bundle.directory, bundle)
     write_repository(load_bundle(bundle), repository)

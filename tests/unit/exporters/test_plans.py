@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporters.errors import SourceError
-from exporters.plans import (
+from exporters.tensorrt.plans import (
     Host,
     PlanError,
     Recipe,

@@ -9,9 +9,9 @@ import sentencepiece
 import torch
 
 from exporters.__main__ import main
-from exporters.checkpoint import GAUSSIAN, LORA_A, PEFT_PREFIX, SAM, read_tensors
-from exporters.random_checkpoint import write_random
-from exporters.tokenizer import train_tokenizer
+from exporters.checkpoint.published import GAUSSIAN, LORA_A, PEFT_PREFIX, SAM, read_tensors
+from exporters.checkpoint.random import write_random
+from exporters.checkpoint.tokenizer import train_tokenizer
 from tests.unit.exporters.conftest import SEED, Made
 
 

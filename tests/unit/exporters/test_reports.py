@@ -7,7 +7,7 @@ from math import inf, nan
 
 import pytest
 
-from exporters.reports import as_json
+from exporters.compare.json_report import as_json
 
 
 def refuse(constant: str) -> None:

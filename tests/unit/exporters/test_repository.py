@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from exporters.repository import published, write_repository
+from exporters.triton_repository import published, write_repository
 from serving.bundle import Bundle
 from tests.conftest import REPOSITORY
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from exporters.base import read_base
+from exporters.checkpoint.base_model import read_base
+from exporters.checkpoint.clip import read_clip
 from exporters.errors import IncompleteCheckpointError, NotACheckpointError, UnsupportedSourceError
-from exporters.tower import read_clip
 from tests.unit.exporters.conftest import Made
 
 

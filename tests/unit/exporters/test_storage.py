@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.storage import store_halved
+from exporters.onnx.fp16_storage import store_halved
 
 
 def product(weight: np.ndarray) -> onnx.ModelProto:

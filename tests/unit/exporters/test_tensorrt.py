@@ -17,11 +17,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from exporters import precision
-from exporters.engines import profile_for
-from exporters.precision import Edge, Precision
-from exporters.repository import Limits
-from exporters.tensorrt import BuildError, Compiler, EngineUnavailableError, Range, Request
+from exporters.onnx import half_precision
+from exporters.onnx.half_precision import Edge, Precision
+from exporters.tensorrt.build import profile_for
+from exporters.tensorrt.compiler import BuildError, Compiler, EngineUnavailableError, Range, Request
+from exporters.triton_repository import Limits
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 
 LIMITS = {IMAGE_ENCODER: Limits(4, None), MASK_DECODER: Limits(16, 8)}
@@ -52,7 +52,7 @@ def request_for(bundle: Bundle, graph: str) -> Request:
 
 def cast(path: Path, to: Precision, out: Path, edge: Edge = "float32") -> Path:
     model = ir.load(path)
-    precision.cast(model, to, edge)
+    half_precision.cast(model, to, edge)
     ir.save(model, out / path.name)
     return out / path.name
 
@@ -99,7 +99,9 @@ def test_it_builds_with_embeddings_in_half(
     request = request_for(lite_bundle, graph)
     made = cast(request.graph, "fp16", tmp_path, "float16")
     edges = [
-        v for v in (*ir.load(made).graph.inputs, *ir.load(made).graph.outputs) if v.name == precision.EMBEDDINGS
+        v
+        for v in (*ir.load(made).graph.inputs, *ir.load(made).graph.outputs)
+        if v.name == half_precision.EMBEDDINGS
     ]
     assert [edge.dtype for edge in edges] == [ir.DataType.FLOAT16]
     built = compiler.build(replace(request, graph=made))

@@ -11,11 +11,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from exporters import precision
-from exporters.asked import Asked
-from exporters.drift import Comparison, Limits
+from exporters.compare.drift import Comparison, Limits
+from exporters.compare.recorded_inputs import Asked
 from exporters.errors import UnsupportedSourceError
-from exporters.precision import HEADS, Precision
+from exporters.onnx import half_precision
+from exporters.onnx.half_precision import HEADS, Precision
 from exporters.variant import PRECISION_REPORT, Form, write_variant
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle, load_bundle
 from serving.ports import DecodedMasks
@@ -45,7 +45,7 @@ def lite_in_half(lite_bundle: Bundle, held_out: list[Asked], tmp_path_factory: p
 
 def cast(bundle: Bundle, graph: str, to: Precision) -> ir.Model:
     model = ir.load(bundle.path(graph))
-    precision.cast(model, to, "float32")
+    half_precision.cast(model, to, "float32")
     return model
 
 
@@ -55,7 +55,7 @@ def test_judge_and_corrector_stay_in_float32(random_bundle: Bundle, to: Precisio
     heads = makers(model, HEADS)
     assert heads
     for node in heads:
-        assert all(v is None or v.dtype != precision.ELEMENTS[to] for v in (*node.inputs, *node.outputs))
+        assert all(v is None or v.dtype != half_precision.ELEMENTS[to] for v in (*node.inputs, *node.outputs))
 
 
 @pytest.mark.parametrize("to", HALVES)
@@ -64,7 +64,7 @@ def test_what_multiplies_is_in_the_precision(random_bundle: Bundle, graph: str, 
     model = cast(random_bundle, graph, to)
     heads = makers(model, HEADS)
     products = [n for n in model.graph if n.op_type in {"MatMul", "Gemm", "Conv"} and n not in heads]
-    computed = [n for n in products if n.outputs[0].dtype == precision.ELEMENTS[to]]
+    computed = [n for n in products if n.outputs[0].dtype == half_precision.ELEMENTS[to]]
     assert len(computed) > 10
     # What no input reaches, the dense position code, is computed once, in float32.
     assert len(products) - len(computed) <= 2
@@ -88,7 +88,7 @@ def test_halved_weights_become_whole(lite_bundle: Bundle, graph: str) -> None:
     model = ir.load(lite_bundle.path(graph))
     halves = {n: v.const_value for n, v in model.graph.initializers.items() if v.dtype == ir.DataType.FLOAT16}
     assert halves
-    precision.unstore(model)
+    half_precision.unstore(model)
     weights = model.graph.initializers
     assert ir.DataType.FLOAT16 not in {weight.dtype for weight in weights.values()}
     for name, half in halves.items():

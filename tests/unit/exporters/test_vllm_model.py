@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from exporters.storage import Storage
+from exporters.onnx.fp16_storage import Storage
 from exporters.vllm_model import write_vllm_model
 from serving.bundle import TOKENIZER, VLLM_FILES, Bundle
 from tests.unit.exporters.conftest import Made

@@ -21,6 +21,6 @@ def test_onnx_runtime_by_itself_does(tmp_path: Path) -> None:
     assert left_by("import onnxruntime", tmp_path)
 
 
-@pytest.mark.parametrize("module", ["serving.runtime.graph", "exporters.parity"])
+@pytest.mark.parametrize("module", ["serving.runtime.graph", "exporters.compare.parity"])
 def test_silence(module: str, tmp_path: Path) -> None:
     assert not left_by(f"import {module}, sys; assert 'onnxruntime' in sys.modules", tmp_path)

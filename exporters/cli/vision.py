@@ -1,0 +1,126 @@
+"""The commands that make engines of an image half: ``vision`` (another precision), ``tensorrt`` (plans).
+
+Knows their arguments and what they print. Does not know how a graph is cast, compared or built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from exporters.compare import drift, recorded_inputs
+from exporters.compare.json_report import as_json
+from exporters.errors import SourceError
+from exporters.progress import timed
+from exporters.tensorrt.build import Places, Workshop, build_plans, check_plans
+from exporters.tensorrt.compiler import Compiler, EngineUnavailableError
+from exporters.tensorrt.gpu import Gpu, find_gpu
+from exporters.variant import Form, write_variant
+from serving.bundle import load_bundle
+
+MIB = 1 << 20
+Commands = Any
+"""What ``add_subparsers`` returns: a private type of argparse."""
+
+
+def add(commands: Commands) -> None:
+    """Both commands, beside the others."""
+    _vision_arguments(
+        commands.add_parser(
+            "vision", help="a bundle whose image half computes in another precision; exit 1: not close enough"
+        )
+    )
+    _tensorrt_arguments(
+        commands.add_parser("tensorrt", help="TensorRT plans of a bundle's image half, in a model repository")
+    )
+
+
+def _vision_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, required=True, help="the float32 bundle")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), required=True)
+    parser.add_argument(
+        "--embedding", choices=("float32", "float16"), default="float32", help="of stored embeddings (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="a new directory")
+    parser.add_argument("--data", type=Path, help="dialogues in the MR-MedSeg form; made-up images by default")
+    parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to")
+    parser.add_argument("--dialogues", type=int, default=20, help="most of --data to take (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2)
+    limits = drift.Limits()
+    parser.add_argument("--min-cosine", type=float, default=limits.cosine, help="of embeddings (%(default)s)")
+    parser.add_argument("--min-iou", type=float, default=limits.iou, help="of masks, mean (%(default)s)")
+    parser.add_argument("--max-flipped", type=float, default=limits.flipped, help="of mask signs (%(default)s)")
+    parser.set_defaults(run=_vision)
+
+
+def _vision(given: argparse.Namespace) -> int:
+    bundle, progress = load_bundle(given.bundle), timed()
+    if given.data is None:
+        dialogues = list(recorded_inputs.made_up())
+    else:
+        dialogues = list(recorded_inputs.of_data_set(given.data, given.root or given.data.parent, given.dialogues))
+    progress(f"asking {bundle.manifest.name} {bundle.manifest.version}")
+    questions = recorded_inputs.ask(bundle, dialogues, given.threads)
+    limits = drift.Limits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
+    comparison = drift.Comparison(questions, limits, given.threads)
+    verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
+    print(as_json(verdict.json()))  # the report is what this command is for
+    progress("nothing written: not close enough" if verdict.problems else f"wrote {given.out}")
+    return 1 if verdict.problems else 0
+
+
+def _tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, help="what to build; not with --check")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), help="refuse a bundle that computes in another"
+    )
+    parser.add_argument("--repository", type=Path, required=True, help="of `exporters repository` for that bundle")
+    parser.add_argument(
+        "--plans", type=Path, default=Path("build/plans"), help="where they are kept (%(default)s)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="build nothing; exit 2 if a plan is not for this host"
+    )
+    parser.add_argument("--runtime", choices=("tensorrt", "tensorrt_rtx"), default="tensorrt")
+    parser.add_argument(
+        "--capability", type=_capability, help="of the GPU, such as 9.0; that of this host's by default"
+    )
+    parser.add_argument("--workspace-mib", type=int, help="most scratch memory of one layer on the GPU")
+    parser.set_defaults(run=_tensorrt)
+
+
+def _tensorrt(given: argparse.Namespace) -> int:
+    if (given.bundle is None) != given.check:
+        raise SourceError("name a --bundle to build, or --check a repository that has plans")
+    progress, compiler = timed(), Compiler(_module(given.runtime))
+    workspace = given.workspace_mib * MIB if given.workspace_mib else None
+    workshop = Workshop(compiler, Gpu(given.capability) if given.capability else find_gpu(), workspace)
+    if given.check:
+        check_plans(given.repository, workshop, progress)
+        return 0
+    bundle = load_bundle(given.bundle)
+    if given.precision not in {None, bundle.manifest.image.precision}:
+        raise SourceError(
+            f"{given.bundle} computes in {bundle.manifest.image.precision}: make one that computes in "
+            f"{given.precision} with `python -m exporters vision`"
+        )
+    for plan in build_plans(bundle, Places(given.repository, given.plans), workshop, progress):
+        print(plan)  # what this command makes
+    return 0
+
+
+def _module(runtime: str) -> Any:
+    """Imported when it is asked for: serving and the other exporters never need it."""
+    try:
+        return import_module(runtime)
+    except (ImportError, OSError) as error:
+        raise EngineUnavailableError(f"{runtime} is not there ({error}): see docs/vision.md") from error
+
+
+def _capability(text: str) -> str:
+    if not re.fullmatch(r"\d{1,2}\.\d", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 9.0")
+    return text

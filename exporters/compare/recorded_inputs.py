@@ -1,0 +1,122 @@
+"""What a bundle's image half is asked in dialogues: images, and features with thresholds from its language half.
+
+Knows how to have a dialogue answered and what to remember of it. Does not compare anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from exporters.compare.parity import offline_orchestrator
+from mediround.medseg import parse, read_items
+from serving.bundle import Bundle
+from serving.domain import F32, U8, AnswerMode, Correction, CorrectionPolicy, EncoderImage, Question
+from serving.llm.onnx import OnnxLanguage
+from serving.ports import DecodedMasks, EmbeddingLease
+from serving.vision.onnx import OnnxVision
+
+CALLER = "exporters"
+MADE_UP = 2
+"""Dialogues about made-up images."""
+_SHADES = (40, 90, 140, 200)
+_CACHE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    rgb: U8
+    """(H, W, 3)."""
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One image, and every batch of features that was decoded on it."""
+
+    image: EncoderImage
+    batches: list[tuple[F32, F32]] = field(default_factory=list)
+    """Features (K, 256) and thresholds (K,)."""
+
+
+def made_up() -> Iterator[Dialogue]:
+    """Discs of several shades in noise, wide and tall; the second question refers to the first."""
+    for seed in range(MADE_UP):
+        draw = np.random.default_rng(seed)
+        height, width = (384, 512) if seed % 2 else (512, 384)
+        grey = draw.normal(20, 6, (height, width))
+        rows, columns = np.ogrid[:height, :width]
+        for shade in _SHADES:
+            row, column, radius = (
+                draw.uniform(0.2, 0.8) * height,
+                draw.uniform(0.2, 0.8) * width,
+                draw.uniform(30, 90),
+            )
+            grey[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] += shade
+        rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
+        words = ("Segment this.", "Segment the same structure on the other side.", "Where is the bright one?")
+        yield Dialogue(
+            rgb, tuple(Question(text, k - 1 if k else None, AnswerMode.FORCED) for k, text in enumerate(words))
+        )
+
+
+def of_data_set(data: Path, root: Path, most: int) -> Iterator[Dialogue]:
+    """The first ``most`` dialogues of a data set in the MR-MedSeg form, with the answers that it gives.
+
+    Raises:
+        DataError: the file is not in the form.
+    """
+    for item in read_items(data)[:most]:
+        dialogue = parse(item)
+        with Image.open(root / dialogue.image) as picture:
+            rgb = np.asarray(picture.convert("RGB"))
+        asked = (Question(r.question, r.refer_to, AnswerMode.FORCED, r.answer) for r in dialogue.rounds)
+        yield Dialogue(rgb, tuple(asked))
+
+
+def ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[Asked]:
+    """Have every dialogue answered by the bundle's own engines; what its image half was asked, an image each."""
+    return asyncio.run(_ask(bundle, dialogues, threads))
+
+
+async def _ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[Asked]:
+    language, vision = OnnxLanguage(bundle, threads, _CACHE_BYTES), _Remembering(OnnxVision(bundle, threads))
+    correction = Correction(CorrectionPolicy.ALWAYS, bundle.manifest.judge.threshold)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            orchestrator = offline_orchestrator(bundle, language, vision, executor)
+            for dialogue in dialogues:
+                session = await orchestrator.open(CALLER, dialogue.rgb)
+                template = bundle.manifest.answers.template
+                questions = [
+                    Question(q.text, q.refer_to, q.mode, q.answer or template) for q in dialogue.questions
+                ]
+                async for _ in orchestrator.segment(session.session_id, CALLER, questions, correction):
+                    pass
+                await orchestrator.close(session.session_id, CALLER)
+    finally:
+        await language.close()
+        await vision.close()
+    return list(vision.asked.values())
+
+
+class _Remembering:
+    """A VisionEngine that remembers what it was asked."""
+
+    def __init__(self, engine: OnnxVision) -> None:
+        self.description, self.close, self._engine = engine.description, engine.close, engine
+        self.asked: dict[str, Asked] = {}
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+        self.asked.setdefault(image.key, Asked(image))
+        await self._engine.encode(image, lease)
+
+    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        self.asked[lease.key].batches.append((features.copy(), thresholds.copy()))
+        return await self._engine.decode(lease, features, thresholds)
