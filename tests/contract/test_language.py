@@ -17,7 +17,7 @@ from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.ports import Completion, LanguageEngine, Prompt
-from tests.llm.stage import language_server
+from tests.llm.harness import language_server
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.pictures import reference, tower_image
 from tests.scripted.prompts import Draft, draft

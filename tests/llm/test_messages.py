@@ -23,7 +23,7 @@ from serving.llm.messages import (
 )
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import Completion, Prompt
-from tests.llm.stage import BUNDLE
+from tests.llm.harness import BUNDLE
 from tests.scripted.pictures import tower_image
 from tests.scripted.prompts import draft
 

@@ -18,7 +18,7 @@ from serving.errors import Unavailable
 from serving.llm.messages import pictures
 from serving.llm.remote import RemoteLanguage, rank
 from serving.ports import Prompt
-from tests.llm.stage import BUNDLE, RecordingService, serving
+from tests.llm.harness import BUNDLE, RecordingService, serving
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.prompts import Draft, draft
 from tests.service.certificates import Authority

@@ -20,7 +20,7 @@ from serving.llm.server import CONTRACT, LanguageServer
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceStub
 from serving.ports import Prompt
-from tests.llm.stage import BUNDLE, RecordingService, serving
+from tests.llm.harness import BUNDLE, RecordingService, serving
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.prompts import draft
 

@@ -12,8 +12,8 @@ import pytest
 from mediround import AsyncClient
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import Server, serving
-from tests.service.stage import Stage
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage
+from tests.service.harness import stage as build_stage
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 import mediround
 from mediround import AsyncClient, Client, Round
 from serving.api.server import Server
-from tests.service.stage import MODEL_DIGEST, Stage, picture
+from tests.service.harness import MODEL_DIGEST, Stage, picture
 
 ASKED = [
     Round("Segment the liver."),

@@ -16,8 +16,8 @@ from mediround.evaluate.ledger import read_records
 from serving.api.server import Server, serving
 from serving.errors import EngineFault, Unavailable
 from tests.scripted.medseg import Item, dialogue, rectangle, write
-from tests.service.stage import Stage
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage
+from tests.service.harness import stage as build_stage
 
 GIVEN = Options(concurrency=2, timeout=20)
 FREE = Options(answers="free", concurrency=2, timeout=20)
@@ -194,7 +194,7 @@ async def test_changed_settings_or_another_model_are_not_mixed(
     await evaluated(server, items, root, out)
     with pytest.raises(RunError, match="another policy; choose another --out"):
         await evaluated(server, items, root, out, Options("off"))
-    monkeypatch.setattr("tests.service.stage.MODEL_DIGEST", "e" * 64)
+    monkeypatch.setattr("tests.service.harness.MODEL_DIGEST", "e" * 64)
     async with serving(build_stage(executor).service) as other:
         with pytest.raises(RunError, match="another model_digest; choose another --out"):
             await evaluated(other, items, root, out)

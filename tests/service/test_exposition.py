@@ -21,8 +21,8 @@ from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import Cache, Gauges
 from serving.telemetry.exposition import exposed
 from serving.telemetry.status import Board
-from tests.service.stage import Stage, picture
-from tests.unit.serving.test_telemetry import sources
+from tests.service.harness import Stage, picture
+from tests.unit.telemetry.test_metrics import sources
 
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from serving.api.server import Server, serving
 from tests.service.certificates import Authority
-from tests.service.stage import Stage
+from tests.service.harness import Stage
 
 
 async def probe(*flags: str) -> tuple[int, str, str]:

@@ -25,8 +25,8 @@ from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import Server, serving
 from tests.scripted.script import Script
-from tests.service.stage import Stage, picture
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
 
 
 async def idle(script: Script, operation: str) -> None:

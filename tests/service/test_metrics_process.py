@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.server_process import LaunchError, free_port, launched
 from mediround import Client, MediRoundError, Round
 from serving.bundle import Bundle
-from tests.unit.serving.test_telemetry import GOLDEN
+from tests.unit.telemetry.test_metrics import GOLDEN
 
 NAME = "Doe^Jane"
 Run = tuple[dict[str, str], dict[str, str]]

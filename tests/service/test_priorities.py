@@ -13,8 +13,8 @@ from mediround import AsyncClient, Client, DeadlineExceeded, InvalidArgument, Re
 from mediround.aio import AsyncSession
 from serving.api.server import serving
 from serving.domain import Priority
-from tests.service.stage import Stage, picture
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
 
 
 @asynccontextmanager

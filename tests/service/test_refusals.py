@@ -28,8 +28,8 @@ from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import Server, serving
 from serving.errors import EngineFault, Exhausted
 from serving.errors import Unavailable as EngineDown
-from tests.service.stage import Stage, picture
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
 
 NAME = "John Doe 1970"
 

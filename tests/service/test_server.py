@@ -17,8 +17,8 @@ from serving.__main__ import get_ready
 from serving.api.server import SERVICE, Server, serving
 from serving.llm.remote import RemoteLanguage
 from tests.service.certificates import Authority
-from tests.service.stage import Stage, picture
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

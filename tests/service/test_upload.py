@@ -32,8 +32,8 @@ from serving.api.images import rgb_of_file
 from serving.api.limits import Limits
 from serving.api.server import Server, serving
 from serving.domain import U8
-from tests.service.stage import Stage, picture
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
 
 MIB = 1 << 20
 DIGEST = hashlib.sha256(b"abc").digest()

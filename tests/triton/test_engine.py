@@ -19,7 +19,7 @@ from serving.runtime.slab import Slab, SlabError
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision
 from tests.scripted.pictures import encoder_image
-from tests.triton.stage import features, stage
+from tests.triton.harness import features, stage
 
 
 async def test_both_models_are_ready_under_production_configurations(

@@ -22,7 +22,7 @@ from serving.vision.triton import failures
 from serving.vision.triton.engine import TritonOptions, TritonVision
 from tests.scripted.pictures import encoder_image
 from tests.service.certificates import Authority
-from tests.triton.stage import MASK_SLOTS, SLOTS, Stage, shared_memory, stage
+from tests.triton.harness import MASK_SLOTS, SLOTS, Stage, shared_memory, stage
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from serving.stores.embeddings import Placed
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton import connection
 from tests.scripted.pictures import encoder_image
-from tests.triton.stage import MASK_SLOTS, SLOTS, Stage, features, shared_memory, stage
+from tests.triton.harness import MASK_SLOTS, SLOTS, Stage, features, shared_memory, stage
 
 
 async def test_a_full_slab_serves_all_the_same(random_bundle: Bundle, random_triton: Triton) -> None:

@@ -13,7 +13,7 @@ from serving import request_context
 from serving.bundle import Bundle
 from serving.domain import Priority
 from serving.errors import DeadlineExceeded, Exhausted, Unavailable
-from tests.triton.stage import MASK_SLOTS, SLOTS, Stage, stage
+from tests.triton.harness import MASK_SLOTS, SLOTS, Stage, stage
 
 
 async def test_batches_form(random_bundle: Bundle, random_triton: Triton) -> None:

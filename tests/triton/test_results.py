@@ -13,7 +13,7 @@ from demo.triton.server import Triton
 from serving.bundle import Bundle
 from serving.errors import EngineFault
 from tests.scripted.pictures import encoder_image
-from tests.triton.stage import SLOTS, Stage, features, stage
+from tests.triton.harness import SLOTS, Stage, features, stage
 
 Answers = dict[str, np.ndarray]
 Harm = Callable[[Answers], object]

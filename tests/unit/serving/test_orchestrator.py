@@ -27,7 +27,7 @@ from serving.stores.sessions import MemorySessions
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.vision import ScriptedVision
 from tests.unit.serving.manifests import manifest
-from tests.unit.serving.test_dialogue import Characters
+from tests.unit.serving.test_prompt import Characters
 
 MANIFEST = manifest(
     language={

@@ -67,7 +67,7 @@ def fresh() -> CollectorRegistry:
 
 
 def test_the_text_that_prometheus_reads() -> None:
-    """Every series is there at once. ``python -m tests.unit.serving.test_telemetry`` renews it."""
+    """Every series is there at once. ``python -m tests.unit.telemetry.test_metrics`` renews it."""
     assert generate_latest(fresh()).decode() == GOLDEN.read_text()
 
 

@@ -15,7 +15,7 @@ from serving.errors import Unavailable
 from serving.runtime.graph import Graph
 from serving.runtime.tasks import settled
 from serving.runtime.worker import Stop, Worker
-from tests.unit.engines.graphs import ROWS, WIDTH, products
+from tests.unit.runtime.graphs import ROWS, WIDTH, products
 
 
 @pytest.fixture

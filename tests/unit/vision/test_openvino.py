@@ -19,7 +19,7 @@ from serving.runtime.worker import Stop
 from serving.vision import openvino as module
 from serving.vision.interface import encoder_interface
 from serving.vision.openvino import HostPrecision, OpenVinoEncoder
-from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
+from tests.unit.runtime.graphs import ROWS, WIDTH, gather, products
 
 SLOW, DEPTH = 1_000, 2_048
 """Products of so many rows; some seconds."""

@@ -13,7 +13,7 @@ from serving.bundle import BundleError
 from serving.errors import EngineFault, Unavailable
 from serving.runtime.graph import CPU, CUDA, Graph, Interface, ProviderError, TensorSpec
 from serving.runtime.worker import Stop
-from tests.unit.engines.graphs import ROWS, WIDTH, gather, products
+from tests.unit.runtime.graphs import ROWS, WIDTH, gather, products
 
 X, Y = ROWS.inputs[0], ROWS.outputs[0]
 PICKS = Interface(inputs=(X, TensorSpec("at", "int64", (None,))), outputs=(Y,))

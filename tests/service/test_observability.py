@@ -31,8 +31,8 @@ from serving import errors
 from serving.api.server import serving
 from serving.logs import JsonFormatter, TextFormatter
 from serving.telemetry import metrics as telemetry
-from tests.service.stage import Stage, picture
-from tests.service.stage import stage as build_stage
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
 
 NAME = "Doe^Jane 1970-01-01 PID4711"
 UUID = "0f8fad5b-d9cd-469f-a165-70867728950e"

@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from serving.api.images import RawShape, check_raw, rgb_of_file, rgb_of_pixels
 from serving.errors import InvalidInput
-from tests.unit.service.limits import limits
+from tests.unit.api.limits import limits
 
 LIMITS = limits()
 RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
