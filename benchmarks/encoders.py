@@ -21,7 +21,7 @@ import numpy as np
 
 from exporters.compare.drift import Figures, Half, Limits, emulated, measure, pixels
 from exporters.compare.json_report import as_json
-from exporters.compare.recorded_inputs import Asked, ask, made_up, of_data_set
+from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.runtime.graph import Array, Graph, ProviderError
 from serving.runtime.worker import Stop
@@ -62,7 +62,7 @@ def main() -> None:
     print(table(rows))  # what this command makes
 
 
-def compare(bundle: Bundle, asked: list[Asked], repeats: int, threads: int) -> list[Row]:
+def compare(bundle: Bundle, asked: list[DecodeInputs], repeats: int, threads: int) -> list[Row]:
     """The reference first."""
     path, interface = bundle.path(IMAGE_ENCODER), encoder_interface(bundle.manifest.image)
     encoders: list[ImageEncoder] = [Graph(path, interface, threads)]
@@ -89,7 +89,7 @@ def compare(bundle: Bundle, asked: list[Asked], repeats: int, threads: int) -> l
     return rows
 
 
-def seconds(encoder: ImageEncoder, asked: Asked, place: Array) -> float:
+def seconds(encoder: ImageEncoder, asked: DecodeInputs, place: Array) -> float:
     """Of one encode."""
     began = time.perf_counter()
     encoder.run_into(pixels(asked), place, Stop())

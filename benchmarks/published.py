@@ -26,9 +26,9 @@ from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
-from serving.observer import Unobserved
+from serving.observer import NullObserver
 from serving.orchestrator import Orchestrator
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
 from serving.vision.onnx import OnnxVision
@@ -119,8 +119,8 @@ def _orchestrator(
         embeddings=NothingKept(manifest.image.embedding),
         sessions=MemorySessions(max_sessions=64, max_bytes=GIB, idle_timeout_s=3600, clock=time.monotonic),
         gate=OpenGate(),
-        observer=Unobserved(),
-        form=PromptForm(manifest, Tokenizer(bundle.path("tokenizer.model"), manifest.tokens)),
+        observer=NullObserver(),
+        form=PromptTemplate(manifest, Tokenizer(bundle.path("tokenizer.model"), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
         opening_executor=executor,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from loadtest.images import ImageMaker
 from loadtest.plan import Dialogue, Plan
 from loadtest.record import Outcome
-from loadtest.virtual_user import Asker, Sent
+from loadtest.virtual_user import Sent, VirtualUser
 from mediround import MediRoundError, ServerDescription
 
 TICK = 0.02
@@ -58,7 +58,7 @@ Answering = Callable[[], Awaitable[ServerDescription]]
 class Driver:
     """Runs one plan."""
 
-    def __init__(self, plan: Plan, maker: ImageMaker, asker: Asker, clock: Callable[[], float]) -> None:
+    def __init__(self, plan: Plan, maker: ImageMaker, asker: VirtualUser, clock: Callable[[], float]) -> None:
         self._plan, self._maker, self._asker, self._clock = plan, maker, asker, clock
         self._open: set[asyncio.Task[None]] = set()
         self._driven = Driven()

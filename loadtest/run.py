@@ -23,7 +23,7 @@ from loadtest.report.model import Report, RoundFigures, Target
 from loadtest.report.verdict import judged
 from loadtest.scenario import Scenario, ScenarioError
 from loadtest.server_metrics import Endpoint, Observed, ScrapeError, observe, read_into
-from loadtest.virtual_user import Asker
+from loadtest.virtual_user import VirtualUser
 from mediround import AsyncClient, MediRoundError, ServerDescription, Tls
 
 _HELLO = 10.0
@@ -48,7 +48,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunResult:
     report: Report
     record: Recording
 
@@ -65,7 +65,7 @@ class _Begun:
 
 async def run(
     subject: Subject, scenario: Scenario, folder: Path, seed: int, progress: Progress | None = None
-) -> Ran:
+) -> RunResult:
     """Put ``subject`` under the load of ``scenario``, whose file lies in ``folder``.
 
     Raises:
@@ -80,11 +80,13 @@ async def run(
         await _readable(subject.metrics)
         begun = _Begun(scenario, seed, _target(subject.address, described), _now())
         record, clock = Recording(plan.rounds), RunClock()
-        driver = Driver(plan, _maker(scenario, seed, pictures), Asker(client, scenario, record, clock), clock)
+        driver = Driver(
+            plan, _maker(scenario, seed, pictures), VirtualUser(client, scenario, record, clock), clock
+        )
         watch = (lambda seconds, under_way: progress(seconds, record, under_way)) if progress else None
         async with _observing(subject.metrics, scenario, clock) as observed:
             driven = await driver.drive(lambda: client.describe(timeout=_HELLO), watch)
-    return Ran(_report(begun, record, driven, observed), record)
+    return RunResult(_report(begun, record, driven, observed), record)
 
 
 async def _described(client: AsyncClient, address: str) -> ServerDescription:

@@ -39,7 +39,7 @@ LONGEST_WAIT = 60.0
 
 
 @dataclass(slots=True)
-class Contact:
+class Reachability:
     """Whether the server is there."""
 
     lost_at: float | None = None
@@ -69,12 +69,12 @@ class _Progress:
 
 
 @dataclass(slots=True)
-class Asker:
+class VirtualUser:
     client: AsyncClient
     scenario: Scenario
     record: Recording
     clock: Clock
-    contact: Contact = field(default_factory=Contact)
+    contact: Reachability = field(default_factory=Reachability)
 
     async def ask(self, dialogue: Dialogue, image: Sent) -> None:
         """Ask all of it; what goes wrong is recorded, not raised."""

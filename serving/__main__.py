@@ -21,32 +21,32 @@ from importlib.metadata import version
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from serving.admission.cost import Expectations
+from serving.admission.cost import CostModel
 from serving.admission.queue import AdmissionQueue
 from serving.api.description import ServerDescription
-from serving.api.image_cache import Uploads
+from serving.api.image_cache import ImageCache
 from serving.api.limits import Limits
 from serving.api.server import LANGUAGE, VISION, Server
 from serving.api.service import SegmentationService
 from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
-from serving.engines import Engines, RemoteHalf, Shared, engines, shared_memory
+from serving.engines import Engines, RemoteHalf, SharedMemory, engines, shared_memory
 from serving.errors import Exhausted, ServingError, Unavailable
 from serving.geometry import Geometry
-from serving.observer import Observer, Observers
+from serving.observer import CompositeObserver, Observer
 from serving.orchestrator import Orchestrator
 from serving.ports import Gate
-from serving.process import before, beside, metrics, run, server_tls, stop_asked
-from serving.prompt import PromptForm
+from serving.process import background, metrics, run, server_tls, stop_signal, unless_stopped
+from serving.prompt import PromptTemplate
 from serving.runtime.graph import ProviderError
 from serving.runtime.slab import Slab
 from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.telemetry import metrics as telemetry
-from serving.telemetry.collector import Cache, Gauges, Sources
-from serving.telemetry.recorder import Meter
-from serving.telemetry.status import Board
+from serving.telemetry.collector import CacheState, Sources, StateCollector
+from serving.telemetry.recorder import MetricsRecorder
+from serving.telemetry.status import StatusBoard
 from serving.tokenizer import Tokenizer
 
 LOG = logging.getLogger("serving")
@@ -61,7 +61,7 @@ OPENINGS = 2
 class Stores:
     sessions: MemorySessions
     embeddings: MemoryEmbeddings
-    uploads: Uploads
+    uploads: ImageCache
 
 
 def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
@@ -73,11 +73,11 @@ def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
         embeddings=MemoryEmbeddings(
             settings.engines.embedding_bytes, image.embedding, image.embedding_dtype, slab
         ),
-        uploads=Uploads(limits.max_upload_bytes_held, idle, clock),
+        uploads=ImageCache(limits.max_upload_bytes_held, idle, clock),
     )
 
 
-def admission(settings: Settings, expectations: Expectations) -> AdmissionQueue:
+def admission(settings: Settings, expectations: CostModel) -> AdmissionQueue:
     """Places for what the engines can work on at once."""
     asked = settings.admission
     waits = {Priority.INTERACTIVE: asked.max_wait, Priority.BATCH: asked.max_batch_wait}
@@ -93,14 +93,14 @@ def sources(
     *,
     halves: Engines,
     held: Stores,
-    shared: Shared,
+    shared: SharedMemory,
     queue: AdmissionQueue,
-    expectations: Expectations,
+    expectations: CostModel,
 ) -> Sources:
     """Who is asked for what is so at the moment."""
     limits, manifest = settings.limits, bundle.manifest
-    embeddings = Cache(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
-    uploads = Cache(lambda: held.uploads.stats, limits.max_upload_bytes_held)
+    embeddings = CacheState(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
+    uploads = CacheState(lambda: held.uploads.stats, limits.max_upload_bytes_held)
     vision = halves.remotes.vision
     return Sources(
         version=version("mediround-serving"),
@@ -144,7 +144,7 @@ def orchestrator(
         sessions=held.sessions,
         gate=gate,
         observer=observer,
-        form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
+        form=PromptTemplate(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=pixels,
         opening_executor=openings,
@@ -199,7 +199,7 @@ async def get_ready(target: Orchestrator, *remotes: RemoteHalf) -> None:
             await asyncio.sleep(later.retry_after)
 
 
-async def sweep(*stores: MemorySessions | Uploads) -> None:
+async def sweep(*stores: MemorySessions | ImageCache) -> None:
     """Drop what is idle, also while no call comes."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
@@ -217,10 +217,12 @@ async def report_half(server: Server, name: str, remote: RemoteHalf | None) -> N
 
 async def serve(settings: Settings) -> int:
     """Serve until told to stop."""
-    stop = stop_asked()
+    stop = stop_signal()
     bundle = load_bundle(settings.bundle)
-    expectations, registry = Expectations(), CollectorRegistry()
-    observer = Observers(expectations, Meter(registry)) if settings.metrics_listen else expectations
+    expectations, registry = CostModel(), CollectorRegistry()
+    observer = (
+        CompositeObserver(expectations, MetricsRecorder(registry)) if settings.metrics_listen else expectations
+    )
     queue = admission(settings, expectations)
     async with AsyncExitStack() as stack:
         pixels = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
@@ -240,7 +242,7 @@ async def serve(settings: Settings) -> int:
         )
         service = SegmentationService(target, description(bundle, settings), held.uploads, pixels, observer)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
-        await stack.enter_async_context(beside(sweep(held.sessions, held.uploads)))
+        await stack.enter_async_context(background(sweep(held.sessions, held.uploads)))
         asked = sources(
             bundle,
             settings,
@@ -250,13 +252,13 @@ async def serve(settings: Settings) -> int:
             queue=queue,
             expectations=expectations,
         )
-        registry.register(Gauges(asked))
-        board = Board(registry, time.monotonic)
+        registry.register(StateCollector(asked))
+        board = StatusBoard(registry, time.monotonic)
         await stack.enter_async_context(metrics(registry, settings.metrics_listen, board))
         await stack.enter_async_context(server.running(settings.drain_seconds))
-        await stack.enter_async_context(beside(report_half(server, LANGUAGE, halves.remotes.language)))
-        await stack.enter_async_context(beside(report_half(server, VISION, halves.remotes.vision)))
-        if await before(stop, get_ready(replace(target, observer=expectations), *halves.remotes.there())):
+        await stack.enter_async_context(background(report_half(server, LANGUAGE, halves.remotes.language)))
+        await stack.enter_async_context(background(report_half(server, VISION, halves.remotes.vision)))
+        if await unless_stopped(stop, get_ready(replace(target, observer=expectations), *halves.remotes.there())):
             await server.ready()
             name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
             LOG.info("serving %s on %s", name, server.address)

@@ -21,7 +21,7 @@ from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
 from serving.settings import Settings
-from serving.telemetry.collector import Cache, Engine
+from serving.telemetry.collector import CacheState, EngineState
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
 from serving.vision.openvino import HostPrecision, OpenVinoEncoder
@@ -39,7 +39,7 @@ class RemoteHalf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedMemory:
     """Memory that Triton maps; None where tensors go by gRPC."""
 
     embeddings: Slab | None = None
@@ -69,13 +69,13 @@ class Engines:
     language: LanguageEngine
     vision: VisionEngine
     remotes: Remotes
-    health: Mapping[str, Engine]
-    caches: Mapping[str, Cache]
+    health: Mapping[str, EngineState]
+    caches: Mapping[str, CacheState]
     """Theirs, in this process."""
 
 
 @asynccontextmanager
-async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIterator[Engines]:
+async def engines(bundle: Bundle, settings: Settings, shared: SharedMemory) -> AsyncIterator[Engines]:
     """Both halves, closed at the end.
 
     Raises:
@@ -84,23 +84,23 @@ async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIt
     """
     threads, prefix_bytes = settings.engines.threads, settings.engines.prefix_cache_bytes
     remotes = Remotes(remote_language(bundle, settings), remote_vision(bundle, settings, shared))
-    health: dict[str, Engine] = {}
-    caches: dict[str, Cache] = {}
+    health: dict[str, EngineState] = {}
+    caches: dict[str, CacheState] = {}
     language: LanguageEngine
     vision: VisionEngine
     if (servers := remotes.language) is not None:
         language = servers
-        health["language"] = Engine(lambda: servers.description, up=lambda: servers.available)
+        health["language"] = EngineState(lambda: servers.description, up=lambda: servers.available)
     else:
         language = onnx = OnnxLanguage(bundle, threads, prefix_bytes, providers(settings))
-        health["language"] = Engine(lambda: onnx.description, up=lambda: True)
-        caches["prefix"] = Cache(lambda: onnx.cache_stats, prefix_bytes)
+        health["language"] = EngineState(lambda: onnx.description, up=lambda: True)
+        caches["prefix"] = CacheState(lambda: onnx.cache_stats, prefix_bytes)
     if (triton := remotes.vision) is not None:
         vision = triton
-        health["vision"] = Engine(lambda: triton.description, up=lambda: triton.available)
+        health["vision"] = EngineState(lambda: triton.description, up=lambda: triton.available)
     else:
         vision = here = local_vision(bundle, settings)
-        health["vision"] = Engine(lambda: here.description, up=lambda: True)
+        health["vision"] = EngineState(lambda: here.description, up=lambda: True)
     try:
         yield Engines(language, vision, remotes, health, caches)
     finally:
@@ -109,20 +109,20 @@ async def engines(bundle: Bundle, settings: Settings, shared: Shared) -> AsyncIt
 
 
 @contextmanager
-def shared_memory(bundle: Bundle, settings: Settings) -> Iterator[Shared]:
+def shared_memory(bundle: Bundle, settings: Settings) -> Iterator[SharedMemory]:
     """What the settings ask for. Raises SlabError when this host has not so much."""
     image = bundle.manifest.image
     size = int(np.prod(image.embedding)) * np.dtype(image.embedding_dtype).itemsize
     slots = settings.slab_bytes // size
     if slots == 0:
-        yield Shared()
+        yield SharedMemory()
         return
     sweep_slabs()
     embeddings = Slab(slots, image.embedding, image.embedding_dtype)
     try:
         masks = mask_slab(bundle, settings.triton.mask_slots)
         try:
-            yield Shared(embeddings, masks)
+            yield SharedMemory(embeddings, masks)
         finally:
             masks.close()
     finally:
@@ -159,7 +159,7 @@ def openvino_encoder(bundle: Bundle, settings: Settings) -> OpenVinoEncoder | No
     return OpenVinoEncoder(path, interface, settings.engines.threads, precision)
 
 
-def remote_vision(bundle: Bundle, settings: Settings, shared: Shared) -> TritonVision | None:
+def remote_vision(bundle: Bundle, settings: Settings, shared: SharedMemory) -> TritonVision | None:
     """None: the vision half is in this process. Raises OSError when a certificate cannot be read."""
     if settings.triton_server is None:
         return None

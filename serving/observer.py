@@ -14,7 +14,7 @@ from serving.errors import Shed
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class WaveTerms:
     """On which a wave was asked."""
 
     threshold: float
@@ -29,7 +29,7 @@ class Observer(Protocol):
     def opened(self, pixels: float | None, preprocess: float) -> None:
         """A session was opened: its image decoded (None: it was held) and brought to the model's sizes."""
 
-    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
+    def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """One language pass and its masks are done; ``results`` share their timings."""
 
     def dialogue(self, rounds: int, waves: int) -> None:
@@ -43,13 +43,13 @@ class Observer(Protocol):
         """A call of the public contract ended; ``shed`` with RESOURCE_EXHAUSTED, the limit that it reached."""
 
 
-class Unobserved:
+class NullObserver:
     """An Observer who does not listen; a base for those who listen to some of it."""
 
     def opened(self, pixels: float | None, preprocess: float) -> None:
         """Not listened to."""
 
-    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
+    def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """Not listened to."""
 
     def dialogue(self, rounds: int, waves: int) -> None:
@@ -62,7 +62,7 @@ class Unobserved:
         """Not listened to."""
 
 
-class Observers:
+class CompositeObserver:
     """Several as one."""
 
     def __init__(self, *listeners: Observer) -> None:
@@ -73,7 +73,7 @@ class Observers:
         for listener in self._listeners:
             listener.opened(pixels, preprocess)
 
-    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
+    def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """See ``Observer``."""
         for listener in self._listeners:
             listener.wave(results, terms)

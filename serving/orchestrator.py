@@ -45,26 +45,26 @@ from serving.domain import (
 )
 from serving.errors import InvalidInput, PreconditionFailed
 from serving.geometry import Geometry
-from serving.observer import Observer, Terms
+from serving.observer import Observer, WaveTerms
 from serving.ports import (
     EmbeddingLease,
     EmbeddingStore,
+    ExpectedWork,
     Gate,
     LanguageEngine,
     SessionStore,
     VisionEngine,
-    Work,
 )
-from serving.prompt import PromptForm, Turn, waves
-from serving.runtime.tasks import finished, settled
-from serving.wave import Asked
+from serving.prompt import PromptTemplate, Turn, waves
+from serving.runtime.tasks import run_in_executor, wait_until_done
+from serving.wave import WaveItem
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldEmbedding:
     """An embedding that this request holds, and the seconds it took to have it."""
 
     lease: EmbeddingLease
@@ -81,7 +81,7 @@ class Orchestrator:
     sessions: SessionStore
     gate: Gate
     observer: Observer
-    form: PromptForm
+    form: PromptTemplate
     geometry: Geometry
     pixel_executor: Executor
     opening_executor: Executor
@@ -89,7 +89,7 @@ class Orchestrator:
 
     async def open(self, caller: str, rgb: U8) -> Session:
         """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
-        image = await finished(self.opening_executor, partial(self.geometry.source_image, rgb))
+        image = await run_in_executor(self.opening_executor, partial(self.geometry.source_image, rgb))
         session = Session(secrets.token_urlsafe(16), caller, image)
         await self.sessions.create(session)
         return session
@@ -145,7 +145,7 @@ class Orchestrator:
             thresholds = wave.thresholds(first, questions, correction)
             groups = waves(questions, first)
             known = self.embeddings.holds(opened.image.encoder.key)
-            work = Work(encodes=not known, passes=len(groups), masks=len(questions))
+            work = ExpectedWork(encodes=not known, passes=len(groups), masks=len(questions))
             async with (
                 self.gate.admitted(work, caller, priority),
                 self._embedding(opened.image) as embedding,
@@ -155,13 +155,13 @@ class Orchestrator:
                     began = perf_counter()
                     timings = Timings(queue=queue if number == 0 else 0.0)
                     asked = [
-                        Asked(first + i, thresholds[i], await self._reference(session, questions[i]), turns[i])
+                        WaveItem(first + i, thresholds[i], await self._reference(session, questions[i]), turns[i])
                         for i in group
                     ]
                     timings.prepare = perf_counter() - began
                     session, results = await self._wave(session, asked, embedding, timings, number)
                     timings.total = timings.queue + perf_counter() - began
-                    terms = Terms(correction.threshold, priority, wave.correctable(asked, results))
+                    terms = WaveTerms(correction.threshold, priority, wave.correctable(asked, results))
                     self.observer.wave(results, terms)
                     for result in results:
                         yield result
@@ -199,8 +199,8 @@ class Orchestrator:
     async def _wave(
         self,
         session: Session,
-        asked: Sequence[Asked],
-        embedding: asyncio.Task[Held],
+        asked: Sequence[WaveItem],
+        embedding: asyncio.Task[HeldEmbedding],
         timings: Timings,
         number: int,
     ) -> tuple[Session, list[RoundResult]]:
@@ -222,9 +222,9 @@ class Orchestrator:
     async def _decode(
         self,
         image: SourceImage,
-        asked: Sequence[Asked],
+        asked: Sequence[WaveItem],
         features: Sequence[SegFeature | None],
-        held: Held | None,
+        held: HeldEmbedding | None,
         timings: Timings,
     ) -> list[Segmentation | None]:
         """Decode the features that there are as one batch, and bring the masks to the image's size."""
@@ -239,22 +239,22 @@ class Orchestrator:
         return wave.segmentations(features, decoded, masks)
 
     @asynccontextmanager
-    async def _embedding(self, image: SourceImage) -> AsyncIterator[asyncio.Task[Held]]:
+    async def _embedding(self, image: SourceImage) -> AsyncIterator[asyncio.Task[HeldEmbedding]]:
         """The image's embedding, on its way while the block runs, given back after it."""
         task = asyncio.create_task(self._acquire(image))
         try:
             yield task
         finally:
             task.cancel()
-            await settled(task)
+            await wait_until_done(task)
             if not task.cancelled() and not task.exception():
                 self.embeddings.release(task.result().lease)
 
-    async def _acquire(self, image: SourceImage) -> Held:
+    async def _acquire(self, image: SourceImage) -> HeldEmbedding:
         began = perf_counter()
         encoder = image.encoder
         lease = await self.embeddings.acquire(encoder.key, lambda lease: self.vision.encode(encoder, lease))
-        return Held(lease, perf_counter() - began)
+        return HeldEmbedding(lease, perf_counter() - began)
 
     async def _pixels(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run pure work on pixels off the event loop."""

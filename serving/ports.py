@@ -141,7 +141,7 @@ class VisionEngine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ExpectedWork:
     """What a request is expected to ask of the engines."""
 
     encodes: int
@@ -152,7 +152,7 @@ class Work:
 class Gate(Protocol):
     """Who is worked for at once, and who waits. A request passes it once, before its engines are asked."""
 
-    def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
+    def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
         """Hold a place while the block runs; waits until there is one. Cancelling the task leaves the queue.
 
         Raises:

@@ -18,12 +18,12 @@ from pydantic import ValidationError
 
 from serving.logs import FORMATTERS
 from serving.rpc.server import ServerTls
-from serving.rpc.settings import ListeningSettings, TlsSettings
-from serving.runtime.tasks import settled
+from serving.rpc.settings import ServerSettings, TlsSettings
+from serving.runtime.tasks import wait_until_done
 from serving.telemetry.exposition import exposed
-from serving.telemetry.status import Board
+from serving.telemetry.status import StatusBoard
 
-S = TypeVar("S", bound=ListeningSettings)
+S = TypeVar("S", bound=ServerSettings)
 
 START_FAILED = 2
 LOG = logging.getLogger("serving")
@@ -57,7 +57,7 @@ def run(
         return START_FAILED
 
 
-def stop_asked() -> asyncio.Event:
+def stop_signal() -> asyncio.Event:
     """Set by SIGTERM and SIGINT; to be called within the event loop."""
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,7 +65,7 @@ def stop_asked() -> asyncio.Event:
     return asked
 
 
-async def before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     """Do ``work`` unless a stop is asked for first; whether it was done."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -74,12 +74,12 @@ async def before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         await working
         return True
     working.cancel()
-    await settled(working)
+    await wait_until_done(working)
     return False
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Let ``work`` go on while the block runs, and end it after."""
     task = asyncio.create_task(work)
     try:
@@ -89,7 +89,9 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def metrics(registry: CollectorRegistry, listen: str, board: Board | None = None) -> AsyncIterator[None]:
+async def metrics(
+    registry: CollectorRegistry, listen: str, board: StatusBoard | None = None
+) -> AsyncIterator[None]:
     """Serve what ``registry`` holds, and this process's own numbers, while the block runs; "" does not listen."""
     if not listen:
         yield

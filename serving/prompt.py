@@ -37,7 +37,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptForm:
+class PromptTemplate:
     """Builds turns for one model."""
 
     manifest: Manifest

@@ -15,7 +15,7 @@ _DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 _PRIORITY: ContextVar[Priority] = ContextVar("priority", default=Priority.INTERACTIVE)
 
 
-def allow(seconds: float | None) -> None:
+def set_deadline(seconds: float | None) -> None:
     """Work of this task, and of tasks that it starts, has ``seconds`` from now; None: as long as it takes."""
     _DEADLINE.set(None if seconds is None else monotonic() + seconds)
 
@@ -32,10 +32,10 @@ def within(seconds: float) -> float:
     return seconds if left is None else min(left, seconds)
 
 
-def claim(priority: Priority) -> None:
+def set_priority(priority: Priority) -> None:
     """For the work of this task, and of tasks that it starts."""
     _PRIORITY.set(priority)
 
 
-def claimed() -> Priority:
+def priority() -> Priority:
     return _PRIORITY.get()

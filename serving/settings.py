@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import ADDRESS, MIB, ListeningSettings, Positive, Seconds, Section, is_loopback
+from serving.rpc.settings import ADDRESS, MIB, Positive, Seconds, Section, ServerSettings, is_loopback
 
 ONNX = "onnx"
 SLAB_BYTES = 256 * MIB
@@ -110,7 +110,7 @@ class TritonSettings(Section):
     """After which a request that Triton does not answer counts as lost; it may queue there for two thirds."""
 
 
-class Settings(ListeningSettings):
+class Settings(ServerSettings):
     """Settings of ``python -m serving``. Research and education software: not for clinical use."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIROUND_", cli_prog_name="python -m serving")

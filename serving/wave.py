@@ -26,11 +26,11 @@ from serving.domain import (
 )
 from serving.errors import EngineFault
 from serving.ports import Completion, DecodedMasks, Prompt
-from serving.prompt import PromptForm, Turn
+from serving.prompt import PromptTemplate, Turn
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class WaveItem:
     """A question of the wave with what was prepared for it."""
 
     index: int
@@ -52,18 +52,18 @@ def thresholds(first: int, questions: Sequence[Question], correction: Correction
     return [correction.threshold if first + i in judged else NO_CORRECTION for i in range(len(questions))]
 
 
-def correctable(asked: Sequence[Asked], results: Sequence[RoundResult]) -> int:
+def correctable(asked: Sequence[WaveItem], results: Sequence[RoundResult]) -> int:
     """How many masks the policy lets be corrected."""
     pairs = zip(asked, results, strict=True)
     return sum(a.threshold != NO_CORRECTION and r.segmentation is not None for a, r in pairs)
 
 
-def check_length(session: Session, turns: Sequence[Turn], form: PromptForm) -> None:
+def check_length(session: Session, turns: Sequence[Turn], form: PromptTemplate) -> None:
     """Raises InvalidInput when the turns, free ones without their answers, do not fit the model's context."""
     _read(session, turns, form)
 
 
-def prompt(session: Session, asked: Sequence[Asked], form: PromptForm) -> Prompt:
+def prompt(session: Session, asked: Sequence[WaveItem], form: PromptTemplate) -> Prompt:
     """The dialogue up to the last question's reading position, or to where its answer begins.
 
     Raises:
@@ -83,7 +83,7 @@ def prompt(session: Session, asked: Sequence[Asked], form: PromptForm) -> Prompt
     )
 
 
-def features(asked: Sequence[Asked], completion: Completion) -> list[SegFeature | None]:
+def features(asked: Sequence[WaveItem], completion: Completion) -> list[SegFeature | None]:
     """The feature of each question; None where the model answered without ``[SEG]``.
 
     Raises:
@@ -108,7 +108,7 @@ def segmentations(
 
 
 def rounds(
-    asked: Sequence[Asked], completion: Completion, found: Sequence[Segmentation | None], form: PromptForm
+    asked: Sequence[WaveItem], completion: Completion, found: Sequence[Segmentation | None], form: PromptTemplate
 ) -> tuple[list[Round], list[str]]:
     """What the session remembers of each question, and the answer's words."""
     remembered, answers = [], []
@@ -127,7 +127,7 @@ def vectors(found: Sequence[SegFeature | None]) -> F32:
     return np.stack([feature.vector for feature in found if feature])
 
 
-def _read(session: Session, turns: Sequence[Turn], form: PromptForm) -> tuple[list[int], list[int], int]:
+def _read(session: Session, turns: Sequence[Turn], form: PromptTemplate) -> tuple[list[int], list[int], int]:
     """The dialogue's ids, where forced turns are read in them, and how many tokens may follow."""
     token_ids = [token for done in session.rounds for token in done.token_ids]
     positions = []

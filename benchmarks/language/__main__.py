@@ -29,10 +29,10 @@ from serving.domain import F32
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import Completion, LanguageEngine
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 
 SECTIONS = ("throughput", "sensitivity", "rows")
-Way = Callable[[LanguageEngine, PromptForm, Dialogue, str], Awaitable[list[Completion]]]
+Way = Callable[[LanguageEngine, PromptTemplate, Dialogue, str], Awaitable[list[Completion]]]
 
 
 @dataclass(frozen=True, slots=True)

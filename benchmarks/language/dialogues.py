@@ -18,7 +18,7 @@ from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
 from serving.domain import AnswerMode, Question, Reference, SourceImage
 from serving.geometry import Geometry, pack_mask
 from serving.ports import Completion, LanguageEngine, Prompt
-from serving.prompt import PromptForm, waves
+from serving.prompt import PromptTemplate, waves
 from serving.tokenizer import Tokenizer
 
 ROUNDS = 5
@@ -36,8 +36,8 @@ class Dialogue:
     references: tuple[Reference | None, ...]
 
 
-def prompt_form(bundle: Bundle) -> PromptForm:
-    return PromptForm(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
+def prompt_form(bundle: Bundle) -> PromptTemplate:
+    return PromptTemplate(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
 
 
 def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> list[Dialogue]:
@@ -87,7 +87,7 @@ def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialog
     )
 
 
-def forced_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Prompt]:
+def forced_prompts(form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[Prompt]:
     """One prompt a round, the answers given: all are known before the first is asked."""
     ids: list[int] = []
     prompts = []
@@ -99,7 +99,7 @@ def forced_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Pr
     return prompts
 
 
-def wave_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Prompt]:
+def wave_prompts(form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[Prompt]:
     """One prompt a wave, as a dialogue known in advance is read."""
     rounds = forced_prompts(form, dialogue, tenant)
     return [
@@ -111,12 +111,14 @@ def wave_prompts(form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Prom
     ]
 
 
-async def forced(engine: LanguageEngine, form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Completion]:
+async def forced(
+    engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue, tenant: str
+) -> list[Completion]:
     """Round after round, as a live session asks."""
     return [await engine.complete(prompt) for prompt in forced_prompts(form, dialogue, tenant)]
 
 
-async def free(engine: LanguageEngine, form: PromptForm, dialogue: Dialogue, tenant: str) -> list[Completion]:
+async def free(engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[Completion]:
     """Round after round in the model's own words, each of which ends with ``[SEG]``."""
     ids: list[int] = []
     completions = []

@@ -24,7 +24,7 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import requests
 from serving.ports import LanguageEngine
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 
 SHAPES: tuple[tuple[Shape, int], ...] = (("star", 5), ("star", 10), ("none", 5), ("none", 10), ("chain", 5))
 NAMES = {"star": "star", "none": "no references", "chain": "chain"}
@@ -123,7 +123,7 @@ class RowsBench:
         return float(np.abs(first - second).max())
 
 
-async def waves(engine: LanguageEngine, form: PromptForm, dialogue: Dialogue, tenant: str = "bench") -> F32:
+async def waves(engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue, tenant: str = "bench") -> F32:
     """(rounds, feature)"""
     done = [await engine.complete(prompt) for prompt in wave_prompts(form, dialogue, tenant)]
     return np.stack([feature.vector for completion in done for feature in completion.features])

@@ -179,7 +179,7 @@ ROWS = (
                 "ops",
                 [
                     Query("asked again", rate("mediround_triton_retries_total")),
-                    Query("met", rate("mediround_triton_meetings_total")),
+                    Query("handshakes", rate("mediround_triton_handshakes_total")),
                     Query("told to map memory", rate("mediround_triton_mappings_total")),
                 ],
             ),

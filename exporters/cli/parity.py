@@ -19,7 +19,7 @@ from exporters.compare.json_report import as_json
 from exporters.compare.parity import Report, Tolerance, replay_with
 from exporters.errors import SourceError
 from serving.bundle import Bundle, load_bundle
-from serving.engines import Shared, local_vision, providers, remote_vision, shared_memory
+from serving.engines import SharedMemory, local_vision, providers, remote_vision, shared_memory
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
@@ -105,7 +105,7 @@ async def _reached(triton: TritonVision) -> None:
         raise SourceError(f"Triton does not serve the bundle after {TRITON_SECONDS:g} s") from error
 
 
-def _embeddings(bundle: Bundle, shared: Shared) -> MemoryEmbeddings | None:
+def _embeddings(bundle: Bundle, shared: SharedMemory) -> MemoryEmbeddings | None:
     """One store for all dialogues where embeddings lie in shared memory."""
     if shared.embeddings is None:
         return None

@@ -15,7 +15,7 @@ from exporters.compare import drift, recorded_inputs
 from exporters.compare.json_report import as_json
 from exporters.errors import SourceError
 from exporters.progress import timed
-from exporters.tensorrt.build import Places, Workshop, build_plans, check_plans
+from exporters.tensorrt.build import Builder, BuildPaths, build_plans, check_plans
 from exporters.tensorrt.compiler import Compiler, EngineUnavailableError
 from exporters.tensorrt.gpu import Gpu, find_gpu
 from exporters.variant import Form, write_variant
@@ -97,7 +97,7 @@ def _tensorrt(given: argparse.Namespace) -> int:
         raise SourceError("name a --bundle to build, or --check a repository that has plans")
     progress, compiler = timed(), Compiler(_module(given.runtime))
     workspace = given.workspace_mib * MIB if given.workspace_mib else None
-    workshop = Workshop(compiler, Gpu(given.capability) if given.capability else find_gpu(), workspace)
+    workshop = Builder(compiler, Gpu(given.capability) if given.capability else find_gpu(), workspace)
     if given.check:
         check_plans(given.repository, workshop, progress)
         return 0
@@ -107,7 +107,7 @@ def _tensorrt(given: argparse.Namespace) -> int:
             f"{given.bundle} computes in {bundle.manifest.image.precision}: make one that computes in "
             f"{given.precision} with `python -m exporters vision`"
         )
-    for plan in build_plans(bundle, Places(given.repository, given.plans), workshop, progress):
+    for plan in build_plans(bundle, BuildPaths(given.repository, given.plans), workshop, progress):
         print(plan)  # what this command makes
     return 0
 

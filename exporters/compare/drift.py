@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.compare.recorded_inputs import Asked
+from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.onnx.emulation import Array, Emulated
 from exporters.onnx.first_difference import Layer, first_drifted
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER
@@ -49,7 +49,7 @@ class Limits:
 class Comparison:
     """How to compare: what is asked, what passes, and with how many threads."""
 
-    asked: Sequence[Asked]
+    asked: Sequence[DecodeInputs]
     limits: Limits = Limits()
     threads: int = 2
 
@@ -124,7 +124,7 @@ def judge(full: Path, variant: Path, comparison: Comparison) -> Verdict:
     return Verdict(figures, problems, _layer(full, variant, first, threads) if problems else None)
 
 
-def measure(asked: Sequence[Asked], full: Half, variant: Half) -> Figures:
+def measure(asked: Sequence[DecodeInputs], full: Half, variant: Half) -> Figures:
     """Ask both halves the same; each decodes its own embeddings.
 
     Raises:
@@ -151,12 +151,12 @@ def emulated(directory: Path, threads: int) -> Half:
     )
 
 
-def _encoded(encoder: Run, asked: Sequence[Asked]) -> Iterator[Array]:
+def _encoded(encoder: Run, asked: Sequence[DecodeInputs]) -> Iterator[Array]:
     for each in asked:
         yield encoder(pixels(each))["image_embeddings"]
 
 
-def _layer(full: Path, variant: Path, asked: Asked, threads: int) -> Layer | None:
+def _layer(full: Path, variant: Path, asked: DecodeInputs, threads: int) -> Layer | None:
     """In the encoder, else in the decoder when both are shown the float32 embedding."""
     feeds = pixels(asked)
     if layer := first_drifted(full / IMAGE_ENCODER, variant / IMAGE_ENCODER, feeds, threads):
@@ -166,7 +166,7 @@ def _layer(full: Path, variant: Path, asked: Asked, threads: int) -> Layer | Non
     return first_drifted(full / MASK_DECODER, variant / MASK_DECODER, prompts, threads)
 
 
-def pixels(asked: Asked) -> dict[str, Array]:
+def pixels(asked: DecodeInputs) -> dict[str, Array]:
     """What the image encoder is given of it."""
     return {
         "image_u8": asked.image.pixels[np.newaxis],  # (1, S, S, 3)

@@ -20,7 +20,7 @@ from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
 from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, Session
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
-from serving.observer import Unobserved
+from serving.observer import NullObserver
 from serving.orchestrator import Orchestrator
 from serving.ports import (
     Completion,
@@ -31,7 +31,7 @@ from serving.ports import (
     Prompt,
     VisionEngine,
 )
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.tokenizer import Tokenizer
@@ -239,8 +239,8 @@ def offline_orchestrator(
         embeddings=embeddings or MemoryEmbeddings(1 << 26, image.embedding, image.embedding_dtype),
         sessions=MemorySessions(4, 1 << 30, 3600, time.monotonic),
         gate=OpenGate(),
-        observer=Unobserved(),
-        form=PromptForm(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
+        observer=NullObserver(),
+        form=PromptTemplate(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
         geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
         pixel_executor=executor,
         opening_executor=executor,

@@ -37,7 +37,7 @@ class Dialogue:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DecodeInputs:
     """One image, and every batch of features that was decoded on it."""
 
     image: EncoderImage
@@ -80,12 +80,12 @@ def of_data_set(data: Path, root: Path, most: int) -> Iterator[Dialogue]:
         yield Dialogue(rgb, tuple(asked))
 
 
-def ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[Asked]:
+def ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[DecodeInputs]:
     """Have every dialogue answered by the bundle's own engines; what its image half was asked, an image each."""
     return asyncio.run(_ask(bundle, dialogues, threads))
 
 
-async def _ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[Asked]:
+async def _ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[DecodeInputs]:
     language, vision = OnnxLanguage(bundle, threads, _CACHE_BYTES), _Remembering(OnnxVision(bundle, threads))
     correction = Correction(CorrectionPolicy.ALWAYS, bundle.manifest.judge.threshold)
     try:
@@ -111,10 +111,10 @@ class _Remembering:
 
     def __init__(self, engine: OnnxVision) -> None:
         self.description, self.close, self._engine = engine.description, engine.close, engine
-        self.asked: dict[str, Asked] = {}
+        self.asked: dict[str, DecodeInputs] = {}
 
     async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
-        self.asked.setdefault(image.key, Asked(image))
+        self.asked.setdefault(image.key, DecodeInputs(image))
         await self._engine.encode(image, lease)
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:

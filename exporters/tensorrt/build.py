@@ -29,7 +29,7 @@ _USUAL_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class BuildPaths:
     repository: Path
     """Written by ``exporters repository`` for the same bundle."""
     plans: Path
@@ -37,7 +37,7 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class Builder:
     """What builds plans, and for which GPU."""
 
     compiler: Compiler
@@ -50,7 +50,7 @@ class Workshop:
         return plans.Host(self.compiler.runtime, self.compiler.version, self.gpu.capability)
 
 
-def build_plans(bundle: Bundle, places: Places, workshop: Workshop, progress: Progress) -> list[Path]:
+def build_plans(bundle: Bundle, places: BuildPaths, workshop: Builder, progress: Progress) -> list[Path]:
     """Build what is not there yet, and put the plans where Triton looks for them.
 
     Plans of ``tensorrt_rtx`` are kept and not put there: Triton cannot load them.
@@ -88,7 +88,7 @@ def build_plans(bundle: Bundle, places: Places, workshop: Workshop, progress: Pr
     return found
 
 
-def check_plans(repository: Path, workshop: Workshop, progress: Progress) -> None:
+def check_plans(repository: Path, workshop: Builder, progress: Progress) -> None:
     """Refuse a repository whose plans this host should not serve, before Triton starts.
 
     Raises:
@@ -122,7 +122,7 @@ def _profile_of(interface: Interface, limits: Limits, usual_batch: int) -> Mappi
     }
 
 
-def _recipe(bundle: Bundle, graph: str, workshop: Workshop, limits: Limits) -> plans.Recipe:
+def _recipe(bundle: Bundle, graph: str, workshop: Builder, limits: Limits) -> plans.Recipe:
     manifest, host, gpu = bundle.manifest, workshop.host, workshop.gpu
     report = bundle.path(PRECISION_REPORT)
     profile = profile_for(manifest, graph, limits)

@@ -25,11 +25,11 @@ class ReportError(Exception):
     """A report cannot be read or written; the message names the file."""
 
 
-class Form(BaseModel):
+class ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Percentile(Form):
+class Percentile(ReportModel):
     """By nearest rank: one of the values that were measured."""
 
     percent: Value
@@ -39,7 +39,7 @@ class Percentile(Form):
     """Where it lies with 95 % confidence, by order statistics."""
 
 
-class Latency(Form):
+class Latency(ReportModel):
     """Of answered rounds."""
 
     percentiles: tuple[Percentile, ...]
@@ -47,7 +47,7 @@ class Latency(Form):
     largest: Value
 
 
-class RoundFigures(Form):
+class RoundFigures(ReportModel):
     """Of the rounds of one index, or of all, that were due in the time measured."""
 
     name: str
@@ -64,7 +64,7 @@ class RoundFigures(Form):
     """From when it was sent: without the wait for an answer before it. It flatters a slow server."""
 
 
-class Second(Form):
+class Second(ReportModel):
     """One interval of the run; rounds are counted where they were due."""
 
     at: Value
@@ -74,7 +74,7 @@ class Second(Form):
     failed: Count
 
 
-class CacheFigures(Form):
+class CacheFigures(ReportModel):
     name: str
     hits: Value
     misses: Value
@@ -85,7 +85,7 @@ class CacheFigures(Form):
         return self.hits / lookups if lookups else None
 
 
-class ServerFigures(Form):
+class ServerFigures(ReportModel):
     """From the server's metrics, between the beginning of the time measured and the end of its last round."""
 
     scrapes: Count
@@ -103,7 +103,7 @@ class ServerFigures(Form):
     """Metrics that a report shows and that the server does not expose."""
 
 
-class SeenFigures(Form):
+class SeenFigures(ReportModel):
     """What answers said of the server's caches."""
 
     embedding_hits: Count
@@ -112,7 +112,7 @@ class SeenFigures(Form):
     prompt_tokens: Count
 
 
-class GeneratorFigures(Form):
+class GeneratorFigures(ReportModel):
     """How well this side kept to the plan."""
 
     late_sends: Value
@@ -127,7 +127,7 @@ class GeneratorFigures(Form):
     """Most memory that this process held so far."""
 
 
-class Check(Form):
+class Check(ReportModel):
     what: str
     wanted: str
     found: str
@@ -135,14 +135,14 @@ class Check(Form):
     """None: not looked at."""
 
 
-class Verdict(Form):
+class Verdict(ReportModel):
     result: Literal["met", "missed", "invalid"]
     """``invalid``: the figures tell of the load test's own machine; see ``reasons``."""
     checks: tuple[Check, ...]
     reasons: tuple[str, ...]
 
 
-class Target(Form):
+class Target(ReportModel):
     address: str
     model_name: str
     model_version: str
@@ -152,7 +152,7 @@ class Target(Form):
     vision_engine: str
 
 
-class Report(Form):
+class Report(ReportModel):
     kind: Literal["run"] = "run"
     scenario: Scenario
     scenario_digest: str
@@ -188,7 +188,7 @@ class Report(Form):
         return self.rounds[0]
 
 
-class Step(Form):
+class Step(ReportModel):
     """One rate of a sweep."""
 
     rate: Value
@@ -209,7 +209,7 @@ class Step(Form):
     folder: str
 
 
-class KneeReport(Form):
+class KneeReport(ReportModel):
     kind: Literal["knee"] = "knee"
     scenario: Scenario
     scenario_digest: str

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from math import exp
 
 from serving.domain import RoundResult
-from serving.observer import Terms, Unobserved
-from serving.ports import Work
+from serving.observer import NullObserver, WaveTerms
+from serving.ports import ExpectedWork
 
 _FALL, _RISE = 0.5, 0.02
 _HORIZON_SECONDS = 20.0
 
 
-class Estimate:
+class CostEstimate:
     """Seconds that one piece of work takes when nothing else runs.
 
     Beside other work it takes longer, and how much longer is the throughput's to say: so a shorter time is
@@ -36,13 +36,13 @@ class Estimate:
         self._measured = True
 
 
-class Expectations(Unobserved):
+class CostModel(NullObserver):
     """What requests cost, learnt from rounds that are done."""
 
     def __init__(self) -> None:
-        self.encode, self.language_pass, self.mask = Estimate(0.5), Estimate(0.1), Estimate(0.02)
+        self.encode, self.language_pass, self.mask = CostEstimate(0.5), CostEstimate(0.1), CostEstimate(0.02)
 
-    def cost(self, work: Work) -> float:
+    def cost(self, work: ExpectedWork) -> float:
         """Seconds of engine time, when nothing else runs; never 0."""
         parts = (
             work.encodes * self.encode.seconds,
@@ -51,7 +51,7 @@ class Expectations(Unobserved):
         )
         return max(sum(parts), 1e-3)
 
-    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:  # noqa: ARG002  # Observer's
+    def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:  # noqa: ARG002  # Observer's
         """Learn. See ``Observer``."""
         timings = results[0].timings
         masks = sum(result.segmentation is not None for result in results)

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 from serving.domain import Priority
 from serving.errors import Exhausted, Shed
-from serving.ports import Work
+from serving.ports import ExpectedWork
 
 _RETRY_AFTER_S = 1.0
 
@@ -19,12 +19,12 @@ _RETRY_AFTER_S = 1.0
 class OpenGate:
     """A Gate through which everybody passes at once: for one caller, who does not compete with others."""
 
-    def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:  # noqa: ARG002  # Gate's signature
+    def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:  # noqa: ARG002  # Gate's signature
         """See ``Gate``."""
         return nullcontext()
 
 
-class Admission:
+class Permits:
     """Permits for one kind of work. All on one event loop."""
 
     def __init__(self, permits: int, work: str, reason: Shed) -> None:

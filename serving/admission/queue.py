@@ -21,10 +21,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from serving import request_context
-from serving.admission.cost import Expectations, Throughput
+from serving.admission.cost import CostModel, Throughput
 from serving.domain import Priority
 from serving.errors import Exhausted, Shed
-from serving.ports import Work
+from serving.ports import ExpectedWork
 
 BATCH_WEIGHT = 16
 _RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
@@ -63,7 +63,7 @@ class AdmissionQueue:
         places: int,
         encode_places: int,
         max_wait: Mapping[Priority, float],
-        expectations: Expectations,
+        expectations: CostModel,
         clock: Callable[[], float],
     ) -> None:
         """``encode_places``: of the places, those that may be held for an image to be encoded.
@@ -84,12 +84,12 @@ class AdmissionQueue:
         cost = sum(ticket.cost for ticket in waiting)
         return QueueStats(self._held(priority), len(waiting), cost, age)
 
-    def admitted(self, work: Work, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
+    def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
         """Hold a place while the block runs. See ``Gate``."""
         return self._admitted(work, caller, priority)
 
     @asynccontextmanager
-    async def _admitted(self, work: Work, caller: str, priority: Priority) -> AsyncIterator[None]:
+    async def _admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AsyncIterator[None]:
         cost, encodes, done = self._expectations.cost(work), work.encodes > 0, 0.0
         self._check(cost, priority, encodes)
         ticket = self._join(cost, caller, priority, encodes)

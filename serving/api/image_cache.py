@@ -33,7 +33,7 @@ class _Held:
     last_used: float
 
 
-class Uploads:
+class ImageCache:
     """Images, RGB uint8 (H, W, 3), within a byte budget, until nobody asked for them for a while."""
 
     def __init__(self, max_bytes: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:

@@ -37,7 +37,7 @@ def request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
 
 
 @dataclass(slots=True)
-class Request:
+class RequestLog:
     """What was asked and what came of it so far."""
 
     id: str
@@ -57,9 +57,9 @@ class Request:
 
 
 @contextmanager
-def told(observer: Observer, id: str, method: str, rounds: int) -> Iterator[Request]:  # noqa: A002  # as in the log
+def log_request(observer: Observer, id: str, method: str, rounds: int) -> Iterator[RequestLog]:  # noqa: A002  # as in the log
     """Around a request's work: however it ends, each of its rounds is counted once."""
-    began, request = perf_counter(), Request(id, method, rounds)
+    began, request = perf_counter(), RequestLog(id, method, rounds)
     try:
         yield request
     except BaseException as error:
@@ -70,7 +70,7 @@ def told(observer: Observer, id: str, method: str, rounds: int) -> Iterator[Requ
         observer.dialogue(rounds, request.waves)
 
 
-def _failed(observer: Observer, request: Request, code: str, seconds: float) -> None:
+def _failed(observer: Observer, request: RequestLog, code: str, seconds: float) -> None:
     observer.rounds(request.answered, OK)
     missing = request.asked - len(request.answered)
     # What follows an answered round is known; before the first, the session may not even exist.
@@ -87,7 +87,7 @@ def _failed(observer: Observer, request: Request, code: str, seconds: float) -> 
     LOG.info("rounds failed", extra=facts)
 
 
-def _facts(request: Request, result: RoundResult) -> dict[str, float | str | None]:
+def _facts(request: RequestLog, result: RoundResult) -> dict[str, float | str | None]:
     timings, cache, found = result.timings, result.cache, result.segmentation
     stages = ("queue", "prepare", "language", "encode", "decode", "postprocess", "total")
     return {

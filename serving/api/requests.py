@@ -33,7 +33,7 @@ _PRIORITIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class RequestReader:
     """Reads requests against what the server serves."""
 
     description: ServerDescription

@@ -21,20 +21,20 @@ import grpc
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
 from serving import request_context
-from serving.admission.permits import Admission
+from serving.admission.permits import Permits
 from serving.api import responses as answering
 from serving.api.description import ServerDescription
 from serving.api.identity import caller_of
-from serving.api.image_cache import UploadKey, Uploads
+from serving.api.image_cache import ImageCache, UploadKey
 from serving.api.images import rgb_of_file, rgb_of_pixels
-from serving.api.request_log import Request, request_id, told
-from serving.api.requests import Asking
-from serving.api.upload import Parcel, receive
+from serving.api.request_log import RequestLog, log_request, request_id
+from serving.api.requests import RequestReader
+from serving.api.upload import ReceivedImage, receive
 from serving.domain import U8, RoundResult
 from serving.errors import Exhausted, NotFound, Shed
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
-from serving.runtime.tasks import finished
+from serving.runtime.tasks import run_in_executor
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 
@@ -46,7 +46,7 @@ class SegmentationService(SegmentationServiceServicer):
         self,
         orchestrator: Orchestrator,
         description: ServerDescription,
-        uploads: Uploads,
+        uploads: ImageCache,
         executor: Executor,
         observer: Observer,
     ) -> None:
@@ -54,12 +54,12 @@ class SegmentationService(SegmentationServiceServicer):
         limits = description.limits
         self._orchestrator = orchestrator
         self._description = description
-        self._asking = Asking(description)
+        self._asking = RequestReader(description)
         self._uploads = uploads
         self._executor = executor
         self._observer = observer
-        self._rounds = Admission(limits.max_concurrent_rounds, "requests for rounds", Shed.REQUESTS)
-        self._openings = Admission(limits.max_concurrent_uploads, "uploads", Shed.UPLOADS)
+        self._rounds = Permits(limits.max_concurrent_rounds, "requests for rounds", Shed.REQUESTS)
+        self._openings = Permits(limits.max_concurrent_uploads, "uploads", Shed.UPLOADS)
 
     async def OpenSession(
         self, request_iterator: AsyncIterator[pb.OpenSessionRequest], context: Context
@@ -79,7 +79,7 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "AskRound", 1) as asked:
             question, correction = self._asking.round(request)
             asked.priority = self._asking.priority(request.priority)
-            request_context.claim(asked.priority)
+            request_context.set_priority(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 result = await self._orchestrator.ask(
@@ -95,7 +95,7 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "SegmentDialogue", len(request.questions)) as asked:
             questions, correction = self._asking.dialogue(request)
             asked.priority = self._asking.priority(request.priority)
-            request_context.claim(asked.priority)
+            request_context.set_priority(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 results = self._orchestrator.segment(
@@ -119,10 +119,10 @@ class SegmentationService(SegmentationServiceServicer):
         engines = self._orchestrator
         return answering.description(self._description, engines.language.description, engines.vision.description)
 
-    def _told(self, context: Context, method: str, rounds: int) -> AbstractContextManager[Request]:
-        return told(self._observer, request_id(context.invocation_metadata()), method, rounds)
+    def _told(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
+        return log_request(self._observer, request_id(context.invocation_metadata()), method, rounds)
 
-    async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> Parcel:
+    async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> ReceivedImage:
         allowed = self._description.limits.upload_timeout
         try:
             async with asyncio.timeout(allowed):
@@ -131,18 +131,18 @@ class SegmentationService(SegmentationServiceServicer):
             words = f"the image took longer than {allowed:g} s to arrive"
             raise Exhausted(words, reason=Shed.SLOW_CALLER) from None
 
-    async def _image(self, caller: str, parcel: Parcel) -> tuple[bytes, U8]:
+    async def _image(self, caller: str, parcel: ReceivedImage) -> tuple[bytes, U8]:
         """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""
         if not parcel.payload:
             held = self._uploads.get(UploadKey(caller, parcel.promised, parcel.shape))
             if held is None:
                 raise NotFound("the bytes of this content_sha256 are not held: send them")
             return parcel.promised, held
-        digest, rgb = await finished(self._orchestrator.opening_executor, partial(self._decoded, parcel))
+        digest, rgb = await run_in_executor(self._orchestrator.opening_executor, partial(self._decoded, parcel))
         self._uploads.put(UploadKey(caller, digest, parcel.shape), rgb)
         return digest, rgb
 
-    def _decoded(self, parcel: Parcel) -> tuple[bytes, U8]:
+    def _decoded(self, parcel: ReceivedImage) -> tuple[bytes, U8]:
         digest = parcel.digest()
         if parcel.shape is not None:
             return digest, rgb_of_pixels(parcel.payload, parcel.shape)

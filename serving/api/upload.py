@@ -20,7 +20,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class ReceivedImage:
     """What a caller sent."""
 
     shape: RawShape | None
@@ -38,7 +38,7 @@ class Parcel:
         return digest
 
 
-async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits) -> Parcel:
+async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits) -> ReceivedImage:
     """Read a call's messages. Raises InvalidInput as soon as one is out of order or one too many."""
     header = await _header(messages)
     shape = _shape(header, limits)
@@ -48,7 +48,7 @@ async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits
     payload = await _payload(messages, allowed)
     if not payload and not header.content_sha256:
         raise InvalidInput("chunk", "neither bytes nor a content_sha256 came")
-    return Parcel(shape, header.content_sha256, payload)
+    return ReceivedImage(shape, header.content_sha256, payload)
 
 
 async def _header(messages: AsyncIterator[pb.OpenSessionRequest]) -> pb.ImageHeader:

@@ -27,9 +27,9 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.llm.warmup import first_prompt
 from serving.ports import LanguageEngine
-from serving.process import before, metrics, run, server_tls, stop_asked
+from serving.process import metrics, run, server_tls, stop_signal, unless_stopped
 from serving.runtime.graph import ProviderError
-from serving.telemetry import collector as gauges
+from serving.telemetry import collector
 from serving.telemetry import metrics as telemetry
 
 LOG = logging.getLogger("serving.llm")
@@ -37,30 +37,30 @@ ENGINE_DIED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class ServedEngine:
     language: LanguageEngine
     died: Callable[[], Awaitable[None]]
     """Returns once it will never answer again."""
-    caches: Mapping[str, gauges.Cache] = field(default_factory=dict)
+    caches: Mapping[str, collector.CacheState] = field(default_factory=dict)
     """Those that it counts for us."""
     measured: tuple[str, ...] = ()
     """Prefixes of what its own library measures, in the process's registry."""
 
 
-Build = Callable[[Bundle, LanguageServerSettings], Awaitable[Engine]]
+Build = Callable[[Bundle, LanguageServerSettings], Awaitable[ServedEngine]]
 
 
-async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
+async def build(bundle: Bundle, settings: LanguageServerSettings) -> ServedEngine:
     """The engine that the settings name."""
     if settings.engine == "onnx":
         onnx = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
-        prefixes = gauges.Cache(lambda: onnx.cache_stats, settings.onnx.prefix_cache_bytes)
-        return Engine(onnx, died=forever, caches={"prefix": prefixes})
+        prefixes = collector.CacheState(lambda: onnx.cache_stats, settings.onnx.prefix_cache_bytes)
+        return ServedEngine(onnx, died=forever, caches={"prefix": prefixes})
     options = VllmOptions(**settings.vllm.model_dump())
     if settings.engine == "vllm-cpu":
         options = replace(ON_CPU, chosen_rows=options.chosen_rows)
     vllm = await VllmLanguage.start(bundle, replace(options, max_references=settings.limits.max_references))
-    return Engine(vllm, died=vllm.died, measured=("vllm:",))
+    return ServedEngine(vllm, died=vllm.died, measured=("vllm:",))
 
 
 async def forever() -> None:
@@ -69,27 +69,27 @@ async def forever() -> None:
 
 
 def measured(
-    bundle: Bundle, settings: LanguageServerSettings, engine: Engine, service: LanguageService
+    bundle: Bundle, settings: LanguageServerSettings, engine: ServedEngine, service: LanguageService
 ) -> CollectorRegistry:
     """What is so at the moment, and what the engine's library measures of itself."""
     manifest = bundle.manifest
-    pictures = gauges.Cache(lambda: service.picture_stats, settings.limits.picture_bytes)
-    asked = gauges.Sources(
+    pictures = collector.CacheState(lambda: service.picture_stats, settings.limits.picture_bytes)
+    asked = collector.Sources(
         version=version("mediround-serving"),
         model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
-        engines={"language": gauges.Engine(lambda: engine.language.description, up=lambda: service.alive)},
+        engines={"language": collector.EngineState(lambda: engine.language.description, up=lambda: service.alive)},
         caches={"pictures": pictures, **engine.caches},
         plain=[(telemetry.PROMPTS, lambda: service.in_flight)],
     )
     registry = CollectorRegistry()
-    registry.register(gauges.Gauges(asked))
-    registry.register(gauges.Measured(engine.measured, REGISTRY))
+    registry.register(collector.StateCollector(asked))
+    registry.register(collector.LibraryMetrics(engine.measured, REGISTRY))
     return registry
 
 
 async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
     """Serve until told to stop, or until the engine dies."""
-    stop = stop_asked()
+    stop = stop_signal()
     bundle = load_bundle(settings.bundle)
     engine = await build_engine(bundle, settings)
     try:
@@ -104,7 +104,7 @@ async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
             await server.ready()
             name = f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})"
             LOG.info("serving the language half of %s on %s", name, server.address)
-            died = await before(stop, server.outlive(engine.died()))
+            died = await unless_stopped(stop, server.outlive(engine.died()))
             if died:
                 LOG.error("the engine has died")
             LOG.info("draining for at most %g s", settings.drain_seconds)

@@ -12,7 +12,7 @@ from serving.domain import TowerImage
 from serving.runtime.cache import CacheStats
 
 
-class HeldPictures:
+class ImageCache:
     """The least recently used are given up first."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from serving.bundle import Manifest
 from serving.domain import Rectangle, Reference, SegFeature, TowerImage
 from serving.errors import EngineFault, InvalidInput
-from serving.llm.image_cache import HeldPictures
+from serving.llm.image_cache import ImageCache
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import Completion, Prompt
 
@@ -43,7 +43,7 @@ class PromptReader:
 
     manifest: Manifest
     max_references: int
-    pictures: HeldPictures
+    pictures: ImageCache
 
     @property
     def max_message_bytes(self) -> int:

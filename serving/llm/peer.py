@@ -64,7 +64,7 @@ _ELSEWHERE = {
 """What a server says that cannot be asked at all."""
 
 
-class Standing(Enum):
+class PeerState(Enum):
     UNKNOWN = "not asked yet"
     SERVING = "serving"
     LOST = "not serving"
@@ -72,7 +72,7 @@ class Standing(Enum):
     """It serves another model, or too little of ours."""
 
 
-class NotBegun(Exception):
+class NotStarted(Exception):
     """The prompt did not reach the engine: another server may be asked."""
 
 
@@ -92,7 +92,7 @@ class Peer:
         ``changed`` is called whenever the standing has changed.
         """
         self.address = address
-        self.standing = Standing.UNKNOWN
+        self.standing = PeerState.UNKNOWN
         self.engine = ""
         """What it says of its engine, once it was asked."""
         self.refusal = ""
@@ -146,29 +146,29 @@ class Peer:
 
     def _meaning(self, failure: grpc.aio.AioRpcError) -> Exception:
         if failure.code() in _ELSEWHERE:
-            self._stand(Standing.LOST)  # until the next look
+            self._stand(PeerState.LOST)  # until the next look
             if BEGUN not in dict(failure.initial_metadata()):
-                return NotBegun(self.address)
+                return NotStarted(self.address)
         return domain_error(failure)
 
-    def _stand(self, standing: Standing) -> None:
+    def _stand(self, standing: PeerState) -> None:
         if standing is self.standing:
             return
         self.standing = standing
         logger.info("language server %s: %s", self.address, self.refusal or standing.value)
         self._changed()
 
-    async def _look(self) -> Standing:
+    async def _look(self) -> PeerState:
         try:
-            if self.standing is not Standing.SERVING:
+            if self.standing is not PeerState.SERVING:
                 self._meet(await self._stub.Describe(pb.DescribeRequest(), timeout=_ANSWER_SECONDS))
             health = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
         except grpc.aio.AioRpcError:
             self.refusal = ""
-            return Standing.LOST
+            return PeerState.LOST
         if self.refusal:
-            return Standing.REFUSED
-        return Standing.SERVING if health.status == health_pb2.HealthCheckResponse.SERVING else Standing.LOST
+            return PeerState.REFUSED
+        return PeerState.SERVING if health.status == health_pb2.HealthCheckResponse.SERVING else PeerState.LOST
 
     def _meet(self, described: pb.DescribeResponse) -> None:
         """It may be another process than the last one at this address."""

@@ -18,7 +18,7 @@ import grpc
 
 from serving.bundle import Bundle, BundleError
 from serving.errors import Unavailable
-from serving.llm.peer import NotBegun, Peer, Standing
+from serving.llm.peer import NotStarted, Peer, PeerState
 from serving.llm.validation import check_prompt
 from serving.ports import Completion, Prompt
 
@@ -51,7 +51,7 @@ class RemoteLanguage:
     @property
     def available(self) -> bool:
         """Whether a server serves, as far as is known."""
-        return any(peer.standing is Standing.SERVING for peer in self._peers)
+        return any(peer.standing is PeerState.SERVING for peer in self._peers)
 
     async def availability(self) -> AsyncGenerator[bool]:
         """``available`` now, and each time that it has changed."""
@@ -70,7 +70,7 @@ class RemoteLanguage:
             BundleError: every server was refused; the message says what differs.
         """
         while not self.available:
-            if all(peer.standing is Standing.REFUSED for peer in self._peers):
+            if all(peer.standing is PeerState.REFUSED for peer in self._peers):
                 raise BundleError("; ".join(f"language server {p.address}: {p.refusal}" for p in self._peers))
             await self._changed.wait()
 
@@ -82,13 +82,13 @@ class RemoteLanguage:
             Unavailable: it was lost on the way, or none serves.
         """
         check_prompt(prompt, self._manifest)  # pixels that are held there are not sent, and so not seen, again
-        while any(peer.standing is Standing.UNKNOWN for peer in self._peers) and not self._closed:
+        while any(peer.standing is PeerState.UNKNOWN for peer in self._peers) and not self._closed:
             await self._changed.wait()
         try:
             for peer in self._order(prompt):
                 try:
                     return await peer.complete(prompt)
-                except NotBegun:
+                except NotStarted:
                     continue
         except asyncio.CancelledError:
             # A task that nobody cancelled: the call was, by closing the channel.
@@ -115,7 +115,7 @@ class RemoteLanguage:
 
     def _order(self, prompt: Prompt) -> list[Peer]:
         """Those that serve, this dialogue's first. Rendezvous hashing: one that leaves moves only its own."""
-        serving = [peer for peer in self._peers if peer.standing is Standing.SERVING and not self._closed]
+        serving = [peer for peer in self._peers if peer.standing is PeerState.SERVING and not self._closed]
         return sorted(serving, key=lambda peer: rank(peer.address, prompt.tenant, prompt.dialogue))
 
 

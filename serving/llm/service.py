@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from serving.admission.permits import Admission
+from serving.admission.permits import Permits
 from serving.bundle import Bundle
 from serving.errors import PreconditionFailed, Shed, Unavailable
-from serving.llm.image_cache import HeldPictures
+from serving.llm.image_cache import ImageCache
 from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completion_message
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceServicer
 from serving.ports import Completion, LanguageEngine, Prompt
 from serving.runtime.cache import CacheStats
-from serving.runtime.tasks import settled
+from serving.runtime.tasks import wait_until_done
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 
@@ -39,8 +39,8 @@ class LanguageService(LanguageServiceServicer):
         """``max_calls`` are admitted at once: those that the engine works on, and its queue."""
         self._engine = engine
         self._bundle = bundle
-        self._reader = PromptReader(bundle.manifest, max_references, HeldPictures(picture_bytes))
-        self._admission = Admission(max_calls, "prompts", Shed.ENGINE)
+        self._reader = PromptReader(bundle.manifest, max_references, ImageCache(picture_bytes))
+        self._admission = Permits(max_calls, "prompts", Shed.ENGINE)
         self._died = asyncio.Event()
 
     @property
@@ -95,7 +95,7 @@ class LanguageService(LanguageServiceServicer):
             await asyncio.wait([answering, death], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             answering.cancel()
-            await settled(answering)
+            await wait_until_done(answering)
             raise
         finally:
             death.cancel()

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import ADDRESS, MIB, ListeningSettings, Positive, Section
+from serving.rpc.settings import ADDRESS, MIB, Positive, Section, ServerSettings
 
 
 class LimitSettings(Section):
@@ -52,7 +52,7 @@ class VllmSettings(Section):
     """Results do not depend on what runs beside them; slower."""
 
 
-class LanguageServerSettings(ListeningSettings):
+class LanguageServerSettings(ServerSettings):
     """Settings of ``python -m serving.llm``. Research and education software: not for clinical use."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIROUND_LLM_", cli_prog_name="python -m serving.llm")

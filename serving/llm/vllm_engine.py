@@ -19,7 +19,7 @@ from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import Answer, Request, completion, requests, unread
 from serving.llm.warmup import first_prompt
 from serving.ports import Completion, Prompt
-from serving.runtime.tasks import settled
+from serving.runtime.tasks import wait_until_done
 
 if TYPE_CHECKING:
     from serving.llm.vllm_core import VllmCore
@@ -165,7 +165,7 @@ class VllmLanguage:
         finally:
             for task in tasks:
                 task.cancel()
-                await settled(task)
+                await wait_until_done(task)
             self._running.difference_update(tasks)
 
     def _count(self, asked: Sequence[Request], answers: Sequence[Answer]) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from serving import request_context
 from serving.errors import Exhausted, InvalidInput, ServingError, Shed
-from serving.observer import Observer, Unobserved
+from serving.observer import NullObserver, Observer
 from serving.rpc.status import OK, code_of, refusal
 
 # In quotes: generic in the stubs alone. Any: one interceptor stands before handlers of every message type.
@@ -34,12 +34,12 @@ _WRITE_SECONDS = 60.0
 """For a caller to take one result: until then it holds its session and its place among the rounds."""
 
 
-class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Stands before the handlers of one gRPC package; health and reflection pass untouched."""
 
     def __init__(self, package: str, observer: Observer | None = None) -> None:
         self._prefix = f"/{package}."
-        self._observer = observer or Unobserved()
+        self._observer = observer or NullObserver()
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -99,7 +99,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
     @asynccontextmanager
     async def _call(self, context: Context, method: str) -> AsyncIterator[None]:
         """Count one call, say by when it must end, and end it with the status of whatever the block raises."""
-        request_context.allow(context.time_remaining())
+        request_context.set_deadline(context.time_remaining())
         self._calls += 1
         self._idle.clear()
         try:

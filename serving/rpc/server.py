@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from serving.observer import Observer
-from serving.rpc.interceptor import Boundary
+from serving.rpc.interceptor import CallInterceptor
 
 _OPTIONS = [
     # Bounded by what was asked: masks by their image, features by the prompt.
@@ -70,7 +70,7 @@ class GrpcServer:
         """
         self._listen, self._tls = listen, tls
         self._name = contract.full_name
-        self._boundary = Boundary(contract.file.package, observer)
+        self._boundary = CallInterceptor(contract.file.package, observer)
         options = [*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
         self._server = grpc.aio.server(interceptors=[self._boundary], options=options)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # unknown to grpc-stubs

@@ -45,7 +45,7 @@ class TlsSettings(Section):
         return self
 
 
-class ListeningSettings(BaseSettings):
+class ServerSettings(BaseSettings):
     """By flag or environment; a flag wins."""
 
     model_config = SettingsConfigDict(

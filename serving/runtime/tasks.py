@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def finished(executor: Executor, work: Callable[[], T]) -> T:
+async def run_in_executor(executor: Executor, work: Callable[[], T]) -> T:
     """What ``work`` returns in a thread.
 
     When the caller is cancelled, work that is still queued never begins; for work that runs, the caller waits.
@@ -24,12 +24,12 @@ async def finished(executor: Executor, work: Callable[[], T]) -> T:
         await asyncio.wait([working])
     except asyncio.CancelledError:
         submitted.cancel()
-        await settled(working)
+        await wait_until_done(working)
         raise
     return working.result()
 
 
-async def settled(future: asyncio.Future[Any]) -> None:
+async def wait_until_done(future: asyncio.Future[Any]) -> None:
     """Return when ``future`` is done, however often the waiting task is cancelled meanwhile.
 
     For the end of a cancelled request: the caller re-raises its own CancelledError afterwards. The

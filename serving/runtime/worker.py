@@ -14,7 +14,7 @@ from typing import TypeVar
 import onnxruntime
 
 from serving.errors import Unavailable
-from serving.runtime.tasks import settled
+from serving.runtime.tasks import wait_until_done
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Worker:
         except asyncio.CancelledError:
             stop.request()
             submitted.cancel()
-            await settled(pending)
+            await wait_until_done(pending)
             raise
         finally:
             self._stops.discard(stop)

@@ -22,11 +22,11 @@ from serving.domain import F32
 from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
 from serving.runtime.slab import Slab, Slot
-from serving.runtime.tasks import settled
+from serving.runtime.tasks import wait_until_done
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacementStats:
     """Embeddings in one place."""
 
     held: int = 0
@@ -42,9 +42,9 @@ class EmbeddingStats:
     evictions: int
     nbytes: int
     """Held now, fills that are on their way included."""
-    own: Placed = Placed()
+    own: PlacementStats = PlacementStats()
     """In this process's memory."""
-    shared: Placed = Placed()
+    shared: PlacementStats = PlacementStats()
     """In the slab."""
     beside: int = 0
     """Since the start: how many began outside the slab because every slot was leased."""
@@ -108,8 +108,8 @@ class MemoryEmbeddings:
             misses=self._misses,
             evictions=self._evictions,
             nbytes=self._count * self._size,
-            own=Placed(own, own - (len(idle) - idle_shared)),
-            shared=Placed(shared, shared - idle_shared),
+            own=PlacementStats(own, own - (len(idle) - idle_shared)),
+            shared=PlacementStats(shared, shared - idle_shared),
             beside=self._beside,
             moved=self._moved,
         )
@@ -190,7 +190,7 @@ class MemoryEmbeddings:
 
     async def _fill(self, key: str, held: _Held, fill: Fill) -> None:
         lost = False
-        request_context.allow(None)  # whoever waits has one of its own; the last to give up ends the fill
+        request_context.set_deadline(None)  # whoever waits has one of its own; the last to give up ends the fill
         try:
             await fill(_Lease(key, False, held.values, held.slot))
             held.values.flags.writeable = False
@@ -218,7 +218,7 @@ class MemoryEmbeddings:
                 if not filling.done():
                     self._forget(key, held)  # who asks now begins anew
                     filling.cancel()
-                await settled(filling)
+                await wait_until_done(filling)
             raise
         filling.result()
         held.filling = None

@@ -54,7 +54,7 @@ class QueueNumbers(Protocol):
 
 
 class PlacedNumbers(Protocol):
-    """Of ``Placed``."""
+    """Of ``PlacementStats``."""
 
     @property
     def held(self) -> int: ...
@@ -117,20 +117,20 @@ class TritonNumbers(Protocol):
     def retries(self) -> int: ...
 
     @property
-    def meetings(self) -> int: ...
+    def handshakes(self) -> int: ...
 
     @property
     def mappings(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class CacheState:
     stats: Callable[[], CacheNumbers]
     limit_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineState:
     description: Callable[[], str]
     up: Callable[[], bool]
 
@@ -142,8 +142,8 @@ class Sources:
     version: str
     model: Mapping[str, str]
     """``name``, ``version``, ``digest``."""
-    engines: Mapping[str, Engine]
-    caches: Mapping[str, Cache] = field(default_factory=dict)
+    engines: Mapping[str, EngineState]
+    caches: Mapping[str, CacheState] = field(default_factory=dict)
     queues: Mapping[str, Callable[[], QueueNumbers]] = field(default_factory=dict)
     """By priority."""
     expected: Mapping[str, Callable[[], float]] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class Sources:
     """Gauges without labels."""
 
 
-class Gauges(Collector):
+class StateCollector(Collector):
     """A Collector for a registry."""
 
     def __init__(self, sources: Sources) -> None:
@@ -229,11 +229,11 @@ class Gauges(Collector):
         yield _counter(t.TRITON_CALLS, calls)
         yield _counter(t.TRITON_BYTES, {"sent": counts.bytes_sent, "received": counts.bytes_received})
         yield _counter(t.TRITON_RETRIES, {(): counts.retries})
-        yield _counter(t.TRITON_MEETINGS, {(): counts.meetings})
+        yield _counter(t.TRITON_HANDSHAKES, {(): counts.handshakes})
         yield _counter(t.TRITON_MAPPINGS, {(): counts.mappings})
 
 
-class Measured(Collector):
+class LibraryMetrics(Collector):
     """What a library measures of itself in another registry: the metrics whose names begin so."""
 
     def __init__(self, prefixes: tuple[str, ...], registry: CollectorRegistry) -> None:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from serving.telemetry.status import Board
+from serving.telemetry.status import StatusBoard
 
 _PAGE = "status.html"
 _IDLE_SECONDS = 75.0
@@ -27,7 +27,9 @@ _MAX_REQUEST_BYTES = 4096
 
 
 @asynccontextmanager
-async def exposed(listen: str, registry: CollectorRegistry, board: Board | None = None) -> AsyncIterator[str]:
+async def exposed(
+    listen: str, registry: CollectorRegistry, board: StatusBoard | None = None
+) -> AsyncIterator[str]:
     """Answer on ``host:port`` while the block runs; yields the address, port 0 being replaced.
 
     Raises:
@@ -67,7 +69,7 @@ class _Metrics:
 
 
 class _Status:
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: StatusBoard) -> None:
         self._board = board
         self._page = files("serving.telemetry").joinpath(_PAGE).read_text(encoding="utf-8")
         self._policy = (

@@ -14,7 +14,7 @@ from enum import StrEnum
 from serving.errors import Shed
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
@@ -25,7 +25,7 @@ class Metric:
     """One metric. Each of its series exists from the start, with 0: a rate needs a value to rise from."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     help: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Every value of each label; none where it is one text, known when the process starts (``model_info``)."""
@@ -72,14 +72,14 @@ NEAR = 0.01
 
 ROUNDS = Metric(
     "mediround_rounds",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Rounds that were asked, by the gRPC status that they ended with and their index in the session. A request "
     "that fails counts each of its rounds that was not answered.",
     {"code": CODES, "index": (*INDICES, UNKNOWN_INDEX)},
 )
 ROUND_SECONDS = Metric(
     "mediround_round_seconds",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "From a round's arrival, or the end of the wave before, to its mask; answered rounds alone.",
     {"index": INDICES, "priority": PRIORITIES},
     "seconds",
@@ -87,7 +87,7 @@ ROUND_SECONDS = Metric(
 )
 STAGE_SECONDS = Metric(
     "mediround_stage_seconds",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "Seconds of each stage that took place: pixels and preprocess once a session, queue once a request, the "
     "others once a wave. Stages overlap. Waiting for an engine that others use is part of its stage.",
     {"stage": (*OPENING_STAGES, *ROUND_STAGES)},
@@ -96,174 +96,188 @@ STAGE_SECONDS = Metric(
 )
 CALLS = Metric(
     "mediround_calls",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Calls of the public contract, by method and the gRPC status that they ended with.",
     {"method": METHODS, "code": CODES},
 )
 SHED = Metric(
     "mediround_shed",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Calls refused with RESOURCE_EXHAUSTED, by the limit that was reached.",
     {"reason": tuple(Shed)},
 )
 IN_PROGRESS = Metric(
     "mediround_requests_in_progress",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Requests for rounds that are worked on.",
     {"priority": PRIORITIES},
 )
 QUEUE_REQUESTS = Metric(
-    "mediround_queue_requests", Kind.GAUGE, "Requests for rounds that wait for a place.", {"priority": PRIORITIES}
+    "mediround_queue_requests",
+    MetricKind.GAUGE,
+    "Requests for rounds that wait for a place.",
+    {"priority": PRIORITIES},
 )
 QUEUE_COST = Metric(
     "mediround_queue_cost_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Engine time that the waiting requests are expected to take.",
     {"priority": PRIORITIES},
     "seconds",
 )
 QUEUE_AGE = Metric(
     "mediround_queue_age_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "How long the request that waits longest has waited; 0 when none waits.",
     {"priority": PRIORITIES},
     "seconds",
 )
 EXPECTED = Metric(
     "mediround_expected_work_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Engine time of one piece of work when nothing else runs, as admission reckons with it.",
     {"work": ("encode", "pass", "mask")},
     "seconds",
 )
 CACHE_HITS = Metric(
     "mediround_cache_hits",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Lookups that found what they asked for, at least in part.",
     {"cache": CACHES},
 )
-CACHE_MISSES = Metric("mediround_cache_misses", Kind.COUNTER, "Lookups that found nothing.", {"cache": CACHES})
-CACHE_EVICTIONS = Metric(
-    "mediround_cache_evictions", Kind.COUNTER, "Entries given up for their bytes.", {"cache": CACHES}
+CACHE_MISSES = Metric(
+    "mediround_cache_misses", MetricKind.COUNTER, "Lookups that found nothing.", {"cache": CACHES}
 )
-CACHE_BYTES = Metric("mediround_cache_bytes", Kind.GAUGE, "Bytes held.", {"cache": CACHES}, "bytes")
-CACHE_LIMIT = Metric("mediround_cache_limit_bytes", Kind.GAUGE, "Bytes allowed.", {"cache": CACHES}, "bytes")
+CACHE_EVICTIONS = Metric(
+    "mediround_cache_evictions", MetricKind.COUNTER, "Entries given up for their bytes.", {"cache": CACHES}
+)
+CACHE_BYTES = Metric("mediround_cache_bytes", MetricKind.GAUGE, "Bytes held.", {"cache": CACHES}, "bytes")
+CACHE_LIMIT = Metric("mediround_cache_limit_bytes", MetricKind.GAUGE, "Bytes allowed.", {"cache": CACHES}, "bytes")
 EMBEDDINGS = Metric(
     "mediround_embeddings_held",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Embeddings held, those on their way included, by where they lie: in shared memory that Triton maps, or in "
     "the orchestrator's own.",
     {"place": PLACES},
 )
 EMBEDDINGS_LEASED = Metric(
     "mediround_embeddings_leased",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Of the embeddings held, those that somebody uses, waits for or still writes: they neither leave nor move.",
     {"place": PLACES},
 )
 EMBEDDINGS_OUTSIDE = Metric(
     "mediround_embeddings_outside",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Embeddings that came to lie outside shared memory because every slot was taken: moved out to make room, or "
     "from the start, beside it, since all in it were leased. They are served all the same, by gRPC.",
     {"why": ("moved", "beside")},
 )
 SLOTS = Metric(
     "mediround_slab_slots",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Slots of shared memory, by what they are for. A slot is withheld when who wrote there was lost without an "
     "answer, until another Triton process maps the memory.",
     {"slab": SLABS, "state": ("free", "taken", "withheld")},
 )
 TRITON_CALLS = Metric(
     "mediround_triton_calls",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Calls that Triton answered, by whether the embedding stayed in shared memory or went by gRPC.",
     {"call": ("encode", "decode"), "embedding": ("shared", "grpc")},
 )
 TRITON_BYTES = Metric(
     "mediround_triton_tensor_bytes",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Bytes of tensors that went to Triton and came from it by gRPC; what lies in shared memory does not.",
     {"direction": ("sent", "received")},
     "bytes",
 )
 TRITON_RETRIES = Metric(
-    "mediround_triton_retries", Kind.COUNTER, "Calls made a second time, since Triton was lost or started anew."
+    "mediround_triton_retries",
+    MetricKind.COUNTER,
+    "Calls made a second time, since Triton was lost or started anew.",
 )
-TRITON_MEETINGS = Metric(
-    "mediround_triton_meetings",
-    Kind.COUNTER,
+TRITON_HANDSHAKES = Metric(
+    "mediround_triton_handshakes",
+    MetricKind.COUNTER,
     "How often Triton was found to serve the bundle: at the start, and after each loss.",
 )
 TRITON_MAPPINGS = Metric(
     "mediround_triton_mappings",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Regions of shared memory that Triton was told to map: each at the start, and anew when it had lost them.",
 )
 PROMPT_TOKENS = Metric(
     "mediround_prompt_tokens",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Tokens of prompts, image tokens included, by whether their keys and values were held or computed.",
     {"source": ("cached", "computed")},
     "tokens",
 )
-PASSES = Metric("mediround_language_passes", Kind.COUNTER, "Language passes; one a wave.")
+PASSES = Metric("mediround_language_passes", MetricKind.COUNTER, "Language passes; one a wave.")
 DIALOGUE_ROUNDS = Metric(
     "mediround_dialogue_rounds",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "Rounds of a dialogue known in advance that was answered whole.",
     buckets=COUNTS,
 )
 DIALOGUE_WAVES = Metric(
     "mediround_dialogue_waves",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "Waves, and so language passes, of a dialogue known in advance that was answered whole.",
     buckets=COUNTS,
 )
 BATCH_MASKS = Metric(
     "mediround_decode_batch_masks",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "Masks decoded as one batch on one embedding.",
     unit="masks",
     buckets=COUNTS,
 )
-SCORE = Metric("mediround_judge_score", Kind.HISTOGRAM, "The judge's scores, before correction.", buckets=SCORES)
+SCORE = Metric(
+    "mediround_judge_score", MetricKind.HISTOGRAM, "The judge's scores, before correction.", buckets=SCORES
+)
 CORRECTABLE = Metric(
     "mediround_correctable_masks",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Masks that their request's policy let be corrected.",
     unit="masks",
 )
-CORRECTED = Metric("mediround_corrected_masks", Kind.COUNTER, "Masks whose feature was corrected.", unit="masks")
+CORRECTED = Metric(
+    "mediround_corrected_masks", MetricKind.COUNTER, "Masks whose feature was corrected.", unit="masks"
+)
 NEAR_THRESHOLD = Metric(
     "mediround_near_threshold_masks",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     f"Masks whose score lies within {NEAR} of the request's threshold.",
     unit="masks",
 )
-EMPTY = Metric("mediround_empty_masks", Kind.COUNTER, "Masks without a pixel.", unit="masks")
-NO_MASK = Metric("mediround_answers_without_mask", Kind.COUNTER, "Rounds answered without [SEG].")
+EMPTY = Metric("mediround_empty_masks", MetricKind.COUNTER, "Masks without a pixel.", unit="masks")
+NO_MASK = Metric("mediround_answers_without_mask", MetricKind.COUNTER, "Rounds answered without [SEG].")
 PROMPTS = Metric(
     "mediround_prompts_in_progress",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Prompts that a language server has admitted: those that its engine works on, and its queue.",
 )
-SESSIONS = Metric("mediround_sessions_open", Kind.GAUGE, "Sessions held.")
-SESSIONS_LIMIT = Metric("mediround_sessions_limit", Kind.GAUGE, "Sessions allowed.")
+SESSIONS = Metric("mediround_sessions_open", MetricKind.GAUGE, "Sessions held.")
+SESSIONS_LIMIT = Metric("mediround_sessions_limit", MetricKind.GAUGE, "Sessions allowed.")
 SESSION_BYTES = Metric(
-    "mediround_session_bytes", Kind.GAUGE, "Images and masks of all sessions together.", unit="bytes"
+    "mediround_session_bytes", MetricKind.GAUGE, "Images and masks of all sessions together.", unit="bytes"
 )
 ENGINE_UP = Metric(
-    "mediround_engine_up", Kind.GAUGE, "1 while the engine can be asked, as far as is known.", {"engine": ENGINES}
+    "mediround_engine_up",
+    MetricKind.GAUGE,
+    "1 while the engine can be asked, as far as is known.",
+    {"engine": ENGINES},
 )
 ENGINE_INFO = Metric(
-    "mediround_engine_info", Kind.GAUGE, "1; which engine it is.", {"engine": ENGINES, "description": ()}
+    "mediround_engine_info", MetricKind.GAUGE, "1; which engine it is.", {"engine": ENGINES, "description": ()}
 )
-BUILD_INFO = Metric("mediround_build_info", Kind.GAUGE, "1; the version of this program.", {"version": ()})
+BUILD_INFO = Metric("mediround_build_info", MetricKind.GAUGE, "1; the version of this program.", {"version": ()})
 MODEL_INFO = Metric(
     "mediround_model_info",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "1; the bundle that is served. The digest is the first 12 digits of the one in every result.",
     {"name": (), "version": (), "digest": ()},
 )

@@ -14,13 +14,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serving.domain import RoundResult
 from serving.errors import Shed
-from serving.observer import Terms
+from serving.observer import WaveTerms
 from serving.telemetry import metrics as t
 
 M = TypeVar("M", Counter, Histogram)
 
 
-class Meter:
+class MetricsRecorder:
     """All on one event loop. Every series is in ``registry`` from the start, with 0."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -42,7 +42,7 @@ class Meter:
             self._stage_seconds.labels("pixels").observe(pixels)
         self._stage_seconds.labels("preprocess").observe(preprocess)
 
-    def wave(self, results: Sequence[RoundResult], terms: Terms) -> None:
+    def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         cache, priority = results[0].cache, terms.priority.name.lower()
         self._passes.inc()
         self._correctable.inc(terms.correctable)

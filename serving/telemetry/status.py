@@ -86,7 +86,7 @@ class _Span:
         return [dict(labels) for labels in self.now.get(metric.name, {})]
 
 
-class Board:
+class StatusBoard:
     """Who looks sees what went on since the last look of about a minute ago."""
 
     def __init__(self, registry: Collector, clock: Callable[[], float]) -> None:

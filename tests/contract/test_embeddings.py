@@ -116,7 +116,7 @@ async def test_a_fill_outlasts_the_deadline_of_who_asked_first(store: EmbeddingS
         left.append(request_context.remaining())
         lease.values[...] = 1
 
-    request_context.allow(5.0)
+    request_context.set_deadline(5.0)
     await store.acquire("a", fill)
     assert left == [None]
     assert request_context.remaining() is not None

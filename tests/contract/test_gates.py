@@ -7,20 +7,20 @@ import time
 
 import pytest
 
-from serving.admission.cost import Expectations
+from serving.admission.cost import CostModel
 from serving.admission.permits import OpenGate
 from serving.admission.queue import AdmissionQueue
 from serving.domain import Priority
-from serving.ports import Gate, Work
+from serving.ports import ExpectedWork, Gate
 
-WORK = Work(encodes=1, passes=2, masks=3)
+WORK = ExpectedWork(encodes=1, passes=2, masks=3)
 
 
 @pytest.fixture(params=["queue", "open"])
 def gate(request: pytest.FixtureRequest) -> Gate:
     if request.param == "open":
         return OpenGate()
-    return AdmissionQueue(4, 2, dict.fromkeys(Priority, 3600.0), Expectations(), time.monotonic)
+    return AdmissionQueue(4, 2, dict.fromkeys(Priority, 3600.0), CostModel(), time.monotonic)
 
 
 @pytest.mark.parametrize("priority", Priority)

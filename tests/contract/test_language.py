@@ -44,7 +44,7 @@ class Subject:
         return np.stack([feature.vector for feature in completion.features])
 
 
-class Shared:
+class SharedMemory:
     """An engine that tests share. Each test is a tenant of its own, so that it finds nothing cached by others."""
 
     numbers = itertools.count()
@@ -91,12 +91,12 @@ async def onnx_behind_a_server(random_bundle: Bundle) -> AsyncIterator[Subject]:
 
 @pytest.fixture
 def vllm(vllm_language: VllmLanguage, random_bundle: Bundle) -> Subject:
-    return Subject(Shared(vllm_language), random_bundle.manifest)
+    return Subject(SharedMemory(vllm_language), random_bundle.manifest)
 
 
 @pytest.fixture
 def vllm_chosen_rows(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> Subject:
-    return Subject(Shared(vllm_with_rows), random_bundle.manifest)
+    return Subject(SharedMemory(vllm_with_rows), random_bundle.manifest)
 
 
 ENGINES = ["onnx", "onnx_without_cache", "onnx_behind_a_server", "scripted", "vllm", "vllm_chosen_rows"]
@@ -346,7 +346,7 @@ async def test_a_cancelled_call_leaves_the_engine_usable(subject: Subject) -> No
 
 
 async def test_a_closed_engine_says_so(subject: Subject) -> None:
-    if isinstance(subject.engine, Shared):
+    if isinstance(subject.engine, SharedMemory):
         pytest.skip("shared by all tests; tests/contract/test_vllm.py closes engines of its own")
     await subject.engine.close()
     await subject.engine.close()

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from exporters.__main__ import main
 from exporters.cli import vision
-from exporters.tensorrt.build import Places, Workshop, build_plans
+from exporters.tensorrt.build import Builder, Places, build_plans
 from exporters.tensorrt.compiler import Compiler
 from exporters.tensorrt.gpu import Gpu
 from serving.bundle import Bundle
@@ -129,7 +129,7 @@ def test_the_exporter_is_given_tritons_tensorrt() -> None:
 def check(random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """What the service does in a repository of ours, on a GPU of 9.0; its argument is TensorRT's version."""
     gpu = Gpu("9.0")
-    built_with = Workshop(Compiler(TensorRt()), gpu)
+    built_with = Builder(Compiler(TensorRt()), gpu)
     main(["repository", "--bundle", str(random_bundle.directory), "--out", str(tmp_path / "models")])
     build_plans(random_bundle, Places(tmp_path / "models", tmp_path / "plans"), built_with, lambda _: None)
     command = COMPOSE["services"]["plans-check"]["command"]

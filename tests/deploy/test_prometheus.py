@@ -238,7 +238,7 @@ def test_what_triton_was_asked_went_by_shared_memory(beside: Prometheus) -> None
     assert one('sum (mediround_triton_calls_total{embedding="grpc"})') == 0
     assert one('mediround_triton_tensor_bytes_total{direction="sent"}') > 0
     assert one("mediround_triton_mappings_total") == len(telemetry.SLABS)
-    assert one("mediround_triton_meetings_total") == 1
+    assert one("mediround_triton_handshakes_total") == 1
 
 
 def test_every_metric_of_ours_is_in_the_golden_text() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.domain import SegFeature
 from serving.errors import EngineFault, InvalidInput
-from serving.llm.image_cache import HeldPictures
+from serving.llm.image_cache import ImageCache
 from serving.llm.messages import (
     PicturesMissing,
     PromptReader,
@@ -39,7 +39,7 @@ features = st.builds(
 
 
 def reader(picture_bytes: int = 1 << 20) -> PromptReader:
-    return PromptReader(MANIFEST, 3, HeldPictures(picture_bytes))
+    return PromptReader(MANIFEST, 3, ImageCache(picture_bytes))
 
 
 def request(prompt: Prompt) -> pb.CompleteRequest:
@@ -194,7 +194,7 @@ def test_the_largest_prompt_fits_a_message() -> None:
 
 
 def test_the_least_recently_used_pictures_are_given_up() -> None:
-    held = HeldPictures(2 * PICTURE_BYTES)
+    held = ImageCache(2 * PICTURE_BYTES)
     first, second, third = (tower_image(MANIFEST, seed) for seed in (1, 2, 3))
     for picture in (first, second, first, third):
         held.put("tenant", picture)

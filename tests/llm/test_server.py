@@ -123,10 +123,10 @@ async def test_a_deadline_is_passed_down(
 ) -> None:
     await remote.reached()
     engine.script.hold("complete")
-    request_context.allow(0.3)
+    request_context.set_deadline(0.3)
     with pytest.raises(DeadlineExceeded):
         await remote.complete(prompt())
-    request_context.allow(None)
+    request_context.set_deadline(None)
     async with asyncio.timeout(10):
         while service.in_flight:  # noqa: ASYNC110  # counts do not signal
             await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.run import Ran, Subject, run
+from loadtest.run import RunResult, Subject, run
 from loadtest.scenario import Scenario
 from serving.api.server import serving
 from tests.loadtest.scripted import ScriptedServer
@@ -38,7 +38,7 @@ def scenario(rate: float = 10.0, duration: float = 1.0, **sections: Any) -> Scen
 def against(tmp_path: Path) -> Against:
     """Runs a scenario against a scripted server."""
 
-    async def ran(server: ScriptedServer, asked: Scenario, seed: int = 0) -> Ran:
+    async def ran(server: ScriptedServer, asked: Scenario, seed: int = 0) -> RunResult:
         async with serving(server, drain_seconds=0.5) as running:
             return await run(Subject(running.address), asked, tmp_path, seed)
 

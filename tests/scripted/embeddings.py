@@ -99,5 +99,5 @@ class SlotEmbeddings:
 
 
 async def _filled(lease: EmbeddingLease, fill: Fill) -> None:
-    request_context.allow(None)
+    request_context.set_deadline(None)
     await fill(lease)

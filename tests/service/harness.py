@@ -9,22 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from serving.admission.cost import Expectations
+from serving.admission.cost import CostModel
 from serving.admission.queue import AdmissionQueue
 from serving.api.description import ServerDescription
-from serving.api.image_cache import Uploads
+from serving.api.image_cache import ImageCache
 from serving.api.limits import Limits
 from serving.api.service import SegmentationService
 from serving.bundle import Manifest
 from serving.domain import U8, Priority
 from serving.geometry import Geometry
-from serving.observer import Observer, Observers
+from serving.observer import CompositeObserver, Observer
 from serving.orchestrator import Orchestrator
 from serving.ports import Prompt
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
-from serving.telemetry.recorder import Meter
+from serving.telemetry.recorder import MetricsRecorder
 from tests.scripted.language import Answer, ScriptedLanguage
 from tests.scripted.vision import ScriptedVision
 from tests.unit.serving.manifests import manifest as made_up
@@ -61,7 +61,7 @@ class Stage:
     vision: ScriptedVision
     sessions: MemorySessions
     embeddings: MemoryEmbeddings
-    uploads: Uploads
+    uploads: ImageCache
     gate: AdmissionQueue
     registry: CollectorRegistry
     """Of all that the service tells."""
@@ -95,9 +95,9 @@ def stage(
     language, vision = ScriptedLanguage(manifest, answer=_spoken), ScriptedVision(manifest)
     sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
     embeddings = MemoryEmbeddings(1 << 26, manifest.image.embedding, np.float32)
-    uploads = Uploads(1 << 22, 3600.0, time.monotonic)
-    expectations, registry = Expectations(), CollectorRegistry()
-    observer = Observers(expectations, Meter(registry))
+    uploads = ImageCache(1 << 22, 3600.0, time.monotonic)
+    expectations, registry = CostModel(), CollectorRegistry()
+    observer = CompositeObserver(expectations, MetricsRecorder(registry))
     waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
     gate = AdmissionQueue(places, places, waits, expectations, time.monotonic)
     description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
@@ -108,7 +108,7 @@ def stage(
         sessions=sessions,
         gate=gate,
         observer=observer,
-        form=PromptForm(manifest, CharacterTokenizer()),
+        form=PromptTemplate(manifest, CharacterTokenizer()),
         geometry=Geometry(manifest.image, manifest.tower, "e" * 64),
         pixel_executor=executor,
         opening_executor=openings or executor,

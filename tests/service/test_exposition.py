@@ -18,9 +18,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from mediround import AsyncClient, Round
 from serving.domain import Priority
 from serving.telemetry import metrics as telemetry
-from serving.telemetry.collector import Cache, Gauges
+from serving.telemetry.collector import CacheState, StateCollector
 from serving.telemetry.exposition import exposed
-from serving.telemetry.status import Board
+from serving.telemetry.status import StatusBoard
 from tests.service.harness import Stage, picture
 from tests.unit.telemetry.test_metrics import sources
 
@@ -31,11 +31,11 @@ OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 async def address(stage: Stage, client: AsyncClient) -> AsyncIterator[str]:
     """Where the metrics of a service that has answered five rounds are told."""
     queues = {each.name.lower(): lambda each=each: stage.gate.stats(each) for each in Priority}
-    embeddings = Cache(lambda: stage.embeddings.stats, 1 << 26)
+    embeddings = CacheState(lambda: stage.embeddings.stats, 1 << 26)
     asked = replace(sources(caches=("uploads",)), queues=queues)
     asked = replace(asked, caches={**asked.caches, "embedding": embeddings})
-    stage.registry.register(Gauges(asked))
-    board = Board(stage.registry, asyncio.get_running_loop().time)
+    stage.registry.register(StateCollector(asked))
+    board = StatusBoard(stage.registry, asyncio.get_running_loop().time)
     async with client.open(picture()) as session:
         await session.ask("Segment the liver.")
         [_ async for _ in session.segment([Round("a", refer_to=0), Round("b"), Round("c", refer_to=1)])]
@@ -164,7 +164,7 @@ async def test_the_page_in_a_browser(address: str, tmp_path: Path) -> None:
 async def test_the_page_says_when_the_server_is_gone(stage: Stage, tmp_path: Path) -> None:
     """The page comes, and no number after it."""
 
-    class Mute(Board):
+    class Mute(StatusBoard):
         def look(self) -> dict[str, object]:
             raise ValueError("Doe")
 

@@ -58,7 +58,7 @@ class Stage:
         image = encoder_image(self.bundle.manifest, seed)
 
         async def fill(lease: EmbeddingLease) -> None:
-            request_context.allow(seconds)
+            request_context.set_deadline(seconds)
             await self.engine.encode(image, lease)
 
         return await self.store.acquire(image.key, fill)

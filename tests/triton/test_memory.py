@@ -12,7 +12,7 @@ from serving.bundle import Bundle
 from serving.errors import StillWriting
 from serving.ports import EmbeddingLease
 from serving.runtime.slab import Slab
-from serving.stores.embeddings import Placed
+from serving.stores.embeddings import PlacementStats
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton import connection
 from tests.scripted.pictures import encoder_image
@@ -37,7 +37,7 @@ async def test_a_full_slab_serves_all_the_same(random_bundle: Bundle, random_tri
         assert [lease.slot is not None for lease in leases] == [True] * SLOTS + [False] * 2
         stats, counts = on.store.stats, on.engine.counts
         assert (stats.beside, stats.moved) == (2, 0)
-        assert (stats.shared, stats.own) == (Placed(SLOTS, SLOTS), Placed(2, 2))
+        assert (stats.shared, stats.own) == (PlacementStats(SLOTS, SLOTS), PlacementStats(2, 2))
         assert (counts.encodes, counts.encodes_by_value) == (SLOTS + 2, 2)
         received = counts.bytes_received
         for seed, lease in enumerate(leases):
@@ -99,7 +99,7 @@ async def test_a_region_that_was_unregistered_is_mapped_again(
         assert np.array_equal(before.logits, after.logits)
         counts = on.engine.counts
         assert (counts.retries, counts.decodes_by_value) == (1, 0)
-        assert (counts.meetings, counts.mappings) == (2, 4)  # of two slabs
+        assert (counts.handshakes, counts.mappings) == (2, 4)  # of two slabs
         assert on.slab.withheld == 1
 
 

@@ -18,7 +18,7 @@ from tests.triton.harness import MASK_SLOTS, SLOTS, Stage, stage
 
 async def test_batches_form(random_bundle: Bundle, random_triton: Triton) -> None:
     """Of requests with equally many features: of some with one and some with three, each gets its own masks."""
-    request_context.claim(Priority.BATCH)  # waits longer than a busy machine takes
+    request_context.set_priority(Priority.BATCH)  # waits longer than a busy machine takes
     async with stage(random_bundle, random_triton, patience=90.0) as on:
         lease = await on.lease()
         alone = {count: await on.decode(lease, count) for count in (1, 3)}
@@ -53,7 +53,7 @@ async def test_a_person_who_waits_goes_before_dialogues_known_in_advance(
     ended: list[Priority] = []
 
     async def encode(on: Stage, seed: int, claimed: Priority) -> None:
-        request_context.claim(claimed)
+        request_context.set_priority(claimed)
         await on.lease(seed)
         ended.append(claimed)
 
@@ -80,7 +80,7 @@ async def test_triton_refuses_who_waits_too_long_in_its_queue(
     random_bundle: Bundle, random_triton: Triton
 ) -> None:
     """By reference, where only Triton's reply ends a request: so its slot is free at once."""
-    request_context.claim(Priority.BATCH)  # all: a busy machine is slow
+    request_context.set_priority(Priority.BATCH)  # all: a busy machine is slow
     async with (
         stage(random_bundle, random_triton, by_reference=False, patience=90.0) as many,
         stage(random_bundle, random_triton) as on,

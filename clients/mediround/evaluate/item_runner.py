@@ -21,7 +21,7 @@ from mediround.medseg import AskedRound
 from mediround.results import RoundResult
 
 
-class Asker:
+class ItemRunner:
     """Asks items of one server, and asks again where the server says that it is worth it."""
 
     def __init__(self, client: AsyncClient, run: Run, attempts: int) -> None:

@@ -17,7 +17,7 @@ from mediround.aio import AsyncClient
 from mediround.errors import MediRoundError, Unavailable
 from mediround.evaluate import ledger, plots, report
 from mediround.evaluate.data import Item, PictureError, PictureLimits, load
-from mediround.evaluate.item_runner import Asker
+from mediround.evaluate.item_runner import ItemRunner
 from mediround.evaluate.ledger import Answers, Ledger, Run, RunError
 from mediround.evaluate.report import Failure, Report
 from mediround.medseg import DataError, parse, read_items
@@ -50,7 +50,7 @@ class _State:
     root: Path
     limits: PictureLimits
     max_rounds: int
-    asker: Asker
+    asker: ItemRunner
     ledger: Ledger
     address: str
     progress: Progress | None
@@ -87,7 +87,7 @@ async def evaluate_async(
                 root=root,
                 limits=PictureLimits(described.limits.max_image_bytes, described.limits.max_image_pixels),
                 max_rounds=described.limits.max_rounds,
-                asker=Asker(client, run, options.attempts),
+                asker=ItemRunner(client, run, options.attempts),
                 ledger=kept,
                 address=server,
                 progress=progress,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serving.domain import AnswerMode, Question, SourceImage
 from serving.geometry import pack_mask
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 from training.dialogues import TRAINING, Shows, dialogue, standalone
 from training.features import GEOMETRY, Views, rgb
 from training.language import TOWER, Row, Shown
@@ -51,7 +51,7 @@ class Lesson:
 class Script:
     """Turns rounds into token ids, by the serving path's own prompt form."""
 
-    def __init__(self, form: PromptForm) -> None:
+    def __init__(self, form: PromptTemplate) -> None:
         self.form, self.tokens = form, form.manifest.tokens
         self._said: dict[str, tuple[int, ...]] = {}
 

@@ -1,6 +1,6 @@
 """The tokenizer and the prompt form of MediRound-Lite.
 
-Knows how the sentencepiece model is made and that the serving path's own ``PromptForm`` builds every
+Knows how the sentencepiece model is made and that the serving path's own ``PromptTemplate`` builds every
 prompt, in training too. Does not know images or networks.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import sentencepiece
 
 from serving.bundle import AnswerSpec, JudgeSpec, LanguageSpec, Manifest, TokenSpec
-from serving.prompt import PromptForm
+from serving.prompt import PromptTemplate
 from serving.tokenizer import Tokenizer
 from training import questions
 from training.features import GEOMETRY
@@ -47,7 +47,7 @@ def make_tokenizer(path: Path) -> None:
     path.write_bytes(model.getvalue())
 
 
-def prompt_form(path: Path) -> PromptForm:
+def prompt_form(path: Path) -> PromptTemplate:
     """The serving path's prompt builder for this tokenizer; the added tokens follow the base vocabulary."""
     rows = sentencepiece.SentencePieceProcessor(model_file=str(path)).get_piece_size()
     tokens = TokenSpec(bos=1, eos=2, seg=rows, bbox=rows + 1, crop=rows + 2, image=rows + 3)
@@ -67,4 +67,4 @@ def prompt_form(path: Path) -> PromptForm:
         source={},
         files={},
     )
-    return PromptForm(manifest, Tokenizer(path, tokens))
+    return PromptTemplate(manifest, Tokenizer(path, tokens))

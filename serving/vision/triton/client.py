@@ -42,7 +42,7 @@ class TritonFailure(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class InputTensor:
     """An input: an array with its batch, or a slot that holds one."""
 
     name: str
@@ -52,7 +52,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class OutputTensor:
     """An output; with ``slot`` the server writes its first ``nbytes``."""
 
     name: str
@@ -63,8 +63,8 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Call:
     model: str
-    inputs: Sequence[Given]
-    outputs: Sequence[Wanted]
+    inputs: Sequence[InputTensor]
+    outputs: Sequence[OutputTensor]
     priority: int
 
     @property
@@ -79,7 +79,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class ModelDescription:
     """A model as its server describes it. Shapes have the batch in front."""
 
     interface: Interface
@@ -119,7 +119,7 @@ class TritonClient:
             raise _failure(failure) from failure
         return {wanted.name: self._array(result, wanted.name) for wanted in call.outputs if wanted.slot is None}
 
-    async def describe(self, model: str) -> Described:
+    async def describe(self, model: str) -> ModelDescription:
         try:
             told = await self._client.get_model_metadata(model, self._version, client_timeout=_ANSWER_SECONDS)
             asked = await self._client.get_model_config(model, self._version, client_timeout=_ANSWER_SECONDS)
@@ -127,7 +127,7 @@ class TritonClient:
             raise _failure(failure) from failure
         parameters = {name: value.string_value for name, value in asked.config.parameters.items()}
         interface = Interface(tuple(map(_spec, told.inputs)), tuple(map(_spec, told.outputs)))
-        return Described(interface, asked.config.platform or asked.config.backend, parameters)
+        return ModelDescription(interface, asked.config.platform or asked.config.backend, parameters)
 
     async def server(self) -> str:
         """Its version."""
@@ -173,7 +173,7 @@ class TritonClient:
         """Calls in flight end as if they were cancelled."""
         await self._client.close()
 
-    def _input(self, given: Given) -> InferInput:
+    def _input(self, given: InputTensor) -> InferInput:
         made = InferInput(given.name, given.values.shape, np_to_triton_dtype(given.values.dtype))
         if given.slot is not None:
             return made.set_shared_memory(given.slot.slab.name, given.values.nbytes, given.slot.offset)
@@ -192,7 +192,7 @@ class TritonClient:
         return np.asarray(array)
 
 
-def _output(wanted: Wanted) -> InferRequestedOutput:
+def _output(wanted: OutputTensor) -> InferRequestedOutput:
     made = InferRequestedOutput(wanted.name)
     if wanted.slot is not None:
         made.set_shared_memory(wanted.slot.slab.name, wanted.nbytes, wanted.slot.offset)

@@ -22,17 +22,17 @@ from serving.bundle import BundleError
 from serving.errors import ServingError, StillWriting, Unavailable
 from serving.runtime.graph import Array, Interface
 from serving.runtime.slab import PREFIX, Slab, Slot, is_gone
-from serving.runtime.tasks import settled
-from serving.vision.triton.client import Call, Described, TritonClient, TritonFailure
-from serving.vision.triton.failures import BROKEN_SECONDS, RETRY_SECONDS, Kind, error_of, kind_of
+from serving.runtime.tasks import wait_until_done
+from serving.vision.triton.client import Call, ModelDescription, TritonClient, TritonFailure
+from serving.vision.triton.failures import BROKEN_SECONDS, RETRY_SECONDS, FailureKind, error_of, kind_of
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = {Kind.LOST, Kind.NO_REGION}
+_AGAIN = {FailureKind.LOST, FailureKind.NO_REGION}
 """A second try may succeed at once. Encoding and decoding may be repeated: they depend on nothing else."""
-_UNKNOWN_NOW = {Kind.LOST, Kind.NO_REGION, Kind.NO_MODEL, Kind.FORBIDDEN}
+_UNKNOWN_NOW = {FailureKind.LOST, FailureKind.NO_REGION, FailureKind.NO_MODEL, FailureKind.FORBIDDEN}
 """The server may be another one, or the same with another model."""
-_UNANSWERED = {Kind.LOST, Kind.LATE}
+_UNANSWERED = {FailureKind.LOST, FailureKind.LATE}
 """Triton may still be at it."""
 _CLOSE_SECONDS = 2.0
 _QUEUEING = 2 / 3
@@ -49,7 +49,7 @@ class Expected:
     """SHA-256 of its graph."""
 
 
-class TritonLink:
+class TritonConnection:
     """Make it within the event loop, and close it."""
 
     def __init__(
@@ -57,26 +57,26 @@ class TritonLink:
     ) -> None:
         """``patience``: seconds after which a request that has no reply counts as lost."""
         self._client, self._expected, self._slabs, self._patience = client, expected, slabs, patience
-        self._meeting = asyncio.Lock()
+        self._handshaking = asyncio.Lock()
         self._met = self._closed = False
-        self._failure: TritonFailure | BundleError | None = None  # of the last meeting
+        self._failure: TritonFailure | BundleError | None = None  # of the last handshake
         self._mapped: set[str] = set()
-        self._offered: set[str] = set()  # slabs, by meetings since the last good one
-        self._lost = True  # since the last good meeting
+        self._offered: set[str] = set()  # slabs, by handshakes since the last good one
+        self._lost = True  # since the last good handshake
         self._processes = 0  # servers seen that did not map the slabs before
         self._broken: dict[str, float] = {}
         self.server = ""
         """Triton's version and the first model's platform, once it was met."""
-        self.models: dict[str, Described] = {}
+        self.models: dict[str, ModelDescription] = {}
         self.refusal = ""
         """Why slabs are not mapped."""
-        self.retries = self.meetings = self.mappings = 0
+        self.retries = self.handshakes = self.mappings = 0
 
     def maps(self, slot: Slot | None) -> bool:
         """Whether the server reads and writes there."""
         return slot is not None and slot.slab.name in self._mapped
 
-    async def met(self) -> None:
+    async def ensure_ready(self) -> None:
         """Return when the server serves what it must.
 
         Raises:
@@ -94,7 +94,7 @@ class TritonLink:
             logger.error("%s", differs)
             raise Unavailable("the vision half serves another model", RETRY_SECONDS) from differs
 
-    async def meet(self) -> None:
+    async def handshake(self) -> None:
         """Hold the server against what it must serve, and have it map the slabs.
 
         Raises:
@@ -104,9 +104,9 @@ class TritonLink:
         await self._meet_unless(lambda: False)
 
     async def _meet_unless(self, needless: Callable[[], bool]) -> None:
-        """One meeting at a time. Who waited while another one failed has that failure: it would see the same."""
+        """One handshake at a time. A waiter of a failed one has its failure: it would see the same."""
         before = self._failure
-        async with self._meeting:
+        async with self._handshaking:
             if needless():
                 return
             if self._failure is not None and self._failure is not before:
@@ -120,7 +120,7 @@ class TritonLink:
                     self._note(kind_of(failure))
                 raise
             self._failure = None
-            self._met, self.meetings = True, self.meetings + 1
+            self._met, self.handshakes = True, self.handshakes + 1
 
     async def _compare(self) -> None:
         self.models = {each.name: await self._client.describe(each.name) for each in self._expected}
@@ -172,7 +172,7 @@ class TritonLink:
             self._note(kind_of(failure))
             return False
         if not ready:
-            self._note(Kind.NO_MODEL)
+            self._note(FailureKind.NO_MODEL)
         return ready
 
     async def close(self) -> None:
@@ -187,7 +187,7 @@ class TritonLink:
         await self._client.close()
 
     async def _asked(self, call: Call) -> dict[str, Array]:
-        await self.met()
+        await self.ensure_ready()
         broken = self._broken.get(call.model, 0.0) - monotonic()
         if broken > 0:
             raise Unavailable("a model of the vision half has died; sessions are unharmed", broken)
@@ -208,7 +208,7 @@ class TritonLink:
         except asyncio.CancelledError:
             if not call.by_reference:
                 asked.cancel()
-            await settled(asked)
+            await wait_until_done(asked)
             if call.writes and _unanswered(asked):
                 raise StillWriting("the vision half was lost", RETRY_SECONDS) from None
             raise
@@ -230,17 +230,17 @@ class TritonLink:
             await self._meet_unless(lambda: self._processes != process)
         return self._processes != process
 
-    def _note(self, kind: Kind, model: str = "") -> None:
+    def _note(self, kind: FailureKind, model: str = "") -> None:
         if kind in _UNKNOWN_NOW:
             self._met = False
-        if kind is Kind.LOST:
+        if kind is FailureKind.LOST:
             self._lost = True
-        if kind is Kind.BROKEN:
+        if kind is FailureKind.BROKEN:
             self._broken[model] = monotonic() + BROKEN_SECONDS
 
     def _error(self, failure: TritonFailure) -> ServingError:
         logger.info("Triton: %s", kind_of(failure).value)
-        if kind_of(failure) is Kind.LATE and request_context.remaining() != 0:
+        if kind_of(failure) is FailureKind.LATE and request_context.remaining() != 0:
             return Unavailable("the vision half did not answer; sessions are unharmed", RETRY_SECONDS)
         return error_of(failure)
 
@@ -270,7 +270,7 @@ class TritonLink:
         return True
 
 
-def differences(expected: Expected, found: Described) -> list[str]:
+def differences(expected: Expected, found: ModelDescription) -> list[str]:
     """What a model lacks to be ours."""
     ours = {spec.name: spec for spec in (*expected.interface.inputs, *expected.interface.outputs)}
     theirs = {spec.name: spec for spec in (*found.interface.inputs, *found.interface.outputs)}
@@ -295,7 +295,7 @@ def _unanswered(asked: asyncio.Task[dict[str, Array]]) -> bool:
 
 
 def _why(failure: TritonFailure) -> str:
-    if kind_of(failure) is Kind.FORBIDDEN:
+    if kind_of(failure) is FailureKind.FORBIDDEN:
         return "Triton lets nobody register memory without its admin key: give --triton.admin-key"
     return (
         f"Triton cannot map our memory ({failure.code}): it must run on this host with the same /dev/shm and as a "

@@ -25,8 +25,8 @@ from serving.ports import DecodedMasks, EmbeddingLease
 from serving.runtime.graph import Array
 from serving.runtime.slab import Slab, SlabError, Slot
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
-from serving.vision.triton.client import Call, Given, TritonClient, TritonFailure, Wanted
-from serving.vision.triton.connection import Expected, TritonLink
+from serving.vision.triton.client import Call, InputTensor, OutputTensor, TritonClient, TritonFailure
+from serving.vision.triton.connection import Expected, TritonConnection
 from serving.vision.triton.failures import kind_of
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class TritonCounts:
     bytes_received: int
     """Of tensors, by gRPC."""
     retries: int
-    meetings: int
+    handshakes: int
     """How often the server was met: once, and after each loss."""
     mappings: int
     """How often it was told to map a slab that it did not."""
@@ -96,7 +96,7 @@ class TritonVision:
             Expected(DECODER, decoder_interface(image, feature), manifest.files[MASK_DECODER]),
         )
         slabs = [slab for slab in (embeddings, masks) if slab is not None]
-        self._link = TritonLink(self._client, expected, slabs, options.patience)
+        self._link = TritonConnection(self._client, expected, slabs, options.patience)
         self._available = False
         self._encodes = self._decodes = self._decoded = self._encoded_by_value = self._decoded_by_value = 0
 
@@ -120,7 +120,7 @@ class TritonVision:
             bytes_sent=self._client.sent,
             bytes_received=self._client.received,
             retries=self._link.retries,
-            meetings=self._link.meetings,
+            handshakes=self._link.handshakes,
             mappings=self._link.mappings,
         )
 
@@ -134,7 +134,7 @@ class TritonVision:
         said = None
         while True:
             try:
-                await self._link.meet()
+                await self._link.handshake()
                 break
             except TritonFailure as failure:
                 kind = kind_of(failure)
@@ -157,13 +157,13 @@ class TritonVision:
 
     async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
         """Have the embedding written into the lease's slot, or put it there. See ``VisionEngine``."""
-        await self._link.met()
+        await self._link.ensure_ready()
         slot = lease.slot if self._link.maps(lease.slot) else None
         given = (
-            Given("image_u8", image.pixels[np.newaxis]),  # (1, S, S, 3)
-            Given("valid_hw", np.array([image.valid_hw], np.int32)),  # (1, 2)
+            InputTensor("image_u8", image.pixels[np.newaxis]),  # (1, S, S, 3)
+            InputTensor("valid_hw", np.array([image.valid_hw], np.int32)),  # (1, 2)
         )
-        wanted = Wanted("image_embeddings", slot, lease.values.nbytes)
+        wanted = OutputTensor("image_embeddings", slot, lease.values.nbytes)
         outputs = await self._link.ask(self._call(ENCODER, given, (wanted,)))
         if slot is None:
             lease.values[...] = _shaped(outputs["image_embeddings"], (1, *lease.values.shape))[0]
@@ -173,7 +173,7 @@ class TritonVision:
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """Judge, correct and decode; more features than one call takes, by several. See ``VisionEngine``."""
-        await self._link.met()
+        await self._link.ensure_ready()
         most = self._most()
         parts = [
             await self._decode(lease, features[first : first + most], thresholds[first : first + most])
@@ -199,15 +199,15 @@ class TritonVision:
     async def _decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         slot = lease.slot if self._link.maps(lease.slot) else None
         given = (
-            Given("image_embeddings", lease.values[np.newaxis], slot),  # (1, 256, 64, 64)
-            Given("seg_features", features[np.newaxis]),  # (1, K, 256)
-            Given("threshold", thresholds[np.newaxis]),  # (1, K)
+            InputTensor("image_embeddings", lease.values[np.newaxis], slot),  # (1, 256, 64, 64)
+            InputTensor("seg_features", features[np.newaxis]),  # (1, K, 256)
+            InputTensor("threshold", thresholds[np.newaxis]),  # (1, K)
         )
         count, side = len(features), self._side
         with self._mask_slot() as masks:
             wanted = (
-                Wanted("low_res_masks", masks, count * side * side * 4),
-                *(Wanted(name) for name in ("score", "corrected", "features")),
+                OutputTensor("low_res_masks", masks, count * side * side * 4),
+                *(OutputTensor(name) for name in ("score", "corrected", "features")),
             )
             outputs = await self._link.ask(self._call(DECODER, given, wanted))
             if masks is not None:
@@ -242,8 +242,8 @@ class TritonVision:
         finally:
             (self._masks.withhold if still_written else self._masks.give_back)(slot)
 
-    def _call(self, model: str, inputs: tuple[Given, ...], outputs: tuple[Wanted, ...]) -> Call:
-        return Call(model, inputs, outputs, _PRIORITIES[request_context.claimed()])
+    def _call(self, model: str, inputs: tuple[InputTensor, ...], outputs: tuple[OutputTensor, ...]) -> Call:
+        return Call(model, inputs, outputs, _PRIORITIES[request_context.priority()])
 
 
 def mask_slab(bundle: Bundle, slots: int) -> Slab:

@@ -15,7 +15,7 @@ BROKEN_SECONDS = 5.0
 """For how long a model whose process died is not asked: each request would wait a second to hear it again."""
 
 
-class Kind(Enum):
+class FailureKind(Enum):
     """What happened; the values are for logs."""
 
     QUEUE_FULL = "the model's queue is full"
@@ -30,41 +30,41 @@ class Kind(Enum):
     """Ours to mend."""
 
 
-_SAID: tuple[tuple[str, str, Kind], ...] = (
-    ("UNAVAILABLE", "maximum queue size", Kind.QUEUE_FULL),
-    ("UNAVAILABLE", "Request timeout expired", Kind.QUEUE_TIMEOUT),
-    ("UNAVAILABLE", "protocol is restricted", Kind.FORBIDDEN),
-    ("UNAVAILABLE", "ready", Kind.NO_MODEL),
-    ("UNAVAILABLE", "", Kind.LOST),
-    ("CANCELLED", "", Kind.LOST),
-    ("NOT_FOUND", "shared memory region", Kind.NO_REGION),
-    ("INVALID_ARGUMENT", "find shared memory region", Kind.NO_REGION),
-    ("NOT_FOUND", "", Kind.NO_MODEL),
-    ("INTERNAL", "is not healthy", Kind.BROKEN),
-    ("DEADLINE_EXCEEDED", "", Kind.LATE),
+_SAID: tuple[tuple[str, str, FailureKind], ...] = (
+    ("UNAVAILABLE", "maximum queue size", FailureKind.QUEUE_FULL),
+    ("UNAVAILABLE", "Request timeout expired", FailureKind.QUEUE_TIMEOUT),
+    ("UNAVAILABLE", "protocol is restricted", FailureKind.FORBIDDEN),
+    ("UNAVAILABLE", "ready", FailureKind.NO_MODEL),
+    ("UNAVAILABLE", "", FailureKind.LOST),
+    ("CANCELLED", "", FailureKind.LOST),
+    ("NOT_FOUND", "shared memory region", FailureKind.NO_REGION),
+    ("INVALID_ARGUMENT", "find shared memory region", FailureKind.NO_REGION),
+    ("NOT_FOUND", "", FailureKind.NO_MODEL),
+    ("INTERNAL", "is not healthy", FailureKind.BROKEN),
+    ("DEADLINE_EXCEEDED", "", FailureKind.LATE),
 )
 """A code, a part of its words, and what they mean; the first that fits."""
 
 
-def kind_of(failure: TritonFailure) -> Kind:
+def kind_of(failure: TritonFailure) -> FailureKind:
     for code, words, kind in _SAID:
         if failure.code == code and words in failure.words:
             return kind
-    return Kind.FAULT
+    return FailureKind.FAULT
 
 
 def error_of(failure: TritonFailure) -> ServingError:
     """What the caller is told."""
     match kind_of(failure):
-        case Kind.QUEUE_FULL:
+        case FailureKind.QUEUE_FULL:
             return Exhausted("the vision half's queue is full", RETRY_SECONDS)
-        case Kind.QUEUE_TIMEOUT:
+        case FailureKind.QUEUE_TIMEOUT:
             return Unavailable("the vision half did not begin in time; sessions are unharmed", RETRY_SECONDS)
-        case Kind.LATE:
+        case FailureKind.LATE:
             return DeadlineExceeded("the vision half was not done in time")
-        case Kind.BROKEN:
+        case FailureKind.BROKEN:
             return Unavailable("a model of the vision half has died; sessions are unharmed", BROKEN_SECONDS)
-        case Kind.LOST | Kind.NO_MODEL | Kind.NO_REGION | Kind.FORBIDDEN:
+        case FailureKind.LOST | FailureKind.NO_MODEL | FailureKind.NO_REGION | FailureKind.FORBIDDEN:
             return Unavailable("the vision half cannot be reached; sessions are unharmed", RETRY_SECONDS)
-        case Kind.FAULT:
+        case FailureKind.FAULT:
             return EngineFault(f"Triton answered {failure.code}")

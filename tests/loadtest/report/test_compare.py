@@ -8,13 +8,13 @@ from loadtest.knee import Search, Wanted, _knee, beyond, search, verdict
 from loadtest.report import tables
 from loadtest.report.compare import NotComparable, compare
 from loadtest.report.model import Report, Step, Verdict
-from loadtest.run import Ran
+from loadtest.run import RunResult
 from tests.loadtest.conftest import Against, scenario
 from tests.loadtest.scripted import ScriptedServer
 
 
 async def ran(against: Against, delay: float) -> Report:
-    done: Ran = await against(ScriptedServer(delay=delay), scenario(rate=40, duration=1.0))
+    done: RunResult = await against(ScriptedServer(delay=delay), scenario(rate=40, duration=1.0))
     return done.report
 
 

@@ -12,23 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import request_context
-from serving.admission.cost import Expectations, Throughput
+from serving.admission.cost import CostModel, Throughput
 from serving.admission.queue import BATCH_WEIGHT, AdmissionQueue
 from serving.domain import CacheUse, Priority, RoundResult, Timings
 from serving.errors import Exhausted, Shed
-from serving.observer import Terms
-from serving.ports import Work
+from serving.observer import WaveTerms
+from serving.ports import ExpectedWork
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
-ROUND = Work(encodes=0, passes=1, masks=0)
+ROUND = ExpectedWork(encodes=0, passes=1, masks=0)
 """One second of work, as ``expectations`` has it."""
-IMAGE = Work(encodes=1, passes=1, masks=0)
+IMAGE = ExpectedWork(encodes=1, passes=1, masks=0)
 """Eleven seconds."""
 
 
-def expectations() -> Expectations:
+def expectations() -> CostModel:
     """A pass takes a second, an encode ten, a mask nothing."""
-    made = Expectations()
+    made = CostModel()
     made.language_pass.learn(1.0)
     made.encode.learn(10.0)
     made.mask.learn(0.0)
@@ -59,13 +59,13 @@ class Scene:
         priority: Priority = INTERACTIVE,
         *,
         caller: str = "anna",
-        work: Work = ROUND,
+        work: ExpectedWork = ROUND,
         allowed: float | None = None,
     ) -> asyncio.Task[None]:
         self._ends[name] = asyncio.Event()
 
         async def request() -> None:
-            request_context.allow(allowed)
+            request_context.set_deadline(allowed)
             async with self.queue.admitted(work, caller, priority):
                 self.begun.append(name)
                 await self._ends[name].wait()
@@ -183,7 +183,7 @@ async def test_a_new_image_weighs_more_than_a_round() -> None:
     async with scene() as play:
         await play.ask("working", caller="carl")
         for number in range(2):
-            await play.ask(f"image {number}", caller="anna", work=Work(encodes=1, passes=1, masks=1))
+            await play.ask(f"image {number}", caller="anna", work=ExpectedWork(encodes=1, passes=1, masks=1))
         for number in range(12):
             await play.ask(f"round {number}", caller="ben")
         await play.end_all()
@@ -289,7 +289,7 @@ async def test_what_the_gauges_say() -> None:
         await play.ask("working")
         await play.ask("a")
         play.now += 2.0
-        await play.ask("b", BATCH, work=Work(encodes=1, passes=0, masks=0))
+        await play.ask("b", BATCH, work=ExpectedWork(encodes=1, passes=0, masks=0))
         play.now += 1.0
         ours, theirs = play.queue.stats(INTERACTIVE), play.queue.stats(BATCH)
     assert (ours.in_progress, ours.waiting, ours.waiting_cost, ours.age) == (1, 1, 1.0, 3.0)
@@ -311,7 +311,7 @@ def test_every_request_is_served_once_or_leaves(
     async def run() -> None:
         async with scene(places=places, max_wait=1e9) as play:
             for number, (priority, caller, passes, cancelled) in enumerate(requests):
-                work = Work(encodes=0, passes=passes, masks=0)
+                work = ExpectedWork(encodes=0, passes=passes, masks=0)
                 task = await play.ask(f"{number}", priority, caller=caller, work=work)
                 if cancelled:
                     task.cancel()
@@ -326,7 +326,7 @@ def test_every_request_is_served_once_or_leaves(
     asyncio.run(run())
 
 
-TERMS = Terms(0.6, Priority.INTERACTIVE, correctable=0)
+TERMS = WaveTerms(0.6, Priority.INTERACTIVE, correctable=0)
 
 
 def result(timings: Timings) -> RoundResult:
@@ -334,17 +334,17 @@ def result(timings: Timings) -> RoundResult:
 
 
 def test_expectations_follow_what_is_measured() -> None:
-    learnt = Expectations()
-    guess = learnt.cost(Work(1, 1, 0))
+    learnt = CostModel()
+    guess = learnt.cost(ExpectedWork(1, 1, 0))
     learnt.wave([result(Timings(language=0.2, encode=3.0))], TERMS)
-    assert learnt.cost(Work(1, 1, 0)) == pytest.approx(3.2) != guess
+    assert learnt.cost(ExpectedWork(1, 1, 0)) == pytest.approx(3.2) != guess
     for _ in range(5):
         learnt.wave([result(Timings(language=5.0))], TERMS)  # a crowd: longer, but not more work
-    assert learnt.cost(Work(0, 1, 0)) < 0.8
+    assert learnt.cost(ExpectedWork(0, 1, 0)) < 0.8
     for _ in range(400):
         learnt.wave([result(Timings(language=5.0))], TERMS)  # it stays so
-    assert learnt.cost(Work(0, 1, 0)) == pytest.approx(5.0, rel=0.01)
-    assert learnt.cost(Work(0, 0, 0)) > 0
+    assert learnt.cost(ExpectedWork(0, 1, 0)) == pytest.approx(5.0, rel=0.01)
+    assert learnt.cost(ExpectedWork(0, 0, 0)) > 0
 
 
 def test_throughput_forgets() -> None:

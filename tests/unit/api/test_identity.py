@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.admission.permits import Admission
+from serving.admission.permits import Permits
 from serving.api.identity import ANONYMOUS, caller_of
 from serving.errors import Exhausted, Shed
 
@@ -30,7 +30,7 @@ def test_a_subject_and_an_alternative_name_are_never_the_same_caller() -> None:
 
 
 def test_permits_are_given_back() -> None:
-    admission = Admission(2, "rounds", Shed.REQUESTS)
+    admission = Permits(2, "rounds", Shed.REQUESTS)
     with admission.permit(), admission.permit():
         with pytest.raises(Exhausted, match="2 rounds are in progress") as caught, admission.permit():
             pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.api.image_cache import UploadKey, Uploads
+from serving.api.image_cache import ImageCache, UploadKey
 from serving.api.images import RawShape
 from serving.domain import U8
 
@@ -18,8 +18,8 @@ def key(name: str, caller: str = "anna", shape: RawShape | None = None) -> Uploa
     return UploadKey(caller, name.encode(), shape)
 
 
-def uploads_of(max_bytes: int) -> Uploads:
-    return Uploads(max_bytes, 60.0, lambda: 0.0)
+def uploads_of(max_bytes: int) -> ImageCache:
+    return ImageCache(max_bytes, 60.0, lambda: 0.0)
 
 
 def test_a_caller_reaches_its_own_alone() -> None:
@@ -68,7 +68,7 @@ def test_the_same_image_twice_counts_once() -> None:
 
 def test_what_nobody_asks_for_leaves_with_time() -> None:
     now = 0.0
-    uploads = Uploads(900, 60.0, lambda: now)
+    uploads = ImageCache(900, 60.0, lambda: now)
     uploads.put(key("a"), image())
     uploads.put(key("b"), image())
     now = 59.0

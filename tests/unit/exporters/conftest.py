@@ -16,7 +16,7 @@ from exporters.checkpoint.clip import Clip, read_clip
 from exporters.checkpoint.model import Model, build_model
 from exporters.checkpoint.published import Checkpoint, read_checkpoint
 from exporters.checkpoint.random import write_random
-from exporters.compare.recorded_inputs import Asked, ask, made_up, of_data_set
+from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
 from serving.bundle import Bundle, load_bundle
 from tests.conftest import REPOSITORY
 
@@ -56,13 +56,13 @@ def lite_bundle() -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def questions(random_bundle: Bundle) -> list[Asked]:
+def questions(random_bundle: Bundle) -> list[DecodeInputs]:
     """Of made-up images, to the random bundle."""
     return ask(random_bundle, list(made_up()), threads=2)
 
 
 @pytest.fixture(scope="session")
-def held_out(lite_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[Asked]:
+def held_out(lite_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> list[DecodeInputs]:
     """Of real slices, to MediRound-Lite."""
     out = tmp_path_factory.mktemp("heldout")
     heldout.write(lite_bundle.directory / "slices", out)

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from exporters.compare.drift import Comparison, Limits
-from exporters.compare.recorded_inputs import Asked
+from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.errors import UnsupportedSourceError
 from exporters.onnx import half_precision
 from exporters.onnx.half_precision import HEADS, Precision
@@ -27,7 +27,7 @@ HALVES: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 @pytest.fixture(scope="session")
-def fp16(random_bundle: Bundle, questions: list[Asked], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def fp16(random_bundle: Bundle, questions: list[DecodeInputs], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("variant") / "fp16"
     verdict = write_variant(random_bundle, Form("fp16", "float32"), out, Comparison(questions), lambda _: None)
     assert verdict.problems == ()
@@ -35,7 +35,9 @@ def fp16(random_bundle: Bundle, questions: list[Asked], tmp_path_factory: pytest
 
 
 @pytest.fixture(scope="session")
-def lite_in_half(lite_bundle: Bundle, held_out: list[Asked], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def lite_in_half(
+    lite_bundle: Bundle, held_out: list[DecodeInputs], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
     """Real weights, with embeddings in float16 as well."""
     out = tmp_path_factory.mktemp("variant") / "lite"
     verdict = write_variant(lite_bundle, Form("fp16", "float16"), out, Comparison(held_out), lambda _: None)
@@ -132,7 +134,7 @@ def test_an_edge_in_float16_is_in_the_graphs_and_the_manifest(lite_in_half: Bund
 
 
 async def test_embeddings_in_float16_are_kept_and_decoded(
-    lite_bundle: Bundle, lite_in_half: Bundle, held_out: list[Asked]
+    lite_bundle: Bundle, lite_in_half: Bundle, held_out: list[DecodeInputs]
 ) -> None:
     """By the engine and the store that serve, in onnxruntime: half the bytes, and masks within the limits."""
     limits, asked = Limits(), held_out[0]
@@ -151,7 +153,7 @@ async def test_embeddings_in_float16_are_kept_and_decoded(
     assert max(scores) <= limits.score
 
 
-async def served(bundle: Bundle, asked: Asked) -> tuple[np.ndarray, list[DecodedMasks]]:
+async def served(bundle: Bundle, asked: DecodeInputs) -> tuple[np.ndarray, list[DecodedMasks]]:
     """The embedding as it is kept, and all that is decoded on it."""
     image = bundle.manifest.image
     engine = OnnxVision(bundle, threads=2)
@@ -179,7 +181,7 @@ def test_the_report_is_in_the_bundle(random_bundle: Bundle, fp16: Bundle) -> Non
 
 
 def test_a_variant_that_is_not_close_is_not_written(
-    random_bundle: Bundle, questions: list[Asked], tmp_path: Path
+    random_bundle: Bundle, questions: list[DecodeInputs], tmp_path: Path
 ) -> None:
     strict = replace(Limits(), cosine=1.0)
     verdict = write_variant(
@@ -192,7 +194,7 @@ def test_a_variant_that_is_not_close_is_not_written(
 
 
 def test_real_weights_that_are_not_close_are_not_written(
-    lite_bundle: Bundle, held_out: list[Asked], tmp_path: Path
+    lite_bundle: Bundle, held_out: list[DecodeInputs], tmp_path: Path
 ) -> None:
     """MediRound-Lite in bf16, under the limits that everybody gets, and the first layer that drifted."""
     out = tmp_path / "out"
@@ -203,13 +205,13 @@ def test_real_weights_that_are_not_close_are_not_written(
     assert not out.exists()
 
 
-def test_a_variant_of_a_variant_is_refused(fp16: Bundle, questions: list[Asked], tmp_path: Path) -> None:
+def test_a_variant_of_a_variant_is_refused(fp16: Bundle, questions: list[DecodeInputs], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSourceError, match="from the float32 bundle"):
         write_variant(fp16, Form("bf16", "float32"), tmp_path / "out", Comparison(questions), lambda _: None)
 
 
 def test_a_full_directory_is_not_written_over(
-    random_bundle: Bundle, questions: list[Asked], tmp_path: Path
+    random_bundle: Bundle, questions: list[DecodeInputs], tmp_path: Path
 ) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(UnsupportedSourceError, match="is not empty"):

@@ -16,7 +16,7 @@ from serving.errors import StillWriting, Unavailable
 from serving.ports import EmbeddingLease
 from serving.runtime import slab as module
 from serving.runtime.slab import DIRECTORY, PREFIX, Slab, SlabError, Slot, is_gone, sweep
-from serving.stores.embeddings import MemoryEmbeddings, Placed
+from serving.stores.embeddings import MemoryEmbeddings, PlacementStats
 
 SHAPE = (2, 5)
 SIZE = 2 * 5 * 4
@@ -110,7 +110,7 @@ async def test_a_full_slab_moves_the_oldest_idle_one_out_and_it_is_still_a_hit(s
     for number, key in enumerate("abc"):
         store.release(await filled(store, key, number))
     stats = store.stats
-    assert (stats.shared, stats.own) == (Placed(2, 0), Placed(1, 0))
+    assert (stats.shared, stats.own) == (PlacementStats(2, 0), PlacementStats(1, 0))
     assert (stats.moved, stats.beside, stats.evictions) == (1, 0, 0)
     moved = await filled(store, "a", 9)
     assert (moved.hit, moved.slot) == (True, None)
@@ -126,10 +126,10 @@ async def test_when_every_slot_is_leased_an_embedding_lies_beside_the_slab(slab:
     assert beside.slot is None
     assert (beside.values == 2).all()
     assert [lease.slot is not None for lease in held] == [True, True]
-    assert (store.stats.shared, store.stats.own) == (Placed(2, 2), Placed(1, 1))
+    assert (store.stats.shared, store.stats.own) == (PlacementStats(2, 2), PlacementStats(1, 1))
     assert (store.stats.beside, store.stats.moved) == (1, 0)
     store.release(held[0])
-    assert (store.stats.shared, store.stats.own) == (Placed(2, 1), Placed(1, 1))
+    assert (store.stats.shared, store.stats.own) == (PlacementStats(2, 1), PlacementStats(1, 1))
 
 
 async def test_the_slot_of_a_fill_that_may_go_on_is_given_to_nobody(slab: Slab) -> None:
@@ -141,7 +141,7 @@ async def test_the_slot_of_a_fill_that_may_go_on_is_given_to_nobody(slab: Slab) 
     with pytest.raises(Unavailable):
         await store.acquire("a", lost)
     assert (slab.withheld, store.stats.nbytes) == (1, 0)
-    assert (store.stats.shared, store.stats.own) == (Placed(0, 0), Placed(0, 0))
+    assert (store.stats.shared, store.stats.own) == (PlacementStats(0, 0), PlacementStats(0, 0))
     leases = [await filled(store, key, 1) for key in "abc"]
     assert sum(lease.slot is not None for lease in leases) == 1
 
@@ -160,14 +160,14 @@ async def test_a_cancelled_fill_counts_where_it_still_writes(slab: Slab) -> None
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.sleep(0)
-    assert (store.stats.shared, store.stats.own) == (Placed(1, 1), Placed(0, 0))
+    assert (store.stats.shared, store.stats.own) == (PlacementStats(1, 1), PlacementStats(0, 0))
     ended.set()
     await asyncio.gather(call, return_exceptions=True)
-    assert (store.stats.shared, slab.taken) == (Placed(0, 0), 0)
+    assert (store.stats.shared, slab.taken) == (PlacementStats(0, 0), 0)
 
 
 async def test_evicted_slots_are_used_again(slab: Slab) -> None:
     store = store_on(slab, budget=2)
     for number in range(9):
         store.release(await filled(store, str(number), number))
-    assert (store.stats.evictions, store.stats.shared, store.stats.moved) == (7, Placed(2, 0), 0)
+    assert (store.stats.evictions, store.stats.shared, store.stats.moved) == (7, PlacementStats(2, 0), 0)

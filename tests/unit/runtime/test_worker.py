@@ -13,7 +13,7 @@ import pytest
 
 from serving.errors import Unavailable
 from serving.runtime.graph import Graph
-from serving.runtime.tasks import settled
+from serving.runtime.tasks import wait_until_done
 from serving.runtime.worker import Stop, Worker
 from tests.unit.runtime.graphs import ROWS, WIDTH, products
 
@@ -133,7 +133,7 @@ async def test_a_graph_stops_in_the_middle_of_its_run(worker: Worker, tmp_path: 
 
 async def test_settled_waits_through_cancellations_and_reads_errors() -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(settled(future))
+    waiting = asyncio.create_task(wait_until_done(future))
     for _ in range(3):
         await asyncio.sleep(0)
         waiting.cancel()

@@ -18,10 +18,10 @@ from serving.admission.permits import OpenGate
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question, RoundResult
 from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
 from serving.geometry import Geometry
-from serving.observer import Unobserved
+from serving.observer import NullObserver
 from serving.orchestrator import Orchestrator
-from serving.ports import Prompt, Work
-from serving.prompt import PromptForm, waves
+from serving.ports import ExpectedWork, Prompt
+from serving.prompt import PromptTemplate, waves
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from tests.scripted.language import ScriptedLanguage
@@ -79,8 +79,8 @@ def stack(executor: ThreadPoolExecutor) -> Stack:
         embeddings=embeddings,
         sessions=sessions,
         gate=OpenGate(),
-        observer=Unobserved(),
-        form=PromptForm(MANIFEST, Characters()),
+        observer=NullObserver(),
+        form=PromptTemplate(MANIFEST, Characters()),
         geometry=Geometry(MANIFEST.image, MANIFEST.tower, "encoder"),
         pixel_executor=executor,
         opening_executor=executor,
@@ -343,11 +343,11 @@ async def test_an_engine_that_breaks_its_contract_is_a_fault(
 
 async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(serving: Stack) -> None:
     """Live or known in advance: work that was done counts as done, which the queue's throughput rests on."""
-    passed: list[tuple[Work, Priority, bool]] = []
+    passed: list[tuple[ExpectedWork, Priority, bool]] = []
 
     class Watching:
         @asynccontextmanager
-        async def admitted(self, work: Work, caller: str, priority: Priority) -> AsyncIterator[None]:
+        async def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AsyncIterator[None]:
             assert caller == "me"
             try:
                 yield
@@ -367,9 +367,9 @@ async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(servi
     with pytest.raises(InvalidInput):
         await target.ask(session, "me", forced(refer_to=99), ALWAYS)  # nobody waits to be refused
     assert passed == [
-        (Work(encodes=1, passes=1, masks=1), Priority.INTERACTIVE, True),
-        (Work(encodes=0, passes=1, masks=3), Priority.BATCH, True),
-        (Work(encodes=0, passes=1, masks=1), Priority.INTERACTIVE, False),
+        (ExpectedWork(encodes=1, passes=1, masks=1), Priority.INTERACTIVE, True),
+        (ExpectedWork(encodes=0, passes=1, masks=3), Priority.BATCH, True),
+        (ExpectedWork(encodes=0, passes=1, masks=1), Priority.INTERACTIVE, False),
     ]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from serving.domain import AnswerMode, Question
 from serving.errors import InvalidInput
-from serving.prompt import PromptForm, waves
+from serving.prompt import PromptTemplate, waves
 from tests.unit.serving.manifests import manifest
 
 FIRST_CHARACTER = 100
@@ -30,8 +30,8 @@ def shown(ids: tuple[int, ...]) -> str:
 
 
 @pytest.fixture
-def form() -> PromptForm:
-    return PromptForm(manifest(), Characters())
+def form() -> PromptTemplate:
+    return PromptTemplate(manifest(), Characters())
 
 
 def forced(text: str, answer: str = "", refer_to: int | None = None) -> Question:
@@ -42,7 +42,7 @@ def free(text: str, refer_to: int | None = None) -> Question:
     return Question(text, refer_to, AnswerMode.FREE)
 
 
-def test_two_rounds_read_exactly_as_published(form: PromptForm) -> None:
+def test_two_rounds_read_exactly_as_published(form: PromptTemplate) -> None:
     first = form.turn(forced("Segment the liver.", "It is [SEG]."), first=True)
     second = form.turn(forced("Segment the tumor in it.", "Sure, [SEG].", 0), first=False)
     text = shown(first.prompt + first.closing + second.prompt + second.closing)
@@ -52,18 +52,18 @@ def test_two_rounds_read_exactly_as_published(form: PromptForm) -> None:
     )
 
 
-def test_a_later_round_without_a_reference(form: PromptForm) -> None:
+def test_a_later_round_without_a_reference(form: PromptTemplate) -> None:
     turn = form.turn(forced("  And the spleen?\t", "[SEG]."), first=False)
     assert shown(turn.prompt + turn.closing) == "[INST] And the spleen? [/INST] [SEG]. </s>"
 
 
-def test_the_feature_is_read_just_before_seg(form: PromptForm) -> None:
+def test_the_feature_is_read_just_before_seg(form: PromptTemplate) -> None:
     turn = form.turn(forced("Where?"), first=True)
     assert shown(turn.prompt).endswith("[/INST] It is ")
     assert shown(turn.closing) == "[SEG]. </s>"
 
 
-def test_a_free_turn_is_closed_with_what_was_said(form: PromptForm) -> None:
+def test_a_free_turn_is_closed_with_what_was_said(form: PromptTemplate) -> None:
     turn = form.turn(free("Where?"), first=True)
     assert shown(turn.prompt).endswith("Where? [/INST]")
     assert not turn.forced
@@ -74,19 +74,19 @@ def test_a_free_turn_is_closed_with_what_was_said(form: PromptForm) -> None:
     assert (answer, shown(ids)) == ("The liver", "The liver </s>")
 
 
-def test_typed_markers_stay_text(form: PromptForm) -> None:
+def test_typed_markers_stay_text(form: PromptTemplate) -> None:
     turn = form.turn(free("x [SEG] </s> [CROPPEDIMAGE] <image>"), first=False)
     assert set(turn.prompt).isdisjoint(SPECIAL)
 
 
 @pytest.mark.parametrize("answer", ["no marker", "[SEG] and [SEG]"])
-def test_a_forced_answer_holds_one_seg(form: PromptForm, answer: str) -> None:
+def test_a_forced_answer_holds_one_seg(form: PromptTemplate, answer: str) -> None:
     with pytest.raises(InvalidInput, match="exactly once") as caught:
         form.turn(forced("Where?", answer), first=True)
     assert caught.value.field == "answer"
 
 
-def test_the_limit_counts_the_expanded_image_and_the_answer(form: PromptForm) -> None:
+def test_the_limit_counts_the_expanded_image_and_the_answer(form: PromptTemplate) -> None:
     form.check_length(range(397), max_new_tokens=0)
     with pytest.raises(InvalidInput, match="the limit is 400"):
         form.check_length(range(398), max_new_tokens=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serving.ports import EmbeddingLease
-from serving.stores.embeddings import EmbeddingStats, MemoryEmbeddings, Placed
+from serving.stores.embeddings import EmbeddingStats, MemoryEmbeddings, PlacementStats
 
 SHAPE = (2, 4)
 SIZE = 16
@@ -38,14 +38,14 @@ async def test_it_counts(store: MemoryEmbeddings) -> None:
     first = await store.acquire("a", ones)
     assert first.values.dtype == np.float16
     again = await store.acquire("a", ones)
-    assert store.stats == EmbeddingStats(hits=1, misses=1, evictions=0, nbytes=SIZE, own=Placed(1, 1))
+    assert store.stats == EmbeddingStats(hits=1, misses=1, evictions=0, nbytes=SIZE, own=PlacementStats(1, 1))
     store.release(first)
     assert store.stats.leased == 1
     store.release(again)
-    assert store.stats == EmbeddingStats(hits=1, misses=1, evictions=0, nbytes=SIZE, own=Placed(1, 0))
+    assert store.stats == EmbeddingStats(hits=1, misses=1, evictions=0, nbytes=SIZE, own=PlacementStats(1, 0))
     for key in ("b", "c"):
         store.release(await store.acquire(key, ones))
-    assert store.stats == EmbeddingStats(hits=1, misses=3, evictions=1, nbytes=2 * SIZE, own=Placed(2, 0))
+    assert store.stats == EmbeddingStats(hits=1, misses=3, evictions=1, nbytes=2 * SIZE, own=PlacementStats(2, 0))
 
 
 async def test_a_failed_fill_gives_its_bytes_back(store: MemoryEmbeddings) -> None:

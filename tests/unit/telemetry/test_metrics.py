@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.admission.queue import QueueStats
 from serving.runtime.cache import CacheStats
-from serving.stores.embeddings import EmbeddingStats, Placed
+from serving.stores.embeddings import EmbeddingStats, PlacementStats
 from serving.telemetry import metrics as telemetry
-from serving.telemetry.collector import Cache, Engine, Gauges, Measured, Sources
-from serving.telemetry.metrics import CATALOGUE, Kind, Metric
-from serving.telemetry.recorder import Meter
-from serving.telemetry.status import WINDOW_SECONDS, Board, quantile
+from serving.telemetry.collector import CacheState, EngineState, LibraryMetrics, Sources, StateCollector
+from serving.telemetry.metrics import CATALOGUE, Metric, MetricKind
+from serving.telemetry.recorder import MetricsRecorder
+from serving.telemetry.status import WINDOW_SECONDS, StatusBoard, quantile
 from serving.vision.triton.engine import TritonCounts
 
 GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"
@@ -47,8 +47,8 @@ def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
     return Sources(
         version="0",
         model={"name": "made-up", "version": "0", "digest": "d" * 12},
-        engines={name: Engine(lambda: "scripted/hash", lambda: True) for name in telemetry.ENGINES},
-        caches={name: Cache(lambda: CacheStats(0, 0, 0, 0), 1) for name in caches},
+        engines={name: EngineState(lambda: "scripted/hash", lambda: True) for name in telemetry.ENGINES},
+        caches={name: CacheState(lambda: CacheStats(0, 0, 0, 0), 1) for name in caches},
         queues={name: lambda: QueueStats(0, 0, 0.0, 0.0) for name in telemetry.PRIORITIES},
         expected={work: lambda: 0.0 for work in telemetry.EXPECTED.labels["work"]},
         embeddings=lambda: EmbeddingStats(0, 0, 0, 0),
@@ -61,8 +61,8 @@ def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
 def fresh() -> CollectorRegistry:
     disable_created_metrics()
     registry = CollectorRegistry()
-    Meter(registry)
-    registry.register(Gauges(sources()))
+    MetricsRecorder(registry)
+    registry.register(StateCollector(sources()))
     return registry
 
 
@@ -75,7 +75,7 @@ def table() -> str:
     """The declarations, as docs/operations.md has them."""
     lines = ["| metric | kind | labels | what |", "|---|---|---|---|"]
     for metric in CATALOGUE:
-        name = metric.name + ("_total" if metric.kind is Kind.COUNTER else "")
+        name = metric.name + ("_total" if metric.kind is MetricKind.COUNTER else "")
         labels = "; ".join(f"{label}: {', '.join(found) or 'one text'}" for label, found in metric.labels.items())
         lines.append(f"| `{name}` | {metric.kind.value} | {labels} | {metric.help} |")
     return "\n".join(lines) + "\n"
@@ -107,7 +107,7 @@ def test_names_say_what_they_count(metric: Metric) -> None:
     assert not metric.unit or metric.name.endswith(f"_{metric.unit}")
     assert not metric.name.endswith(UNITS) or metric.unit
     assert metric.help.endswith(".") or metric.name.endswith("_info")
-    assert bool(metric.buckets) == (metric.kind is Kind.HISTOGRAM)
+    assert bool(metric.buckets) == (metric.kind is MetricKind.HISTOGRAM)
     assert list(metric.buckets) == sorted(set(metric.buckets))
 
 
@@ -131,15 +131,15 @@ def test_what_a_library_measures_beside() -> None:
     library = CollectorRegistry()
     Histogram("vllm:e2e", "theirs", registry=library)
     Histogram("process_like", "not theirs", registry=library)
-    assert [family.name for family in Measured(("vllm:",), library).collect()] == ["vllm:e2e"]
-    assert not list(Measured((), library).collect())
+    assert [family.name for family in LibraryMetrics(("vllm:",), library).collect()] == ["vllm:e2e"]
+    assert not list(LibraryMetrics((), library).collect())
 
 
 def told(asked: Sources) -> dict[str, float]:
     """By name and labels' values."""
     return {
         " ".join([sample.name.removeprefix("mediround_"), *sample.labels.values()]): sample.value
-        for family in Gauges(asked).collect()
+        for family in StateCollector(asked).collect()
         for sample in family.samples
     }
 
@@ -150,12 +150,12 @@ def test_queues_caches_engines_and_sessions() -> None:
         version="1.2.3",
         model={"name": "made-up", "version": "4", "digest": "d" * 12},
         engines={
-            "language": Engine(lambda: "words", lambda: True),
-            "vision": Engine(lambda: "masks", lambda: False),
+            "language": EngineState(lambda: "words", lambda: True),
+            "vision": EngineState(lambda: "masks", lambda: False),
         },
         caches={
-            "embedding": Cache(lambda: CacheStats(1, 2, 3, 4), 5),
-            "prefix": Cache(lambda: CacheStats(6, 7, 8, 9), 10),
+            "embedding": CacheState(lambda: CacheStats(1, 2, 3, 4), 5),
+            "prefix": CacheState(lambda: CacheStats(6, 7, 8, 9), 10),
         },
         queues={
             "interactive": lambda: QueueStats(11, 12, 13.0, 14.0),
@@ -201,7 +201,9 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
     """Each number in its own series: no two are alike."""
     asked = replace(
         sources(),
-        embeddings=lambda: EmbeddingStats(0, 0, 0, 0, Placed(1, 2), Placed(3, 4), beside=5, moved=6),
+        embeddings=lambda: EmbeddingStats(
+            0, 0, 0, 0, PlacementStats(1, 2), PlacementStats(3, 4), beside=5, moved=6
+        ),
         slabs={"embeddings": Slots(7, 8, 9), "masks": Slots(10, 11, 12)},
         triton=lambda: TritonCounts(
             encodes=33,
@@ -212,7 +214,7 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
             bytes_sent=16,
             bytes_received=17,
             retries=18,
-            meetings=19,
+            handshakes=19,
             mappings=21,
         ),
     )
@@ -237,7 +239,7 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
         "triton_tensor_bytes_total sent": 16,
         "triton_tensor_bytes_total received": 17,
         "triton_retries_total": 18,
-        "triton_meetings_total": 19,
+        "triton_handshakes_total": 19,
         "triton_mappings_total": 21,
     }
 
@@ -245,10 +247,10 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
 def test_what_a_process_does_not_have_it_does_not_tell() -> None:
     """Without Triton, no slots and no calls of it; a language server holds no embeddings."""
     alone = replace(sources(), slabs={}, triton=None)
-    names = {family.name for family in Gauges(alone).collect()}
+    names = {family.name for family in StateCollector(alone).collect()}
     assert "mediround_embeddings_held" in names
     assert not [name for name in names if "triton" in name or "slab" in name]
-    assert not [f for f in Gauges(replace(alone, embeddings=None)).collect() if "embeddings" in f.name]
+    assert not [f for f in StateCollector(replace(alone, embeddings=None)).collect() if "embeddings" in f.name]
 
 
 @pytest.mark.parametrize("index", [None, 0, 4, 5, 10**9])
@@ -276,7 +278,7 @@ def test_percentiles_at_the_ends() -> None:
 
 def test_the_board_tells_of_the_last_minute() -> None:
     registry, now = fresh(), [0.0]
-    board = Board(registry, lambda: now[0])
+    board = StatusBoard(registry, lambda: now[0])
     rounds = registry._names_to_collectors["mediround_rounds"]
     rounds.labels("OK", "1").inc(100)
     now[0] = 10.0
@@ -291,7 +293,7 @@ def test_the_board_tells_of_the_last_minute() -> None:
 
 
 def test_a_board_without_anything_to_tell() -> None:
-    state = Board(fresh(), lambda: 0.0).look()
+    state = StatusBoard(fresh(), lambda: 0.0).look()
     assert {stage["p99"] for stage in state["stages"]} == {None}
     assert state["masks"]["corrected"] is None
     assert {engine["engine"]: engine["up"] for engine in state["engines"]} == {"language": True, "vision": True}

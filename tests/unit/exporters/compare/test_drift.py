@@ -15,7 +15,7 @@ import pytest
 from exporters.__main__ import main
 from exporters.compare import drift, recorded_inputs
 from exporters.compare.drift import Comparison, Figures, Limits
-from exporters.compare.recorded_inputs import Asked
+from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.onnx import half_precision
 from exporters.onnx.emulation import Emulated
 from exporters.onnx.first_difference import DRIFTED
@@ -30,7 +30,7 @@ NOTHING_PASSES = Limits(cosine=2.0)
 @pytest.mark.parametrize("factor", [TOO_LARGE, TOO_SMALL])
 @pytest.mark.parametrize("graph", [IMAGE_ENCODER, MASK_DECODER])
 def test_the_layer_that_drifts_first_is_named(
-    random_bundle: Bundle, questions: list[Asked], tmp_path: Path, graph: str, factor: float
+    random_bundle: Bundle, questions: list[DecodeInputs], tmp_path: Path, graph: str, factor: float
 ) -> None:
     """The weight of one product is scaled so that float16 cannot hold it: the report leads there."""
     full, variant = tmp_path / "full", tmp_path / "variant"
@@ -56,7 +56,7 @@ def test_the_layer_that_drifts_first_is_named(
         assert DRIFTED < found.drift < 1.5
 
 
-def test_no_layer_is_named_when_none_drifts(random_bundle: Bundle, questions: list[Asked]) -> None:
+def test_no_layer_is_named_when_none_drifts(random_bundle: Bundle, questions: list[DecodeInputs]) -> None:
     directory = random_bundle.directory
     verdict = drift.judge(directory, directory, Comparison(questions[:1], NOTHING_PASSES))
     assert verdict.figures.embedding_difference == 0
@@ -66,7 +66,7 @@ def test_no_layer_is_named_when_none_drifts(random_bundle: Bundle, questions: li
 
 def test_an_overflow_is_reported_in_json_that_every_parser_reads(
     random_bundle: Bundle,
-    questions: list[Asked],
+    questions: list[DecodeInputs],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +103,7 @@ def scale_one_product(model: ir.Model, factor: float) -> str:
     return node.outputs[0].name or ""
 
 
-def test_the_emulation_of_float32_is_onnxruntime(random_bundle: Bundle, questions: list[Asked]) -> None:
+def test_the_emulation_of_float32_is_onnxruntime(random_bundle: Bundle, questions: list[DecodeInputs]) -> None:
     path = random_bundle.path(IMAGE_ENCODER)
     feeds = {
         "image_u8": questions[0].image.pixels[np.newaxis],

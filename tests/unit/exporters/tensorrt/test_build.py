@@ -16,7 +16,7 @@ import pytest
 from exporters.__main__ import main
 from exporters.errors import SourceError
 from exporters.tensorrt import plans
-from exporters.tensorrt.build import Places, Workshop, build_plans, check_plans, profile_for
+from exporters.tensorrt.build import Builder, BuildPaths, build_plans, check_plans, profile_for
 from exporters.tensorrt.compiler import BuildError, Compiler, Range
 from exporters.tensorrt.gpu import Gpu, NoGpuError, find_gpu, parse_gpus
 from exporters.triton_repository import Limits
@@ -32,14 +32,14 @@ def trt() -> TensorRt:
 
 
 @pytest.fixture
-def workshop(trt: TensorRt) -> Workshop:
-    return Workshop(Compiler(trt), H100)
+def workshop(trt: TensorRt) -> Builder:
+    return Builder(Compiler(trt), H100)
 
 
 @pytest.fixture
-def places(random_bundle: Bundle, tmp_path: Path) -> Places:
+def places(random_bundle: Bundle, tmp_path: Path) -> BuildPaths:
     main(["repository", "--bundle", str(random_bundle.directory), "--out", str(tmp_path / "repository")])
-    return Places(tmp_path / "repository", tmp_path / "plans")
+    return BuildPaths(tmp_path / "repository", tmp_path / "plans")
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ Build = Callable[[], list[Path]]
 
 
 @pytest.fixture
-def build(random_bundle: Bundle, places: Places, workshop: Workshop, told: list[str]) -> Build:
+def build(random_bundle: Bundle, places: BuildPaths, workshop: Builder, told: list[str]) -> Build:
     return lambda: build_plans(random_bundle, places, workshop, told.append)
 
 
 def test_both_plans_are_where_triton_looks(
-    build: Build, places: Places, workshop: Workshop, told: list[str]
+    build: Build, places: BuildPaths, workshop: Builder, told: list[str]
 ) -> None:
     build()
     for model in ("image_encoder", "mask_decoder"):
@@ -75,7 +75,9 @@ def test_what_is_built_is_kept(build: Build, trt: TensorRt, told: list[str]) -> 
     assert sum(line.startswith("kept") for line in told) == 2
 
 
-def test_another_limit_of_the_configuration_is_another_build(build: Build, places: Places, trt: TensorRt) -> None:
+def test_another_limit_of_the_configuration_is_another_build(
+    build: Build, places: BuildPaths, trt: TensorRt
+) -> None:
     build()
     config = places.repository / "image_encoder" / "config.pbtxt"
     config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_size: 8"))
@@ -94,7 +96,7 @@ def test_the_timing_cache_goes_from_build_to_build(build: Build, trt: TensorRt) 
     assert trt.caches == [b"", b"+"]
 
 
-def test_a_timing_cache_of_another_gpu_is_ignored(build: Build, trt: TensorRt, places: Places) -> None:
+def test_a_timing_cache_of_another_gpu_is_ignored(build: Build, trt: TensorRt, places: BuildPaths) -> None:
     places.plans.mkdir()
     (places.plans / "timings-11.4.0.106-9.0.cache").write_bytes(b"foreign")
     trt.foreign_caches = {b"foreign"}
@@ -102,12 +104,12 @@ def test_a_timing_cache_of_another_gpu_is_ignored(build: Build, trt: TensorRt, p
     assert trt.caches == [b"foreign", b"", b"+"]
 
 
-def test_a_workspace_is_a_limit(random_bundle: Bundle, places: Places, trt: TensorRt) -> None:
-    build_plans(random_bundle, places, Workshop(Compiler(trt), H100, 1 << 30), lambda _: None)
+def test_a_workspace_is_a_limit(random_bundle: Bundle, places: BuildPaths, trt: TensorRt) -> None:
+    build_plans(random_bundle, places, Builder(Compiler(trt), H100, 1 << 30), lambda _: None)
     assert trt.pools == [("workspace", 1 << 30)] * 2
 
 
-def test_a_plan_that_does_not_load_is_not_written(build: Build, trt: TensorRt, places: Places) -> None:
+def test_a_plan_that_does_not_load_is_not_written(build: Build, trt: TensorRt, places: BuildPaths) -> None:
     trt.loads = False
     with pytest.raises(BuildError, match="does not load here: incompatible device"):
         build()
@@ -115,7 +117,7 @@ def test_a_plan_that_does_not_load_is_not_written(build: Build, trt: TensorRt, p
 
 
 def test_a_plan_that_loads_no_more_is_refused(
-    build: Build, trt: TensorRt, places: Places, workshop: Workshop
+    build: Build, trt: TensorRt, places: BuildPaths, workshop: Builder
 ) -> None:
     build()
     trt.loads = False
@@ -123,7 +125,7 @@ def test_a_plan_that_loads_no_more_is_refused(
         check_plans(places.repository, workshop, lambda _: None)
 
 
-def test_another_bundles_repository_is_refused(build: Build, places: Places) -> None:
+def test_another_bundles_repository_is_refused(build: Build, places: BuildPaths) -> None:
     config = places.repository / "mask_decoder" / "config.pbtxt"
     before, key, after = config.read_text().partition('graph_sha256" value { string_value: "')
     config.write_text(before + key + "0" * 64 + after[64:])
@@ -143,7 +145,7 @@ def test_profiles_reach_the_configurations_limits(random_bundle: Bundle) -> None
     assert profile_for(random_bundle.manifest, MASK_DECODER, Limits(2, 8))["threshold"].usual == (2, 1)
 
 
-def command(places: Places, *more: str) -> list[str]:
+def command(places: BuildPaths, *more: str) -> list[str]:
     return ["tensorrt", "--repository", str(places.repository), "--plans", str(places.plans), *more]
 
 
@@ -151,7 +153,7 @@ RTX = ("--runtime", "tensorrt_rtx", "--capability", "8.9")
 
 
 def test_the_command_builds_for_real(
-    random_bundle: Bundle, places: Places, capsys: pytest.CaptureFixture[str]
+    random_bundle: Bundle, places: BuildPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(random_bundle.directory)
     assert main(command(places, "--bundle", bundle, "--precision", "fp32", *RTX)) == 0
@@ -176,7 +178,11 @@ def test_the_command_builds_for_real(
     ],
 )
 def test_the_command_says_what_is_wrong(
-    random_bundle: Bundle, places: Places, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
+    random_bundle: Bundle,
+    places: BuildPaths,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    words: str,
 ) -> None:
     bundle = str(random_bundle.directory)
     assert main(command(places, *(bundle if word == "BUNDLE" else word for word in more))) == 2

@@ -6,32 +6,37 @@ import pytest
 
 from serving.errors import DeadlineExceeded, EngineFault, Exhausted, ServingError, Unavailable
 from serving.vision.triton.client import TritonFailure
-from serving.vision.triton.failures import Kind, error_of, kind_of
+from serving.vision.triton.failures import FailureKind, error_of, kind_of
 
 
 @pytest.mark.parametrize(
     ("code", "words", "kind", "error"),
     [
-        ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", Kind.QUEUE_FULL, Exhausted),
-        ("UNAVAILABLE", "Request timeout expired", Kind.QUEUE_TIMEOUT, Unavailable),
+        (
+            "UNAVAILABLE",
+            "[request id: <id_unknown>] Exceeds maximum queue size",
+            FailureKind.QUEUE_FULL,
+            Exhausted,
+        ),
+        ("UNAVAILABLE", "Request timeout expired", FailureKind.QUEUE_TIMEOUT, Unavailable),
         (
             "UNAVAILABLE",
             "This protocol is restricted, expecting header 'triton-grpc-protocol-admin-key'",
-            Kind.FORBIDDEN,
+            FailureKind.FORBIDDEN,
             Unavailable,
         ),
-        ("UNAVAILABLE", "Request for unknown model: 'x' is not at ready state", Kind.NO_MODEL, Unavailable),
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: ...", Kind.LOST, Unavailable),
-        ("CANCELLED", "", Kind.LOST, Unavailable),
-        ("NOT_FOUND", "Unable to find shared memory region: 'x'", Kind.NO_REGION, Unavailable),
-        ("NOT_FOUND", "Request for unknown model: 'x' version 9 is not found", Kind.NO_MODEL, Unavailable),
-        ("INTERNAL", "Stub process 'mask_decoder_0_0' is not healthy.", Kind.BROKEN, Unavailable),
-        ("DEADLINE_EXCEEDED", "Deadline Exceeded", Kind.LATE, DeadlineExceeded),
-        ("INVALID_ARGUMENT", "unexpected shape for input 'seg_features'", Kind.FAULT, EngineFault),
-        ("INTERNAL", "Failed to process the request(s): a patient's name", Kind.FAULT, EngineFault),
+        ("UNAVAILABLE", "Request for unknown model: 'x' is not at ready state", FailureKind.NO_MODEL, Unavailable),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: ...", FailureKind.LOST, Unavailable),
+        ("CANCELLED", "", FailureKind.LOST, Unavailable),
+        ("NOT_FOUND", "Unable to find shared memory region: 'x'", FailureKind.NO_REGION, Unavailable),
+        ("NOT_FOUND", "Request for unknown model: 'x' version 9 is not found", FailureKind.NO_MODEL, Unavailable),
+        ("INTERNAL", "Stub process 'mask_decoder_0_0' is not healthy.", FailureKind.BROKEN, Unavailable),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", FailureKind.LATE, DeadlineExceeded),
+        ("INVALID_ARGUMENT", "unexpected shape for input 'seg_features'", FailureKind.FAULT, EngineFault),
+        ("INTERNAL", "Failed to process the request(s): a patient's name", FailureKind.FAULT, EngineFault),
     ],
 )
-def test_what_it_means(code: str, words: str, kind: Kind, error: type[ServingError]) -> None:
+def test_what_it_means(code: str, words: str, kind: FailureKind, error: type[ServingError]) -> None:
     failure = TritonFailure(code, words)
     assert kind_of(failure) is kind
     told = error_of(failure)
