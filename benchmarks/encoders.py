@@ -19,7 +19,7 @@ from typing import get_args
 
 import numpy as np
 
-from exporters.compare.drift import Figures, Half, Limits, emulated, measure, pixels
+from exporters.compare.drift import DriftLimits, Figures, Half, emulated, measure, pixels
 from exporters.compare.json_report import as_json
 from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
@@ -83,7 +83,7 @@ def compare(bundle: Bundle, asked: list[DecodeInputs], repeats: int, threads: in
                 statistics.median(each[index] for each in times),
                 statistics.median(each[0] / each[index] for each in times),
                 figures,
-                figures.problems(Limits()),
+                figures.problems(DriftLimits()),
             )
         )
     return rows

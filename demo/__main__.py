@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from demo.overlay import Panel, strip
-from demo.page import Section, render
-from demo.slices import Asked, Dialogue, dialogues, dice
+from demo.page import DialogueSection, render
+from demo.slices import SliceDialogue, SliceQuestion, dialogues, dice
 from demo.stack import ONNX, TRITON, stack
 from loadtest.server_process import LaunchError
 from mediround import Client, RoundResult
@@ -37,7 +37,7 @@ NOTES = [
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    asked: Asked
+    asked: SliceQuestion
     result: RoundResult
 
     @property
@@ -71,7 +71,7 @@ class Answered:
         ]
 
 
-def hold(client: Client, dialogue: Dialogue) -> Iterator[Answered]:
+def hold(client: Client, dialogue: SliceDialogue) -> Iterator[Answered]:
     """Ask live, round by round, as a person would."""
     with client.open(dialogue.path) as session:
         results: list[RoundResult] = []
@@ -85,7 +85,7 @@ def hold(client: Client, dialogue: Dialogue) -> Iterator[Answered]:
             yield Answered(asked, results[-1])
 
 
-def section(dialogue: Dialogue, answered: list[Answered]) -> Section:
+def section(dialogue: SliceDialogue, answered: list[Answered]) -> DialogueSection:
     panels = [
         Panel(
             heading=a.asked.question,
@@ -96,10 +96,10 @@ def section(dialogue: Dialogue, answered: list[Answered]) -> Section:
         )
         for a in answered
     ]
-    return Section(dialogue.path.stem, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
+    return DialogueSection(dialogue.path.stem, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
 
 
-def table(dialogue: Dialogue, answered: list[Answered]) -> Table:
+def table(dialogue: SliceDialogue, answered: list[Answered]) -> Table:
     view = Table(title=dialogue.path.stem, title_justify="left", title_style="bold")
     for name in HEADER:
         view.add_column(name, justify="right" if name in {"Dice", "score", *STAGES} else "left")
@@ -110,7 +110,7 @@ def table(dialogue: Dialogue, answered: list[Answered]) -> Table:
 
 def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Console) -> list[Answered]:
     """All dialogues; writes pictures and the page into ``out``."""
-    sections: list[Section] = []
+    sections: list[DialogueSection] = []
     everything: list[Answered] = []
     listed = list(dialogues(bundle / "slices"))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()

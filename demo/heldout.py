@@ -29,7 +29,7 @@ _LEFT, _RIGHT = "left ", "right "
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class HeldoutQuestion:
     question: str
     refer_to: int | None
     target: str
@@ -56,7 +56,7 @@ class Slices:
         labels = self._labels(image)
         return {n for n, k in self.numbers.items() if np.count_nonzero(plane(labels, k)) >= MIN_PIXELS}
 
-    def item(self, image: str, rounds: list[Asked]) -> dict[str, object]:
+    def item(self, image: str, rounds: list[HeldoutQuestion]) -> dict[str, object]:
         """A dialogue in the form; writes the pictures that it names."""
         shutil.copyfile(self._slices / image, self._out / "images" / image)
         masks = [self._mask(image, asked.target) for asked in rounds]
@@ -88,7 +88,9 @@ def write(directory: Path, out: Path) -> int:
     """Write ``dialogues.json`` and its pictures into ``out``; the number of dialogues."""
     slices = Slices(directory, out)
     items = [
-        slices.item(item["image"], [Asked(r["question"], r["refer_to"], r["target"]) for r in item["rounds"]])
+        slices.item(
+            item["image"], [HeldoutQuestion(r["question"], r["refer_to"], r["target"]) for r in item["rounds"]]
+        )
         for item in json.loads((directory / "dialogues.json").read_text())
     ]
     items += [slices.item(image, rounds) for image in slices.images() for rounds in _structures(slices, image)]
@@ -96,16 +98,16 @@ def write(directory: Path, out: Path) -> int:
     return len(items)
 
 
-def _structures(slices: Slices, image: str) -> Iterator[list[Asked]]:
+def _structures(slices: Slices, image: str) -> Iterator[list[HeldoutQuestion]]:
     """Each structure of a slice by name; where both sides count, the other by reference to the first."""
     counting = slices.counting(image)
     for number, name in enumerate(sorted(counting)):
         other = name.replace(_LEFT, _RIGHT) if name.startswith(_LEFT) else name.replace(_RIGHT, _LEFT)
         if other == name or other not in counting:
-            yield [Asked(_BY_NAME.format(name), None, name)]
+            yield [HeldoutQuestion(_BY_NAME.format(name), None, name)]
         elif name.startswith(_LEFT):
             first, second = (name, other) if number % 2 else (other, name)
-            yield [Asked(_BY_NAME.format(first), None, first), Asked(_MIRROR, 0, second)]
+            yield [HeldoutQuestion(_BY_NAME.format(first), None, first), HeldoutQuestion(_MIRROR, 0, second)]
 
 
 def main() -> None:

@@ -23,14 +23,14 @@ th, td { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px so
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class DialogueSection:
     title: str
     picture: Image.Image
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+def render(title: str, notes: Sequence[str], sections: Sequence[DialogueSection]) -> str:
     """The page as text."""
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
@@ -42,14 +42,14 @@ def render(title: str, notes: Sequence[str], sections: Sequence[Section]) -> str
     )
 
 
-def _image(section: Section) -> str:
+def _image(section: DialogueSection) -> str:
     buffer = io.BytesIO()
     section.picture.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(section.title, quote=True)}" src="data:image/png;base64,{data}">'
 
 
-def _table(section: Section) -> str:
+def _table(section: DialogueSection) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in section.header)
     rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in section.rows)
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

@@ -19,7 +19,7 @@ U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SliceQuestion:
     question: str
     refer_to: int | None
     target: str
@@ -29,24 +29,26 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class SliceDialogue:
     path: Path
     image: U8
     """(H, W, 3)."""
-    rounds: tuple[Asked, ...]
+    rounds: tuple[SliceQuestion, ...]
 
 
-def dialogues(directory: Path) -> Iterator[Dialogue]:
+def dialogues(directory: Path) -> Iterator[SliceDialogue]:
     """Every dialogue of the directory, in order."""
     planes = {name: int(plane) for plane, name in json.loads((directory / "labels.json").read_text()).items()}
     for item in json.loads((directory / "dialogues.json").read_text()):
         path = directory / item["image"]
         labels = np.asarray(Image.open(path.with_name(f"{path.stem}_labels.png")))
         rounds = tuple(
-            Asked(asked["question"], asked["refer_to"], asked["target"], plane(labels, planes[asked["target"]]))
+            SliceQuestion(
+                asked["question"], asked["refer_to"], asked["target"], plane(labels, planes[asked["target"]])
+            )
             for asked in item["rounds"]
         )
-        yield Dialogue(path, np.asarray(Image.open(path).convert("RGB")), rounds)
+        yield SliceDialogue(path, np.asarray(Image.open(path).convert("RGB")), rounds)
 
 
 def plane(labels: U8, structure: int) -> Bits:

@@ -42,7 +42,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What one call of a model may hold; the largest sizes of a TensorRT profile."""
 
     batch: int
@@ -56,8 +56,8 @@ class _Model:
     graph: str
     """The bundle's file."""
     interface: Interface
-    limits: Limits
-    cpu_limits: Limits
+    limits: BatchLimits
+    cpu_limits: BatchLimits
     warm_prompts: tuple[int, ...] = ()
     """Numbers of prompts to warm up with."""
 
@@ -89,7 +89,7 @@ def published() -> dict[str, str]:
     }
 
 
-def read_limits(config: Path) -> Limits:
+def read_limits(config: Path) -> BatchLimits:
     """The limits that a ``config.pbtxt`` states.
 
     Raises:
@@ -100,7 +100,7 @@ def read_limits(config: Path) -> Limits:
     prompts = re.search(r'key: "max_prompts" value \{ string_value: "(\d+)" \}', text)
     if batch is None:
         raise SourceError(f"{config}: no max_batch_size; write it with `python -m exporters repository`")
-    return Limits(int(batch[1]), int(prompts[1]) if prompts else None)
+    return BatchLimits(int(batch[1]), int(prompts[1]) if prompts else None)
 
 
 def read_digest(config: Path) -> str:
@@ -127,9 +127,16 @@ def _models(image: ImageSpec, feature: int) -> tuple[_Model, _Model]:
     attention would take (0.8 GB an image at 1024). Decoder: small and for every round, so it batches.
     """
     return (
-        _Model("image_encoder", IMAGE_ENCODER, encoder_interface(image), Limits(4, None), Limits(1, None)),
         _Model(
-            "mask_decoder", MASK_DECODER, decoder_interface(image, feature), Limits(16, 8), Limits(16, 8), (1, 8)
+            "image_encoder", IMAGE_ENCODER, encoder_interface(image), BatchLimits(4, None), BatchLimits(1, None)
+        ),
+        _Model(
+            "mask_decoder",
+            MASK_DECODER,
+            decoder_interface(image, feature),
+            BatchLimits(16, 8),
+            BatchLimits(16, 8),
+            (1, 8),
         ),
     )
 
@@ -173,7 +180,7 @@ def _cpu(model: _Model, digest: str | None) -> Iterator[str]:
     yield from _body(model, model.cpu_limits, digest)
 
 
-def _body(model: _Model, limits: Limits, digest: str | None) -> Iterator[str]:
+def _body(model: _Model, limits: BatchLimits, digest: str | None) -> Iterator[str]:
     yield f"max_batch_size: {limits.batch}"
     for spec in model.interface.inputs:
         yield f"input {_tensor(spec)}"
@@ -222,7 +229,7 @@ def _dims(shape: tuple[int | None, ...]) -> str:
     return ", ".join(str(-1 if length is None else length) for length in shape)
 
 
-def _warm_up(model: _Model, limits: Limits) -> Iterator[str]:
+def _warm_up(model: _Model, limits: BatchLimits) -> Iterator[str]:
     """One alone, and the largest batch: what a first request would pay, kernels and workspace, is paid before."""
     for prompts in model.warm_prompts or (1,):
         for batch in sorted({1, limits.batch} if prompts == 1 else {1}):

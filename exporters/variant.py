@@ -37,7 +37,7 @@ class Form:
 
 def write_variant(
     bundle: Bundle, form: Form, out: Path, comparison: drift.Comparison, progress: Progress
-) -> drift.Verdict:
+) -> drift.DriftVerdict:
     """Cast, compare, and write the variant to ``out`` if nothing fails.
 
     Args:
@@ -71,7 +71,7 @@ def write_variant(
     return verdict
 
 
-def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, limits: drift.Limits) -> None:
+def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, limits: drift.DriftLimits) -> None:
     """The other files, the report, and last the manifest."""
     for name in bundle.manifest.files.keys() - {*GRAPHS, PRECISION_REPORT}:
         hardlink.place(bundle.path(name), made / name)

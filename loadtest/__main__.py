@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest import run as runs
-from loadtest.knee import Search, Wanted
+from loadtest.knee import KneeObjective, Search
 from loadtest.record import Recording
 from loadtest.report import compare, model, tables
 from loadtest.report.compare import NotComparable
@@ -152,7 +152,7 @@ def _knee(given: argparse.Namespace) -> int:
         sweep = Sweep(
             _subject(given), scenario, given.scenario.parent, given.seed, given.out, _told, progress=progress
         )
-        found = asyncio.run(sweep.knee(how, given.overload, Wanted(given.goodput, given.memory)))
+        found = asyncio.run(sweep.knee(how, given.overload, KneeObjective(given.goodput, given.memory)))
     publish_knee(found, given.out)
     print("\n".join(tables.knee_notes(found)))
     print(tables.plain(tables.steps(found)))

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from loadtest.images import ImageMaker
-from loadtest.plan import Dialogue, Plan
+from loadtest.plan import Plan, PlannedDialogue
 from loadtest.record import Outcome
 from loadtest.virtual_user import Sent, VirtualUser
 from mediround import MediRoundError, ServerDescription
@@ -67,7 +67,7 @@ class Driver:
 
     async def drive(self, probe: Answering, progress: Progress | None = None) -> Driven:
         """Run the plan until each round that was due in the time measured is over, or the target is gone."""
-        waiting: asyncio.Queue[tuple[Dialogue, Sent]] = asyncio.Queue(self._maker.ahead)
+        waiting: asyncio.Queue[tuple[PlannedDialogue, Sent]] = asyncio.Queue(self._maker.ahead)
         beside = [asyncio.create_task(self._make(waiting)), asyncio.create_task(self._watch(progress))]
         run = asyncio.create_task(self._run(waiting))
         gone = asyncio.create_task(self._gone(probe))
@@ -84,14 +84,14 @@ class Driver:
         self._plan_the_rest()
         return self._driven
 
-    async def _run(self, waiting: asyncio.Queue[tuple[Dialogue, Sent]]) -> None:
+    async def _run(self, waiting: asyncio.Queue[tuple[PlannedDialogue, Sent]]) -> None:
         await self._start(waiting)
         arrivals, timeout = self._asker.scenario.arrivals, self._asker.scenario.calls.timeout
         last = max(arrivals.ends, self._clock()) + timeout + _MARGIN
         while self._open and self._asker.record.waits(arrivals.begins, arrivals.ends) and self._clock() < last:
             await asyncio.wait(self._open, timeout=0.1)
 
-    async def _start(self, waiting: asyncio.Queue[tuple[Dialogue, Sent]]) -> None:
+    async def _start(self, waiting: asyncio.Queue[tuple[PlannedDialogue, Sent]]) -> None:
         max_open = self._asker.scenario.generator.max_open
         while self._begun < len(self._plan):
             dialogue, image = await waiting.get()
@@ -111,12 +111,12 @@ class Driver:
         if not task.cancelled() and (fault := task.exception()):
             self._faults.append(fault)
 
-    def _drop(self, dialogue: Dialogue) -> None:
+    def _drop(self, dialogue: PlannedDialogue) -> None:
         for number in range(len(dialogue.rounds)):
             self._asker.record.end(dialogue.row + number, self._clock(), Outcome.DROPPED)
         self._driven.dropped += 1
 
-    async def _make(self, waiting: asyncio.Queue[tuple[Dialogue, Sent]]) -> None:
+    async def _make(self, waiting: asyncio.Queue[tuple[PlannedDialogue, Sent]]) -> None:
         for dialogue in self._plan:
             image = await asyncio.to_thread(self._maker.image, dialogue.image)
             await waiting.put((dialogue, image))
@@ -127,7 +127,7 @@ class Driver:
         for number in range(self._begun, len(self._plan)):
             self._plan_rows(self._plan.dialogue(number))
 
-    def _plan_rows(self, dialogue: Dialogue) -> None:
+    def _plan_rows(self, dialogue: PlannedDialogue) -> None:
         for number, asked in enumerate(dialogue.rounds):
             self._asker.record.planned(dialogue.row + number, number, asked.due)
 

@@ -37,7 +37,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class KneeObjective:
     """Of the run beyond the knee, as shares of what the knee has."""
 
     goodput: float = 0.8
@@ -101,7 +101,7 @@ def _broken(steps: Sequence[Step]) -> Step | None:
     return min((s for s in steps if s.result == "missed"), key=lambda step: step.rate, default=None)
 
 
-def verdict(found: Found, overload: Beyond | None, wanted: Wanted, *, metrics: bool) -> Verdict:
+def verdict(found: Found, overload: Beyond | None, wanted: KneeObjective, *, metrics: bool) -> Verdict:
     """Whether there is a knee, and whether beyond it the server holds its goodput and its memory is bounded.
 
     ``metrics``: whether the server's were asked for.

@@ -30,7 +30,7 @@ RELATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PlannedRound:
     """One round."""
 
     due: float
@@ -45,13 +45,13 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class PlannedDialogue:
     start: float
     image: int
     """Number of its image: equal numbers, equal images."""
     row: int
     """Of its first round in the record."""
-    rounds: tuple[Asked, ...]
+    rounds: tuple[PlannedRound, ...]
     batch: bool
     """Whether it lets interactive ones go first."""
 
@@ -74,14 +74,14 @@ class Plan:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[Dialogue]:
+    def __iter__(self) -> Iterator[PlannedDialogue]:
         return (self.dialogue(number) for number in range(len(self)))
 
     @property
     def rounds(self) -> int:
         return int(self._rows[-1])
 
-    def dialogue(self, number: int) -> Dialogue:
+    def dialogue(self, number: int) -> PlannedDialogue:
         """Draw one; drawn again it is the same."""
         random = np.random.default_rng([self._seed, number])
         asked, start = self._scenario.dialogues, float(self.starts[number])
@@ -92,12 +92,12 @@ class Plan:
         references = _references(asked.shapes, length, random)
         endings = self._endings(length, random)
         rounds = tuple(
-            Asked(float(due), float(think), _question(refer_to, random), refer_to, *ending)
+            PlannedRound(float(due), float(think), _question(refer_to, random), refer_to, *ending)
             for due, think, refer_to, ending in zip(dues, thinks, references, endings, strict=True)
         )
         row = int(self._rows[number])
         batch = bool(random.random() < asked.batch_share)
-        return Dialogue(start, int(self.images[number]), row, rounds, batch)
+        return PlannedDialogue(start, int(self.images[number]), row, rounds, batch)
 
     def _endings(self, length: int, random: np.random.Generator) -> list[tuple[float | None, float | None]]:
         """(cancelled after, deadline) of each round; a dialogue in one call has one ending."""

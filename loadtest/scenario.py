@@ -32,11 +32,11 @@ class ScenarioError(Exception):
     """The file cannot be used; the message names the file, and each field that must change."""
 
 
-class Section(BaseModel):
+class ScenarioSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Arrivals(Section):
+class Arrivals(ScenarioSection):
     """When dialogues begin, whatever the server does."""
 
     process: Literal["poisson", "constant", "burst"] = "poisson"
@@ -61,7 +61,7 @@ class Arrivals(Section):
         return self.begins + self.duration
 
 
-class Shapes(Section):
+class Shapes(ScenarioSection):
     """How often a dialogue takes each shape; weights, of any sum."""
 
     chain: Weight = 1.0
@@ -80,7 +80,7 @@ class Shapes(Section):
         return self
 
 
-class Dialogues(Section):
+class Dialogues(ScenarioSection):
     """What is asked in one dialogue."""
 
     mode: Literal["live", "known"] = "live"
@@ -106,7 +106,7 @@ class Dialogues(Section):
         return self
 
 
-class Images(Section):
+class Images(ScenarioSection):
     """What is asked about."""
 
     pictures: str | None = None
@@ -121,7 +121,7 @@ class Images(Section):
     """The newest images, among which a reused one is drawn."""
 
 
-class Calls(Section):
+class Calls(ScenarioSection):
     """How the caller behaves."""
 
     timeout: SomeSeconds = 30.0
@@ -145,7 +145,7 @@ class Calls(Section):
         return self
 
 
-class LatencyObjective(Section):
+class LatencyObjective(ScenarioSection):
     rounds: Group = "all"
     share: Annotated[FiniteFloat, Field(gt=0, le=1)]
     """Of the rounds that were due, answered or not."""
@@ -153,13 +153,13 @@ class LatencyObjective(Section):
     """Counted from when the round was due."""
 
 
-class Objective(Section):
+class Objective(ScenarioSection):
     answered: Share = 0.99
     """Least share of due rounds that are answered. Rounds given up as planned do not count."""
     latency: Annotated[tuple[LatencyObjective, ...], Field(max_length=16)] = ()
 
 
-class Generator(Section):
+class Generator(ScenarioSection):
     """What makes a run invalid: then its figures tell of the load test's own machine."""
 
     late: SomeSeconds = 0.05
@@ -168,7 +168,7 @@ class Generator(Section):
     """Dialogues under way; further ones are dropped, which makes the run invalid."""
 
 
-class Scenario(Section):
+class Scenario(ScenarioSection):
     name: Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9 ._-]+$")]
     arrivals: Arrivals
     dialogues: Dialogues = Dialogues()

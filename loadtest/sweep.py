@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtest.knee import Beyond, Found, Search, Wanted, beyond, search, verdict
+from loadtest.knee import Beyond, Found, KneeObjective, Search, beyond, search, verdict
 from loadtest.report.model import KneeReport, Report, Step, writable
 from loadtest.report.write import publish
 from loadtest.run import Progress, Subject, exhausted, run
@@ -52,7 +52,7 @@ class Sweep:
         self.told(step)
         return step
 
-    async def knee(self, how: Search, overload_factor: float, wanted: Wanted) -> KneeReport:
+    async def knee(self, how: Search, overload_factor: float, wanted: KneeObjective) -> KneeReport:
         """Search the knee, then go beyond it.
 
         Raises:
@@ -63,7 +63,7 @@ class Sweep:
         overload = beyond(knee, await self.measure(knee.rate * overload_factor)) if knee else None
         return self._report(found, overload, overload_factor, wanted)
 
-    def _report(self, found: Found, overload: Beyond | None, factor: float, wanted: Wanted) -> KneeReport:
+    def _report(self, found: Found, overload: Beyond | None, factor: float, wanted: KneeObjective) -> KneeReport:
         last = self._last
         assert last is not None  # noqa: S101  # a search makes at least one run
         return KneeReport(

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.plan import Asked, Dialogue
+from loadtest.plan import PlannedDialogue, PlannedRound
 from loadtest.record import Outcome, Recording, outcome_of
 from loadtest.scenario import Scenario
 from mediround import (
@@ -76,7 +76,7 @@ class VirtualUser:
     clock: Clock
     contact: Reachability = field(default_factory=Reachability)
 
-    async def ask(self, dialogue: Dialogue, image: Sent) -> None:
+    async def ask(self, dialogue: PlannedDialogue, image: Sent) -> None:
         """Ask all of it; what goes wrong is recorded, not raised."""
         known = self.scenario.dialogues.mode == "known"
         done = 0
@@ -87,7 +87,7 @@ class VirtualUser:
             raise
         self._rest(dialogue, Outcome.ABANDONED, done)
 
-    def _rest(self, dialogue: Dialogue, outcome: Outcome, begin: int = 0) -> None:
+    def _rest(self, dialogue: PlannedDialogue, outcome: Outcome, begin: int = 0) -> None:
         """End the rounds from ``begin`` on that have not ended."""
         for row in range(dialogue.row + begin, dialogue.row + len(dialogue.rounds)):
             if self.record.rows["outcome"][row] == Outcome.NOT_ASKED:
@@ -95,7 +95,7 @@ class VirtualUser:
 
     # Live: the returned number of rounds is over, the others are not asked.
 
-    async def _live(self, dialogue: Dialogue, image: Sent) -> int:
+    async def _live(self, dialogue: PlannedDialogue, image: Sent) -> int:
         self.record.sent(dialogue.row, dialogue.start, self.clock(), dialogue.start)
         session = await self._opened(dialogue, image)
         if session is None:
@@ -103,7 +103,7 @@ class VirtualUser:
         async with session:
             return await self._rounds(dialogue, session)
 
-    async def _rounds(self, dialogue: Dialogue, session: AsyncSession) -> int:
+    async def _rounds(self, dialogue: PlannedDialogue, session: AsyncSession) -> int:
         progress, free_at = _Progress(), dialogue.start
         for number, asked in enumerate(dialogue.rounds):
             row = dialogue.row + number
@@ -126,7 +126,9 @@ class VirtualUser:
             free_at = self.clock()
         return len(dialogue.rounds)
 
-    async def _round(self, dialogue: Dialogue, number: int, session: AsyncSession, progress: _Progress) -> None:
+    async def _round(
+        self, dialogue: PlannedDialogue, number: int, session: AsyncSession, progress: _Progress
+    ) -> None:
         """Raises TimeoutError when it was given up as planned."""
         asked = dialogue.rounds[number]
 
@@ -146,7 +148,7 @@ class VirtualUser:
 
     # Known in advance: one call, whose rounds are all due at the dialogue's start.
 
-    async def _known(self, dialogue: Dialogue, image: Sent) -> int:
+    async def _known(self, dialogue: PlannedDialogue, image: Sent) -> int:
         now, ending = self.clock(), dialogue.rounds[0]
         for row in range(dialogue.row, dialogue.row + len(dialogue.rounds)):
             self.record.sent(row, dialogue.start, now, dialogue.start)
@@ -171,7 +173,9 @@ class VirtualUser:
             self._rest(dialogue, outcome)
         return len(dialogue.rounds)
 
-    async def _stream(self, dialogue: Dialogue, session: AsyncSession, progress: _Progress, within: float) -> None:
+    async def _stream(
+        self, dialogue: PlannedDialogue, session: AsyncSession, progress: _Progress, within: float
+    ) -> None:
         results = session.segment(
             self._questions(dialogue.rounds),
             priority="batch" if dialogue.batch else "interactive",
@@ -182,13 +186,13 @@ class VirtualUser:
                 self.record.answer(dialogue.row + progress.answered, self.clock(), result)
                 progress.answered += 1
 
-    def _questions(self, rounds: Sequence[Asked]) -> list[Round]:
+    def _questions(self, rounds: Sequence[PlannedRound]) -> list[Round]:
         mode = self.scenario.dialogues.answers
         return [Round(asked.question, refer_to=asked.refer_to, mode=mode) for asked in rounds]
 
     # Of every call.
 
-    async def _opened(self, dialogue: Dialogue, image: Sent) -> AsyncSession | None:
+    async def _opened(self, dialogue: PlannedDialogue, image: Sent) -> AsyncSession | None:
         """None: it failed, and the first round with it. No deadline of a round holds here."""
         try:
             return await self._patiently(lambda timeout: self.client.open(image, timeout=timeout))
@@ -233,7 +237,7 @@ class VirtualUser:
         await asyncio.sleep(max(0.0, due - self.clock()))
 
 
-def _outcome(asked: Asked, error: MediRoundError) -> Outcome:
+def _outcome(asked: PlannedRound, error: MediRoundError) -> Outcome:
     """A hurried round is given up as planned when its deadline passed, or the server said that it would."""
     if asked.deadline is not None and isinstance(error, (DeadlineExceeded, ResourceExhausted)):
         return Outcome.HURRIED

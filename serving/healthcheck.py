@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mediround import Tls
-from serving.rpc.settings import ADDRESS, Seconds, Section
+from serving.rpc.settings import ADDRESS, Seconds, SettingsSection
 
 SERVES, DOES_NOT_SERVE, BAD_SETTINGS = 0, 1, 2
 
 
-class ProbeTlsSettings(Section):
+class ProbeTlsSettings(SettingsSection):
     """PEM files; ``certificate`` and ``private_key`` where the server asks for a client's."""
 
     ca: Path | None = None

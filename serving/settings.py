@@ -13,13 +13,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import ADDRESS, MIB, Positive, Seconds, Section, ServerSettings, is_loopback
+from serving.rpc.settings import ADDRESS, MIB, Positive, Seconds, ServerSettings, SettingsSection, is_loopback
 
 ONNX = "onnx"
 SLAB_BYTES = 256 * MIB
 
 
-class LimitSettings(Section):
+class LimitSettings(SettingsSection):
     """What one request, session or server may hold. Each is named in the error of whoever reaches it."""
 
     max_image_bytes: Positive = 64 * MIB
@@ -41,7 +41,7 @@ class LimitSettings(Section):
     """Seconds from the first to the last chunk of an image."""
 
 
-class AdmissionSettings(Section):
+class AdmissionSettings(SettingsSection):
     """Who is worked for at once, and who waits."""
 
     places: Positive | None = None
@@ -60,7 +60,7 @@ class AdmissionSettings(Section):
     max_batch_wait: Seconds = 60.0
 
 
-class EngineSettings(Section):
+class EngineSettings(SettingsSection):
     """The halves that are in this process."""
 
     threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
@@ -78,7 +78,7 @@ class EngineSettings(Section):
     """Keys and values kept for later rounds of a dialogue; 0 keeps none. For ``--language onnx``."""
 
 
-class PeerTlsSettings(Section):
+class PeerTlsSettings(SettingsSection):
     """PEM files for a peer behind TLS; ``certificate`` and ``private_key`` for mutual TLS."""
 
     ca: Path | None = None
@@ -93,7 +93,7 @@ class PeerTlsSettings(Section):
         return self
 
 
-class TritonSettings(Section):
+class TritonSettings(SettingsSection):
     """For ``--vision triton://``."""
 
     version: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}$")] = "1"

@@ -20,7 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.language.dialogues import ROUNDS, Dialogue, dialogues, forced, forced_prompts, free, prompt_form
+from benchmarks.language.dialogues import (
+    ROUNDS,
+    BenchmarkDialogue,
+    dialogues,
+    forced,
+    forced_prompts,
+    free,
+    prompt_form,
+)
 from benchmarks.language.plain import PlainLanguage
 from benchmarks.language.rows import chosen_rows
 from benchmarks.language.sensitivity import Decoded, decode, moved
@@ -32,7 +40,7 @@ from serving.ports import Completion, LanguageEngine
 from serving.prompt import PromptTemplate
 
 SECTIONS = ("throughput", "sensitivity", "rows")
-Way = Callable[[LanguageEngine, PromptTemplate, Dialogue, str], Awaitable[list[Completion]]]
+Way = Callable[[LanguageEngine, PromptTemplate, BenchmarkDialogue, str], Awaitable[list[Completion]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Bench:
         self.rows: list[Row] = []
         self._next = 0
 
-    def unseen(self, count: int) -> list[Dialogue]:
+    def unseen(self, count: int) -> list[BenchmarkDialogue]:
         self._next += count
         return dialogues(self.bundle, self.given.slices, count, self._next - count)
 
@@ -144,7 +152,9 @@ async def sensitivity(bench: Bench) -> list[str]:
     return [_moved(first, second, decoded, threshold) for first, second in pairs]
 
 
-async def _features(bench: Bench, engine: VllmLanguage, asked: Sequence[Dialogue], at_once: int) -> list[F32]:
+async def _features(
+    bench: Bench, engine: VllmLanguage, asked: Sequence[BenchmarkDialogue], at_once: int
+) -> list[F32]:
     gate = asyncio.Semaphore(at_once)
     answers = await asyncio.gather(*(_gated(gate, forced(engine, bench.form, each, "s")) for each in asked))
     return [np.stack([completion.features[0].vector for completion in each]) for each in answers]

@@ -27,7 +27,7 @@ Shape = Literal["star", "chain", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class BenchmarkDialogue:
     """All that its rounds need; references are known beforehand."""
 
     name: str
@@ -40,7 +40,7 @@ def prompt_form(bundle: Bundle) -> PromptTemplate:
     return PromptTemplate(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
 
 
-def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> list[Dialogue]:
+def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> list[BenchmarkDialogue]:
     """``count`` dialogues of ROUNDS rounds, in turn. The image of number n is moved n pixels: nobody saw it."""
     manifest = bundle.manifest
     geometry = Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER])
@@ -50,7 +50,7 @@ def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> li
 
 def shaped(  # noqa: PLR0917  # a series has these parts
     bundle: Bundle, directory: Path, shape: Shape, rounds: int, count: int, first: int
-) -> list[Dialogue]:
+) -> list[BenchmarkDialogue]:
     """As ``dialogues``, of ``rounds`` rounds: the same questions again and again, references by ``shape``."""
     manifest = bundle.manifest
     geometry = Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER])
@@ -61,7 +61,7 @@ def shaped(  # noqa: PLR0917  # a series has these parts
     ]
 
 
-def _reshaped(known: slices.Dialogue, shape: Shape, rounds: int) -> slices.Dialogue:
+def _reshaped(known: slices.SliceDialogue, shape: Shape, rounds: int) -> slices.SliceDialogue:
     refers: dict[Shape, Sequence[int | None]] = {
         "star": [None] + [0] * (rounds - 1),
         "chain": [None, *range(rounds - 1)],
@@ -71,7 +71,7 @@ def _reshaped(known: slices.Dialogue, shape: Shape, rounds: int) -> slices.Dialo
     return replace(known, rounds=tuple(replace(one, refer_to=refer_to) for one, refer_to in asked))
 
 
-def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialogue:
+def _dialogue(geometry: Geometry, known: slices.SliceDialogue, number: int) -> BenchmarkDialogue:
     across, down = divmod(number, known.image.shape[0])
     image = geometry.source_image(np.roll(known.image, (down, across), axis=(0, 1)))
     masks = [pack_mask(np.roll(asked.truth, (down, across), axis=(0, 1))) for asked in known.rounds]
@@ -79,7 +79,7 @@ def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialog
     def reference(refer_to: int | None) -> Reference | None:
         return None if refer_to is None else geometry.reference(image, masks[refer_to], refer_to)
 
-    return Dialogue(
+    return BenchmarkDialogue(
         name=f"dialogue {number}",
         image=image,
         questions=tuple(Question(asked.question, asked.refer_to, AnswerMode.FORCED) for asked in known.rounds),
@@ -87,7 +87,7 @@ def _dialogue(geometry: Geometry, known: slices.Dialogue, number: int) -> Dialog
     )
 
 
-def forced_prompts(form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[Prompt]:
+def forced_prompts(form: PromptTemplate, dialogue: BenchmarkDialogue, tenant: str) -> list[Prompt]:
     """One prompt a round, the answers given: all are known before the first is asked."""
     ids: list[int] = []
     prompts = []
@@ -99,7 +99,7 @@ def forced_prompts(form: PromptTemplate, dialogue: Dialogue, tenant: str) -> lis
     return prompts
 
 
-def wave_prompts(form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[Prompt]:
+def wave_prompts(form: PromptTemplate, dialogue: BenchmarkDialogue, tenant: str) -> list[Prompt]:
     """One prompt a wave, as a dialogue known in advance is read."""
     rounds = forced_prompts(form, dialogue, tenant)
     return [
@@ -112,13 +112,15 @@ def wave_prompts(form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[
 
 
 async def forced(
-    engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue, tenant: str
+    engine: LanguageEngine, form: PromptTemplate, dialogue: BenchmarkDialogue, tenant: str
 ) -> list[Completion]:
     """Round after round, as a live session asks."""
     return [await engine.complete(prompt) for prompt in forced_prompts(form, dialogue, tenant)]
 
 
-async def free(engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue, tenant: str) -> list[Completion]:
+async def free(
+    engine: LanguageEngine, form: PromptTemplate, dialogue: BenchmarkDialogue, tenant: str
+) -> list[Completion]:
     """Round after round in the model's own words, each of which ends with ``[SEG]``."""
     ids: list[int] = []
     completions = []
@@ -133,7 +135,7 @@ async def free(engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue,
 
 
 def _prompt(  # noqa: PLR0917  # a prompt has these parts
-    dialogue: Dialogue, index: int, ids: Sequence[int], tenant: str, positions: tuple[int, ...], new: int
+    dialogue: BenchmarkDialogue, index: int, ids: Sequence[int], tenant: str, positions: tuple[int, ...], new: int
 ) -> Prompt:
     return Prompt(
         dialogue=dialogue.name,

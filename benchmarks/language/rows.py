@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.language.dialogues import Dialogue, Shape, prompt_form, shaped, wave_prompts
+from benchmarks.language.dialogues import BenchmarkDialogue, Shape, prompt_form, shaped, wave_prompts
 from serving.bundle import Bundle
 from serving.domain import F32, AnswerMode, Question
 from serving.llm.vllm_engine import VllmLanguage
@@ -74,7 +74,7 @@ class RowsBench:
             await asyncio.gather(*(waves(engine, self.form, each) for each in asked))
         gate, before = asyncio.Semaphore(case.at_once), engine.counts
 
-        async def gated(dialogue: Dialogue) -> None:
+        async def gated(dialogue: BenchmarkDialogue) -> None:
             async with gate:
                 await waves(engine, self.form, dialogue)
 
@@ -123,13 +123,15 @@ class RowsBench:
         return float(np.abs(first - second).max())
 
 
-async def waves(engine: LanguageEngine, form: PromptTemplate, dialogue: Dialogue, tenant: str = "bench") -> F32:
+async def waves(
+    engine: LanguageEngine, form: PromptTemplate, dialogue: BenchmarkDialogue, tenant: str = "bench"
+) -> F32:
     """(rounds, feature)"""
     done = [await engine.complete(prompt) for prompt in wave_prompts(form, dialogue, tenant)]
     return np.stack([feature.vector for completion in done for feature in completion.features])
 
 
-def _other(dialogue: Dialogue) -> Dialogue:
+def _other(dialogue: BenchmarkDialogue) -> BenchmarkDialogue:
     """One question that no dialogue asks, on its image."""
     question = Question("Is anything to be seen at all?", None, AnswerMode.FORCED)
     return replace(dialogue, questions=(question,), references=(None,))

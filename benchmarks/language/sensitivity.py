@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.language.dialogues import Dialogue
+from benchmarks.language.dialogues import BenchmarkDialogue
 from serving.bundle import Bundle
 from serving.domain import F32
 from serving.ports import DecodedMasks
@@ -49,13 +49,13 @@ class Moved:
     rounds: int
 
 
-async def decode(bundle: Bundle, dialogues: Sequence[Dialogue], features: Sequence[F32]) -> Decoded:
+async def decode(bundle: Bundle, dialogues: Sequence[BenchmarkDialogue], features: Sequence[F32]) -> Decoded:
     """``features``: for each dialogue (rounds, 256). Correction as a live session has it."""
     image, threshold = bundle.manifest.image, bundle.manifest.judge.threshold
     vision = OnnxVision(bundle, threads=2)
     embeddings = MemoryEmbeddings(1 << 27, image.embedding, image.embedding_dtype)
 
-    async def one(dialogue: Dialogue, raw: F32) -> DecodedMasks:
+    async def one(dialogue: BenchmarkDialogue, raw: F32) -> DecodedMasks:
         encoder = dialogue.image.encoder
         lease = await embeddings.acquire(encoder.key, lambda held: vision.encode(encoder, held))
         decoded = await vision.decode(lease, raw, np.full(len(raw), threshold, np.float32))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from exporters.compare.golden import read_golden
 from exporters.compare.json_report import as_json
-from exporters.compare.parity import Report, Tolerance, replay_with
+from exporters.compare.parity import ParityReport, Tolerance, replay_with
 from exporters.errors import SourceError
 from serving.bundle import Bundle, load_bundle
 from serving.engines import SharedMemory, local_vision, providers, remote_vision, shared_memory
@@ -76,7 +76,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         raise SourceError("; ".join(str(each["msg"]) for each in error.errors())) from error
 
 
-async def _replay(bundle: Bundle, settings: Settings, given: argparse.Namespace) -> Report:
+async def _replay(bundle: Bundle, settings: Settings, given: argparse.Namespace) -> ParityReport:
     tolerance = Tolerance(given.feature_tolerance, given.score_tolerance, given.logit_tolerance)
     async with AsyncExitStack() as stack:
         shared = stack.enter_context(shared_memory(bundle, settings))

@@ -49,7 +49,7 @@ def _vision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to")
     parser.add_argument("--dialogues", type=int, default=20, help="most of --data to take (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
-    limits = drift.Limits()
+    limits = drift.DriftLimits()
     parser.add_argument("--min-cosine", type=float, default=limits.cosine, help="of embeddings (%(default)s)")
     parser.add_argument("--min-iou", type=float, default=limits.iou, help="of masks, mean (%(default)s)")
     parser.add_argument("--max-flipped", type=float, default=limits.flipped, help="of mask signs (%(default)s)")
@@ -64,7 +64,7 @@ def _vision(given: argparse.Namespace) -> int:
         dialogues = list(recorded_inputs.of_data_set(given.data, given.root or given.data.parent, given.dialogues))
     progress(f"asking {bundle.manifest.name} {bundle.manifest.version}")
     questions = recorded_inputs.ask(bundle, dialogues, given.threads)
-    limits = drift.Limits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
+    limits = drift.DriftLimits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
     comparison = drift.Comparison(questions, limits, given.threads)
     verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
     print(as_json(verdict.json()))  # the report is what this command is for

@@ -31,7 +31,7 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DriftLimits:
     """Largest differences from float32 that pass."""
 
     cosine: float = 0.999
@@ -50,7 +50,7 @@ class Comparison:
     """How to compare: what is asked, what passes, and with how many threads."""
 
     asked: Sequence[DecodeInputs]
-    limits: Limits = Limits()
+    limits: DriftLimits = DriftLimits()
     threads: int = 2
 
 
@@ -72,7 +72,7 @@ class Figures:
     not_finite: int
     """Embeddings and masks with a value that is not finite."""
 
-    def problems(self, limits: Limits) -> tuple[str, ...]:
+    def problems(self, limits: DriftLimits) -> tuple[str, ...]:
         """What fails, in words; nothing when all passes."""
         checks = (
             (self.not_finite == 0, f"{self.not_finite} results are not finite: a value beyond the type's range"),
@@ -99,7 +99,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DriftVerdict:
     figures: Figures
     problems: tuple[str, ...]
     first_drifted: Layer | None
@@ -109,7 +109,7 @@ class Verdict:
         return asdict(self)
 
 
-def judge(full: Path, variant: Path, comparison: Comparison) -> Verdict:
+def judge(full: Path, variant: Path, comparison: Comparison) -> DriftVerdict:
     """Compare the encoders and decoders in two directories, by the bundle's names.
 
     Each decodes its own embeddings, as it will when it serves.
@@ -121,7 +121,7 @@ def judge(full: Path, variant: Path, comparison: Comparison) -> Verdict:
     figures = measure(comparison.asked, emulated(full, threads), emulated(variant, threads))
     problems = figures.problems(comparison.limits)
     first = next(each for each in comparison.asked if each.batches)
-    return Verdict(figures, problems, _layer(full, variant, first, threads) if problems else None)
+    return DriftVerdict(figures, problems, _layer(full, variant, first, threads) if problems else None)
 
 
 def measure(asked: Sequence[DecodeInputs], full: Half, variant: Half) -> Figures:

@@ -81,7 +81,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateVerdict:
     overall: Change
     by_round: tuple[Change, ...]
     pairs: tuple[Pair, ...]
@@ -111,7 +111,7 @@ def read(path: Path) -> Evaluated:
         raise SourceError(f"{made}: is no report of mediround evaluate; run it again") from error
 
 
-def judge(baseline: Evaluated, candidate: Evaluated, tolerance: Tolerance) -> Verdict:
+def judge(baseline: Evaluated, candidate: Evaluated, tolerance: Tolerance) -> GateVerdict:
     """Compare two runs. Raises NotComparableError, and SourceError for a stored mask that cannot be read."""
     _check_comparable(baseline, candidate)
     pairs = tuple(_pairs(baseline, candidate))
@@ -128,7 +128,7 @@ def judge(baseline: Evaluated, candidate: Evaluated, tolerance: Tolerance) -> Ve
         problems.append(f"{overall.flipped_share:.4%} of the pixels flipped (tolerated: {tolerance.flipped:.4%})")
     if missing := baseline.items.keys() - candidate.items.keys():
         problems.append(f"{len(missing)} items of the baseline have no result: see the candidate's failures")
-    return Verdict(overall, by_round, pairs, tuple(problems))
+    return GateVerdict(overall, by_round, pairs, tuple(problems))
 
 
 def _check_comparable(baseline: Evaluated, candidate: Evaluated) -> None:

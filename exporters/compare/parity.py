@@ -66,7 +66,7 @@ class RoundParity:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ParityReport:
     model: str
     model_digest: str
     engines: tuple[str, str]
@@ -107,7 +107,7 @@ class _RecordedVision:
 
 async def replay(
     bundle: Bundle, dialogues: Iterable[RecordedDialogue], tolerance: Tolerance, threads: int
-) -> Report:
+) -> ParityReport:
     """As ``replay_with``, with ONNX engines made for it."""
     language, vision = OnnxLanguage(bundle, threads, 1 << 28), OnnxVision(bundle, threads)
     try:
@@ -124,7 +124,7 @@ async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
     dialogues: Iterable[RecordedDialogue],
     tolerance: Tolerance,
     embeddings: EmbeddingStore | None = None,
-) -> Report:
+) -> ParityReport:
     """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks.
 
     ``embeddings``: by default each dialogue has a store of its own.
@@ -141,7 +141,7 @@ async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
     manifest = bundle.manifest
     passed = bool(rounds) and all(parity.passed for parity in rounds)
     engines = language.description, vision.description
-    return Report(f"{manifest.name} {manifest.version}", bundle.digest, engines, tolerance, rounds, passed)
+    return ParityReport(f"{manifest.name} {manifest.version}", bundle.digest, engines, tolerance, rounds, passed)
 
 
 async def _dialogue(

@@ -30,7 +30,7 @@ _CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class InputDialogue:
     rgb: U8
     """(H, W, 3)."""
     questions: tuple[Question, ...]
@@ -45,7 +45,7 @@ class DecodeInputs:
     """Features (K, 256) and thresholds (K,)."""
 
 
-def made_up() -> Iterator[Dialogue]:
+def made_up() -> Iterator[InputDialogue]:
     """Discs of several shades in noise, wide and tall; the second question refers to the first."""
     for seed in range(MADE_UP):
         draw = np.random.default_rng(seed)
@@ -61,12 +61,12 @@ def made_up() -> Iterator[Dialogue]:
             grey[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] += shade
         rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
         words = ("Segment this.", "Segment the same structure on the other side.", "Where is the bright one?")
-        yield Dialogue(
+        yield InputDialogue(
             rgb, tuple(Question(text, k - 1 if k else None, AnswerMode.FORCED) for k, text in enumerate(words))
         )
 
 
-def of_data_set(data: Path, root: Path, most: int) -> Iterator[Dialogue]:
+def of_data_set(data: Path, root: Path, most: int) -> Iterator[InputDialogue]:
     """The first ``most`` dialogues of a data set in the MR-MedSeg form, with the answers that it gives.
 
     Raises:
@@ -77,15 +77,15 @@ def of_data_set(data: Path, root: Path, most: int) -> Iterator[Dialogue]:
         with Image.open(root / dialogue.image) as picture:
             rgb = np.asarray(picture.convert("RGB"))
         asked = (Question(r.question, r.refer_to, AnswerMode.FORCED, r.answer) for r in dialogue.rounds)
-        yield Dialogue(rgb, tuple(asked))
+        yield InputDialogue(rgb, tuple(asked))
 
 
-def ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[DecodeInputs]:
+def ask(bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int) -> list[DecodeInputs]:
     """Have every dialogue answered by the bundle's own engines; what its image half was asked, an image each."""
     return asyncio.run(_ask(bundle, dialogues, threads))
 
 
-async def _ask(bundle: Bundle, dialogues: Sequence[Dialogue], threads: int) -> list[DecodeInputs]:
+async def _ask(bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int) -> list[DecodeInputs]:
     language, vision = OnnxLanguage(bundle, threads, _CACHE_BYTES), _Remembering(OnnxVision(bundle, threads))
     correction = Correction(CorrectionPolicy.ALWAYS, bundle.manifest.judge.threshold)
     try:

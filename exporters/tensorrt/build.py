@@ -16,9 +16,9 @@ from pathlib import Path
 from exporters.errors import UnsupportedSourceError
 from exporters.progress import Progress
 from exporters.tensorrt import plans
-from exporters.tensorrt.compiler import BuildError, Built, Compiler, Range, Request
+from exporters.tensorrt.compiler import BuildError, BuildRequest, Built, Compiler, Range
 from exporters.tensorrt.gpu import Gpu
-from exporters.triton_repository import CONFIG, Limits, read_digest, read_limits
+from exporters.triton_repository import CONFIG, BatchLimits, read_digest, read_limits
 from exporters.variant import GRAPHS, PRECISION_REPORT
 from serving.bundle import IMAGE_ENCODER, Bundle, Manifest
 from serving.runtime.graph import Interface
@@ -99,14 +99,14 @@ def check_plans(repository: Path, workshop: Builder, progress: Progress) -> None
         progress(f"{plan} is for this host")
 
 
-def profile_for(manifest: Manifest, graph: str, limits: Limits) -> Mapping[str, Range]:
+def profile_for(manifest: Manifest, graph: str, limits: BatchLimits) -> Mapping[str, Range]:
     """All shapes that a model's configuration lets through, tuned for what is usual there."""
     if graph == IMAGE_ENCODER:
         return _profile_of(encoder_interface(manifest.image), limits, 1)
     return _profile_of(decoder_interface(manifest.image, manifest.language.feature), limits, _USUAL_BATCH)
 
 
-def _profile_of(interface: Interface, limits: Limits, usual_batch: int) -> Mapping[str, Range]:
+def _profile_of(interface: Interface, limits: BatchLimits, usual_batch: int) -> Mapping[str, Range]:
     """Batches first, then prompts. ``usual_batch``: what the plan is tuned for, if allowed; with one prompt."""
     usual = min(usual_batch, limits.batch)
 
@@ -122,7 +122,7 @@ def _profile_of(interface: Interface, limits: Limits, usual_batch: int) -> Mappi
     }
 
 
-def _recipe(bundle: Bundle, graph: str, workshop: Builder, limits: Limits) -> plans.Recipe:
+def _recipe(bundle: Bundle, graph: str, workshop: Builder, limits: BatchLimits) -> plans.Recipe:
     manifest, host, gpu = bundle.manifest, workshop.host, workshop.gpu
     report = bundle.path(PRECISION_REPORT)
     profile = profile_for(manifest, graph, limits)
@@ -156,7 +156,7 @@ def _build(graph: Path, recipe: plans.Recipe, directory: Path, compiler: Compile
     """A plan that loads. The timing cache stays for the next build, one for each version and architecture."""
     cache = directory / f"timings-{recipe.version}-{recipe.capability}.cache"
     profile = {name: Range(*shapes) for name, shapes in recipe.profile.items()}
-    request = Request(graph, profile, recipe.capability, recipe.workspace)
+    request = BuildRequest(graph, profile, recipe.capability, recipe.workspace)
     built = compiler.build(request, cache.read_bytes() if cache.is_file() else None)
     if not compiler.offline:
         _load(compiler, built.plan, recipe.name)

@@ -39,7 +39,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BuildRequest:
     graph: Path
     profile: Mapping[str, Range]
     """By input."""
@@ -85,7 +85,7 @@ class Compiler:
         """What TensorRT said last when something failed."""
         return " | ".join(self._said[-_TOLD:])
 
-    def build(self, request: Request, timings: bytes | None = None) -> Built:
+    def build(self, request: BuildRequest, timings: bytes | None = None) -> Built:
         """Compute in the types that stand in the graph, for the shapes of the profile. Blocks for minutes.
 
         Args:
@@ -128,7 +128,7 @@ class Compiler:
             )
         return network
 
-    def _set_profile(self, builder: Any, config: Any, network: Any, request: Request) -> None:
+    def _set_profile(self, builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
         inputs = {network.get_input(index).name for index in range(network.num_inputs)}
         if differ := inputs.symmetric_difference(request.profile):
             raise BuildError(f"{request.graph.name}: graph and profile differ in {', '.join(sorted(differ))}")

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import ADDRESS, MIB, Positive, Section, ServerSettings
+from serving.rpc.settings import ADDRESS, MIB, Positive, ServerSettings, SettingsSection
 
 
-class LimitSettings(Section):
+class LimitSettings(SettingsSection):
     """What one prompt or this server may hold."""
 
     max_calls: Positive = 64
@@ -26,7 +26,7 @@ class LimitSettings(Section):
     """Pixels held so that a dialogue's next rounds need not send them again."""
 
 
-class OnnxSettings(Section):
+class OnnxSettings(SettingsSection):
     """For ``--engine onnx``."""
 
     threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
@@ -35,7 +35,7 @@ class OnnxSettings(Section):
     """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
 
 
-class VllmSettings(Section):
+class VllmSettings(SettingsSection):
     """For ``--engine vllm``."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

@@ -28,7 +28,7 @@ from serving.domain import F32, SegFeature
 from serving.errors import EngineFault, Unavailable
 from serving.llm.plugin.rows import CHOSEN_ROWS
 from serving.llm.vllm_options import VllmOptions
-from serving.llm.vllm_requests import Answer, Item, Request
+from serving.llm.vllm_requests import Answer, Item, VllmRequest
 
 SHUTDOWN_SECONDS = 10.0
 FEATURE_TAP = "serving.llm.plugin.tap.FeatureTap"
@@ -113,7 +113,7 @@ class VllmCore:
         """Requests that vLLM holds."""
         return int(self._llm.get_num_unfinished_requests())
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: VllmRequest) -> Answer:
         """Run one request. Cancelling the task aborts it.
 
         Raises:
@@ -141,7 +141,7 @@ class VllmCore:
             self._llm.output_handler.cancel()  # it would take the end for a failure, and log it
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_SECONDS)
 
-    def _sampling(self, request: Request) -> SamplingParams:
+    def _sampling(self, request: VllmRequest) -> SamplingParams:
         tokens, chosen = self._tokens, request.chosen
         return SamplingParams(
             temperature=0,
@@ -158,7 +158,7 @@ class VllmCore:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _read(self, request: Request, output: Any) -> Answer:
+    def _read(self, request: VllmRequest, output: Any) -> Answer:
         """Raises EngineFault, and ends ``alive``, for an answer that did not pass the tap."""
         completion = output.outputs[0]
         table = self._table(completion.logprobs, len(completion.token_ids))
@@ -222,7 +222,7 @@ def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEn
     )
 
 
-def _prompt(request: Request) -> dict[str, Any]:
+def _prompt(request: VllmRequest) -> dict[str, Any]:
     prompt: dict[str, Any] = {"prompt_token_ids": list(request.token_ids), "cache_salt": request.salt}
     media = {"image": request.image, "crop": request.crops, "bbox": request.boxes}
     given = {modality: items for modality, items in media.items() if items}

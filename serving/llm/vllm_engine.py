@@ -16,7 +16,7 @@ from serving.bundle import Bundle, Manifest
 from serving.errors import Exhausted, InvalidInput, Unavailable
 from serving.llm.validation import check_prompt
 from serving.llm.vllm_options import VllmOptions, environment
-from serving.llm.vllm_requests import Answer, Request, completion, requests, unread
+from serving.llm.vllm_requests import Answer, VllmRequest, completion, requests, unread
 from serving.llm.warmup import first_prompt
 from serving.ports import Completion, Prompt
 from serving.runtime.tasks import wait_until_done
@@ -152,7 +152,7 @@ class VllmLanguage:
             raise Exhausted(f"the language engine's queue is full ({limit} requests)")
         self._admitted += wanted
 
-    async def _answers(self, asked: Sequence[Request]) -> list[Answer]:
+    async def _answers(self, asked: Sequence[VllmRequest]) -> list[Answer]:
         tasks = [asyncio.create_task(self._core.answer(request)) for request in asked]
         self._running.update(tasks)
         try:
@@ -168,7 +168,7 @@ class VllmLanguage:
                 await wait_until_done(task)
             self._running.difference_update(tasks)
 
-    def _count(self, asked: Sequence[Request], answers: Sequence[Answer]) -> None:
+    def _count(self, asked: Sequence[VllmRequest], answers: Sequence[Answer]) -> None:
         for request, answer in zip(asked, answers, strict=True):
             self._requests += 1
             self._computed += request.length - answer.cached_tokens

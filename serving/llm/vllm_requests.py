@@ -27,7 +27,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class VllmRequest:
     """A prompt, its image not expanded, and up to ``max_tokens`` tokens after it."""
 
     token_ids: tuple[int, ...]
@@ -68,7 +68,7 @@ class Answer:
         return SegFeature(self.features[row], self.log_probabilities[row])
 
 
-def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[Request]:
+def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[VllmRequest]:
     """The request that generates, if any, then one for each of the prompt's ``feature_positions``. Slow: pixels.
 
     ``chosen_rows``: one request for everything.
@@ -82,8 +82,8 @@ def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[R
 
 
 def unread(
-    prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]
-) -> list[Request]:
+    prompt: Prompt, manifest: Manifest, asked: Sequence[VllmRequest], answers: Sequence[Answer]
+) -> list[VllmRequest]:
     """One for each feature that the answers lack, since the prefix cache had its row. Slow if there are any.
 
     Each computes what is behind the last whole block before it; the whole prompt again would cost more.
@@ -97,7 +97,7 @@ def unread(
 
 
 def completion(
-    prompt: Prompt, manifest: Manifest, asked: Sequence[Request], answers: Sequence[Answer]
+    prompt: Prompt, manifest: Manifest, asked: Sequence[VllmRequest], answers: Sequence[Answer]
 ) -> Completion:
     """Join the answers to ``requests(prompt)`` and to what was ``unread`` of it, in their order."""
     words: tuple[int, ...] = ()
@@ -125,7 +125,7 @@ def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tupl
     return (answer.token_ids[:-1] if ended else answer.token_ids), None
 
 
-def _found(asked: Sequence[Request], answers: Sequence[Answer]) -> dict[int, SegFeature]:
+def _found(asked: Sequence[VllmRequest], answers: Sequence[Answer]) -> dict[int, SegFeature]:
     """By row."""
     return {
         row: feature
@@ -141,7 +141,7 @@ def _row(prompt: Prompt, manifest: Manifest, position: int) -> int:
     return position + (manifest.tower.tokens - 1) * behind
 
 
-def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[int]], Request]:
+def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[int]], VllmRequest]:
     """Makes requests of the prompt's beginnings; every picture is normalised once."""
     tokens, tower = manifest.tokens, manifest.tower
     preprocessing = hashlib.sha256(tower.model_dump_json().encode()).hexdigest()[:16]
@@ -161,10 +161,10 @@ def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[
     boxes = tuple(box(reference) for reference in prompt.references)
     salt = hashlib.sha256(prompt.tenant.encode()).hexdigest()
 
-    def cut(length: int, max_tokens: int, positions: Sequence[int]) -> Request:
+    def cut(length: int, max_tokens: int, positions: Sequence[int]) -> VllmRequest:
         ids = prompt.token_ids[:length]
         seen = ids.count(tokens.image)
-        return Request(
+        return VllmRequest(
             token_ids=ids,
             length=len(ids) + seen * (tower.tokens - 1),
             image=image[:seen],

@@ -21,11 +21,11 @@ ADDRESS = r"(\[[0-9a-fA-F:]+\]|[^:\[\],/]+):\d{1,5}"
 """``host:port``, as a pattern."""
 
 
-class Section(BaseModel):
+class SettingsSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class TlsSettings(Section):
+class TlsSettings(SettingsSection):
     """PEM files. With ``client_ca`` every client must present a certificate that it signed."""
 
     certificate: Path | None = None

@@ -17,7 +17,7 @@ from serving.bundle import Bundle, BundleError
 from serving.errors import EngineFault, Exhausted, InvalidInput, Unavailable
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
-from serving.llm.vllm_requests import Item, Request, requests
+from serving.llm.vllm_requests import Item, VllmRequest, requests
 from serving.ports import Completion, Prompt
 from tests.contract.conftest import MAX_QUEUED, needs_vllm
 from tests.scripted.prompts import Draft, draft
@@ -43,7 +43,7 @@ async def idle(engine: VllmLanguage) -> bool:
     return False
 
 
-def one_request(bundle: Bundle) -> Request:
+def one_request(bundle: Bundle) -> VllmRequest:
     return requests(dialogue(bundle, 2).prompt(tenant="checks"), bundle.manifest, chosen_rows=False)[-1]
 
 

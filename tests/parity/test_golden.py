@@ -15,7 +15,7 @@ from demo.triton.server import Triton
 from exporters.__main__ import main
 from exporters.cli import parity
 from exporters.compare.golden import RecordedDialogue, read_golden
-from exporters.compare.parity import Report, Tolerance, replay, replay_with
+from exporters.compare.parity import ParityReport, Tolerance, replay, replay_with
 from serving.bundle import Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
@@ -28,7 +28,7 @@ from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 
 
 @pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows", "triton"])
-def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> Report:
+def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> ParityReport:
     if request.param.startswith("vllm"):
         return request.getfixturevalue("on_vllm")[request.param == "vllm with chosen rows"]  # type: ignore[no-any-return]  # of a fixture
     dialogues = read_golden(golden_directory)
@@ -39,14 +39,14 @@ def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directo
 
 
 @pytest.fixture(scope="module")
-def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[Report, Report]:
+def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[ParityReport, ParityReport]:
     """Without and with chosen rows, of one start; in float32 on the CPU, all dialogues at once."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: make env-vllm")
     return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory))))
 
 
-async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tuple[Report, Report]:
+async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tuple[ParityReport, ParityReport]:
     choosing = await VllmLanguage.start(bundle, replace(ON_CPU, chosen_rows=True))
     plain, vision = VllmLanguage(choosing._core, bundle.manifest, ON_CPU), OnnxVision(bundle, threads=2)
     started, reports = choosing.counts.requests, []
@@ -72,7 +72,7 @@ class Tenant:
         """Its owner does."""
 
 
-async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], server: Triton) -> Report:
+async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], server: Triton) -> ParityReport:
     """The vision half in Triton, embeddings and masks in shared memory, all dialogues at once."""
     image = bundle.manifest.image
     slab, masks = Slab(8, image.embedding, image.embedding_dtype), mask_slab(bundle, 4)
@@ -89,19 +89,19 @@ async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], serve
     return report
 
 
-def test_every_recorded_round_is_replayed(report: Report) -> None:
+def test_every_recorded_round_is_replayed(report: ParityReport) -> None:
     assert len(report.rounds) == 20
     assert {parity.dialogue for parity in report.rounds} == set(range(5))
 
 
-def test_token_ids_crops_and_boxes_are_exact(report: Report) -> None:
+def test_token_ids_crops_and_boxes_are_exact(report: ParityReport) -> None:
     assert all(parity.token_ids_equal for parity in report.rounds)
     compared = [parity.reference_equal for parity in report.rounds if parity.reference_equal is not None]
     assert len(compared) >= 10
     assert all(compared)
 
 
-def test_features_and_scores(report: Report) -> None:
+def test_features_and_scores(report: ParityReport) -> None:
     assert max(parity.feature_diff for parity in report.rounds) <= 1e-4
     assert max(parity.raw_feature_diff or 0.0 for parity in report.rounds) <= 1e-4
     scores = [parity.score_diff for parity in report.rounds if parity.score_diff is not None]
@@ -109,12 +109,12 @@ def test_features_and_scores(report: Report) -> None:
     assert max(scores) <= 1e-4
 
 
-def test_masks_differ_at_most_where_the_logit_is_zero(report: Report) -> None:
+def test_masks_differ_at_most_where_the_logit_is_zero(report: ParityReport) -> None:
     assert max(parity.largest_flipped_logit for parity in report.rounds) < 1e-4
     assert report.passed
 
 
-def test_some_rounds_are_corrected_and_some_are_not(report: Report) -> None:
+def test_some_rounds_are_corrected_and_some_are_not(report: ParityReport) -> None:
     assert {parity.corrected for parity in report.rounds} == {True, False}
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mediround.__main__ import main
-from mediround.evaluate import Options, Report, RunError, evaluate_async
+from mediround.evaluate import EvaluationReport, Options, RunError, evaluate_async
 from mediround.evaluate.ledger import read_records
 from serving.api.server import Server, serving
 from serving.errors import EngineFault, Unavailable
@@ -35,7 +35,9 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-async def evaluated(server: Server, items: object, root: Path, out: Path, options: Options = GIVEN) -> Report:
+async def evaluated(
+    server: Server, items: object, root: Path, out: Path, options: Options = GIVEN
+) -> EvaluationReport:
     return await evaluate_async(server.address, write(root, items), root, out, options)
 
 

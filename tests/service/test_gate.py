@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from demo.heldout import write
 from exporters.compare.gate import Tolerance, judge, read
 from loadtest.server_process import launched
-from mediround.evaluate import Options, Report, evaluate
+from mediround.evaluate import EvaluationReport, Options, evaluate
 from serving.bundle import MANIFEST, MASK_DECODER
 from tests.conftest import REPOSITORY
 
@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def evaluated(bundle: Path, data: Path, *outs: Path) -> Report:
+def evaluated(bundle: Path, data: Path, *outs: Path) -> EvaluationReport:
     """The last report of as many runs as there are directories for them."""
     with launched(bundle, outs[0].with_suffix(".log")) as server:
         for out in outs:

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from exporters.errors import SourceError
-from exporters.triton_repository import Limits, published, read_limits
+from exporters.triton_repository import BatchLimits, published, read_limits
 from tests.conftest import REPOSITORY
 
 COMMITTED = REPOSITORY / "model_repository"
@@ -41,7 +41,7 @@ def test_production_runs_plans_wherever_triton_puts_them(model: str) -> None:
 
 
 def test_its_limits_can_be_read(tmp_path: Path) -> None:
-    assert read_limits(COMMITTED / "image_encoder" / "config.pbtxt") == Limits(4, None)
-    assert read_limits(COMMITTED / "mask_decoder" / "config.pbtxt") == Limits(16, 8)
+    assert read_limits(COMMITTED / "image_encoder" / "config.pbtxt") == BatchLimits(4, None)
+    assert read_limits(COMMITTED / "mask_decoder" / "config.pbtxt") == BatchLimits(16, 8)
     with pytest.raises(SourceError, match="exporters repository"):
         read_limits(tmp_path / "config.pbtxt")

@@ -14,7 +14,7 @@ from pathlib import Path
 from mediround._tls import Tls
 from mediround.evaluate.calibration import Calibration
 from mediround.evaluate.ledger import Run, RunError
-from mediround.evaluate.report import Data, Failure, Figures, Report
+from mediround.evaluate.report import Data, EvaluationReport, Failure, Figures
 from mediround.evaluate.run import DEFAULTS, Options, Progress, evaluate_async
 from mediround.medseg import DataError
 
@@ -22,10 +22,10 @@ __all__ = [
     "Calibration",
     "Data",
     "DataError",
+    "EvaluationReport",
     "Failure",
     "Figures",
     "Options",
-    "Report",
     "Run",
     "RunError",
     "evaluate",
@@ -42,6 +42,6 @@ def evaluate(
     *,
     tls: Tls | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> EvaluationReport:
     """``evaluate_async`` in an event loop of its own; the same arguments, result and errors."""
     return asyncio.run(evaluate_async(server, data, root, out, options, tls=tls, progress=progress))

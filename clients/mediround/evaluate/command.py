@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from mediround._tls import Tls
-from mediround.evaluate import DataError, Options, Report, RunError, evaluate
+from mediround.evaluate import DataError, EvaluationReport, Options, RunError, evaluate
 from mediround.evaluate.report import show
 
 DONE, ITEMS_FAILED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
@@ -41,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
     return ITEMS_FAILED if report.failures else DONE
 
 
-def _with_progress(given: argparse.Namespace) -> Report:
+def _with_progress(given: argparse.Namespace) -> EvaluationReport:
     options = Options(given.policy, given.answers, given.concurrency, given.timeout)
     columns = (
         TextColumn("evaluating"),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mediround.evaluate.calibration import Calibration
-from mediround.evaluate.report import Report
+from mediround.evaluate.report import EvaluationReport
 
 ROUNDS = "rounds.png"
 RELIABILITY = "reliability.png"
@@ -21,7 +21,7 @@ _DPI = 120
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#e69f00", "#009e73", "0.55"  # told apart by the colour-blind
 
 
-def draw(report: Report, directory: Path) -> None:
+def draw(report: EvaluationReport, directory: Path) -> None:
     """``rounds.png``, and ``reliability.png`` where there is a judge; each only if there is something to show."""
     if report.by_round:
         _save(_rounds(report), directory / ROUNDS)
@@ -29,7 +29,7 @@ def draw(report: Report, directory: Path) -> None:
         _save(_reliability(report.judge, report.judge_left_out), directory / RELIABILITY)
 
 
-def _rounds(report: Report) -> Figure:
+def _rounds(report: EvaluationReport) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes: Axes = figure.add_subplot()
     numbers = range(len(report.by_round))

@@ -62,7 +62,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EvaluationReport:
     run: Run
     data: Data
     overall: Figures | None
@@ -82,7 +82,7 @@ def summed_up(
     keys: Sequence[str | None],
     finished: Mapping[str, ItemRecord],
     failures: Sequence[Failure],
-) -> Report:
+) -> EvaluationReport:
     """The report of the items with these ``keys``, of which some are ``finished``."""
     records = [finished[key] for key in keys if key is not None and key in finished]
     digest = hashlib.sha256("\n".join(key or "unreadable" for key in keys).encode()).hexdigest()
@@ -93,7 +93,7 @@ def summed_up(
     everything = [found for record in records for found in record.rounds]
     scored = [(found.score, found) for found in everything if found.score is not None]
     judged = [(score, found.overlap.iou) for score, found in scored if not found.corrected]
-    return Report(
+    return EvaluationReport(
         run=run,
         data=Data(file, digest, len(keys), len(records), tuple(keys)),
         overall=_figures(everything) if everything else None,
@@ -104,14 +104,14 @@ def summed_up(
     )
 
 
-def write(report: Report, directory: Path) -> None:
+def write(report: EvaluationReport, directory: Path) -> None:
     """``report.json`` and ``report.txt``."""
     (directory / FILE).write_text(json.dumps(asdict(report), indent=1) + "\n")
     with (directory / TEXT).open("w") as stream:
         show(report, Console(file=stream, width=110))
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: EvaluationReport, console: Console) -> None:
     """Print a report as tables."""
     run, data = report.run, report.data
     model = f"{run.model_name} {run.model_version} ({run.model_digest[:12]}), server {run.server_version}"

@@ -19,7 +19,7 @@ from mediround.evaluate import ledger, plots, report
 from mediround.evaluate.data import Item, PictureError, PictureLimits, load
 from mediround.evaluate.item_runner import ItemRunner
 from mediround.evaluate.ledger import Answers, Ledger, Run, RunError
-from mediround.evaluate.report import Failure, Report
+from mediround.evaluate.report import EvaluationReport, Failure
 from mediround.medseg import DataError, parse, read_items
 
 Progress = Callable[[int, int, int], None]
@@ -68,7 +68,7 @@ async def evaluate_async(
     *,
     tls: Tls | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Replay a data set and write the report into ``out``; an earlier, interrupted run there goes on.
 
     Raises:

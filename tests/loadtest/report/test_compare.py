@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.knee import Search, Wanted, _knee, beyond, search, verdict
+from loadtest.knee import KneeObjective, Search, _knee, beyond, search, verdict
 from loadtest.report import tables
 from loadtest.report.compare import NotComparable, compare
 from loadtest.report.model import Report, Step, Verdict
@@ -74,7 +74,7 @@ async def test_a_load_test_at_its_own_limit_judges_nothing() -> None:
 
     found = await search(measure, Search(least=1.0, most=64.0))
     assert found.limited
-    assert verdict(found, None, Wanted(), metrics=False).result == "invalid"
+    assert verdict(found, None, KneeObjective(), metrics=False).result == "invalid"
 
 
 async def test_no_knee_below_or_above_is_said() -> None:
@@ -86,10 +86,10 @@ async def test_no_knee_below_or_above_is_said() -> None:
 
     nothing = await search(never, Search(least=1.0, most=64.0))
     assert nothing.knee is None
-    assert verdict(nothing, None, Wanted(), metrics=False).result == "missed"
+    assert verdict(nothing, None, KneeObjective(), metrics=False).result == "missed"
     everything = await search(always, Search(least=1.0, most=8.0))
     assert [s.rate for s in everything.steps] == [1, 2, 4, 8]
-    assert verdict(everything, None, Wanted(), metrics=False).result == "invalid"
+    assert verdict(everything, None, KneeObjective(), metrics=False).result == "invalid"
 
 
 async def overloaded(
@@ -103,7 +103,7 @@ async def overloaded(
     found = await search(measure, Search(least=1.0, most=64.0))
     assert found.knee is not None
     last = beyond(found.knee, step(6, "missed", goodput, peak))
-    return verdict(found, last, Wanted(goodput=0.8, memory=1.5), metrics=metrics)
+    return verdict(found, last, KneeObjective(goodput=0.8, memory=1.5), metrics=metrics)
 
 
 async def test_goodput_beyond_the_knee_is_judged() -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from exporters.compare.drift import Comparison, Limits
+from exporters.compare.drift import Comparison, DriftLimits
 from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.errors import UnsupportedSourceError
 from exporters.onnx import half_precision
@@ -137,7 +137,7 @@ async def test_embeddings_in_float16_are_kept_and_decoded(
     lite_bundle: Bundle, lite_in_half: Bundle, held_out: list[DecodeInputs]
 ) -> None:
     """By the engine and the store that serve, in onnxruntime: half the bytes, and masks within the limits."""
-    limits, asked = Limits(), held_out[0]
+    limits, asked = DriftLimits(), held_out[0]
     full, half = [await served(bundle, asked) for bundle in (lite_bundle, lite_in_half)]
     assert (full[0].dtype, half[0].dtype) == (np.float32, np.float16)
     assert full[0].nbytes == 2 * half[0].nbytes
@@ -183,7 +183,7 @@ def test_the_report_is_in_the_bundle(random_bundle: Bundle, fp16: Bundle) -> Non
 def test_a_variant_that_is_not_close_is_not_written(
     random_bundle: Bundle, questions: list[DecodeInputs], tmp_path: Path
 ) -> None:
-    strict = replace(Limits(), cosine=1.0)
+    strict = replace(DriftLimits(), cosine=1.0)
     verdict = write_variant(
         random_bundle, Form("fp16", "float32"), tmp_path / "out", Comparison(questions, strict), lambda _: None
     )

@@ -15,7 +15,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make env-vllm")
 from serving.errors import EngineFault
 from serving.llm.plugin.rows import CHOSEN_ROWS, ChosenRowsTap, V1ChosenRows, V2ChosenRows
 from serving.llm.vllm_core import Steps, VllmCore
-from serving.llm.vllm_requests import Request
+from serving.llm.vllm_requests import VllmRequest
 from tests.unit.serving.manifests import manifest
 
 FEATURE, SEG, HIDDEN = 4, 2, 4
@@ -310,7 +310,7 @@ def core() -> VllmCore:
     return VllmCore(SimpleNamespace(errored=False), MANIFEST, Steps(), chosen_rows=True)
 
 
-REQUEST = Request((1,) * 6, 6, (), (), (), "", 1, rows=(1, 3, 5))
+REQUEST = VllmRequest((1,) * 6, 6, (), (), (), "", 1, rows=(1, 3, 5))
 
 
 def test_an_answer_holds_its_rows_in_order() -> None:

@@ -13,7 +13,7 @@ from serving.domain import SegFeature
 from serving.errors import EngineFault, Exhausted, Unavailable
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions, environment
-from serving.llm.vllm_requests import Answer, Request
+from serving.llm.vllm_requests import Answer, VllmRequest
 from serving.ports import Completion
 from tests.scripted.prompts import Draft, draft
 from tests.unit.serving.manifests import manifest
@@ -32,10 +32,10 @@ class Core:
     closed: int = 0
     cached_rows: tuple[int, ...] = ()
     """Not read where they are chosen."""
-    asked: list[Request] = field(default_factory=list)
+    asked: list[VllmRequest] = field(default_factory=list)
     steps: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(count=0, largest=0))
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: VllmRequest) -> Answer:
         self.running += 1
         try:
             if request.length > self.limit:

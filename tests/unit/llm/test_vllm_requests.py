@@ -10,7 +10,7 @@ import pytest
 from serving.bundle import Manifest
 from serving.domain import SegFeature
 from serving.llm import vllm_requests
-from serving.llm.vllm_requests import Answer, Request, completion, unread
+from serving.llm.vllm_requests import Answer, VllmRequest, completion, unread
 from serving.ports import Prompt
 from tests.scripted.pictures import reference, tower_image
 from tests.scripted.prompts import Draft, draft
@@ -24,11 +24,11 @@ def two_rounds() -> Draft:
     return draft(MODEL).say(5).read().close().say(8).refer(1).say(9).read()
 
 
-def requests(prompt: Prompt, model: Manifest = MODEL) -> list[Request]:
+def requests(prompt: Prompt, model: Manifest = MODEL) -> list[VllmRequest]:
     return vllm_requests.requests(prompt, model, chosen_rows=False)
 
 
-def together(prompt: Prompt) -> list[Request]:
+def together(prompt: Prompt) -> list[VllmRequest]:
     return vllm_requests.requests(prompt, MODEL, chosen_rows=True)
 
 
@@ -36,7 +36,7 @@ def filled(number: float) -> SegFeature:
     return SegFeature(np.full(MODEL.language.feature, number, np.float32), -number)
 
 
-def answer(request: Request, *ids: int, cached: int = 0, without: tuple[int, ...] = ()) -> Answer:
+def answer(request: VllmRequest, *ids: int, cached: int = 0, without: tuple[int, ...] = ()) -> Answer:
     """Row k of the features is all k; what was read at row r of the prompt is all r, if not ``without``."""
     rows = np.repeat(np.arange(len(ids), dtype=np.float32)[:, np.newaxis], MODEL.language.feature, 1)
     read = tuple(None if row in without else filled(row) for row in request.rows)

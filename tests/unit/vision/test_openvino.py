@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.encoders import half
-from exporters.compare.drift import Limits, emulated, measure, pixels
+from exporters.compare.drift import DriftLimits, emulated, measure, pixels
 from exporters.compare.recorded_inputs import ask, made_up
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import EngineFault, Unavailable
@@ -45,7 +45,7 @@ def test_it_computes_what_the_reference_computes(random_bundle: Bundle, precisio
     reference = Graph(random_bundle.path(IMAGE_ENCODER), encoder_interface(image), 2)
     place, decoder = np.empty((1, *image.embedding), np.float32), emulated(random_bundle.directory, 2)
     figures = measure(asked, half(reference, place, decoder), half(subject, place, decoder))
-    assert figures.problems(Limits()) == ()
+    assert figures.problems(DriftLimits()) == ()
     if precision == "f32":
         assert figures.embedding_difference < 1e-4
     else:

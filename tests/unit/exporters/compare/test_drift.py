@@ -14,7 +14,7 @@ import pytest
 
 from exporters.__main__ import main
 from exporters.compare import drift, recorded_inputs
-from exporters.compare.drift import Comparison, Figures, Limits
+from exporters.compare.drift import Comparison, DriftLimits, Figures
 from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.onnx import half_precision
 from exporters.onnx.emulation import Emulated
@@ -24,7 +24,7 @@ from tests.unit.exporters.graphs import makers
 
 TOO_LARGE, TOO_SMALL = 1e6, 1e-6
 """A weight becomes infinite in float16; or has hardly a bit left there."""
-NOTHING_PASSES = Limits(cosine=2.0)
+NOTHING_PASSES = DriftLimits(cosine=2.0)
 
 
 @pytest.mark.parametrize("factor", [TOO_LARGE, TOO_SMALL])
@@ -143,6 +143,6 @@ GOOD = Figures(
     ],
 )
 def test_each_figure_can_fail(changes: dict[str, float], words: str) -> None:
-    assert GOOD.problems(Limits()) == ()
-    (problem,) = replace(GOOD, **changes).problems(Limits())
+    assert GOOD.problems(DriftLimits()) == ()
+    (problem,) = replace(GOOD, **changes).problems(DriftLimits())
     assert words in problem

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exporters.__main__ import main
-from exporters.compare.gate import NotComparableError, Tolerance, Verdict, judge, read
+from exporters.compare.gate import GateVerdict, NotComparableError, Tolerance, judge, read
 from exporters.errors import SourceError
 from mediround import rle
 from mediround.evaluate.ledger import ItemRecord, Ledger, RoundRecord, Run
@@ -45,7 +45,7 @@ def written(directory: Path, run: Run, items: list[list[RoundRecord]], data: str
     return directory / "report.json"
 
 
-def judged(tmp_path: Path, candidate: list[list[RoundRecord]], tolerance: Tolerance = DEFAULT) -> Verdict:
+def judged(tmp_path: Path, candidate: list[list[RoundRecord]], tolerance: Tolerance = DEFAULT) -> GateVerdict:
     baseline = written(tmp_path / "baseline", RUN, [[shifted(0), shifted(0)], [shifted(0)]])
     return judge(read(baseline), read(written(tmp_path / "candidate", OTHER, candidate)), tolerance)
 

@@ -19,7 +19,7 @@ from exporters.tensorrt import plans
 from exporters.tensorrt.build import Builder, BuildPaths, build_plans, check_plans, profile_for
 from exporters.tensorrt.compiler import BuildError, Compiler, Range
 from exporters.tensorrt.gpu import Gpu, NoGpuError, find_gpu, parse_gpus
-from exporters.triton_repository import Limits
+from exporters.triton_repository import BatchLimits
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 from tests.scripted.tensorrt import TensorRt
 
@@ -135,14 +135,14 @@ def test_another_bundles_repository_is_refused(build: Build, places: BuildPaths)
 
 def test_profiles_reach_the_configurations_limits(random_bundle: Bundle) -> None:
     side = random_bundle.manifest.image.side
-    encoder = profile_for(random_bundle.manifest, IMAGE_ENCODER, Limits(4, None))
+    encoder = profile_for(random_bundle.manifest, IMAGE_ENCODER, BatchLimits(4, None))
     assert encoder == {
         "image_u8": Range((1, side, side, 3), (1, side, side, 3), (4, side, side, 3)),
         "valid_hw": Range((1, 2), (1, 2), (4, 2)),
     }
-    decoder = profile_for(random_bundle.manifest, MASK_DECODER, Limits(16, 8))
+    decoder = profile_for(random_bundle.manifest, MASK_DECODER, BatchLimits(16, 8))
     assert decoder["threshold"] == Range((1, 1), (4, 1), (16, 8))
-    assert profile_for(random_bundle.manifest, MASK_DECODER, Limits(2, 8))["threshold"].usual == (2, 1)
+    assert profile_for(random_bundle.manifest, MASK_DECODER, BatchLimits(2, 8))["threshold"].usual == (2, 1)
 
 
 def command(places: BuildPaths, *more: str) -> list[str]:

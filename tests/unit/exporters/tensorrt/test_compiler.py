@@ -20,11 +20,11 @@ from onnx import TensorProto, helper
 from exporters.onnx import half_precision
 from exporters.onnx.half_precision import Edge, Precision
 from exporters.tensorrt.build import profile_for
-from exporters.tensorrt.compiler import BuildError, Compiler, EngineUnavailableError, Range, Request
-from exporters.triton_repository import Limits
+from exporters.tensorrt.compiler import BuildError, BuildRequest, Compiler, EngineUnavailableError, Range
+from exporters.triton_repository import BatchLimits
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle
 
-LIMITS = {IMAGE_ENCODER: Limits(4, None), MASK_DECODER: Limits(16, 8)}
+LIMITS = {IMAGE_ENCODER: BatchLimits(4, None), MASK_DECODER: BatchLimits(16, 8)}
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 ADA = "8.9"
 
@@ -46,8 +46,8 @@ def small_bundle(request: pytest.FixtureRequest) -> Bundle:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]  # of a fixture
 
 
-def request_for(bundle: Bundle, graph: str) -> Request:
-    return Request(bundle.path(graph), profile_for(bundle.manifest, graph, LIMITS[graph]), ADA)
+def request_for(bundle: Bundle, graph: str) -> BuildRequest:
+    return BuildRequest(bundle.path(graph), profile_for(bundle.manifest, graph, LIMITS[graph]), ADA)
 
 
 def cast(path: Path, to: Precision, out: Path, edge: Edge = "float32") -> Path:
@@ -120,7 +120,7 @@ def test_half_precision_halves_the_plan(compiler: Compiler, random_bundle: Bundl
     assert sizes["bf16"] < 0.8 * sizes["fp32"]
 
 
-def changed(request: Request, name: str, shapes: Range | None) -> Request:
+def changed(request: BuildRequest, name: str, shapes: Range | None) -> BuildRequest:
     profile = dict(request.profile)
     if shapes is None:
         del profile[name]
@@ -179,13 +179,13 @@ def test_an_operator_that_it_does_not_have_is_named(
     path = tmp_path / "small.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
     with pytest.raises(BuildError, match=operator):
-        compiler.build(Request(path, {"x": Range(shape, shape, shape)}, ADA))
+        compiler.build(BuildRequest(path, {"x": Range(shape, shape, shape)}, ADA))
 
 
 def test_what_is_no_graph_is_refused(compiler: Compiler, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(BuildError, match=r"broken.onnx: .+"):
-        compiler.build(Request(tmp_path / "broken.onnx", {}, ADA))
+        compiler.build(BuildRequest(tmp_path / "broken.onnx", {}, ADA))
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
