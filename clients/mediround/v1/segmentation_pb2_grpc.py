@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class SegmentationServiceStub:
-    """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details:
-    BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED, UNAVAILABLE).
+    """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
+    "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
+    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
     """
 
     def __init__(self, channel):
@@ -64,8 +65,9 @@ class SegmentationServiceStub:
 
 
 class SegmentationServiceServicer:
-    """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details:
-    BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED, UNAVAILABLE).
+    """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
+    "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
+    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
     """
 
     def OpenSession(self, request_iterator, context):
@@ -144,8 +146,9 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SegmentationService:
-    """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details:
-    BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED, UNAVAILABLE).
+    """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
+    "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
+    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
     """
 
     @staticmethod

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import mediround
+from mediround.v1 import segmentation_pb2 as pb
 
 CLIENTS = Path(mediround.__file__).parent.parent
 HEAVY = ("torch", "vllm", "onnxruntime", "cv2", "PIL", "matplotlib", "rich", "pydantic", "serving")
@@ -33,3 +35,18 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: rich is not installed: pip install 'mediround-client[evaluate]'\n"
+
+
+def test_the_contract_tells_other_languages_where_its_classes_go() -> None:
+    options = pb.DESCRIPTOR.GetOptions()
+    assert (options.go_package, options.java_package, options.csharp_namespace) == (
+        "mediround/v1;mediroundv1",
+        "mediround.v1",
+        "Mediround.V1",
+    )
+    assert options.java_multiple_files
+
+
+def test_the_contract_is_shipped_beside_its_stubs() -> None:
+    shipped = resources.files("mediround.v1").joinpath("segmentation.proto").read_text()
+    assert shipped == (CLIENTS.parent / "protos/mediround/v1/segmentation.proto").read_text()
