@@ -14,25 +14,51 @@ from mediround.v1 import segmentation_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may hold; beyond it, ``InvalidArgument`` or ``ResourceExhausted`` follows."""
+    """What a request may hold; beyond it, ``InvalidArgument`` or ``ResourceExhausted`` follows.
+
+    Attributes:
+        max_image_bytes: of an image as sent.
+        max_image_pixels: height times width.
+        max_aspect_ratio: longer side over shorter side.
+        max_rounds: of one session.
+        max_question_bytes: UTF-8, of a question and of a given answer.
+        max_tokens: of a whole dialogue, image tokens included.
+        max_sessions: open at once on the server, of all callers.
+        session_idle_timeout: seconds without a request, after which a session is closed.
+    """
 
     max_image_bytes: int
     max_image_pixels: int
     max_aspect_ratio: int
-    """Longer side over shorter side."""
     max_rounds: int
-    """Of one session."""
     max_question_bytes: int
-    """UTF-8, of a question and of a given answer."""
     max_tokens: int
-    """Of a whole dialogue, image tokens included."""
     max_sessions: int
     session_idle_timeout: float
-    """Seconds without a request, after which a session is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerDescription:
+    """Which model is served, with which limits and modes.
+
+    Attributes:
+        model_name: the bundle's name.
+        model_version: the bundle's version.
+        model_digest: SHA-256 of the bundle's manifest, hex; it is in every result.
+        server_version: of the serving software.
+        intended_use: what the model is for, in its makers' words.
+        limits: what a request may hold.
+        answer_modes: those that a question may name: ``forced``, ``grammar``, ``free``.
+        default_answer_mode: that of a question that names none and gives no answer.
+        correction_policies: those that a request may name.
+        mask_encodings: those that the server can send; this client asks for COCO's run lengths.
+        has_judge: False: scores are absent and nothing is corrected.
+        threshold: a round whose score is at most this is corrected, unless the caller names another threshold.
+        answer_template: the answer of a forced round that gives none.
+        language_engine: what runs the language half, for example ``onnxruntime/CPUExecutionProvider``.
+        vision_engine: what runs the vision half.
+    """
+
     model_name: str
     model_version: str
     model_digest: str
@@ -44,9 +70,7 @@ class ServerDescription:
     correction_policies: tuple[str, ...]
     mask_encodings: tuple[str, ...]
     has_judge: bool
-    """False: scores are absent and nothing is corrected."""
     threshold: float
-    """A round whose score is at most this is corrected, unless the caller names another threshold."""
     answer_template: str
     language_engine: str
     vision_engine: str

@@ -42,15 +42,20 @@ _PRIORITIES: dict[str, pb.Priority.ValueType] = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One question of a dialogue known in advance."""
+    """One question of a dialogue known in advance.
+
+    Attributes:
+        question: what to segment, in words.
+        refer_to: an earlier round of the same session whose mask the question is about: its result, or its
+            zero-based index in the session.
+        mode: None: forced when an answer is given, else the model's default.
+        answer: the answer's words, ``[SEG]`` exactly once. None: the model's template, where the mode is forced.
+    """
 
     question: str
     refer_to: RoundResult | int | None = None
-    """An earlier round of the same session: its result, or its zero-based index."""
     mode: Mode | None = None
-    """None: forced when an answer is given, else the model's default."""
     answer: str | None = None
-    """The answer's words, ``[SEG]`` exactly once. None: the model's template, where the mode is forced."""
 
 
 def ask_request(

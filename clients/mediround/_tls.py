@@ -17,14 +17,17 @@ Pem = str | PathLike[str] | bytes
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS; with ``certificate`` and ``key``, mutual TLS."""
+    """TLS; with ``certificate`` and ``key``, mutual TLS. Each is PEM: a path, or the bytes themselves.
+
+    Attributes:
+        ca: certificates that the server's must descend from; None: those of the system.
+        certificate: this client's certificate chain.
+        key: this client's private key.
+    """
 
     ca: Pem | None = None
-    """Certificates that the server's must descend from; None: those of the system."""
     certificate: Pem | None = None
-    """This client's certificate chain."""
     key: Pem | None = None
-    """This client's private key."""
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises OSError when a file cannot be read."""

@@ -30,10 +30,14 @@ _DETAILS = "grpc-status-details-bin"
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field of the request that must change."""
+    """One field of the request that must change.
+
+    Attributes:
+        field: its path in the contract, for example ``questions[2].refer_to``.
+        description: what is wrong with it, or what it must be.
+    """
 
     field: str
-    """Its path in the contract, for example ``questions[2].refer_to``."""
     description: str
 
 
@@ -48,6 +52,9 @@ class InvalidArgument(MediRoundError):
     """The request cannot be served as it is, now or later: change what ``violations`` name.
 
     The session, if there is one, is unharmed and takes further rounds.
+
+    Attributes:
+        violations: the fields that must change; empty where the server named none.
     """
 
     def __init__(self, message: str, violations: tuple[FieldViolation, ...] = ()) -> None:
@@ -72,6 +79,9 @@ class AccessDenied(MediRoundError):
 class ResourceExhausted(MediRoundError):
     """A limit of the server is reached: close sessions you no longer need, wait ``retry_after`` seconds, and
     send the same request again. Nothing was done, and the session is unharmed.
+
+    Attributes:
+        retry_after: seconds to wait; 1 where the server, or a proxy, named none.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -82,6 +92,9 @@ class ResourceExhausted(MediRoundError):
 class Unavailable(MediRoundError):
     """The server cannot be reached, is starting, or is shutting down: wait ``retry_after`` seconds and send the
     same request again. A session may be gone after a restart: then ``NotFound`` follows.
+
+    Attributes:
+        retry_after: seconds to wait; 1 where the server, or a proxy, named none.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -102,7 +115,11 @@ class Cancelled(MediRoundError):
 
 
 class ServerFault(MediRoundError):
-    """A fault of the server. Report ``incident``, which its log knows; the same request may fail again."""
+    """A fault of the server. Report ``incident``, which its log knows; the same request may fail again.
+
+    Attributes:
+        incident: the id under which the server logged it; None where a proxy answered.
+    """
 
     def __init__(self, message: str, incident: str | None = None) -> None:
         super().__init__(message)

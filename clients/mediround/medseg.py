@@ -30,22 +30,31 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AskedRound:
-    """One human turn and the gpt turn that answers it."""
+    """One human turn and the gpt turn that answers it.
+
+    Attributes:
+        question: words alone, stripped.
+        refer_to: zero-based index of the earlier round whose mask the question is about; None: of none.
+        answer: words with ``[SEG]`` in place of the target.
+        target: path of the target mask, relative to the data set's root.
+    """
 
     question: str
-    """Words alone, stripped."""
     refer_to: int | None
-    """Zero-based index of the earlier round whose mask the question is about."""
     answer: str
-    """Words with ``[SEG]`` in place of the target."""
     target: str
-    """Path of the target mask, relative to the data set's root."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
+    """One item of a data set.
+
+    Attributes:
+        image: path relative to the data set's root.
+        rounds: in the order in which they are asked; at least one.
+    """
+
     image: str
-    """Path relative to the data set's root."""
     rounds: tuple[AskedRound, ...]
 
 

@@ -18,7 +18,14 @@ from mediround.v1 import segmentation_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """In pixels of the image; the maxima are inclusive."""
+    """A rectangle, in pixels of the image; the maxima are inclusive.
+
+    Attributes:
+        x_min: leftmost column; columns count from the left, from 0.
+        y_min: uppermost row; rows count from the top, from 0.
+        x_max: rightmost column, inclusive.
+        y_max: lowest row, inclusive.
+    """
 
     x_min: int
     y_min: int
@@ -28,20 +35,34 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the model was shown of the round referred to."""
+    """What the model was shown of the round referred to.
+
+    Attributes:
+        index: zero-based index of the round referred to, in its session.
+        crop: rectangle cut out of the image as the crop.
+        box: rectangle shown as the box.
+        whole_image: whether the mask covered (almost) nothing visible, so that the whole image stood in for it.
+    """
 
     index: int
     crop: Box
-    """Rectangle cut out as the crop."""
     box: Box
-    """Rectangle shown as the box."""
     whole_image: bool
-    """Whether the mask covered (almost) nothing visible, so that the whole image stood in for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds. Stages overlap: their sum may exceed ``total``."""
+    """Where a round's time went on the server, in seconds. Stages overlap: their sum may exceed ``total``.
+
+    Attributes:
+        queue: from arrival to the start of work: earlier rounds of the session, and a place.
+        prepare: prompt, crops and boxes.
+        language: reading the dialogue and answering.
+        encode: waiting for the image's embedding; 0 when it was held.
+        decode: from the feature to the mask's logits.
+        postprocess: from logits to the mask of the image's size.
+        total: from arrival to the result.
+    """
 
     queue: float
     prepare: float
@@ -54,50 +75,72 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
+    """What the server had already computed for a round.
+
+    Attributes:
+        embedding_hit: whether the image's embedding was held, and so not computed for this round.
+        cached_tokens: those of ``prompt_tokens`` that were not computed again.
+        prompt_tokens: tokens that the language model was given, image tokens included.
+        wave: zero-based index of the language pass within its request; rounds of one wave share a pass.
+    """
+
     embedding_hit: bool
-    """Whether the image's embedding was held, and so not computed for this round."""
     cached_tokens: int
-    """Of ``prompt_tokens``, those that were not computed again."""
     prompt_tokens: int
     wave: int
-    """Index of the language pass within its request."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundResult:
-    """One round's answer. Pass it as ``refer_to`` of a later round of the same session."""
+    """One round's answer. Pass it as ``refer_to`` of a later round of the same session.
+
+    Attributes:
+        session_id: the session that was asked.
+        index: zero-based index of this round in its session.
+        answer: the model's words, ``[SEG]`` included where there is a mask.
+        mask: bool (H, W), of the image's own size; None when the model answered without one.
+        area: pixels set; 0 without a mask.
+        box: around the pixels set; None when none is.
+        score: the judge's estimate of the mask's IoU, 0 to 1, before correction; None without a mask or a judge.
+        seg_probability: the model's own probability of ``[SEG]`` where it stands, 0 to 1; None without a mask.
+        corrected: whether the corrector replaced the feature that the mask was drawn from.
+        reference: what the model was shown of the round referred to; None when the question referred to none.
+        timings: where the time went, in seconds.
+        cache: what the server had already computed.
+        model_digest: SHA-256 of the model bundle's manifest, hex: keep it with every mask.
+    """
 
     session_id: str
     index: int
     answer: str
-    """The model's words, ``[SEG]`` included where there is a mask."""
     mask: npt.NDArray[np.bool_] | None
-    """bool (H, W); None when the model answered without one."""
     area: int
-    """Pixels set; 0 without a mask."""
     box: Box | None
-    """Around the pixels set; None when none is."""
     score: float | None
-    """The judge's estimate of the mask's IoU, before correction; None without a mask or a judge."""
     seg_probability: float | None
-    """The model's own probability of ``[SEG]`` where it stands; None without a mask."""
     corrected: bool
     reference: Reference | None
     timings: Timings
     cache: CacheUse
     model_digest: str
-    """SHA-256 of the model bundle's manifest, hex: keep it with every mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A session as the server opened it."""
+    """A session as the server opened it.
+
+    Attributes:
+        session_id: names the session in every call; hard to guess.
+        height: of the image and of every mask, in pixels.
+        width: the same.
+        upload_skipped: whether the server held the image's bytes, and none were sent.
+        model_digest: SHA-256 of the model bundle's manifest, hex.
+    """
 
     session_id: str
     height: int
     width: int
     upload_skipped: bool
-    """Whether the server held the image's bytes, and none were sent."""
     model_digest: str
 
 

@@ -17,7 +17,15 @@ _F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Rounds whose score lies in [lower, upper); the last one holds 1 too."""
+    """Rounds whose score lies in [lower, upper); the last one holds 1 too.
+
+    Attributes:
+        lower: least score.
+        upper: bound of the scores.
+        rounds: how many.
+        mean_score: of these rounds.
+        mean_iou: of the same.
+    """
 
     lower: float
     upper: float
@@ -28,17 +36,25 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
+    """How well the judge's scores foretell the masks' IoU.
+
+    Attributes:
+        rounds: scored rounds that were not corrected.
+        threshold: a mask whose IoU is at most this is bad.
+        bad: bad masks.
+        pearson: correlation of score and IoU; None where scores or IoUs do not vary.
+        auc: chance that a bad mask's score lies below a good one's (a tie counts half); None without both kinds.
+        mean_absolute_error: of the score against the IoU.
+        bins: of the reliability diagram; empty bins are left out.
+    """
+
     rounds: int
     threshold: float
-    """A mask whose IoU is at most this is bad."""
     bad: int
     pearson: float | None
-    """None where scores or IoUs do not vary."""
     auc: float | None
-    """Chance that a bad mask's score lies below a good one's (a tie counts half); None without both kinds."""
     mean_absolute_error: float
     bins: tuple[Bin, ...]
-    """Of the reliability diagram; empty bins are left out."""
 
 
 def calibration(scores: Sequence[float], ious: Sequence[float], threshold: float) -> Calibration | None:

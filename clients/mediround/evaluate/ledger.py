@@ -34,7 +34,20 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What decides a result besides the data. Results of different runs are never mixed."""
+    """What decides a result besides the data. Results of different runs are never mixed.
+
+    Attributes:
+        policy: which rounds the judge may have corrected.
+        answers: ``given``: the data set's words; ``free``: the model's own.
+        model_name: the bundle's name.
+        model_version: the bundle's version.
+        model_digest: SHA-256 of the bundle's manifest, hex.
+        threshold: a round whose score is at most this is corrected.
+        has_judge: False: nothing is scored or corrected.
+        server_version: of the serving software.
+        language_engine: what runs the language half.
+        vision_engine: what runs the vision half.
+    """
 
     policy: DialogueCorrection
     answers: Answers

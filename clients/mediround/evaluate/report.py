@@ -26,7 +26,17 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of the rounds of one index, or of all. Rounds without a mask count as empty predictions."""
+    """Of the rounds of one index, or of all. Rounds without a mask count as empty predictions.
+
+    Attributes:
+        rounds: how many.
+        giou: mean IoU of the masks, 0 to 1.
+        ciou: intersections over unions, each summed; None where every union is empty.
+        dice: mean Dice of the masks, 0 to 1.
+        corrected: rounds whose feature the corrector replaced.
+        no_mask: rounds that the model answered without a mask.
+        not_asked: rounds that refer to a round without one.
+    """
 
     rounds: int
     giou: float
@@ -34,45 +44,63 @@ class Figures:
     dice: float
     corrected: int
     no_mask: int
-    """Rounds that the model answered without a mask."""
     not_asked: int
-    """Rounds that refer to a round without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that has no part in the figures."""
+    """An item that has no part in the figures.
+
+    Attributes:
+        item: index in the data set's list, from 0.
+        file: what is at fault: the data set, or a picture; the server's address where a call failed.
+        problem: what is wrong with it.
+    """
 
     item: int
-    """Index in the data set's list, from 0."""
     file: str
-    """The file that is at fault: the data set, or a picture; the server's address where a call failed."""
     problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
+    """What was evaluated.
+
+    Attributes:
+        file: the data set's path.
+        digest: SHA-256 over ``keys``, hex: equal for equal dialogues and pictures.
+        items: in the data set.
+        evaluated: those that have a part in the figures.
+        keys: of the items in order; None for an item that could not be read.
+    """
+
     file: str
     digest: str
-    """SHA-256 over ``keys``: equal for equal dialogues and pictures."""
     items: int
     evaluated: int
     keys: tuple[str | None, ...]
-    """Of the items in order; None for an item that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
+    """How good the masks of one run are.
+
+    Attributes:
+        run: the model and how it was asked.
+        data: what was evaluated.
+        overall: of all rounds; None where no item could be evaluated.
+        by_round: by the round's index in its dialogue.
+        judge: how well its scores foretell the IoU; None without a judge or a scored round.
+        judge_left_out: scored rounds left out of it: they were corrected, and the score is of the mask before.
+        failures: items that have no part in the figures.
+    """
+
     run: Run
     data: Data
     overall: Figures | None
-    """None where no item could be evaluated."""
     by_round: tuple[Figures, ...]
-    """By the round's index in its dialogue."""
     judge: Calibration | None
-    """None without a judge or a scored round."""
     judge_left_out: int
-    """Scored rounds left out of it: they were corrected, and the score is of the mask before that."""
     failures: tuple[Failure, ...]
 
 

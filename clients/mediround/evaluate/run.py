@@ -28,14 +28,21 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
+    """How a data set is asked.
+
+    Attributes:
+        policy: which rounds the judge may have corrected.
+        answers: ``given``: the data set's words; ``free``: the model's own.
+        concurrency: items under way at once.
+        timeout: seconds that one call may take.
+        attempts: times that a busy server is asked for one item; it is waited for twice as long each time.
+    """
+
     policy: DialogueCorrection = "referenced"
     answers: Answers = "given"
     concurrency: int = 4
-    """Items under way at once."""
     timeout: float = 300.0
-    """Seconds that one call may take."""
     attempts: int = 5
-    """Times that a busy server is asked for one item; it is waited for twice as long each time."""
 
 
 DEFAULTS = Options()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pydoc
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
 
+import pytest
+
 import mediround
+from mediround import evaluate, medseg, results
 from mediround.v1 import segmentation_pb2 as pb
 
 CLIENTS = Path(mediround.__file__).parent.parent
@@ -27,6 +32,23 @@ def test_it_says_that_it_is_typed() -> None:
 def test_all_that_is_named_is_there() -> None:
     assert mediround.__all__ == sorted(mediround.__all__)
     assert all(hasattr(mediround, name) for name in mediround.__all__)
+
+
+def public_values() -> list[type]:
+    names = [getattr(module, name) for module in (mediround, evaluate) for name in module.__all__]
+    named = [*names, results.Opening, evaluate.report.Figures, medseg.AskedRound, medseg.Dialogue]
+    return sorted({value for value in named if dataclasses.is_dataclass(value)}, key=lambda value: value.__name__)
+
+
+@pytest.mark.parametrize("value", public_values(), ids=lambda value: value.__name__)
+def test_help_says_what_each_field_is(value: type) -> None:
+    """Each stands in the class's docstring: ``help`` shows no docstring below a field."""
+    head, _, said = (value.__doc__ or "").partition("\n    Attributes:\n")
+    assert head.strip()
+    lines = [line.strip() for line in said.splitlines() if line.startswith(" " * 8) and line[8] != " "]
+    assert [line.partition(":")[0] for line in lines] == [field.name for field in dataclasses.fields(value)]
+    assert all(line.partition(":")[2].strip() for line in lines)
+    assert all(line in pydoc.plain(pydoc.render_doc(value)) for line in lines)
 
 
 def test_without_its_extra_the_command_says_what_to_install() -> None:
