@@ -27,7 +27,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from serving import wave
+from serving import request_context, wave
 from serving.domain import (
     U8,
     CacheUse,
@@ -148,7 +148,7 @@ class Orchestrator:
             work = ExpectedWork(encodes=not known, passes=len(groups), masks=len(questions))
             async with (
                 self.gate.admitted(work, caller, priority),
-                self._embedding(opened.image) as embedding,
+                self._embedding(opened.image, priority) as embedding,
             ):
                 queue = perf_counter() - arrived
                 for number, group in enumerate(groups):
@@ -159,7 +159,8 @@ class Orchestrator:
                         for i in group
                     ]
                     timings.prepare = perf_counter() - began
-                    session, results = await self._wave(session, asked, embedding, timings, number)
+                    with request_context.prioritised(priority):
+                        session, results = await self._wave(session, asked, embedding, timings, number)
                     timings.total = timings.queue + perf_counter() - began
                     terms = WaveTerms(correction.threshold, priority, wave.correctable(asked, results))
                     self.observer.wave(results, terms)
@@ -239,9 +240,12 @@ class Orchestrator:
         return wave.segmentations(features, decoded, masks)
 
     @asynccontextmanager
-    async def _embedding(self, image: SourceImage) -> AsyncIterator[asyncio.Task[HeldEmbedding]]:
+    async def _embedding(
+        self, image: SourceImage, priority: Priority
+    ) -> AsyncIterator[asyncio.Task[HeldEmbedding]]:
         """The image's embedding, on its way while the block runs, given back after it."""
-        task = asyncio.create_task(self._acquire(image))
+        with request_context.prioritised(priority):
+            task = asyncio.create_task(self._acquire(image))
         try:
             yield task
         finally:

@@ -1,11 +1,14 @@
 """What travels with the request that is being worked on: its deadline and its priority.
 
-Set once at the gRPC edge; read where work leaves this process. In between nothing carries them as arguments. A
-passed deadline cancels the task, and that alone stops work in this process.
+The gRPC edge sets the deadline, the orchestrator the priority; both are read where work leaves this process. In
+between nothing carries them as arguments. A passed deadline cancels the task, and that alone stops work in this
+process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 
@@ -32,9 +35,18 @@ def within(seconds: float) -> float:
     return seconds if left is None else min(left, seconds)
 
 
-def set_priority(priority: Priority) -> None:
-    """For the work of this task, and of tasks that it starts."""
-    _PRIORITY.set(priority)
+@contextmanager
+def prioritised(priority: Priority) -> Iterator[None]:
+    """What this task does within the block, and tasks that it starts there, has this priority.
+
+    A generator must not yield within it: the body of a generator runs in its reader's context, so the reader would
+    have the priority too.
+    """
+    token = _PRIORITY.set(priority)
+    try:
+        yield
+    finally:
+        _PRIORITY.reset(token)
 
 
 def priority() -> Priority:

@@ -20,7 +20,6 @@ import grpc
 
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
-from serving import request_context
 from serving.admission.permits import Permits
 from serving.api import responses as answering
 from serving.api.description import ServerDescription
@@ -79,7 +78,6 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "AskRound", 1) as asked:
             question, correction = self._asking.round(request)
             asked.priority = self._asking.priority(request.priority)
-            request_context.set_priority(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 result = await self._orchestrator.ask(
@@ -95,7 +93,6 @@ class SegmentationService(SegmentationServiceServicer):
         with self._told(context, "SegmentDialogue", len(request.questions)) as asked:
             questions, correction = self._asking.dialogue(request)
             asked.priority = self._asking.priority(request.priority)
-            request_context.set_priority(asked.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 results = self._orchestrator.segment(

@@ -18,20 +18,20 @@ from tests.triton.harness import MASK_SLOTS, SLOTS, Stage, stage
 
 async def test_batches_form(random_bundle: Bundle, random_triton: Triton) -> None:
     """Of requests with equally many features: of some with one and some with three, each gets its own masks."""
-    request_context.set_priority(Priority.BATCH)  # waits longer than a busy machine takes
-    async with stage(random_bundle, random_triton, patience=90.0) as on:
-        lease = await on.lease()
-        alone = {count: await on.decode(lease, count) for count in (1, 3)}
-        for counts in ([1] * 24, [1, 3] * 6):
-            before = await on.counted()
-            together = await asyncio.gather(*(on.decode(lease, count) for count in counts))
-            for count, decoded in zip(counts, together, strict=True):
-                np.testing.assert_allclose(decoded.logits, alone[count].logits, rtol=0, atol=1e-4)
-            done = (await on.counted()).since(before)
-            assert done.requests == len(counts)
-            if len(set(counts)) == 1:
-                assert done.runs < 24
-                assert 1 < max(done.sizes) <= 16
+    with request_context.prioritised(Priority.BATCH):  # waits longer than a busy machine takes
+        async with stage(random_bundle, random_triton, patience=90.0) as on:
+            lease = await on.lease()
+            alone = {count: await on.decode(lease, count) for count in (1, 3)}
+            for counts in ([1] * 24, [1, 3] * 6):
+                before = await on.counted()
+                together = await asyncio.gather(*(on.decode(lease, count) for count in counts))
+                for count, decoded in zip(counts, together, strict=True):
+                    np.testing.assert_allclose(decoded.logits, alone[count].logits, rtol=0, atol=1e-4)
+                done = (await on.counted()).since(before)
+                assert done.requests == len(counts)
+                if len(set(counts)) == 1:
+                    assert done.runs < 24
+                    assert 1 < max(done.sizes) <= 16
 
 
 async def test_a_full_queue_is_exhausted_and_passes(random_bundle: Bundle, random_triton: Triton) -> None:
@@ -53,8 +53,8 @@ async def test_a_person_who_waits_goes_before_dialogues_known_in_advance(
     ended: list[Priority] = []
 
     async def encode(on: Stage, seed: int, claimed: Priority) -> None:
-        request_context.set_priority(claimed)
-        await on.lease(seed)
+        with request_context.prioritised(claimed):
+            await on.lease(seed)
         ended.append(claimed)
 
     async with stage(random_bundle, random_triton, by_reference=False, patience=90.0, places=17) as on:
@@ -80,22 +80,22 @@ async def test_triton_refuses_who_waits_too_long_in_its_queue(
     random_bundle: Bundle, random_triton: Triton
 ) -> None:
     """By reference, where only Triton's reply ends a request: so its slot is free at once."""
-    request_context.set_priority(Priority.BATCH)  # all: a busy machine is slow
-    async with (
-        stage(random_bundle, random_triton, by_reference=False, patience=90.0) as many,
-        stage(random_bundle, random_triton) as on,
-    ):
-        await many.engine.reached()
-        await on.engine.reached()
-        queued = [asyncio.create_task(many.lease(300 + seed)) for seed in range(12)]
-        while many.engine.counts.encodes == 0:  # noqa: ASYNC110  # an engine has no event
-            await asyncio.sleep(0.001)
-        with pytest.raises(Unavailable, match="did not begin") as refused:
-            await on.lease(12, seconds=0.05)
-        assert refused.value.retry_after > 0
-        assert on.slab is not None
-        assert (on.slab.free, on.slab.withheld) == (SLOTS, 0)
-        await asyncio.gather(*queued)
+    with request_context.prioritised(Priority.BATCH):  # all: a busy machine is slow
+        async with (
+            stage(random_bundle, random_triton, by_reference=False, patience=90.0) as many,
+            stage(random_bundle, random_triton) as on,
+        ):
+            await many.engine.reached()
+            await on.engine.reached()
+            queued = [asyncio.create_task(many.lease(300 + seed)) for seed in range(12)]
+            while many.engine.counts.encodes == 0:  # noqa: ASYNC110  # an engine has no event
+                await asyncio.sleep(0.001)
+            with pytest.raises(Unavailable, match="did not begin") as refused:
+                await on.lease(12, seconds=0.05)
+            assert refused.value.retry_after > 0
+            assert on.slab is not None
+            assert (on.slab.free, on.slab.withheld) == (SLOTS, 0)
+            await asyncio.gather(*queued)
 
 
 async def test_cancelled_by_value_never_begins_at_triton(random_bundle: Bundle, random_triton: Triton) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,13 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import request_context
 from serving.admission.permits import OpenGate
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question, RoundResult
+from serving.domain import (
+    F32,
+    AnswerMode,
+    Correction,
+    CorrectionPolicy,
+    EncoderImage,
+    Priority,
+    Question,
+    RoundResult,
+)
 from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
 from serving.geometry import Geometry
 from serving.observer import NullObserver
 from serving.orchestrator import Orchestrator
-from serving.ports import ExpectedWork, Prompt
+from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
 from serving.prompt import PromptTemplate, waves
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
@@ -371,6 +381,62 @@ async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(servi
         (ExpectedWork(encodes=0, passes=1, masks=3), Priority.BATCH, True),
         (ExpectedWork(encodes=0, passes=1, masks=1), Priority.INTERACTIVE, False),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Both engines, noting with which priority they are asked."""
+
+    language: ScriptedLanguage
+    vision: ScriptedVision
+    seen: list[tuple[str, Priority]]
+    description: str = "watched"
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        self.seen.append(("complete", request_context.priority()))
+        return await self.language.complete(prompt)
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+        self.seen.append(("encode", request_context.priority()))
+        await self.vision.encode(image, lease)
+
+    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
+        self.seen.append(("decode", request_context.priority()))
+        return await self.vision.decode(lease, features, thresholds)
+
+    async def close(self) -> None:
+        """They stay the fixture's."""
+
+
+async def test_engines_see_the_priority_of_the_request_and_its_reader_does_not(serving: Stack) -> None:
+    """In every wave, whatever task reads it; two dialogues that one task reads in turn keep their own."""
+    engines = Watched(serving.language, serving.vision, [])
+    target = replace(serving.orchestrator, language=engines, vision=engines)
+    batch = target.segment(await serving.open(), "me", dialogue([None, 0, 1]), ALWAYS, Priority.BATCH)
+    other = await serving.open(np.roll(IMAGE, 1, axis=0))
+    interactive = target.segment(other, "me", dialogue([None, 0]), ALWAYS, Priority.INTERACTIVE)
+
+    async def seen(results: AsyncGenerator[RoundResult]) -> set[tuple[str, Priority]]:
+        engines.seen.clear()
+        await anext(results)
+        assert request_context.priority() is Priority.INTERACTIVE, "the reader's own, as nobody set it"
+        return set(engines.seen)
+
+    every = ("complete", "encode", "decode")
+    assert await seen(batch) == {(each, Priority.BATCH) for each in every}
+    assert await seen(interactive) == {(each, Priority.INTERACTIVE) for each in every}
+    assert await asyncio.create_task(seen(batch)) == {(each, Priority.BATCH) for each in ("complete", "decode")}
+    with request_context.prioritised(Priority.BATCH):
+        engines.seen.clear()
+        await anext(interactive)
+        assert {priority for _, priority in engines.seen} == {Priority.INTERACTIVE}
+        assert request_context.priority() is Priority.BATCH
+    assert await seen(batch) == {(each, Priority.BATCH) for each in ("complete", "decode")}
+    for results in (batch, interactive):
+        await results.aclose()
+    engines.seen.clear()
+    await target.ask(other, "me", forced(), ALWAYS, Priority.BATCH)
+    assert {priority for _, priority in engines.seen} == {Priority.BATCH}
 
 
 async def test_timings_are_of_the_round(serving: Stack) -> None:
