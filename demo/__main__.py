@@ -7,68 +7,30 @@ client alone, as any integrator would.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from demo.overlay import Panel, strip
 from demo.page import DialogueSection, render
-from demo.slices import SliceDialogue, SliceQuestion, dialogues, dice
+from demo.slices import SliceDialogue, dialogues
 from demo.stack import ONNX, TRITON, stack
+from demo.table import COLUMNS, HEADER, Answered, table
 from loadtest.server_process import LaunchError
 from mediround import Client, RoundResult
 
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
-STAGES = ["queue", "prep", "lang", "enc", "dec", "post", "total"]
-HEADER = ["", "question", "refers to", "answer", "Dice", "score", "corr.", "cached", *STAGES]
 NOTES = [
     "Research and education only: not for clinical use. One head (Colin27), the model saw other slices of it.",
     "Filled: the model's mask. Blue line: the earlier mask that the question refers to. Dotted: the atlas.",
     "The patient's left is on the image's right, as a DICOM viewer shows axial slices.",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    asked: SliceQuestion
-    result: RoundResult
-
-    @property
-    def dice(self) -> float:
-        return dice(self.result.mask, self.asked.truth)
-
-    def row(self) -> list[str]:
-        """Cells under ``HEADER``; times in milliseconds."""
-        result, timings = self.result, self.result.timings
-        refer_to = "" if self.asked.refer_to is None else f"round {self.asked.refer_to + 1}"
-        cached = f"{'image ' if result.cache.embedding_hit else ''}{result.cache.cached_tokens} tok"
-        stages = (
-            timings.queue,
-            timings.prepare,
-            timings.language,
-            timings.encode,
-            timings.decode,
-            timings.postprocess,
-            timings.total,
-        )
-        return [
-            str(result.index + 1),
-            self.asked.question,
-            refer_to,
-            result.answer,
-            f"{self.dice:.2f}",
-            "" if result.score is None else f"{result.score:.2f}",
-            "yes" if result.corrected else "",
-            cached,
-            *(f"{seconds * 1000:.0f}" for seconds in stages),
-        ]
 
 
 def hold(client: Client, dialogue: SliceDialogue) -> Iterator[Answered]:
@@ -78,9 +40,7 @@ def hold(client: Client, dialogue: SliceDialogue) -> Iterator[Answered]:
         for asked in dialogue.rounds:
             earlier = None if asked.refer_to is None else results[asked.refer_to]
             if earlier is not None and earlier.mask is None:
-                raise SystemExit(
-                    f"round {earlier.index + 1} has no mask to refer to; its answer: {earlier.answer}"
-                )
+                raise SystemExit(f"round {earlier.index} has no mask to refer to; its answer: {earlier.answer}")
             results.append(session.ask(asked.question, refer_to=earlier))
             yield Answered(asked, results[-1])
 
@@ -99,15 +59,6 @@ def section(dialogue: SliceDialogue, answered: list[Answered]) -> DialogueSectio
     return DialogueSection(dialogue.path.stem, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
 
 
-def table(dialogue: SliceDialogue, answered: list[Answered]) -> Table:
-    view = Table(title=dialogue.path.stem, title_justify="left", title_style="bold")
-    for name in HEADER:
-        view.add_column(name, justify="right" if name in {"Dice", "score", *STAGES} else "left")
-    for a in answered:
-        view.add_row(*a.row())
-    return view
-
-
 def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Console) -> list[Answered]:
     """All dialogues; writes pictures and the page into ``out``."""
     sections: list[DialogueSection] = []
@@ -123,7 +74,7 @@ def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Conso
                 for one in hold(client, dialogue):
                     answered.append(one)
                     progress.advance(task)
-                console.print(table(dialogue, answered))
+                console.print(table(dialogue.path.stem, answered))
                 sections.append(section(dialogue, answered))
                 sections[-1].picture.save(out / f"{dialogue.path.stem}.png", optimize=True)
                 everything += answered
@@ -137,20 +88,34 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX, help="what runs the vision half")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write what is printed as a picture too")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    console, began = Console(width=None if sys.stdout.isatty() else 190), time.monotonic()
+    wide = sys.stdout.isatty() and not given.svg
+    console, began = (
+        Console(width=None if wide else COLUMNS, record=bool(given.svg), highlight=False),
+        time.monotonic(),
+    )
     try:
         answered = run(given.bundle, given.out, given.engine, given.vision, console)
     except LaunchError as error:
         console.print(f"[red]{error}")
         return 1
     mean = statistics.mean(a.dice for a in answered)
+    console.print(f"{len(answered)} rounds in {time.monotonic() - began:.0f} s, mean Dice {mean:.3f}.")
     console.print(
-        f"{len(answered)} rounds, mean Dice against the atlas {mean:.3f}, {time.monotonic() - began:.0f} s."
+        "Dice: overlap with the atlas (0 to 1). ms: in the server; first rounds encode."
     )
-    console.print(f"Look at [bold]{given.out / 'index.html'}[/] (pictures beside it).  {NOTES[0]}")
+    console.print(f"Pictures and every stage's time: [bold]{given.out / 'index.html'}[/]", soft_wrap=True)
+    console.print(NOTES[0])
+    if given.svg:
+        given.svg.write_text(_picture(console), encoding="utf-8")
     return 0
+
+
+def _picture(console: Console) -> str:
+    """What was printed, as SVG that loads nothing: Rich's own names fonts on another server."""
+    return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="make demo"), flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def strip(image: U8, panels: list[Panel]) -> Image.Image:
     font = ImageFont.load_default(size=15)
     for index, panel in enumerate(panels):
         left = MARGIN + index * (PANEL + MARGIN)
-        draw.multiline_text((left, 10), _wrapped(f"{index + 1}. {panel.heading}"), INK, font, spacing=3)
+        draw.multiline_text((left, 10), _wrapped(f"{index}. {panel.heading}"), INK, font, spacing=3)
         canvas.paste(_picture(image, panel), (left, HEADING))
         draw.multiline_text((left, HEADING + PANEL + 8), _wrapped(panel.footing), INK, font, spacing=3)
     return canvas
