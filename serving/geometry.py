@@ -7,6 +7,7 @@ tokens, engines or sessions. Everything here is pure and runs in a worker thread
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,9 @@ from serving.domain import F32, U8, Bits, EncoderImage, Mask, Rectangle, Referen
 
 FEW_PIXELS = 9
 """A mask with at most this many visible pixels cannot be a reference: the whole image stands in for it."""
+_STRIP_PIXELS = 1 << 20
+"""Pixels that are padded and resized at a time."""
+_BICUBIC_SUPPORT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,7 @@ class Geometry:
         new_height, new_width = (side, long) if height <= width else (long, side)
         resized = Image.fromarray(rgb).resize((new_width, new_height), Image.Resampling.BICUBIC)
         top, left = (new_height - side) // 2, (new_width - side) // 2
-        pixels = np.ascontiguousarray(np.asarray(resized)[top : top + side, left : left + side])
-        return TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
+        return _tower(np.asarray(resized)[top : top + side, left : left + side])
 
     def mask(self, logits: F32, image: SourceImage) -> Mask:
         """Logits (L, L) over the padded square → mask of the image's size; set where the logit is > 0.
@@ -87,11 +90,12 @@ class Geometry:
         box = bounding_rectangle(bits)
         if box is None:
             raise AssertionError("a mask with visible pixels has a bounding rectangle")
-        crop, rectangle = _masked_crop(image.rgb, bits, box)
+        cut, rectangle = _masked_crop(image.rgb, bits, box)
+        crop = _tower(squared(cut, self.tower.side))
         normalised = np.array(
             [box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height], np.float32
         )
-        return Reference(round_index, self.tower_image(crop), rectangle, normalised, box, whole)
+        return Reference(round_index, crop, rectangle, normalised, box, whole)
 
 
 def pack_mask(bits: Bits) -> Mask:
@@ -109,8 +113,48 @@ def bounding_rectangle(bits: Bits) -> Rectangle | None:
     return Rectangle(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
 
 
+def squared(rgb: U8, side: int) -> U8:
+    """RGB (H, W, 3) at the top left of a black square, resized (bicubic) to ``side``; bit-equal to Pillow.
+
+    The square itself is never made: it may be many times larger than the picture. Pillow resizes rows, then
+    columns, each to 8 bits; so each of the two passes is padded by itself, and only as far as its filter sees.
+    """
+    height, width = rgb.shape[:2]
+    columns = _rows_resized(rgb, max(height, width), side)  # (H, side, 3)
+    strip = np.zeros((max(height, width), side, 3), np.uint8)
+    strip[:height] = columns
+    return np.asarray(Image.fromarray(strip).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _rows_resized(rgb: U8, length: int, side: int) -> U8:
+    """Each row of RGB (H, W, 3), zeros behind it up to ``length``, resized to ``side``: (H, side, 3)."""
+    height, width = rgb.shape[:2]
+    scale = length / side
+    reach = _BICUBIC_SUPPORT * max(scale, 1.0) + 2
+    # Beyond these all is black. Of so many the scale is exact in the single precision in which Pillow keeps a box.
+    step = side // (side & -side)
+    wanted = min(side, step * math.ceil((width + reach) / scale / step))
+    padded = min(length, math.ceil(wanted * scale + reach))
+    out = np.zeros((height, side, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // padded)
+    for top in range(0, height, rows):
+        part = rgb[top : top + rows]
+        wide = np.zeros((part.shape[0], padded, 3), np.uint8)
+        wide[:, :width] = part
+        box = (0, 0, wanted * scale, part.shape[0])
+        resized = Image.fromarray(wide).resize((wanted, part.shape[0]), Image.Resampling.BICUBIC, box)
+        out[top : top + rows, :wanted] = np.asarray(resized)
+    return out
+
+
+def _tower(pixels: U8) -> TowerImage:
+    """RGB (P, P, 3) with its digest."""
+    pixels = np.ascontiguousarray(pixels)
+    return TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
+
+
 def _masked_crop(rgb: U8, bits: Bits, box: Rectangle) -> tuple[U8, Rectangle]:
-    """The visible part of the masked image, put at the top left of a black square.
+    """The visible part of the masked image, and where it lies.
 
     An image that is black all over has no visible part: then the mask's box is cut out (our choice; the
     published code does not define it).
@@ -119,16 +163,13 @@ def _masked_crop(rgb: U8, bits: Bits, box: Rectangle) -> tuple[U8, Rectangle]:
     masked = np.asarray(cv2.copyTo(rgb[rows, columns], bits[rows, columns].view(np.uint8)), np.uint8)
     visible = _visible_rectangle(masked) or Rectangle(0, 0, box.x_max - box.x_min, box.y_max - box.y_min)
     cut = masked[visible.y_min : visible.y_max + 1, visible.x_min : visible.x_max + 1]
-    side = max(cut.shape[:2])
-    square = np.zeros((side, side, 3), np.uint8)
-    square[: cut.shape[0], : cut.shape[1]] = cut
     rectangle = Rectangle(
         box.x_min + visible.x_min,
         box.y_min + visible.y_min,
         box.x_min + visible.x_max,
         box.y_min + visible.y_max,
     )
-    return square, rectangle
+    return cut, rectangle
 
 
 def _visible_rectangle(rgb: U8) -> Rectangle | None:

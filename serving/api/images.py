@@ -150,7 +150,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     """Decode to RGB; alpha only where it hides nothing."""
     if image.mode in _PLAIN and "transparency" not in image.info:
         return image.convert("RGB")
-    with_alpha = image.convert("RGBA")
+    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     lowest, _ = with_alpha.getchannel("A").getextrema()
     if lowest != 255:
         raise InvalidInput(FIELD, "has transparent pixels; put it on a background first")

@@ -17,7 +17,7 @@ class Limits:
     max_image_pixels: int
     """Height times width, known before pixels are decoded."""
     max_aspect_ratio: int
-    """Longer side over shorter side. A crop is padded to a square, so it may hold this many times the pixels."""
+    """Longer side over shorter side."""
     max_rounds: int
     """Of one session."""
     max_question_bytes: int

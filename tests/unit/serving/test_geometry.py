@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from serving.domain import Rectangle
-from serving.geometry import Geometry, bounding_rectangle, pack_mask
+from serving.geometry import Geometry, bounding_rectangle, pack_mask, squared
 from tests.unit.serving.manifests import manifest
 
 SIZES = [(64, 64), (217, 181), (181, 217), (33, 500), (1, 7), (7, 1)]
@@ -90,6 +93,44 @@ def test_reference_follows_the_definition(rgb: np.ndarray, bits: np.ndarray) -> 
         assert reference.crop.digest == geometry.tower_image(square).digest
     else:
         assert reference.crop_rectangle == Rectangle(0, 0, 16, 11), "a black image: all of it"
+
+
+EXTREMES = [
+    (1, 1),
+    (1, 900),
+    (900, 1),
+    (5, 90),
+    (90, 5),
+    (30, 400),
+    (2000, 100),
+    (57, 33),
+    (113, 7),
+    (28, 28),
+    (28, 3),
+]
+
+
+@pytest.mark.parametrize("side", [28, 37, 112, 336])
+@pytest.mark.parametrize("size", EXTREMES)
+def test_a_square_that_is_not_made_is_resized_as_if_it_were(size: tuple[int, int], side: int) -> None:
+    rgb = np.random.default_rng(side).integers(0, 256, (*size, 3), np.uint8)
+    square = np.zeros((max(size), max(size), 3), np.uint8)
+    square[: size[0], : size[1]] = rgb
+    expected = Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC)
+    assert np.array_equal(squared(rgb, side), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [(20, 8000), (8000, 20)])
+def test_a_reference_to_a_long_picture_takes_memory_as_the_picture_does(
+    geometry: Geometry, size: tuple[int, int]
+) -> None:
+    image = geometry.source_image(noise(*size))
+    mask = pack_mask(np.ones(size, np.bool_))
+    tracemalloc.start()
+    geometry.reference(image, mask, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * image.rgb.nbytes, "a square of the longer side has 400 times its pixels"
 
 
 def test_black_pixels_count_for_the_box_but_not_for_the_crop(geometry: Geometry) -> None:
