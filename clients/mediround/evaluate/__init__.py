@@ -4,6 +4,9 @@
     report.overall.dice
 
 Needs the extra: ``pip install 'mediround-client[evaluate]'``. Definitions and files: docs/evaluation.md.
+
+Begin with ``run``, the order of work; ``item_runner`` asks, ``metrics`` compares. The client may be imported here;
+nothing of the client, but its command, may import this.
 """
 
 from __future__ import annotations
