@@ -24,16 +24,20 @@ from serving.runtime.graph import Array, Interface
 from serving.runtime.slab import PREFIX, Slab, Slot, is_gone
 from serving.runtime.tasks import wait_until_done
 from serving.vision.triton.client import Call, ModelDescription, TritonClient, TritonFailure
-from serving.vision.triton.failures import BROKEN_SECONDS, RETRY_SECONDS, FailureKind, error_of, kind_of
+from serving.vision.triton.failures import (
+    AGAIN,
+    BROKEN_SECONDS,
+    RETRY_SECONDS,
+    UNANSWERED,
+    UNKNOWN_NOW,
+    FailureKind,
+    error_of,
+    kind_of,
+    mapping_refusal,
+)
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = {FailureKind.LOST, FailureKind.NO_REGION}
-"""A second try may succeed at once. Encoding and decoding may be repeated: they depend on nothing else."""
-_UNKNOWN_NOW = {FailureKind.LOST, FailureKind.NO_REGION, FailureKind.NO_MODEL, FailureKind.FORBIDDEN}
-"""The server may be another one, or the same with another model."""
-_UNANSWERED = {FailureKind.LOST, FailureKind.LATE}
-"""Triton may still be at it."""
 _CLOSE_SECONDS = 2.0
 _QUEUEING = 2 / 3
 """Of the patience, how much a request may wait for its model: the rest is to compute, and to hear of it."""
@@ -156,7 +160,7 @@ class TritonConnection:
         try:
             return await self._asked(call)
         except TritonFailure as failure:
-            if kind_of(failure) not in _AGAIN:
+            if kind_of(failure) not in AGAIN:
                 raise self._error(failure) from failure
         self.retries += 1
         try:
@@ -197,7 +201,7 @@ class TritonConnection:
         except TritonFailure as failure:
             kind = kind_of(failure)
             self._note(kind, call.model)
-            if call.writes and kind in _UNANSWERED and not await self._is_other_than(process):
+            if call.writes and kind in UNANSWERED and not await self._is_other_than(process):
                 raise StillWriting("the vision half was lost; sessions are unharmed", RETRY_SECONDS) from failure
             raise
 
@@ -231,7 +235,7 @@ class TritonConnection:
         return self._processes != process
 
     def _note(self, kind: FailureKind, model: str = "") -> None:
-        if kind in _UNKNOWN_NOW:
+        if kind in UNKNOWN_NOW:
             self._met = False
         if kind is FailureKind.LOST:
             self._lost = True
@@ -254,9 +258,9 @@ class TritonConnection:
                 await self._client.register(slab)
         except TritonFailure as failure:
             self._mapped.discard(slab.name)
-            if kind_of(failure) in _UNANSWERED:
+            if kind_of(failure) in UNANSWERED:
                 raise
-            self.refusal = _why(failure)
+            self.refusal = mapping_refusal(failure)
             logger.warning("embeddings go by gRPC: %s", self.refusal)
             return False
         self._mapped.add(slab.name)
@@ -291,13 +295,4 @@ def _unanswered(asked: asyncio.Task[dict[str, Array]]) -> bool:
     if asked.cancelled():
         return True
     failure = asked.exception()
-    return isinstance(failure, TritonFailure) and kind_of(failure) in _UNANSWERED
-
-
-def _why(failure: TritonFailure) -> str:
-    if kind_of(failure) is FailureKind.FORBIDDEN:
-        return "Triton lets nobody register memory without its admin key: give --triton.admin-key"
-    return (
-        f"Triton cannot map our memory ({failure.code}): it must run on this host with the same /dev/shm and as a "
-        "user that may read it; or say --triton.slab-bytes 0"
-    )
+    return isinstance(failure, TritonFailure) and kind_of(failure) in UNANSWERED

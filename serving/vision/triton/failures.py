@@ -30,6 +30,13 @@ class FailureKind(Enum):
     """Ours to mend."""
 
 
+AGAIN = {FailureKind.LOST, FailureKind.NO_REGION}
+"""A second try may succeed at once. Encoding and decoding may be repeated: they depend on nothing else."""
+UNKNOWN_NOW = {FailureKind.LOST, FailureKind.NO_REGION, FailureKind.NO_MODEL, FailureKind.FORBIDDEN}
+"""The server may be another one, or the same with another model."""
+UNANSWERED = {FailureKind.LOST, FailureKind.LATE}
+"""Triton may still be at it."""
+
 _SAID: tuple[tuple[str, str, FailureKind], ...] = (
     ("UNAVAILABLE", "maximum queue size", FailureKind.QUEUE_FULL),
     ("UNAVAILABLE", "Request timeout expired", FailureKind.QUEUE_TIMEOUT),
@@ -68,3 +75,13 @@ def error_of(failure: TritonFailure) -> ServingError:
             return Unavailable("the vision half cannot be reached; sessions are unharmed", RETRY_SECONDS)
         case FailureKind.FAULT:
             return EngineFault(f"Triton answered {failure.code}")
+
+
+def mapping_refusal(failure: TritonFailure) -> str:
+    """What the operator is told of a server that maps no slab: the cause as far as it is known, and the remedy."""
+    if kind_of(failure) is FailureKind.FORBIDDEN:
+        return "Triton lets nobody register memory without its admin key: give --triton.admin-key"
+    return (
+        f"Triton cannot map our memory ({failure.code}): it must run on this host with the same /dev/shm and as a "
+        "user that may read it; or say --triton.slab-bytes 0"
+    )
