@@ -16,6 +16,7 @@ No message carries pixels, file names, user text or identifiers of people.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 
 class Shed(StrEnum):
@@ -38,7 +39,11 @@ class Shed(StrEnum):
 
 
 class ServingError(Exception):
-    """Base of every error that a caller may see. ``str(error)`` is safe to send."""
+    """Base of every error that a caller may see. ``str(error)`` is safe to send. It may be pickled and copied."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own would call __init__ with the message alone.
+        return _rebuilt, (type(self), self.args), self.__dict__
 
 
 class InvalidInput(ServingError):
@@ -89,3 +94,7 @@ class DeadlineExceeded(ServingError):
 
 class EngineFault(ServingError):
     """An engine answered with something that its contract excludes. Logged with an id; a bug of ours."""
+
+
+def _rebuilt(kind: type[ServingError], args: tuple[object, ...]) -> ServingError:
+    return kind.__new__(kind, *args)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -44,8 +44,13 @@ class FieldViolation:
 class MediRoundError(Exception):
     """Base of every error of this package. Catch it where you would give up on the image.
 
-    ``str(error)`` holds no pixels, question or name, so it may be logged.
+    ``str(error)`` holds no pixels, question or name, so it may be logged. Errors may be pickled and copied: they
+    cross processes whole.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own would call __init__ with the message alone.
+        return _rebuilt, (type(self), self.args), self.__dict__
 
 
 class InvalidArgument(MediRoundError):
@@ -128,6 +133,10 @@ class ServerFault(MediRoundError):
 
 class ProtocolMismatch(ServerFault):
     """The server's answer does not fit this client: install the version of the client that fits the server."""
+
+
+def _rebuilt(kind: type[MediRoundError], args: tuple[object, ...]) -> MediRoundError:
+    return kind.__new__(kind, *args)
 
 
 def from_failure(failure: grpc.RpcError) -> MediRoundError:

@@ -7,11 +7,12 @@ are hashed and cut. Does not know calls, sessions or limits: those are the serve
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,6 @@ CHUNK_BYTES = 1 << 20
 _WINDOWING = "map it to 8 bits with a window first (DICOM VOI LUT): a fixed scale would lose contrast"
 
 
-@runtime_checkable
 class PilImage(Protocol):
     """What is needed of a ``PIL.Image.Image``."""
 
@@ -74,21 +74,26 @@ def upload(image: ImageSource) -> Upload:
         case str() | PathLike():
             return _encoded(Path(image).read_bytes())
         case bytes() | bytearray():
-            return _encoded(bytes(image))
+            return _encoded(memoryview(image).tobytes())
         case np.ndarray():
             return _array(image)
-        case PilImage():
+        case _ if _is_pil(image):
             return _pil(image)
         case _:
             raise _refused(f"a {type(image).__name__} is no image: pass a path, bytes, an array or a PIL image")
 
 
 def _encoded(payload: bytes) -> Upload:
+    if not payload:
+        raise _refused("the file is empty")
     digest = hashlib.sha256(payload).digest()
     return Upload(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=digest), payload)
 
 
-def _array(pixels: npt.NDArray[Any]) -> Upload:
+def _array(image: npt.NDArray[Any]) -> Upload:
+    if isinstance(image, np.ma.MaskedArray):
+        raise _refused("a masked array: hidden pixels have no value; fill them, for example image.filled(0)")
+    pixels = np.asarray(image)  # numpy's own: a subclass's methods may give other bytes than it holds
     if pixels.dtype != np.uint8:
         raise _refused(f"an array of {pixels.dtype}; {_WINDOWING}")
     match pixels.shape:
@@ -98,6 +103,12 @@ def _array(pixels: npt.NDArray[Any]) -> Upload:
             return _raw(height, width, 3, pixels.tobytes())
         case shape:
             raise _refused(f"an array of shape {shape}; pass (H, W) or (H, W, 3) with RGB last")
+
+
+def _is_pil(image: object) -> TypeGuard[PilImage]:
+    """Whether it is Pillow's own, which is then imported already: others' classes may have the same names."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(image, pillow.Image)
 
 
 def _pil(image: PilImage) -> Upload:

@@ -20,7 +20,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode(mask: Bits, encoding: pb.MaskEncoding.ValueType) -> bytes:
-    """Encode a mask, bool (H, W). Raises ValueError for an encoding that is not in the contract."""
+    """Encode a mask, bool (H, W). Raises ValueError for another array, or an encoding that the contract lacks."""
+    rle.check(mask)
     match encoding:
         case pb.MASK_ENCODING_UNSPECIFIED | pb.MASK_ENCODING_COCO_RLE:
             return rle.encode(mask)

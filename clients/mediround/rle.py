@@ -22,12 +22,21 @@ class MalformedRle(ValueError):
 
 
 def encode(mask: Bits) -> bytes:
-    """Encode a mask, bool (H, W), with H and W at least 1."""
+    """Encode a mask, bool (H, W), with H and W at least 1. Raises ValueError for any other array."""
+    check(mask)
     columns = np.ascontiguousarray(mask.T).reshape(-1).view(np.uint8)
     edges = np.flatnonzero(columns[1:] != columns[:-1]) + 1
     begins_set = np.zeros(int(columns[0]), np.int64)  # an empty first run where the first pixel is set
     bounds = np.concatenate([np.zeros(1, np.int64), begins_set, edges, np.array([columns.size])])
     return _write(np.diff(bounds))
+
+
+def check(mask: Bits) -> None:
+    """Raises ValueError for an array that is no mask: bool (H, W) without hidden values, with a pixel."""
+    if isinstance(mask, np.ma.MaskedArray):
+        raise ValueError("a masked array is no mask: fill it first")  # one kind of error for a mask
+    if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
+        raise ValueError(f"a mask is bool (H, W) with a pixel, not {mask.dtype} {mask.shape}")
 
 
 def decode(counts: bytes, height: int, width: int) -> Bits:

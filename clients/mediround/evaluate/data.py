@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,9 @@ class PictureError(DataError):
     def __init__(self, file: str, problem: str) -> None:
         super().__init__(problem)
         self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.file, str(self)), self.__dict__
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from mediround import errors
 from mediround.errors import from_failure
+from mediround.evaluate import RunError
+from mediround.evaluate.data import PictureError
+from mediround.medseg import DataError
+from mediround.rle import MalformedRle
+from serving import errors as serving_errors
 
 Code = grpc.StatusCode
 DETAILS = "grpc-status-details-bin"
@@ -90,3 +99,60 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     }
     assert drawn == real
     assert all(vars(errors)[name].__doc__ for name in real)
+
+
+def public_errors() -> list[errors.MediRoundError]:
+    """One of each public class, with all that it can carry."""
+    violations = (errors.FieldViolation("image", "is empty"),)
+    given = {
+        errors.InvalidArgument: ("words", violations),
+        errors.ResourceExhausted: ("words", 1.5),
+        errors.Unavailable: ("words", 1.5),
+        errors.ServerFault: ("words", "0123"),
+        errors.ProtocolMismatch: ("words", "0123"),
+    }
+    kinds = [errors.MediRoundError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    return [kind(*given.get(kind, ("words",))) for kind in kinds if kind.__module__ == errors.__name__]
+
+
+class Own(errors.Unavailable):
+    """An integrator's."""
+
+    def __init__(self, host: str, *, attempts: int) -> None:
+        super().__init__(f"{host} is away", 2.5)
+        self.attempts = attempts
+
+
+class OwnServing(serving_errors.Exhausted):
+    """Another number of arguments than its base."""
+
+    def __init__(self) -> None:
+        super().__init__("full", 2.5, serving_errors.Shed.QUEUE)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *public_errors(),
+        Own("a", attempts=3),
+        PictureError("a.png", "is malformed"),
+        DataError("words"),
+        RunError("words"),
+        MalformedRle("words"),
+        serving_errors.InvalidInput("image", "is empty"),
+        serving_errors.NotFound("words"),
+        serving_errors.Exhausted("full", 2.5, serving_errors.Shed.QUEUE),
+        serving_errors.StillWriting("away", 2.5),
+        OwnServing(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])  # noqa: S301
+def test_an_error_crosses_processes_whole(error: Exception, way: Callable[[Exception], Exception]) -> None:
+    error.add_note("of slice 7")
+    again = way(error)
+    assert type(again) is type(error)
+    assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+    assert again.__notes__[-1] == "of slice 7"

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mediround import masks
 from mediround._connection import SentImages
 from mediround.errors import InvalidArgument
 from mediround.image import CHUNK_BYTES, upload
+from mediround.v1 import segmentation_pb2 as pb
 
 
 def test_a_file_is_sent_as_it_is(tmp_path: Path) -> None:
@@ -32,6 +34,70 @@ def test_an_array_is_sent_raw_row_by_row(shape: tuple[int, ...]) -> None:
         assert sent.payload == pixels.tobytes()
         raw = sent.header.raw
         assert (raw.height, raw.width, raw.channels) == (2, 3, 1 if len(shape) == 2 else 3)
+
+
+class Overridden(np.ndarray):
+    """Answers with other bytes than it holds."""
+
+    def tobytes(self, order: str | None = "C") -> bytes:
+        return bytes(self.size)
+
+
+def arrays(pixels: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+    """The same pixels as numpy can hold them."""
+    mapped = np.memmap(folder / "pixels", np.uint8, "w+", shape=pixels.shape)
+    mapped[:] = pixels
+    frozen = pixels.copy()
+    frozen.flags.writeable = False
+    return {
+        "Fortran order": np.asfortranarray(pixels),
+        "reversed twice": pixels[::-1, ::-1].copy()[::-1, ::-1],
+        "every second column": np.repeat(pixels, 2, axis=1)[:, ::2],
+        "memmap": mapped,
+        "matrix": np.asmatrix(pixels),
+        "record array": pixels.view(np.recarray),
+        "read-only": frozen,
+        "other endian": pixels.astype(">u1"),
+        "no stride": np.broadcast_to(pixels[:1], pixels.shape),
+        "overridden": pixels.view(Overridden),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of numpy.matrix
+def test_an_array_is_sent_as_its_pixels_are_whatever_holds_them(tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name, form in arrays(pixels, tmp_path).items():
+        shown = bytes(int(form[row, column]) for row in range(3) for column in range(4))
+        assert upload(form).payload == shown, name
+
+
+@pytest.mark.parametrize("hidden", [np.ma.nomask, np.eye(3, 4, dtype=bool)], ids=["nothing hidden", "hidden"])
+def test_a_masked_array_is_no_image_and_no_mask(hidden: object) -> None:
+    pixels = np.ma.array(np.arange(12, dtype=np.uint8).reshape(3, 4), mask=hidden)
+    for form in (pixels, np.ma.stack([pixels] * 3, axis=-1)):
+        with pytest.raises(InvalidArgument, match="filled"):
+            upload(form)
+    for encoding in (pb.MASK_ENCODING_COCO_RLE, pb.MASK_ENCODING_PACKED_BITS, pb.MASK_ENCODING_PNG):
+        with pytest.raises(ValueError, match="masked"):
+            masks.encode(pixels > 5, encoding)
+        with pytest.raises(ValueError, match="uint8"):
+            masks.encode(np.asarray(pixels), encoding)
+
+
+class Tensor:
+    """As another library's array: it has numpy's protocols, a type and a shape."""
+
+    def __init__(self) -> None:
+        self.dtype, self.shape, self.mode = "torch.uint8", (2, 2), "train"
+
+    def size(self) -> tuple[int, int]:
+        return (2, 2)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return np.zeros((2, 2), np.uint8)
+
+    def tobytes(self) -> bytes:
+        return b"abcd"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -57,6 +123,14 @@ def test_a_pil_image_is_the_array_it_shows(mode: str) -> None:
         (Image.new("RGBA", (2, 2)), "convert"),
         (Image.new("CMYK", (2, 2)), "convert"),
         (None, "NoneType"),
+        (b"", "empty"),
+        (bytearray(), "empty"),
+        (Tensor(), "Tensor"),
+        (memoryview(np.zeros((2, 2), np.uint8)), "memoryview"),
+        (np.array(5, np.uint8), "shape"),
+        (np.zeros((2, 2), np.int8), "VOI LUT"),
+        (np.zeros((2, 2), object), "VOI LUT"),
+        (np.zeros((2, 2), [("r", "u1")]), "VOI LUT"),
         ([[1, 2], [3, 4]], "list"),
     ],
 )
@@ -71,7 +145,7 @@ def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
         upload(tmp_path / "absent.png")
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1])
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES, CHUNK_BYTES + 1])
 def test_the_chunks_make_the_payload(size: int) -> None:
     sent = upload(bytes(size))
     header, *chunks = sent.messages()
