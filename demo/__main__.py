@@ -103,9 +103,7 @@ def main() -> int:
         return 1
     mean = statistics.mean(a.dice for a in answered)
     console.print(f"{len(answered)} rounds in {time.monotonic() - began:.0f} s, mean Dice {mean:.3f}.")
-    console.print(
-        "Dice: overlap with the atlas (0 to 1). ms: in the server; first rounds encode."
-    )
+    console.print("Dice: overlap with the atlas (0 to 1). ms: in the server; first rounds encode.")
     console.print(f"Pictures and every stage's time: [bold]{given.out / 'index.html'}[/]", soft_wrap=True)
     console.print(NOTES[0])
     if given.svg:

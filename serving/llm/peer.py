@@ -117,7 +117,7 @@ class Peer:
         """Ask, and send what pixels it lacks.
 
         Raises:
-            NotBegun: it cannot be asked.
+            NotStarted: it cannot be asked.
             ServingError: what it says of the prompt; Unavailable when it was lost on the way.
         """
         try:

@@ -1,11 +1,12 @@
 """The house rules that a machine can see: sizes, names and docstrings, read from the source by ``ast``.
 
-Knows the limits in CONTRIBUTING.md. Does not import what it reads. Who imports whom: ``test_contracts``.
+Knows the limits in CONTRIBUTING.md. Who imports whom is ``tests.unit.test_contracts``'s. Imports nothing.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def function_lengths(package: str) -> list[tuple[int, str]]:
         for node in ast.walk(module)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
+
+
+def bound_names(module: ast.Module) -> Iterator[tuple[str, int]]:
+    """Every name that the module binds, with its line: variables, attributes, parameters, definitions, imports."""
+    for node in ast.walk(module):
+        match node:
+            case (
+                ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name)
+            ):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+            case ast.alias(name=name, asname=asname):
+                yield asname or name, node.lineno
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield name, node.lineno
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,4 +1,4 @@
-"""The tie to a Triton, with a made-up client: what a real one seldom does, and never when a test wants it."""
+"""The connection to a Triton, with a made-up client: what a real one seldom does, and never when a test wants it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def slab() -> Iterator[Slab]:
 @dataclass
 class Tied:
     client: MadeUp
-    link: TritonConnection
+    connection: TritonConnection
     slab: Slab
 
     def call(self) -> Call:
@@ -105,9 +105,9 @@ def withheld(slab: Slab) -> int:
 
 
 async def test_a_request_leaves_the_queue_before_it_counts_as_lost(tied: Tied) -> None:
-    await tied.link.ask(tied.call())
+    await tied.connection.ask(tied.call())
     request_context.set_deadline(5.0)
-    await tied.link.ask(tied.call())
+    await tied.connection.ask(tied.call())
     (unhurried, hurried), seconds = tied.client.queue_seconds, tied.client.seconds
     assert unhurried == pytest.approx(PATIENCE * 2 / 3)
     assert 4 < hurried <= 5
@@ -117,46 +117,46 @@ async def test_a_request_leaves_the_queue_before_it_counts_as_lost(tied: Tied) -
 async def test_a_hung_server_is_unavailable_to_who_has_time(tied: Tied) -> None:
     tied.client.fails["describe"] = [LATE, LATE]
     with pytest.raises(Unavailable) as told:
-        await tied.link.ensure_ready()
+        await tied.connection.ensure_ready()
     assert told.value.retry_after > 0
     request_context.set_deadline(0.0)
     with pytest.raises(DeadlineExceeded):
-        await tied.link.ensure_ready()
+        await tied.connection.ensure_ready()
 
 
 async def test_who_waits_for_a_handshake_has_its_failure(tied: Tied) -> None:
     tied.client.fails["describe"] = [LATE] * 8
-    outcomes = await asyncio.gather(*(tied.link.ensure_ready() for _ in range(8)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(tied.connection.ensure_ready() for _ in range(8)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 8
     assert tied.client.said.count("describe") == 1
     tied.client.fails.clear()
-    await tied.link.ensure_ready()  # who comes later asks anew
-    assert tied.link.handshakes == 1
+    await tied.connection.ensure_ready()  # who comes later asks anew
+    assert tied.connection.handshakes == 1
 
 
 async def test_a_cancelled_handshake_is_nobodys_failure(tied: Tied) -> None:
-    first, second = (asyncio.create_task(tied.link.ensure_ready()) for _ in range(2))
+    first, second = (asyncio.create_task(tied.connection.ensure_ready()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await second
     assert first.cancelled()
-    assert tied.link.handshakes == 1
+    assert tied.connection.handshakes == 1
 
 
 async def test_a_lost_request_is_made_again_to_another_process(tied: Tied) -> None:
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     tied.client.restart()
     tied.client.fails["infer"] = [LOST]
-    assert await tied.link.ask(tied.call()) == {}
-    assert (tied.link.retries, tied.link.handshakes, tied.link.mappings) == (1, 2, 2)
+    assert await tied.connection.ask(tied.call()) == {}
+    assert (tied.connection.retries, tied.connection.handshakes, tied.connection.mappings) == (1, 2, 2)
 
 
 async def test_a_lost_request_is_not_made_again_to_the_same_process(tied: Tied) -> None:
     """It may still write."""
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     tied.client.fails["infer"] = [LOST]
     with pytest.raises(StillWriting):
-        await tied.link.ask(tied.call())
+        await tied.connection.ask(tied.call())
     assert tied.client.said.count("infer") == 1
 
 
@@ -164,60 +164,60 @@ async def test_a_lost_request_is_not_made_again_to_the_same_process(tied: Tied) 
 async def test_no_answer_about_memory_is_no_refusal(tied: Tied, call: str) -> None:
     tied.client.fails[call] = [LATE]
     with pytest.raises(TritonFailure):
-        await tied.link.handshake()
-    assert tied.link.refusal == ""
-    await tied.link.handshake()
-    assert tied.link.maps(tied.slab.take())
+        await tied.connection.handshake()
+    assert tied.connection.refusal == ""
+    await tied.connection.handshake()
+    assert tied.connection.maps(tied.slab.take())
 
 
 async def test_a_refusal_is_forgotten_when_memory_is_mapped(tied: Tied, caplog: pytest.LogCaptureFixture) -> None:
     """After a restart with another key requests go by gRPC; after the next one, with ours, by reference."""
     slot = tied.slab.take()
-    await tied.link.handshake()
-    assert tied.link.maps(slot)
+    await tied.connection.handshake()
+    assert tied.connection.maps(slot)
     tied.client.restart()
     tied.client.fails["register"] = [FORBIDDEN]
     with caplog.at_level(logging.WARNING):
-        await tied.link.handshake()
-    assert not tied.link.maps(slot)
-    assert "admin-key" in tied.link.refusal
+        await tied.connection.handshake()
+    assert not tied.connection.maps(slot)
+    assert "admin-key" in tied.connection.refusal
     assert "embeddings go by gRPC" in caplog.text
-    await tied.link.handshake()
-    assert tied.link.maps(slot)
-    assert tied.link.refusal == ""
+    await tied.connection.handshake()
+    assert tied.connection.maps(slot)
+    assert tied.connection.refusal == ""
 
 
 async def test_slots_are_withheld_while_the_process_is_the_same(tied: Tied) -> None:
     """Told by hand to let go of our memory, it is asked to map it again, and may still write."""
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     assert withheld(tied.slab) == 1
     call = tied.call()
     tied.client.restart()
     tied.client.fails["infer"] = [NO_REGION]
-    await tied.link.ask(call)
-    assert (tied.link.mappings, tied.slab.withheld) == (2, 1)
+    await tied.connection.ask(call)
+    assert (tied.connection.mappings, tied.slab.withheld) == (2, 1)
 
 
 async def test_slots_are_free_when_the_process_is_another(tied: Tied) -> None:
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     assert withheld(tied.slab) == 1
     tied.client.fails["describe"] = [LOST]
     with pytest.raises(TritonFailure):
-        await tied.link.handshake()
+        await tied.connection.handshake()
     tied.client.restart()
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     assert tied.slab.withheld == 0
 
 
 async def test_slots_are_free_when_another_process_was_slow_to_say_that_it_maps(tied: Tied) -> None:
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     assert withheld(tied.slab) == 1
     tied.client.restart()
     tied.client.registers_late = True
     tied.client.fails = {"describe": [LOST], "register": [LATE]}
     for _ in range(2):
         with pytest.raises(TritonFailure):
-            await tied.link.handshake()
+            await tied.connection.handshake()
         assert tied.slab.withheld == 1
-    await tied.link.ensure_ready()
+    await tied.connection.ensure_ready()
     assert tied.slab.withheld == 0
