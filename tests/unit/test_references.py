@@ -1,6 +1,6 @@
 """References in prose: what docs, docstrings and comments name of this repository is there.
 
-Knows code spans (backquotes), links and paths. Imports nothing: a dotted name is a path and a definition in that file.
+Knows code spans (backquotes), links, paths. Imports nothing: a dotted name is a path, and a definition there.
 """
 
 from __future__ import annotations

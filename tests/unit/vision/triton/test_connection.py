@@ -1,4 +1,4 @@
-"""The connection to a Triton, with a made-up client: what a real one seldom does, and never when a test wants it."""
+"""The connection to Triton, with a made-up client: what a real one seldom does, and never when a test wants it."""
 
 from __future__ import annotations
 
