@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
@@ -20,6 +20,8 @@ MASK_DECODER = "mask_decoder.onnx"
 VISION_TOWER = "vision_tower.onnx"
 LANGUAGE_MODEL = "language_model.onnx"
 REQUIRED_FILES = (TOKENIZER, IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, LANGUAGE_MODEL)
+SEG = "[SEG]"
+"""The marker in an answer's words where the mask is meant."""
 VLLM = "vllm"
 """Directory of the language half as vLLM reads it. A bundle without one serves by ONNX alone."""
 VLLM_FILES = (f"{VLLM}/config.json", f"{VLLM}/model.safetensors")
@@ -32,6 +34,20 @@ Triple = tuple[float, float, float]
 
 class BundleError(Exception):
     """The bundle cannot be served; the message says what differs. Rebuild: ``python -m exporters bundle``."""
+
+
+def split_answer(words: str) -> tuple[str, str]:
+    """What stands before and after the ``[SEG]`` of a forced answer. Raises ValueError unless it is there once."""
+    before, marker, after = words.partition(SEG)
+    if not marker or SEG in after:
+        raise ValueError(f"a forced answer must hold {SEG} exactly once")
+    return before, after
+
+
+def _template(words: str) -> str:
+    if any("[" in part for part in split_answer(words)):
+        raise ValueError(f"{SEG} must be its only marker")
+    return words
 
 
 class _Section(BaseModel):
@@ -106,8 +122,8 @@ class AnswerSpec(_Section):
     """How rounds are answered when the caller does not say."""
 
     default_mode: Literal["forced", "free"]
-    template: Annotated[str, Field(pattern=r"^[^\[]*\[SEG\][^\[]*$")] = "It is [SEG]."
-    """Answer of a forced round whose caller gives none; holds ``[SEG]`` exactly once."""
+    template: Annotated[str, AfterValidator(_template)] = f"It is {SEG}."
+    """Answer of a forced round whose caller gives none: see ``split_answer``."""
     tail: str = "."
     """Text appended to the history after a generated ``[SEG]``, which ends the answer."""
     max_new_tokens: Positive = 32

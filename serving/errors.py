@@ -2,6 +2,7 @@
 
     ServingError
     ├── InvalidInput          the caller must change the request
+    │   └── InvalidQuestion   one of its questions, or their number and length together
     ├── NotFound              the caller names something that is not there (for them)
     ├── PreconditionFailed    the caller must do something else first
     ├── Exhausted             the caller may try again later: a limit of this server is reached
@@ -47,16 +48,28 @@ class ServingError(Exception):
 
 
 class InvalidInput(ServingError):
-    """The request cannot be served as it is. ``field`` is the path of the request's field that must change."""
+    """The request cannot be served as it is. ``field`` is the path of the field that must change, within what was
+    given to the one that raises; empty: all of it."""
 
     def __init__(self, field: str, description: str) -> None:
-        super().__init__(f"{field}: {description}")
+        super().__init__(f"{field}: {description}" if field else description)
         self.field = field
         self.description = description
 
     def inside(self, path: str) -> InvalidInput:
         """The same, where ``field`` is a part of the field at ``path``."""
-        return InvalidInput(f"{path}.{self.field}", self.description)
+        return InvalidInput(f"{path}.{self.field}" if self.field else path, self.description)
+
+
+class InvalidQuestion(InvalidInput):
+    """A question cannot be asked; ``field`` is a part of it.
+
+    ``position`` counts from 0 among the questions asked at once; None: they cannot be asked together.
+    """
+
+    def __init__(self, position: int | None, field: str, description: str) -> None:
+        super().__init__(field, description)
+        self.position = position
 
 
 class NotFound(ServingError):

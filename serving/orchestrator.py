@@ -43,15 +43,17 @@ from serving.domain import (
     SourceImage,
     Timings,
 )
-from serving.errors import InvalidInput, PreconditionFailed
+from serving.errors import InvalidInput, InvalidQuestion, PreconditionFailed
 from serving.geometry import Geometry
 from serving.observer import Observer, WaveTerms
 from serving.ports import (
+    Completion,
     EmbeddingLease,
     EmbeddingStore,
     ExpectedWork,
     Gate,
     LanguageEngine,
+    Prompt,
     SessionStore,
     VisionEngine,
 )
@@ -106,17 +108,15 @@ class Orchestrator:
         correction: Correction,
         priority: Priority = Priority.INTERACTIVE,
     ) -> RoundResult:
-        """Answer one live round. Raises InvalidInput for policy REFERENCED: the future is unknown."""
+        """Answer one live round; see ``segment``. Raises InvalidInput for policy REFERENCED: no round is known to
+        refer to this one.
+        """
         if correction.policy is CorrectionPolicy.REFERENCED:
             raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
-        try:
-            async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
-                # To its end: to the gate, work that is left early is not done.
-                [result] = [each async for each in results]
-                return result
-        except InvalidInput as error:
-            path = error.field.removeprefix("questions").removeprefix("[0]")
-            raise InvalidInput(f"question{path}", error.description) from None
+        async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
+            # To its end: to the gate, work that is left early is not done.
+            [result] = [each async for each in results]
+            return result
 
     async def segment(
         self,
@@ -129,8 +129,8 @@ class Orchestrator:
         """Answer questions known in advance; results come as soon as their wave is decoded.
 
         Raises:
-            InvalidInput: a reference to a round that does not exist, too many rounds or tokens. Known before the
-                first wave, but for the length of a dialogue with free answers.
+            InvalidQuestion: a reference to a round that does not exist, too many rounds or tokens. Known before
+                the first wave, but for the length of a dialogue with free answers.
             PreconditionFailed: a reference to a round without a mask.
             Exhausted: the session store is full, or too much work waits.
 
@@ -169,13 +169,12 @@ class Orchestrator:
 
     def _check(self, first: int, questions: Sequence[Question]) -> None:
         if first + len(questions) > self.max_rounds:
-            raise InvalidInput("questions", f"a session holds at most {self.max_rounds} rounds; open a new one")
-        for index, question in enumerate(questions, start=first):
-            if question.refer_to is not None and not 0 <= question.refer_to < index:
-                raise InvalidInput(
-                    f"questions[{index - first}].refer_to",
-                    f"round {question.refer_to} does not exist before round {index}",
-                )
+            words = f"a session holds at most {self.max_rounds} rounds; open a new one"
+            raise InvalidQuestion(None, "", words)
+        for position, question in enumerate(questions):
+            if question.refer_to is not None and not 0 <= question.refer_to < first + position:
+                words = f"round {question.refer_to} does not exist before round {first + position}"
+                raise InvalidQuestion(position, "refer_to", words)
 
     def _turns(self, session: Session, questions: Sequence[Question]) -> list[Turn]:
         """The tokens of every question; refuses a dialogue that is too long whatever will be answered."""
@@ -184,7 +183,7 @@ class Orchestrator:
             try:
                 turns.append(self.form.turn(question, first=not session.rounds and position == 0))
             except InvalidInput as error:
-                raise error.inside(f"questions[{position}]") from None
+                raise InvalidQuestion(position, error.field, error.description) from None
         wave.check_length(session, turns, self.form)
         return turns
 
@@ -207,7 +206,7 @@ class Orchestrator:
     ) -> tuple[Session, list[RoundResult]]:
         """Read, decode, remember: one language pass and one batch of masks."""
         began, held_before = perf_counter(), number > 0 and embedding.done()
-        completion = await self.language.complete(wave.prompt(session, asked, self.form))
+        completion = await self._complete(wave.prompt(session, asked, self.form))
         timings.language = perf_counter() - began
         features = wave.features(asked, completion)
         held = await embedding if any(features) else None
@@ -219,6 +218,13 @@ class Orchestrator:
         cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, number)
         parts = zip(asked, answers, found, strict=True)
         return session, [RoundResult(a.index, words, s, a.reference, timings, cache) for a, words, s in parts]
+
+    async def _complete(self, prompt: Prompt) -> Completion:
+        """A prompt that the engine refuses is one that these questions make together."""
+        try:
+            return await self.language.complete(prompt)
+        except InvalidInput as error:
+            raise InvalidQuestion(None, "", error.description) from error
 
     async def _decode(
         self,

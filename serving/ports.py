@@ -60,7 +60,7 @@ class LanguageEngine(Protocol):
         """One language pass, then generation if the prompt asks for it.
 
         Raises:
-            InvalidInput: the prompt is longer than the model allows.
+            InvalidInput: the prompt is longer than the model allows; paths are within it (``prompt.token_ids``).
             Exhausted, Unavailable: try again later.
         """
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.bundle import Manifest
+from serving.bundle import SEG, Manifest, split_answer
 from serving.domain import AnswerMode, Question
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, InvalidQuestion
 from serving.tokenizer import Tokenizer
-
-SEG = "[SEG]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class PromptTemplate:
         if question.mode is not AnswerMode.FORCED:
             ensure_seg = question.mode is AnswerMode.GRAMMAR
             return Turn((*opening, *encode(asked)), (), "", ensure_seg)
-        before, after = self._split(question.answer)
+        before, after = self._split(question.answer or self.manifest.answers.template)
         prompt = (*opening, *encode(f"{asked} {before}"))
         return Turn(prompt, (tokens.seg, *encode(f"{after} "), tokens.eos), f"{before}{SEG}{after}")
 
@@ -75,12 +73,13 @@ class PromptTemplate:
         return f"{words}{SEG}{tail}", (*generated, tokens.seg, *self.tokenizer.encode(f"{tail} "), tokens.eos)
 
     def check_length(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
-        """Raises InvalidInput when the prompt, its image expanded, and the answer exceed the model's context."""
+        """Raises InvalidQuestion when prompt, its image expanded, and answer exceed the model's context."""
         length = len(token_ids) - 1 + self.manifest.tower.tokens
         limit = self.manifest.language.max_tokens
         if length + max_new_tokens > limit:
-            raise InvalidInput(
-                "questions",
+            raise InvalidQuestion(
+                None,
+                "",
                 f"the dialogue would hold {length} tokens and an answer of up to {max_new_tokens}; "
                 f"the limit is {limit}: open a new session",
             )
@@ -90,10 +89,10 @@ class PromptTemplate:
         return (self.manifest.tokens.bos, *instruction, self.manifest.tokens.image) if first else instruction
 
     def _split(self, answer: str) -> tuple[str, str]:
-        before, marker, after = (answer or self.manifest.answers.template).partition(SEG)
-        if not marker or SEG in after:
-            raise InvalidInput("answer", f"a forced answer holds {SEG} exactly once")
-        return before, after
+        try:
+            return split_answer(answer)
+        except ValueError as error:
+            raise InvalidInput("answer", str(error)) from None
 
 
 def waves(questions: Sequence[Question], first_index: int) -> list[range]:

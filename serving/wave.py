@@ -59,7 +59,7 @@ def correctable(asked: Sequence[WaveItem], results: Sequence[RoundResult]) -> in
 
 
 def check_length(session: Session, turns: Sequence[Turn], form: PromptTemplate) -> None:
-    """Raises InvalidInput when the turns, free ones without their answers, do not fit the model's context."""
+    """Raises InvalidQuestion when the turns, free ones without their answers, do not fit the model's context."""
     _read(session, turns, form)
 
 
@@ -67,7 +67,7 @@ def prompt(session: Session, asked: Sequence[WaveItem], form: PromptTemplate) ->
     """The dialogue up to the last question's reading position, or to where its answer begins.
 
     Raises:
-        InvalidInput: the dialogue is longer than the model's context.
+        InvalidQuestion: the dialogue is longer than the model's context.
     """
     token_ids, positions, max_new_tokens = _read(session, [item.turn for item in asked], form)
     references = [done.reference for done in session.rounds] + [item.reference for item in asked]

@@ -7,13 +7,15 @@ sessions' rounds: whether a referred round exists is for the orchestrator to say
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.description import ServerDescription
 from serving.api.text import check_answer, check_question
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
-from serving.errors import InvalidInput
+from serving.errors import InvalidInput, InvalidQuestion
 
 _MODES = {
     pb.ANSWER_MODE_FORCED: AnswerMode.FORCED,
@@ -32,6 +34,25 @@ _PRIORITIES = {
 }
 
 
+@contextmanager
+def paths_in_round() -> Iterator[None]:
+    """Around the work on a request for one round: errors of its question name the field ``question``."""
+    try:
+        yield
+    except InvalidQuestion as error:
+        raise error.inside("question") from None
+
+
+@contextmanager
+def paths_in_dialogue() -> Iterator[None]:
+    """Around the work on a request for a dialogue: errors of its questions name the field ``questions``."""
+    try:
+        yield
+    except InvalidQuestion as error:
+        position = "" if error.position is None else f"[{error.position}]"
+        raise error.inside(f"questions{position}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class RequestReader:
     """Reads requests against what the server serves."""
@@ -42,9 +63,8 @@ class RequestReader:
         """Raises InvalidInput."""
         _check_request(request.session_id, request.mask_encoding)
         correction = self._correction(request.correction, default=CorrectionPolicy.ALWAYS)
-        if correction.policy is CorrectionPolicy.REFERENCED:
-            raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
-        return self._question(request.question, "question", request.session_id), correction
+        with paths_in_round():
+            return self._question(request.question, 0, request.session_id), correction
 
     def dialogue(self, request: pb.SegmentDialogueRequest) -> tuple[list[Question], Correction]:
         """Raises InvalidInput."""
@@ -53,11 +73,9 @@ class RequestReader:
         if not 1 <= len(request.questions) <= limit:
             raise InvalidInput("questions", f"holds 1 to {limit} questions")
         correction = self._correction(request.correction, default=CorrectionPolicy.REFERENCED)
-        questions = [
-            self._question(question, f"questions[{i}]", request.session_id)
-            for i, question in enumerate(request.questions)
-        ]
-        return questions, correction
+        asked = enumerate(request.questions)
+        with paths_in_dialogue():
+            return [self._question(question, i, request.session_id) for i, question in asked], correction
 
     def priority(self, priority: pb.Priority.ValueType) -> Priority:
         """Raises InvalidInput."""
@@ -65,25 +83,32 @@ class RequestReader:
             raise InvalidInput("priority", "is INTERACTIVE or BATCH")
         return _PRIORITIES[priority]
 
-    def _question(self, question: pb.Question, path: str, session_id: str) -> Question:
+    def _question(self, question: pb.Question, position: int, session_id: str) -> Question:
+        """Raises InvalidQuestion."""
+        try:
+            return self._checked(question, session_id)
+        except InvalidInput as error:
+            raise InvalidQuestion(position, error.field, error.description) from None
+
+    def _checked(self, question: pb.Question, session_id: str) -> Question:
         limit = self.description.limits.max_question_bytes
-        check_question(f"{path}.text", question.text, limit)
-        mode = self._mode(question, path)
+        check_question(question.text, limit)
+        mode = self._mode(question)
         if question.answer and mode is not AnswerMode.FORCED:
-            raise InvalidInput(f"{path}.answer", "is given in mode FORCED alone")
+            raise InvalidInput("answer", "is given in mode FORCED alone")
         if question.answer:
-            check_answer(f"{path}.answer", question.answer, limit)
+            check_answer(question.answer, limit)
         refer_to = question.refer_to.round if question.HasField("refer_to") else None
         if question.refer_to.session_id not in {"", session_id}:
-            raise InvalidInput(f"{path}.refer_to.session_id", "is another session than the one asked")
+            raise InvalidInput("refer_to.session_id", "is another session than the one asked")
         return Question(question.text, refer_to, mode, question.answer)
 
-    def _mode(self, question: pb.Question, path: str) -> AnswerMode:
+    def _mode(self, question: pb.Question) -> AnswerMode:
         if question.answer_mode == pb.ANSWER_MODE_UNSPECIFIED:
             free = self.description.manifest.answers.default_mode == "free" and not question.answer
             return AnswerMode.FREE if free else AnswerMode.FORCED
         if question.answer_mode not in _MODES:
-            raise InvalidInput(f"{path}.answer_mode", "is FORCED, GRAMMAR or FREE")
+            raise InvalidInput("answer_mode", "is FORCED, GRAMMAR or FREE")
         return _MODES[question.answer_mode]
 
     def _correction(self, correction: pb.Correction, default: CorrectionPolicy) -> Correction:

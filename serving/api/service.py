@@ -27,7 +27,7 @@ from serving.api.identity import caller_of
 from serving.api.image_cache import ImageCache, UploadKey
 from serving.api.images import rgb_of_file, rgb_of_pixels
 from serving.api.request_log import RequestLog, log_request, request_id
-from serving.api.requests import RequestReader
+from serving.api.requests import RequestReader, paths_in_dialogue, paths_in_round
 from serving.api.upload import ReceivedImage, receive
 from serving.domain import U8, RoundResult
 from serving.errors import Exhausted, NotFound, Shed
@@ -75,7 +75,7 @@ class SegmentationService(SegmentationServiceServicer):
         return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
 
     async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:
-        with self._told(context, "AskRound", 1) as asked:
+        with self._told(context, "AskRound", 1) as asked, paths_in_round():
             question, correction = self._asking.round(request)
             asked.priority = self._asking.priority(request.priority)
             caller = caller_of(context.auth_context())
@@ -90,7 +90,7 @@ class SegmentationService(SegmentationServiceServicer):
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest, context: Context
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
-        with self._told(context, "SegmentDialogue", len(request.questions)) as asked:
+        with self._told(context, "SegmentDialogue", len(request.questions)) as asked, paths_in_dialogue():
             questions, correction = self._asking.dialogue(request)
             asked.priority = self._asking.priority(request.priority)
             caller = caller_of(context.auth_context())

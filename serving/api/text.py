@@ -1,16 +1,17 @@
 """The words of questions and answers: which are refused.
 
 Knows characters, lengths and reserved markers. Does not know tokens: ``serving.tokenizer`` guards the ids,
-this module tells the caller which words to change. No error repeats the caller's text.
+this module tells the caller which words to change. Errors' paths are within the question; none repeats the
+caller's text.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
+from serving.bundle import SEG, split_answer
 from serving.errors import InvalidInput
 
-SEG = "[SEG]"
 MARKERS = (
     SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
 )  # fmt: skip
@@ -19,22 +20,23 @@ MARKERS = (
 _REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "half of a surrogate pair"}
 
 
-def check_question(field: str, text: str, max_bytes: int) -> None:
-    """Raises InvalidInput for words that the model must not or cannot be asked."""
+def check_question(text: str, max_bytes: int) -> None:
+    """Raises InvalidInput (``text``) for words that the model must not or cannot be asked."""
     if not text.strip():
-        raise InvalidInput(field, "is empty")
-    _check_characters(field, text, max_bytes)
-    _check_markers(field, text)
+        raise InvalidInput("text", "is empty")
+    _check_characters("text", text, max_bytes)
+    _check_markers("text", text)
 
 
-def check_answer(field: str, text: str, max_bytes: int) -> None:
-    """Raises InvalidInput unless the words of a given answer hold ``[SEG]`` exactly once and nothing reserved."""
-    _check_characters(field, text, max_bytes)
-    before, found, after = text.partition(SEG)
-    if not found or SEG in after:
-        raise InvalidInput(field, f"a given answer holds {SEG} exactly once")
-    _check_markers(field, before)
-    _check_markers(field, after)
+def check_answer(text: str, max_bytes: int) -> None:
+    """Raises InvalidInput (``answer``) unless a forced answer's words are such, with nothing else reserved."""
+    _check_characters("answer", text, max_bytes)
+    try:
+        parts = split_answer(text)
+    except ValueError as error:
+        raise InvalidInput("answer", str(error)) from None
+    for part in parts:
+        _check_markers("answer", part)
 
 
 def _check_characters(field: str, text: str, max_bytes: int) -> None:

@@ -93,7 +93,7 @@ class PromptReader:
     def _check_sizes(self, request: pb.CompleteRequest) -> None:
         limit = self.manifest.language.max_tokens
         if len(request.token_ids) > limit or request.max_new_tokens > limit:
-            raise InvalidInput("question.text", f"the prompt and its answer hold more than {limit} tokens")
+            raise InvalidInput("prompt.token_ids", f"the prompt and its answer hold more than {limit} tokens")
         if len(request.feature_positions) > len(request.token_ids):
             raise InvalidInput("prompt.feature_positions", "are more than there are tokens")
         if len(request.references) > self.max_references:

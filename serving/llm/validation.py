@@ -37,7 +37,7 @@ def check_prompt(prompt: Prompt, manifest: Manifest) -> None:
     length = prompt_length(prompt, manifest)
     if length + prompt.max_new_tokens > limit:
         raise InvalidInput(
-            "question.text",
+            "prompt.token_ids",
             f"the prompt holds {length} tokens and an answer up to {prompt.max_new_tokens}; the limit is {limit}",
         )
     if np.any((ids != tokens.image) & ((ids < 0) | (ids >= manifest.language.vocabulary))):

@@ -145,9 +145,11 @@ class VllmLanguage:
         if not self.alive:
             raise Unavailable("the language engine is closed or dead")
         if len(prompt.references) > self._options.max_references:
-            raise InvalidInput("questions", f"more than {self._options.max_references} references in a dialogue")
+            words = f"more than {self._options.max_references} references in a dialogue"
+            raise InvalidInput("prompt.references", words)
         if wanted > limit:
-            raise InvalidInput("questions", f"{wanted} answers at once; the language engine admits {limit}")
+            words = f"{wanted} answers at once; the language engine admits {limit}"
+            raise InvalidInput("prompt.feature_positions", words)
         if self._admitted + wanted > limit:
             raise Exhausted(f"the language engine's queue is full ({limit} requests)")
         self._admitted += wanted

@@ -26,7 +26,7 @@ from mediround.errors import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import Server, serving
-from serving.errors import EngineFault, Exhausted
+from serving.errors import EngineFault, Exhausted, InvalidInput
 from serving.errors import Unavailable as EngineDown
 from tests.service.harness import Stage, picture
 from tests.service.harness import stage as build_stage
@@ -173,16 +173,30 @@ async def test_too_many_rounds_in_a_session(client: AsyncClient) -> None:
     async with client.open(picture()) as session:
         for _ in range(6):
             await session.ask("Segment the liver.")
-        with pytest.raises(InvalidArgument, match="at most 6 rounds"):
+        with pytest.raises(InvalidArgument, match="at most 6 rounds") as caught:
             await session.ask("Segment the liver.")
+        assert caught.value.violations[0].field == "question"
+        with pytest.raises(InvalidArgument, match="at most 6 rounds") as caught:
+            [_ async for _ in session.segment([Round("Segment the liver.")])]
+        assert caught.value.violations[0].field == "questions"
 
 
 async def test_too_many_tokens(client: AsyncClient) -> None:
     async with client.open(picture()) as session:
         chain = [Round("x" * 64, refer_to=index - 1 if index else None) for index in range(6)]
-        with pytest.raises(InvalidArgument, match="the limit is 400"):
+        with pytest.raises(InvalidArgument, match="the limit is 400") as caught:
             [_ async for _ in session.segment(chain)]
+        assert caught.value.violations[0].field == "questions"
         assert (await session.ask("Segment the liver.")).index == 0  # not one of its waves was read
+
+
+async def test_what_an_engine_refuses_is_said_of_the_question(client: AsyncClient, stage: Stage) -> None:
+    """Its own field is a part of the prompt, of which the caller knows nothing."""
+    async with client.open(picture()) as session:
+        stage.language.script.fail_next("complete", InvalidInput("prompt.token_ids", "are too many"))
+        with pytest.raises(InvalidArgument) as caught:
+            await session.ask("Segment the liver.")
+    assert [(v.field, v.description) for v in caught.value.violations] == [("question", "are too many")]
 
 
 @pytest.mark.parametrize("refer_to", [0, 5, 2**32 - 1])

@@ -110,7 +110,9 @@ def test_nothing_else_may_lie_where_vllm_reads(directory: Path) -> None:
         ({"files": {}}, "not listed"),
         ({"tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 5, "image": 6}}, r"tokens\.image is 6"),
         ({"tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 3, "image": 2**21}}, "one id"),
-        ({"answers": {"default_mode": "free", "template": "It is."}}, r"answers\.template"),
+        ({"answers": {"default_mode": "free", "template": "It is."}}, r"answers\.template.*exactly once"),
+        ({"answers": {"default_mode": "free", "template": "[SEG] [SEG]"}}, r"answers\.template.*exactly once"),
+        ({"answers": {"default_mode": "free", "template": "[INST] [SEG]"}}, r"answers\.template.*only marker"),
     ],
 )
 def test_a_manifest_that_does_not_fit(directory: Path, change: dict[str, object], message: str) -> None:

@@ -26,7 +26,7 @@ from serving.domain import (
     Question,
     RoundResult,
 )
-from serving.errors import EngineFault, Exhausted, InvalidInput, NotFound, PreconditionFailed
+from serving.errors import EngineFault, Exhausted, InvalidInput, InvalidQuestion, NotFound, PreconditionFailed
 from serving.geometry import Geometry
 from serving.observer import NullObserver
 from serving.orchestrator import Orchestrator
@@ -229,18 +229,25 @@ async def test_free_and_forced_rounds_mix_in_one_dialogue(serving: Stack) -> Non
 
 @pytest.mark.parametrize("refer_to", [0, 3])
 async def test_a_reference_to_a_round_that_does_not_exist(serving: Stack, refer_to: int) -> None:
-    with pytest.raises(InvalidInput, match=f"round {refer_to} does not exist") as caught:
-        await serving.orchestrator.ask(await serving.open(), "me", forced(refer_to=refer_to), ALWAYS)
-    assert caught.value.field == "question.refer_to"
+    session = await serving.open()
+    with pytest.raises(InvalidQuestion, match=f"round {refer_to} does not exist") as caught:
+        await serving.orchestrator.ask(session, "me", forced(refer_to=refer_to), ALWAYS)
+    assert (caught.value.position, caught.value.field) == (0, "refer_to")
+    with pytest.raises(InvalidQuestion, match="round 9 does not exist before round 1") as caught:
+        await serving.all(session, [forced(), forced(refer_to=9)])
+    assert (caught.value.position, caught.value.field) == (1, "refer_to")
     assert not serving.language.script.calls
 
 
 async def test_limits_are_named(serving: Stack) -> None:
     session = await serving.open()
-    with pytest.raises(InvalidInput, match="at most 12 rounds"):
-        await serving.all(session, dialogue([None] * 13))
-    with pytest.raises(InvalidInput, match="the limit is 4000"):
-        await serving.all(session, [forced("x" * 5000)])
+    for questions, words in (
+        (dialogue([None] * 13), "at most 12 rounds"),
+        ([forced("x" * 5000)], "the limit is 4000"),
+    ):
+        with pytest.raises(InvalidQuestion, match=words) as caught:
+            await serving.all(session, questions)
+        assert (caught.value.position, caught.value.field) == (None, "")
     assert len(await serving.all(session, dialogue([None] * 12))) == 12
 
 
