@@ -73,6 +73,12 @@ def exists(name: str) -> bool:
     return True
 
 
+def runs(name: str) -> bool:
+    """Whether ``python -m name`` finds a program."""
+    place = PARENTS[name.partition(".")[0]].joinpath(*name.split("."))
+    return (place / "__main__.py").is_file() or place.with_suffix(".py").is_file()
+
+
 def test_dotted_names_exist() -> None:
     dotted = re.compile(rf"(?<![\w./:-]){TOP}(?:\.[A-Za-z_]\w*)+(?![\w/-])")
     names = {
@@ -85,6 +91,19 @@ def test_dotted_names_exist() -> None:
 
     assert len(names) > 100
     assert sorted((path, name) for path, name in names if not exists(name)) == []
+
+
+def test_commands_exist() -> None:
+    """``python -m``, in fenced blocks and settings as well, and as a list in Dockerfile and compose."""
+    command = re.compile(rf"""-m[" ,]+({TOP}(?:\.[a-z_]\w*)*)""")
+    commands = {
+        (where(path), name)
+        for path in [*DOCUMENTS, *SOURCES, *SETTINGS]
+        for name in command.findall(path.read_text())
+    }
+
+    assert len(commands) > 50
+    assert sorted((path, name) for path, name in commands if not runs(name)) == []
 
 
 def test_paths_exist() -> None:
