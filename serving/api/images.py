@@ -10,6 +10,7 @@ Choices, each so that a mask lies on the very pixels that the caller sees:
 - CMYK, LAB and other colour spaces are refused: their RGB depends on a profile.
 - An EXIF orientation other than upright is refused: some viewers turn such an image, others do not.
 - More than one frame is refused: a mask would not say which.
+- A file of which a part is missing or damaged is refused, also where a decoder would fill the gap.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from serving.api import integrity
+from serving.api.integrity import FIELD
 from serving.api.limits import Limits
 from serving.domain import U8
 from serving.errors import InvalidInput
 
-FIELD = "image"
 WINDOWING = (
     "more than 8 bits a channel are not served yet; apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send "
     "8 bits"
+)
+
+DICOM_ADVICE = (
+    "read its pixels (pydicom: apply_modality_lut, then apply_voi_lut), map them to 8 bits, and send the array "
+    "or a PNG"
 )
 
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)
@@ -38,9 +45,10 @@ _UNSIGNED = 1
 _PLAIN = frozenset({"1", "L", "P", "RGB"})
 _WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
 _DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-_MAX_SCANS = 100
-"""Start-of-scan markers in a JPEG. An encoder writes about ten; each costs a pass over the whole image."""
-_START_OF_SCAN = b"\xff\xda"
+_COMPRESSION, _JPEG_TABLES = 259, 347
+_EXTENTS = ((273, 279), (324, 325))
+"""Offsets and byte counts, of strips and of tiles."""
+_DICOM = slice(128, 132)
 
 # What Pillow raises for files that lie about themselves. None of them says more than "malformed".
 _MALFORMED = (
@@ -85,9 +93,12 @@ def rgb_of_file(payload: bytes, limits: Limits) -> U8:
         InvalidInput: not such a file, truncated or malformed; beyond a limit; or a kind that the head of this
             module refuses.
     """
+    if payload[_DICOM] == b"DICM":
+        raise InvalidInput(FIELD, f"is a DICOM file; {DICOM_ADVICE}")
     try:
         with Image.open(io.BytesIO(payload), formats=["PNG", "JPEG", "TIFF"]) as image:
             _check_claims(image, payload, limits)
+            _check_whole(image, payload, limits)
             return _frozen(np.asarray(_opaque(image)))
     except UnidentifiedImageError:
         raise InvalidInput(FIELD, "is not a PNG, JPEG or TIFF file that can be read") from None
@@ -105,8 +116,6 @@ def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
         raise InvalidInput(FIELD, "holds more than one frame; send each as an image of its own")
     if image.format == "PNG":
         _check_png(payload)
-    if image.format == "JPEG" and payload.count(_START_OF_SCAN) > _MAX_SCANS:
-        raise InvalidInput(FIELD, f"is a JPEG of more than {_MAX_SCANS} scans; save it again")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image, limits)
     if image.mode in _DEEP:
@@ -115,6 +124,28 @@ def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
         raise InvalidInput(FIELD, f"has colours of kind {image.mode}; convert it to grey or RGB")
     if image.getexif().get(_ORIENTATION) in _TURNED:
         raise InvalidInput(FIELD, "has an EXIF orientation; turn its pixels upright and remove the tag")
+
+
+def _check_whole(image: Image.Image, payload: bytes, limits: Limits) -> None:
+    """Refuse what is damaged, as far as anyone can know (``serving.api.integrity``)."""
+    if image.format == "PNG":
+        integrity.check_png(payload)
+    elif image.format == "JPEG":
+        integrity.check_jpeg(payload)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_strips(image, payload, limits)
+
+
+def _check_strips(image: TiffImagePlugin.TiffImageFile, payload: bytes, limits: Limits) -> None:
+    integrity.check_extents(payload)
+    tags = image.tag_v2
+    compression, tables = tags.get(_COMPRESSION, integrity.UNCOMPRESSED), tags.get(_JPEG_TABLES, b"")
+    for offsets, counts in _EXTENTS:
+        for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=True):
+            if offset + count > len(payload):
+                raise InvalidInput(FIELD, "is a truncated TIFF; send the original file")
+            strip = payload[offset : offset + count]
+            integrity.check_strip(strip, compression, tables, 4 * limits.max_image_pixels)
 
 
 def _check_png(payload: bytes) -> None:
@@ -130,6 +161,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
     formats = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
     if max(depths) > 8 or any(form != _UNSIGNED for form in formats):
         raise InvalidInput(FIELD, WINDOWING)
+    if tags.get(_COMPRESSION, integrity.UNCOMPRESSED) not in integrity.COMPRESSIONS:
+        raise InvalidInput(FIELD, "is a TIFF whose compression is not served; save it with LZW, Deflate or none")
     # A tile may be larger than the image, and is decoded whole.
     if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > limits.max_image_pixels:
         raise _too_large(limits)

@@ -14,18 +14,10 @@ from PIL import Image, TiffImagePlugin
 
 from serving.api.images import RawShape, check_raw, rgb_of_file, rgb_of_pixels
 from serving.errors import InvalidInput
+from tests.unit.api.files import GREY, RGB, encoded
 from tests.unit.api.limits import limits
 
 LIMITS = limits()
-RGB = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
-GREY = RGB[..., 0]
-
-
-def encoded(image: Image.Image | np.ndarray, form: str = "PNG", **options: object) -> bytes:
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> bytes:
@@ -80,6 +72,13 @@ def tiff_large_tile() -> bytes:
     """16x16 pixels in one tile that claims 4 GiB."""
     tile = {322: (4, 1, 65_536), 323: (4, 1, 65_536), 324: (4, 1, 110), 325: (4, 1, 256)}
     return tiff(16, 16, {258: (3, 1, 8), 262: (3, 1, 1)} | tile, bytes(256))
+
+
+def many_scans() -> bytes:
+    """The last scan of a progressive JPEG, again and again."""
+    data = encoded(RGB, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 101 + data[-2:]
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -190,7 +189,10 @@ REFUSED = {
         encoded(RGB, "MPO", save_all=True, append_images=[Image.fromarray(RGB)]),
         "more than one frame",
     ),
-    "many scans": (encoded(RGB, "JPEG", comment=b"\xff\xda" * 101), "scans"),
+    "many scans": (many_scans(), "scans"),
+    "fax": (encoded(Image.fromarray(GREY > 127), "TIFF", compression="group4"), "compression"),
+    "zstd in tiff": (encoded(RGB, "TIFF", compression="zstd"), "compression"),
+    "dicom": (bytes(128) + b"DICM" + bytes(200), "is a DICOM file; .* 8 bits"),
     "large tile": (tiff_large_tile(), "more than 10000 pixels"),
 }
 
