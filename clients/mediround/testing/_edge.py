@@ -1,0 +1,165 @@
+"""gRPC in front of the scripted service: messages are read, errors become statuses, health is answered.
+
+Knows the transport, google.rpc details, and the two words of the standard health service. Does not know what a
+call does. grpcio's own health package would be a dependency more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from mediround import errors
+from mediround.testing._rules import invalid
+from mediround.testing._servicer import ScriptedService
+from mediround.v1 import segmentation_pb2 as pb
+
+# In quotes: generic in the stubs alone.
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+M = TypeVar("M", bound=Message)
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["SegmentationService"].full_name
+SERVES = b"\x08\x01"
+"""grpc.health.v1.HealthCheckResponse(status=SERVING)."""
+_ASKED_OF = {b"", b"\n" + bytes([len(_SERVICE)]) + _SERVICE.encode()}
+"""grpc.health.v1.HealthCheckRequest: of the server, and of the service by its name."""
+_DISCARDED_SECONDS = 2.0
+_CODES: dict[type[errors.MediRoundError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.AccessDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.ServerFault: grpc.StatusCode.INTERNAL,
+    errors.ProtocolMismatch: grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
+def handlers(service: ScriptedService) -> list[grpc.GenericRpcHandler[Any, Any]]:
+    """The contract's methods and the health service's, for a server of grpc.aio."""
+    methods: dict[str, _Handler] = {
+        "OpenSession": _stream_unary(service.OpenSession, pb.OpenSessionRequest),
+        "AskRound": _unary_unary(service.AskRound, pb.AskRoundRequest),
+        "SegmentDialogue": _unary_stream(service.SegmentDialogue, pb.SegmentDialogueRequest),
+        "CloseSession": _unary_unary(service.CloseSession, pb.CloseSessionRequest),
+        "DescribeServer": _unary_unary(service.DescribeServer, pb.DescribeServerRequest),
+    }
+    health: dict[str, _Handler] = {
+        "Check": grpc.unary_unary_rpc_method_handler(_check),
+        "Watch": grpc.unary_stream_rpc_method_handler(_watch),
+    }
+    return [
+        grpc.method_handlers_generic_handler(_SERVICE, methods),
+        grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
+    ]
+
+
+def _unary_unary(answer: Callable[[M], Awaitable[Message]], kind: type[M]) -> _Handler:
+    async def call(raw: bytes, context: _Context) -> Message:
+        try:
+            return await answer(_parsed(kind, raw))
+        except Exception as error:  # the edge: beyond it an error is a status
+            await _refuse(error, context)
+
+    return grpc.unary_unary_rpc_method_handler(call, None, _bytes)
+
+
+def _unary_stream(answers: Callable[[M], AsyncGenerator[Message]], kind: type[M]) -> _Handler:
+    async def call(raw: bytes, context: _Context) -> None:
+        try:
+            async with aclosing(answers(_parsed(kind, raw))) as results:
+                async for result in results:
+                    await context.write(result)
+        except Exception as error:
+            await _refuse(error, context)
+
+    return grpc.unary_stream_rpc_method_handler(call, None, _bytes)
+
+
+def _stream_unary(answer: Callable[[AsyncIterator[M]], Awaitable[Message]], kind: type[M]) -> _Handler:
+    async def messages(raws: AsyncIterator[bytes]) -> AsyncIterator[M]:
+        async for raw in raws:
+            yield _parsed(kind, raw)
+
+    async def call(raws: AsyncIterator[bytes], context: _Context) -> Message:
+        try:
+            return await answer(messages(raws))
+        except Exception as error:
+            await _discard(raws)
+            await _refuse(error, context)
+
+    return grpc.stream_unary_rpc_method_handler(call, None, _bytes)
+
+
+async def _check(raw: bytes, context: _Context) -> bytes:
+    if raw not in _ASKED_OF:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return SERVES
+
+
+async def _watch(raw: bytes, context: _Context) -> AsyncIterator[bytes]:  # noqa: ARG001  # gRPC's signature
+    yield SERVES
+    await asyncio.Event().wait()
+
+
+async def _discard(raws: AsyncIterator[bytes]) -> None:
+    """Let the client finish: grpc.aio's clients lose the status of a call that ends while they write (grpc issue
+    36066).
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARDED_SECONDS):
+            async for _ in raws:
+                pass
+
+
+def _parsed(kind: type[M], raw: bytes) -> M:
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise invalid("request", "is not a message of this contract, or holds text that is not UTF-8") from None
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+async def _refuse(error: Exception, context: _Context) -> NoReturn:
+    """End a call. What is not a MediRoundError is a fault of the script: a test wants to read which."""
+    if not isinstance(error, errors.MediRoundError):
+        error = errors.ServerFault(f"the script raised {type(error).__name__}: {error}")
+    code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    status = status_pb2.Status(code=code.value[0], message=str(error))
+    for detail in _details(error):
+        status.details.add().Pack(detail)
+    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, str(error), trailing)
+    raise AssertionError("abort raises")
+
+
+def _details(error: errors.MediRoundError) -> list[Message]:
+    match error:
+        case errors.InvalidArgument():
+            fields = [
+                error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                for v in error.violations
+            ]
+            return [error_details_pb2.BadRequest(field_violations=fields)]
+        case errors.ResourceExhausted() | errors.Unavailable():
+            delay = Duration()
+            delay.FromNanoseconds(round(error.retry_after * 1e9))
+            return [error_details_pb2.RetryInfo(retry_delay=delay)]
+        case errors.ServerFault() if error.incident:
+            return [error_details_pb2.RequestInfo(request_id=error.incident)]
+        case _:
+            return []

@@ -1,0 +1,127 @@
+"""A script: what a server for tests says of itself, and what it answers to each question.
+
+Knows the public values that a test writes and reads. Does not know messages, calls or servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mediround._description import Limits, ServerDescription
+from mediround._rounds import Mode, Priority
+from mediround.errors import MediRoundError
+
+Bits = npt.NDArray[np.bool_]
+
+DESCRIPTION = ServerDescription(
+    model_name="scripted",
+    model_version="0",
+    model_digest="5c" * 32,
+    server_version="mediround.testing",
+    intended_use="Tests of programs that use a MediRound server.",
+    limits=Limits(
+        max_image_bytes=64 << 20,
+        max_image_pixels=1 << 26,
+        max_aspect_ratio=10,
+        max_rounds=32,
+        max_question_bytes=2048,
+        max_tokens=4096,
+        max_sessions=1000,
+        session_idle_timeout=900.0,
+    ),
+    answer_modes=("forced", "grammar", "free"),
+    default_answer_mode="free",
+    correction_policies=("always", "referenced", "off"),
+    mask_encodings=("coco_rle", "packed_bits", "png"),
+    has_judge=True,
+    threshold=0.5,
+    answer_template="It is [SEG].",
+    language_engine="scripted",
+    vision_engine="scripted",
+)
+"""What a scripted server says of itself; ``dataclasses.replace`` changes it."""
+
+
+def centre(height: int, width: int) -> Bits:
+    """A mask, bool (H, W): the middle half of the rows and of the columns; of one pixel at least."""
+    mask = np.zeros((height, width), np.bool_)
+    mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = True
+    return mask
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """A question as it arrived at a scripted server.
+
+    Attributes:
+        session_id: the session asked.
+        index: zero-based index that the round has in its session if it is answered.
+        text: the question's words.
+        refer_to: zero-based index of the round referred to; None: of none.
+        mode: how it is answered, the server's default filled in.
+        answer: the answer's words where they were given, else empty.
+        priority: how it queues where a server is busy.
+        height: of the session's image, in pixels.
+        width: the same.
+    """
+
+    session_id: str
+    index: int
+    text: str
+    refer_to: int | None
+    mode: Mode
+    answer: str
+    priority: Priority
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a question yields. The defaults are a good mask in the middle of the image, at once.
+
+    Attributes:
+        mask: bool (H, W) of the image's size, or a function of (height, width) that makes it. None: the model
+            sees nothing; a question in mode ``free`` then has no mask, in another mode an empty one.
+        words: the model's own words; ``[SEG]`` follows where there is a mask and they have none. Empty: the
+            model's template, or a sentence that says that nothing is seen. A given answer wins.
+        score: the judge's estimate, 0 to 1; where the policy applies, one of at most the threshold is corrected.
+        seg_probability: the model's own probability of ``[SEG]``, 0 to 1.
+        delay: seconds until it comes.
+    """
+
+    mask: Bits | Callable[[int, int], Bits] | None = centre
+    words: str = ""
+    score: float = 0.9
+    seg_probability: float = 1.0
+    delay: float = 0.0
+
+
+Reply: TypeAlias = Answer | MediRoundError
+"""An answer, or the error that the client is to raise: ``Unavailable("starting", retry_after=0.1)``."""
+Answers: TypeAlias = Mapping[str, Reply | Sequence[Reply]] | Callable[[AskedQuestion], Reply]
+"""By the question's words: one reply for every time, or several in turn, of which the last stays. Or a function,
+called in the server's thread.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a scripted server does.
+
+    Attributes:
+        answers: what each question yields.
+        otherwise: what a question yields that ``answers`` does not name.
+        openings: errors of the first openings, in turn; later ones succeed.
+        description: the model, its modes and the limits that requests are held against.
+    """
+
+    answers: Answers = field(default_factory=dict)
+    otherwise: Reply = Answer()  # frozen
+    openings: Sequence[MediRoundError] = ()
+    description: ServerDescription = DESCRIPTION
