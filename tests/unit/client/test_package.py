@@ -37,7 +37,10 @@ def test_all_that_is_named_is_there() -> None:
 def public_values() -> list[type]:
     names = [getattr(module, name) for module in (mediround, evaluate, testing) for name in module.__all__]
     named = [*names, results.Opening, evaluate.report.Figures, medseg.AskedRound, medseg.Dialogue]
-    return sorted({value for value in named if dataclasses.is_dataclass(value)}, key=lambda value: value.__name__)
+    return sorted(
+        {value for value in named if isinstance(value, type) and dataclasses.is_dataclass(value)},
+        key=lambda value: value.__name__,
+    )
 
 
 @pytest.mark.parametrize("value", public_values(), ids=lambda value: value.__name__)
