@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -184,10 +184,17 @@ class Bundle:
                 f"{self.directory} holds no {VLLM}/ directory, which the vLLM engine needs: rebuild it with "
                 "`python -m exporters bundle`, or serve it with the ONNX engine"
             )
-        found = {path.relative_to(self.directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
-        if unlisted := sorted(found - self.manifest.files.keys()):
+        found = {path.relative_to(directory) for path in directory.rglob("*")}
+        # Kubernetes' own, of a mounted volume: links to what lies beside them. vLLM reads nothing below it.
+        seen = {path for path in found if not path.parts[0].startswith("..")}
+        files = {f"{VLLM}/{path.as_posix()}" for path in seen if not _is_real_directory(directory / path)}
+        if unlisted := sorted(files - self.manifest.files.keys()):
             raise BundleError(f"{self.directory}: not listed in the manifest, remove: {', '.join(unlisted)}")
         return directory
+
+
+def _is_real_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def file_digest(path: Path) -> str:
@@ -220,12 +227,14 @@ def load_bundle(directory: Path) -> Bundle:
 
 def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
     problems = [f"{name}: not listed in the manifest" for name in REQUIRED_FILES if name not in manifest.files]
-    root = directory.resolve()
     for name, expected in manifest.files.items():
-        path = directory / name
-        # Neither "..", an absolute path nor a link leads anywhere but where the name says.
-        if not path.resolve().is_relative_to(root) or path.resolve() != root / name:
+        path, parts = directory / name, PurePosixPath(name)
+        # Only the name is judged. A file may be a link into a store beside the bundle, as huggingface_hub, DVC and
+        # Kubernetes lay it out: the digest vouches for its bytes, wherever they lie.
+        if parts.is_absolute() or ".." in parts.parts:
             problems.append(f"{name}: lies outside the bundle")
+        elif path.is_symlink() and not path.exists():
+            problems.append(f"{name}: is a link that leads to no file")
         elif not path.is_file():
             problems.append(f"{name}: missing")
         elif (actual := file_digest(path)) != expected:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporters.bundle import DEFAULTS, Sources, write_bundle
-from exporters.hardlink import replacing
+from exporters.hardlink import place, replacing
 from exporters.onnx import export
 from exporters.triton_repository import read_digest, write_repository
 from serving.bundle import REQUIRED_FILES, VLLM_FILES, Bundle, file_digest, load_bundle
@@ -49,3 +49,14 @@ def test_what_fails_leaves_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError("disk full")
     assert at.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+
+
+def test_a_file_that_is_a_link_is_placed_as_what_it_leads_to(tmp_path: Path) -> None:
+    """A link that were placed itself would lead elsewhere from another directory."""
+    (tmp_path / "blob").write_text("graph")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "graph").symlink_to("../blob")
+    placed = tmp_path / "repository" / "model" / "1" / "graph"
+    place(tmp_path / "bundle" / "graph", placed)
+    assert not placed.is_symlink()
+    assert placed.read_text() == "graph"

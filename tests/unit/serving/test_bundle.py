@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,13 +62,70 @@ def test_a_file_outside_the_bundle_is_refused(directory: Path) -> None:
         load_bundle(changed(directory, files=files))
 
 
-def test_a_link_out_of_the_bundle_is_refused(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    secret = tmp_path_factory.mktemp("other") / "secret"
-    secret.write_bytes(b"mask_decoder.onnx")  # the digest fits
+@pytest.mark.parametrize("name", ["vllm/../../secret", "a/../mask_decoder.onnx", ".."])
+def test_a_name_that_climbs_is_refused(directory: Path, name: str) -> None:
+    files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {name: "0" * 64}
+    with pytest.raises(BundleError, match=rf"{re.escape(name)}: lies outside"):
+        load_bundle(changed(directory, files=files))
+
+
+def hub_snapshot(bundle: Path, store: Path) -> Path:
+    """As huggingface_hub (and DVC, git-annex) keep it: each file a relative link into a store of blobs."""
+    (store / "blobs").mkdir()
+    for number, name in enumerate(["manifest.json", *REQUIRED_FILES, *VLLM_FILES]):
+        shutil.copy(bundle / name, store / "blobs" / str(number))
+        link = store / "snapshots" / "abc" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(store / "blobs" / str(number), link.parent))
+    return store / "snapshots" / "abc"
+
+
+def mounted_volume(bundle: Path, store: Path) -> Path:
+    """As Kubernetes mounts it: ..data is a link to a dated directory, and each entry one into ..data."""
+    shutil.copytree(bundle, store / "..2026_11_29")
+    (store / "..data").symlink_to("..2026_11_29")
+    for path in (store / "..data").iterdir():
+        (store / path.name).symlink_to(Path("..data") / path.name)
+    return store
+
+
+def mounted_volumes(bundle: Path, store: Path) -> Path:
+    """The directory for vLLM is a volume of its own."""
+    shutil.copytree(bundle, store / "bundle")
+    shutil.rmtree(store / "bundle" / "vllm")
+    (store / "bundle" / "vllm").mkdir()
+    mounted_volume(bundle / "vllm", store / "bundle" / "vllm")
+    return store / "bundle"
+
+
+def absolute_links(bundle: Path, store: Path) -> Path:
+    for name in ["manifest.json", *REQUIRED_FILES, "vllm"]:
+        (store / name).symlink_to((bundle / name).absolute())
+    return store
+
+
+@pytest.mark.parametrize("layout", [hub_snapshot, mounted_volume, mounted_volumes, absolute_links])
+def test_a_bundle_of_links_is_served_since_digests_vouch_for_its_bytes(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory, layout: Callable[[Path, Path], Path]
+) -> None:
+    linked = layout(with_vllm(directory), tmp_path_factory.mktemp("store"))
+    bundle = load_bundle(linked)
+    assert bundle.vllm_model() == linked / "vllm"
+    decoder = bundle.path("mask_decoder.onnx").resolve()
+    decoder.write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx: SHA-256 is"):
+        load_bundle(linked)
+
+
+def test_links_that_lead_to_no_file_are_named(directory: Path) -> None:
     (directory / "mask_decoder.onnx").unlink()
-    (directory / "mask_decoder.onnx").symlink_to(secret)
-    with pytest.raises(BundleError, match=r"mask_decoder\.onnx: lies outside"):
+    (directory / "mask_decoder.onnx").symlink_to("mask_decoder.onnx")
+    (directory / "tokenizer.model").unlink()
+    (directory / "tokenizer.model").symlink_to("nowhere")
+    with pytest.raises(BundleError) as caught:
         load_bundle(directory)
+    for name in ("mask_decoder.onnx", "tokenizer.model"):
+        assert f"{name}: is a link that leads to no file" in str(caught.value)
 
 
 def test_an_absolute_path_is_refused(directory: Path) -> None:
@@ -98,6 +159,10 @@ def test_nothing_else_may_lie_where_vllm_reads(directory: Path) -> None:
     bundle = load_bundle(with_vllm(directory))
     (directory / "vllm" / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(BundleError, match=r"remove: vllm/pytorch_model\.bin"):
+        bundle.vllm_model()
+    (directory / "vllm" / "pytorch_model.bin").unlink()
+    (directory / "vllm" / "more").symlink_to(directory)
+    with pytest.raises(BundleError, match="remove: vllm/more"):
         bundle.vllm_model()
 
 
