@@ -114,7 +114,7 @@ def sources(
             "mask": lambda: expectations.mask.seconds,
         },
         embeddings=lambda: held.embeddings.stats,
-        slabs=shared.by_use(),
+        slabs=shared.stats,
         triton=None if vision is None else lambda: vision.counts,
         plain=[
             (telemetry.SESSIONS, lambda: held.sessions.count),

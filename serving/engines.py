@@ -21,6 +21,7 @@ from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
 from serving.settings import Settings
+from serving.stats import SlabStats
 from serving.telemetry.collector import CacheState, EngineState
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
@@ -45,10 +46,10 @@ class SharedMemory:
     embeddings: Slab | None = None
     masks: Slab | None = None
 
-    def by_use(self) -> dict[str, Slab]:
-        """Those that there are, by what their slots are for."""
+    def stats(self) -> dict[str, SlabStats]:
+        """Of those that there are, by what their slots are for."""
         both = {"embeddings": self.embeddings, "masks": self.masks}
-        return {name: slab for name, slab in both.items() if slab is not None}
+        return {name: slab.stats for name, slab in both.items() if slab is not None}
 
 
 @dataclass(frozen=True, slots=True)

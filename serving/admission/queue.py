@@ -25,21 +25,10 @@ from serving.admission.cost import CostModel, Throughput
 from serving.domain import Priority
 from serving.errors import Exhausted, Shed
 from serving.ports import ExpectedWork
+from serving.stats import QueueStats
 
 BATCH_WEIGHT = 16
 _RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """Of one priority, now."""
-
-    in_progress: int
-    waiting: int
-    waiting_cost: float
-    """Seconds of work expected."""
-    age: float
-    """Seconds that the request that waits longest has waited."""
 
 
 @dataclass(slots=True, eq=False)

@@ -7,13 +7,13 @@ event loop.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.api.images import RawShape
 from serving.domain import U8
-from serving.runtime.cache import CacheStats
+from serving.runtime.cache import ByteLru
+from serving.stats import CacheStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,17 @@ class ImageCache:
 
     def __init__(self, max_bytes: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
         """``clock`` gives seconds, never backwards."""
-        self._max_bytes, self._idle_timeout, self._clock = max_bytes, idle_timeout_s, clock
-        self._images: OrderedDict[UploadKey, _Held] = OrderedDict()  # least recently used first
-        self._bytes = 0
-        self._hits = self._misses = self._evictions = 0
+        self._images: ByteLru[UploadKey, _Held] = ByteLru(max_bytes, lambda held: held.rgb.nbytes)
+        self._idle_timeout, self._clock = idle_timeout_s, clock
 
     @property
     def nbytes(self) -> int:
-        return self._bytes
+        return self._images.nbytes
 
     @property
     def stats(self) -> CacheStats:
         """A miss is an image that had to be sent."""
-        return CacheStats(self._hits, self._misses, self._evictions, self._bytes)
+        return self._images.stats
 
     def get(self, key: UploadKey) -> U8 | None:
         """The image, if it is still held."""
@@ -58,29 +56,18 @@ class ImageCache:
         held = self._images.get(key)
         if held is None:
             return None
-        self._hits += 1
+        self._images.count(hit=True)
         held.last_used = self._clock()
-        self._images.move_to_end(key)
         return held.rgb
 
     def put(self, key: UploadKey, rgb: U8) -> None:
         """Hold an image that was sent; one larger than the whole budget is not held."""
-        self._misses += key not in self._images
-        if rgb.nbytes > self._max_bytes:
-            return
-        if key in self._images:
-            self._drop(key)
-        self._images[key] = _Held(rgb, self._clock())
-        self._bytes += rgb.nbytes
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._images)))
-            self._evictions += 1
+        if key not in self._images:
+            self._images.count(hit=False)
+        self._images.put(key, _Held(rgb, self._clock()))
 
     def sweep(self) -> None:
         """Drop what has been idle for too long."""
         deadline = self._clock() - self._idle_timeout
-        while self._images and next(iter(self._images.values())).last_used <= deadline:
-            self._drop(next(iter(self._images)))
-
-    def _drop(self, key: UploadKey) -> None:
-        self._bytes -= self._images.pop(key).rgb.nbytes
+        while (oldest := self._images.oldest()) and oldest[1].last_used <= deadline:
+            self._images.drop(oldest[0])

@@ -1,48 +1,39 @@
 """Pixels that were sent once, so that a dialogue's next rounds name them by digest.
 
-Knows a byte budget. Does not know messages. Pixels are found only by the tenant who sent them: that another
-tenant has the same picture is not to be learnt here.
+Knows tenants: pixels are found only by the tenant who sent them, so that none learns here which pictures another
+has. Does not know messages.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from serving.domain import TowerImage
-from serving.runtime.cache import CacheStats
+from serving.runtime.cache import ByteLru
+from serving.stats import CacheStats
 
 
 class ImageCache:
-    """The least recently used are given up first."""
+    """Pictures within a byte budget. For one thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held: OrderedDict[tuple[str, str], TowerImage] = OrderedDict()
-        self.nbytes = 0
-        self._hits = self._misses = self._evictions = 0
+        self._held: ByteLru[tuple[str, str], TowerImage] = ByteLru(max_bytes, lambda image: image.pixels.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        return self._held.nbytes
 
     @property
     def stats(self) -> CacheStats:
         """A miss is a picture that had to be sent."""
-        return CacheStats(self._hits, self._misses, self._evictions, self.nbytes)
+        return self._held.stats
 
     def get(self, tenant: str, digest: str) -> TowerImage | None:
         picture = self._held.get((tenant, digest))
-        if picture is None:
-            return None
-        self._hits += 1
-        self._held.move_to_end((tenant, digest))
+        if picture is not None:
+            self._held.count(hit=True)
         return picture
 
     def put(self, tenant: str, picture: TowerImage) -> None:
-        """``picture.digest`` must be that of its pixels; whoever calls has computed it."""
-        if (tenant, picture.digest) in self._held:
-            self._held.move_to_end((tenant, picture.digest))
-            return
-        self._misses += 1
-        self._held[tenant, picture.digest] = picture
-        self.nbytes += picture.pixels.nbytes
-        while self.nbytes > self._max_bytes:
-            _, given_up = self._held.popitem(last=False)
-            self.nbytes -= given_up.pixels.nbytes
-            self._evictions += 1
+        """``picture.digest`` must be that of its pixels; the caller has computed it."""
+        if self._held.get((tenant, picture.digest)) is None:
+            self._held.count(hit=False)
+            self._held.put((tenant, picture.digest), picture)

@@ -19,9 +19,9 @@ from serving.llm.expansion import Expanded, expand
 from serving.llm.graphs import LanguageGraphs, Reading
 from serving.llm.prefix import DialogueKey, PrefixCache
 from serving.ports import Completion, Prompt
-from serving.runtime.cache import CacheStats
 from serving.runtime.graph import CPU
 from serving.runtime.worker import Stop, Worker
+from serving.stats import CacheStats
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ content alone: two tokens are the same when text id, pixels or box are the same,
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from serving.domain import F32
-from serving.runtime.cache import CacheStats
+from serving.runtime.cache import ByteLru
+from serving.stats import CacheStats
 
 TokenKey = int | str | bytes | tuple[str, int]
 """A token by content: text id | crop's digest | box's bytes | (image's digest, patch)."""
@@ -49,38 +49,27 @@ class PrefixCache:
     """One prefix a dialogue, the least recently used given up first. For one thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._prefixes: OrderedDict[DialogueKey, Prefix] = OrderedDict()
-        self.nbytes = 0
-        self._hits = self._misses = self._evictions = 0
+        self._prefixes: ByteLru[DialogueKey, Prefix] = ByteLru(max_bytes, lambda prefix: prefix.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        return self._prefixes.nbytes
 
     @property
     def stats(self) -> CacheStats:
         """May be read from any thread; the numbers are then of about the same time."""
-        return CacheStats(self._hits, self._misses, self._evictions, self.nbytes)
+        return self._prefixes.stats
 
     def longest(self, dialogue: DialogueKey, tokens: Sequence[TokenKey], limit: int) -> Prefix | None:
         """What is held of ``tokens[:limit]``; None when the dialogue has nothing of it."""
         held = self._prefixes.get(dialogue)
         common = _common(held.tokens, tokens, min(limit, len(held), len(tokens))) if held else 0
-        self._hits, self._misses = self._hits + (common > 0), self._misses + (common == 0)
-        if held is None:
-            return None
-        self._prefixes.move_to_end(dialogue)
-        return held.cut(common) if common else None
+        self._prefixes.count(hit=common > 0)
+        return held.cut(common) if held and common else None
 
     def keep(self, dialogue: DialogueKey, prefix: Prefix) -> None:
         """Hold ``prefix`` in place of the dialogue's last one, if it fits the budget at all."""
-        replaced = self._prefixes.pop(dialogue, None)
-        self.nbytes -= replaced.nbytes if replaced else 0
-        if prefix.nbytes > self._max_bytes:
-            return
-        self._prefixes[dialogue] = prefix
-        self.nbytes += prefix.nbytes
-        while self.nbytes > self._max_bytes:
-            _, oldest = self._prefixes.popitem(last=False)
-            self.nbytes -= oldest.nbytes
-            self._evictions += 1
+        self._prefixes.put(dialogue, prefix)
 
 
 def _common(held: Sequence[TokenKey], asked: Sequence[TokenKey], limit: int) -> int:

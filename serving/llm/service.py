@@ -21,8 +21,8 @@ from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completio
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceServicer
 from serving.ports import Completion, LanguageEngine, Prompt
-from serving.runtime.cache import CacheStats
 from serving.runtime.tasks import wait_until_done
+from serving.stats import CacheStats
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.stats import SlabStats
+
 DIRECTORY = Path("/dev/shm")  # noqa: S108  # Linux's shared memory, not a temporary file
 PREFIX = "mediround_slab_"
 _ALIGNMENT = 64
@@ -80,6 +82,10 @@ class Slab:
     def withheld(self) -> int:
         """Slots that somebody may still write."""
         return len(self._doubtful)
+
+    @property
+    def stats(self) -> SlabStats:
+        return SlabStats(self.free, self.taken, self.withheld)
 
     def take(self) -> Slot | None:
         """A slot of nobody's; None when there is none."""

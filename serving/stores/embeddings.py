@@ -23,38 +23,7 @@ from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
 from serving.runtime.slab import Slab, Slot
 from serving.runtime.tasks import wait_until_done
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementStats:
-    """Embeddings in one place."""
-
-    held: int = 0
-    """Now, fills that are on their way included."""
-    leased: int = 0
-    """Of those, how many somebody holds, waits for, or still writes."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingStats:
-    hits: int
-    misses: int
-    evictions: int
-    nbytes: int
-    """Held now, fills that are on their way included."""
-    own: PlacementStats = PlacementStats()
-    """In this process's memory."""
-    shared: PlacementStats = PlacementStats()
-    """In the slab."""
-    beside: int = 0
-    """Since the start: how many began outside the slab because every slot was leased."""
-    moved: int = 0
-    """Since the start: how many moved out of the slab to make room."""
-
-    @property
-    def leased(self) -> int:
-        """Wherever they lie."""
-        return self.own.leased + self.shared.leased
+from serving.stats import EmbeddingStats, PlacementStats
 
 
 @dataclass(slots=True, eq=False)

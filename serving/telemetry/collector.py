@@ -7,125 +7,24 @@ so that this module knows no store, engine or queue. Reads on the event loop, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from serving.stats import CacheStats, EmbeddingStats, QueueStats, SlabStats, TritonCounts
 from serving.telemetry import metrics as t
 
 Labels = TypeVar("Labels", bound=str | tuple[str, ...])
 """The value of a metric's label, or of all its labels."""
 
 
-class CacheNumbers(Protocol):
-    """Of ``CacheStats``, or of any store that counts as it does."""
-
-    @property
-    def hits(self) -> int: ...
-
-    @property
-    def misses(self) -> int: ...
-
-    @property
-    def evictions(self) -> int: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-
-class QueueNumbers(Protocol):
-    """Of ``QueueStats``."""
-
-    @property
-    def in_progress(self) -> int: ...
-
-    @property
-    def waiting(self) -> int: ...
-
-    @property
-    def waiting_cost(self) -> float: ...
-
-    @property
-    def age(self) -> float: ...
-
-
-class PlacedNumbers(Protocol):
-    """Of ``PlacementStats``."""
-
-    @property
-    def held(self) -> int: ...
-
-    @property
-    def leased(self) -> int: ...
-
-
-class EmbeddingNumbers(Protocol):
-    """Of ``EmbeddingStats``: where embeddings lie."""
-
-    @property
-    def shared(self) -> PlacedNumbers: ...
-
-    @property
-    def own(self) -> PlacedNumbers: ...
-
-    @property
-    def moved(self) -> int: ...
-
-    @property
-    def beside(self) -> int: ...
-
-
-class SlabNumbers(Protocol):
-    """Of ``Slab``."""
-
-    @property
-    def free(self) -> int: ...
-
-    @property
-    def taken(self) -> int: ...
-
-    @property
-    def withheld(self) -> int: ...
-
-
-class TritonNumbers(Protocol):
-    """Of ``TritonCounts``."""
-
-    @property
-    def encodes(self) -> int: ...
-
-    @property
-    def encodes_by_value(self) -> int: ...
-
-    @property
-    def decodes(self) -> int: ...
-
-    @property
-    def decodes_by_value(self) -> int: ...
-
-    @property
-    def bytes_sent(self) -> int: ...
-
-    @property
-    def bytes_received(self) -> int: ...
-
-    @property
-    def retries(self) -> int: ...
-
-    @property
-    def handshakes(self) -> int: ...
-
-    @property
-    def mappings(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    stats: Callable[[], CacheNumbers]
+    stats: Callable[[], CacheStats]
     limit_bytes: int
 
 
@@ -144,14 +43,14 @@ class Sources:
     """``name``, ``version``, ``digest``."""
     engines: Mapping[str, EngineState]
     caches: Mapping[str, CacheState] = field(default_factory=dict)
-    queues: Mapping[str, Callable[[], QueueNumbers]] = field(default_factory=dict)
+    queues: Mapping[str, Callable[[], QueueStats]] = field(default_factory=dict)
     """By priority."""
     expected: Mapping[str, Callable[[], float]] = field(default_factory=dict)
     """Seconds by kind of work."""
-    embeddings: Callable[[], EmbeddingNumbers] | None = None
-    slabs: Mapping[str, SlabNumbers] = field(default_factory=dict)
+    embeddings: Callable[[], EmbeddingStats] | None = None
+    slabs: Callable[[], Mapping[str, SlabStats]] = dict
     """By what their slots are for."""
-    triton: Callable[[], TritonNumbers] | None = None
+    triton: Callable[[], TritonCounts] | None = None
     plain: Sequence[tuple[t.Metric, Callable[[], float]]] = ()
     """Gauges without labels."""
 
@@ -208,11 +107,10 @@ class StateCollector(Collector):
             yield _gauge(t.EMBEDDINGS, {name: place.held for name, place in places.items()})
             yield _gauge(t.EMBEDDINGS_LEASED, {name: place.leased for name, place in places.items()})
             yield _counter(t.EMBEDDINGS_OUTSIDE, {"moved": stats.moved, "beside": stats.beside})
-        if self._sources.slabs:
+        slabs = self._sources.slabs()
+        if slabs:
             states = {
-                (name, state): count
-                for name, slab in self._sources.slabs.items()
-                for state, count in (("free", slab.free), ("taken", slab.taken), ("withheld", slab.withheld))
+                (name, state): count for name, slab in slabs.items() for state, count in asdict(slab).items()
             }
             yield _gauge(t.SLOTS, states)
 

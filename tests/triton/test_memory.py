@@ -12,7 +12,7 @@ from serving.bundle import Bundle
 from serving.errors import StillWriting
 from serving.ports import EmbeddingLease
 from serving.runtime.slab import Slab
-from serving.stores.embeddings import PlacementStats
+from serving.stats import PlacementStats
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton import connection
 from tests.scripted.pictures import encoder_image

@@ -24,6 +24,7 @@ from serving.errors import EngineFault, StillWriting
 from serving.ports import DecodedMasks, EmbeddingLease
 from serving.runtime.graph import Array
 from serving.runtime.slab import Slab, SlabError, Slot
+from serving.stats import TritonCounts
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 from serving.vision.triton.client import Call, InputTensor, OutputTensor, TritonClient, TritonFailure
 from serving.vision.triton.connection import Expected, TritonConnection
@@ -48,28 +49,6 @@ class TritonOptions:
     """What the server wants to see before it maps memory (``--grpc-restricted-protocol``)."""
     patience: float = 30.0
     """Seconds after which a request without a reply counts as lost; two thirds of them in the model's queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class TritonCounts:
-    """What the engine has done since it started."""
-
-    encodes: int
-    decodes: int
-    """Calls."""
-    masks: int
-    encodes_by_value: int
-    """Of the encodes, how many embeddings came by gRPC."""
-    decodes_by_value: int
-    """Of the decodes, how many sent the embedding by gRPC."""
-    bytes_sent: int
-    bytes_received: int
-    """Of tensors, by gRPC."""
-    retries: int
-    handshakes: int
-    """How often the server was met: once, and after each loss."""
-    mappings: int
-    """How often it was told to map a slab that it did not."""
 
 
 class TritonVision:

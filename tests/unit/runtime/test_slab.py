@@ -16,7 +16,8 @@ from serving.errors import StillWriting, Unavailable
 from serving.ports import EmbeddingLease
 from serving.runtime import slab as module
 from serving.runtime.slab import DIRECTORY, PREFIX, Slab, SlabError, Slot, is_gone, sweep
-from serving.stores.embeddings import MemoryEmbeddings, PlacementStats
+from serving.stats import PlacementStats
+from serving.stores.embeddings import MemoryEmbeddings
 
 SHAPE = (2, 5)
 SIZE = 2 * 5 * 4

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from serving.ports import EmbeddingLease
-from serving.stores.embeddings import EmbeddingStats, MemoryEmbeddings, PlacementStats
+from serving.stats import EmbeddingStats, PlacementStats
+from serving.stores.embeddings import MemoryEmbeddings
 
 SHAPE = (2, 4)
 SIZE = 16

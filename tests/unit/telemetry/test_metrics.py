@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -15,15 +14,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.admission.queue import QueueStats
-from serving.runtime.cache import CacheStats
-from serving.stores.embeddings import EmbeddingStats, PlacementStats
+from serving.stats import CacheStats, EmbeddingStats, PlacementStats, QueueStats, SlabStats, TritonCounts
 from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, EngineState, LibraryMetrics, Sources, StateCollector
 from serving.telemetry.metrics import CATALOGUE, Metric, MetricKind
 from serving.telemetry.recorder import MetricsRecorder
 from serving.telemetry.status import WINDOW_SECONDS, StatusBoard, quantile
-from serving.vision.triton.engine import TritonCounts
 
 GOLDEN = Path(__file__).parent.parent.parent / "metrics.txt"
 """What ``/metrics`` says when nothing was asked yet. Rules and dashboards are held to it."""
@@ -31,14 +27,6 @@ OPERATIONS = Path(__file__).parent.parent.parent.parent / "docs" / "operations.m
 BEGIN, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
 UNITS = ("_seconds", "_bytes", "_masks", "_tokens")
 OBJECTIVES = {0.05, 0.1, 0.15, 0.25, 0.4, 1.0}
-
-
-class Slots(NamedTuple):
-    """What a Slab tells."""
-
-    free: int = 0
-    taken: int = 0
-    withheld: int = 0
 
 
 def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
@@ -52,7 +40,7 @@ def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
         queues={name: lambda: QueueStats(0, 0, 0.0, 0.0) for name in telemetry.PRIORITIES},
         expected={work: lambda: 0.0 for work in telemetry.EXPECTED.labels["work"]},
         embeddings=lambda: EmbeddingStats(0, 0, 0, 0),
-        slabs={name: Slots() for name in telemetry.SLABS},
+        slabs=lambda: {name: SlabStats() for name in telemetry.SLABS},
         triton=lambda: TritonCounts(*[0] * 10),
         plain=[(metric, lambda: 0.0) for metric in plain],
     )
@@ -204,7 +192,7 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
         embeddings=lambda: EmbeddingStats(
             0, 0, 0, 0, PlacementStats(1, 2), PlacementStats(3, 4), beside=5, moved=6
         ),
-        slabs={"embeddings": Slots(7, 8, 9), "masks": Slots(10, 11, 12)},
+        slabs=lambda: {"embeddings": SlabStats(7, 8, 9), "masks": SlabStats(10, 11, 12)},
         triton=lambda: TritonCounts(
             encodes=33,
             decodes=55,
@@ -246,7 +234,7 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
 
 def test_what_a_process_does_not_have_it_does_not_tell() -> None:
     """Without Triton, no slots and no calls of it; a language server holds no embeddings."""
-    alone = replace(sources(), slabs={}, triton=None)
+    alone = replace(sources(), slabs=dict, triton=None)
     names = {family.name for family in StateCollector(alone).collect()}
     assert "mediround_embeddings_held" in names
     assert not [name for name in names if "triton" in name or "slab" in name]

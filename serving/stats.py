@@ -1,0 +1,96 @@
+"""Numbers of caches, queues, stores and engines, as values: what ``serving.telemetry`` shows of their owners.
+
+Knows the numbers and what each counts. Does not know who counts them, or under which name they are shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """The same four numbers of every cache, since it was made."""
+
+    hits: int
+    """Lookups that found what they asked for, at least in part."""
+    misses: int
+    evictions: int
+    """Entries given up for their bytes; not those that were replaced, or idle for too long."""
+    nbytes: int
+    """Held now."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementStats:
+    """Embeddings in one place."""
+
+    held: int = 0
+    """Now, fills that are on their way included."""
+    leased: int = 0
+    """Of those, how many somebody holds, waits for, or still writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStats(CacheStats):
+    """Of a store of embeddings; ``nbytes`` includes fills that are on their way."""
+
+    own: PlacementStats = PlacementStats()
+    """In this process's memory."""
+    shared: PlacementStats = PlacementStats()
+    """In the slab."""
+    beside: int = 0
+    """Since the start: how many began outside the slab because every slot was leased."""
+    moved: int = 0
+    """Since the start: how many moved out of the slab to make room."""
+
+    @property
+    def leased(self) -> int:
+        """Wherever they lie."""
+        return self.own.leased + self.shared.leased
+
+
+@dataclass(frozen=True, slots=True)
+class SlabStats:
+    """Slots of a slab, now."""
+
+    free: int = 0
+    """May be taken."""
+    taken: int = 0
+    """Somebody has them."""
+    withheld: int = 0
+    """Somebody who never answered may still write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Requests of one priority, now."""
+
+    in_progress: int
+    waiting: int
+    waiting_cost: float
+    """Seconds of work expected."""
+    age: float
+    """Seconds that the request that waits longest has waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class TritonCounts:
+    """What the vision half on Triton has done since it started."""
+
+    encodes: int
+    decodes: int
+    """Calls."""
+    masks: int
+    encodes_by_value: int
+    """Of the encodes, how many embeddings came by gRPC."""
+    decodes_by_value: int
+    """Of the decodes, how many sent the embedding by gRPC."""
+    bytes_sent: int
+    bytes_received: int
+    """Of tensors, by gRPC."""
+    retries: int
+    handshakes: int
+    """How often the server was met: once, and after each loss."""
+    mappings: int
+    """How often it was told to map a slab that it did not."""
