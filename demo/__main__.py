@@ -19,12 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from demo.overlay import Panel, strip
 from demo.page import DialogueSection, render
-from demo.slices import SliceDialogue, dialogues
+from demo.slices import LABELS, SliceDialogue, dialogues
 from demo.stack import ONNX, TRITON, stack
 from demo.table import COLUMNS, HEADER, Answered, table
 from loadtest.server_process import LaunchError
 from mediround import Client, RoundResult
 
+BUNDLED = Path("models/mediround-lite")
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
 NOTES = [
     "Research and education only: not for clinical use. One head (Colin27), the model saw other slices of it.",
@@ -60,10 +61,22 @@ def section(dialogue: SliceDialogue, answered: list[Answered]) -> DialogueSectio
 
 
 def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Console) -> list[Answered]:
+def table(dialogue: SliceDialogue, answered: list[Answered]) -> Table:
+    view = Table(title=dialogue.path.stem, title_justify="left", title_style="bold")
+    for name in HEADER:
+        view.add_column(name, justify="right" if name in {"Dice", "score", *STAGES} else "left")
+    for a in answered:
+        view.add_row(*a.row())
+    return view
+
+
+def run(
+    bundle: Path, slices: Path, out: Path, console: Console, *, engine: str | None, vision: str
+) -> list[Answered]:
     """All dialogues; writes pictures and the page into ``out``."""
     sections: list[DialogueSection] = []
     everything: list[Answered] = []
-    listed = list(dialogues(bundle / "slices"))
+    listed = list(dialogues(slices))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"starting the server on {bundle}", total=sum(len(d.rounds) for d in listed))
@@ -84,12 +97,20 @@ def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Conso
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--bundle", type=Path, default=BUNDLED, help="directory of the model (%(default)s)")
+    parser.add_argument(
+        "--slices",
+        type=Path,
+        default=BUNDLED / "slices",
+        help="labelled slices to ask about: labels.json, dialogues.json and pictures (%(default)s)",
+    )
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX, help="what runs the vision half")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write what is printed as a picture too")
     given = parser.parse_args()
+    if not (given.slices / LABELS).is_file():
+        parser.error(f"--slices must hold {LABELS}, as {BUNDLED / 'slices'} does: {given.slices}")
     given.out.mkdir(parents=True, exist_ok=True)
     wide = sys.stdout.isatty() and not given.svg
     console, began = (
@@ -97,7 +118,7 @@ def main() -> int:
         time.monotonic(),
     )
     try:
-        answered = run(given.bundle, given.out, given.engine, given.vision, console)
+        answered = run(given.bundle, given.slices, given.out, console, engine=given.engine, vision=given.vision)
     except LaunchError as error:
         console.print(f"[red]{error}")
         return 1

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from demo.slices import U8, plane
+from demo.slices import LABELS, U8, plane
 
 MIN_PIXELS = 60
 """A structure counts on a slice from here on, as in training (training/targets.py)."""
@@ -41,7 +41,7 @@ class Slices:
     def __init__(self, slices: Path, out: Path) -> None:
         self._slices, self._out = slices, out
         self.numbers: dict[str, int] = {
-            name: int(number) for number, name in json.loads((slices / "labels.json").read_text()).items()
+            name: int(number) for number, name in json.loads((slices / LABELS).read_text()).items()
         }
         for name in ("images", "masks"):
             (out / name).mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--slices", type=Path, default=Path("models/mediround-lite/slices"))
     parser.add_argument("--out", type=Path, default=Path("build/heldout"))
     given = parser.parse_args()
+    if not (given.slices / LABELS).is_file():
+        parser.error(f"--slices must hold {LABELS}, as models/mediround-lite/slices does: {given.slices}")
     print(f"{write(given.slices, given.out)} dialogues: {given.out / 'dialogues.json'}")
 
 

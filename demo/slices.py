@@ -16,6 +16,8 @@ from PIL import Image
 
 Bits = npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
+LABELS = "labels.json"
+"""What a directory of slices must hold: the structure of each label plane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class SliceDialogue:
 
 def dialogues(directory: Path) -> Iterator[SliceDialogue]:
     """Every dialogue of the directory, in order."""
-    planes = {name: int(plane) for plane, name in json.loads((directory / "labels.json").read_text()).items()}
+    planes = {name: int(plane) for plane, name in json.loads((directory / LABELS).read_text()).items()}
     for item in json.loads((directory / "dialogues.json").read_text()):
         path = directory / item["image"]
         labels = np.asarray(Image.open(path.with_name(f"{path.stem}_labels.png")))

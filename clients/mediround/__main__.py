@@ -58,7 +58,8 @@ def _evaluate(given: argparse.Namespace) -> int:
         from mediround.evaluate.command import run  # noqa: PLC0415  # its extra need not be installed
     except ModuleNotFoundError as missing:
         package = str(missing.name).partition(".")[0]
-        print(f"error: {package} is not installed: pip install 'mediround-client[evaluate]'", file=sys.stderr)
+        what = f"{package} is not installed: in the repository, pip install './clients[evaluate]'"
+        print(f"error: {what}", file=sys.stderr)
         return NOT_RUN
     return run(given)
 

@@ -102,8 +102,8 @@ def _openvino() -> Any:  # its stubs do not pass mypy, and it is an extra
         return import_module("openvino")
     except ImportError as error:
         raise ProviderError(
-            "openvino is not installed: pip install 'mediround-serving[openvino]', or choose onnx for "
-            f"--engines.encoder ({error})"
+            "openvino is not installed: in the repository, pip install ./clients '.[cpu,openvino]', "
+            f"or choose onnx for --engines.encoder ({error})"
         ) from error
 
 

@@ -3,7 +3,8 @@
     report = evaluate("127.0.0.1:50051", Path("dialogues.json"), root=Path("."), out=Path("build/evaluation"))
     report.overall.dice
 
-Needs the extra: ``pip install 'mediround-client[evaluate]'``. Definitions and files: docs/evaluation.md.
+Needs the extra (in the repository, ``pip install './clients[evaluate]'``). Definitions and files:
+docs/evaluation.md.
 
 Begin with ``run``, the order of work; ``item_runner`` asks, ``metrics`` compares. The client may be imported here;
 nothing of the client, but its command, may import this.

@@ -59,7 +59,7 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     flags = ["evaluate", "--server", "a:1", "--data", "d", "--root", ".", "--out", "o"]
     done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: rich is not installed: pip install 'mediround-client[evaluate]'\n"
+    assert done.stderr == "error: rich is not installed: in the repository, pip install './clients[evaluate]'\n"
 
 
 def test_the_contract_tells_other_languages_where_its_classes_go() -> None:

@@ -108,7 +108,7 @@ def test_without_openvino_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.M
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(module, "import_module", absent)
-    with pytest.raises(ProviderError, match=r"pip install 'mediround-serving\[openvino\]'"):
+    with pytest.raises(ProviderError, match=r"pip install ./clients '\.\[cpu,openvino\]'"):
         OpenVinoEncoder(products(tmp_path / "g.onnx", 1), ROWS, 1, "f32")
 
 
