@@ -125,7 +125,7 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 	$(BIN)/python -m loadtest run --target $(LISTEN) --scenario $(SCENARIO) --out build/loadtest \
 	  $(addprefix --metrics=,$(METRICS))
 
-test: debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
+test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift

@@ -60,16 +60,6 @@ def section(dialogue: SliceDialogue, answered: list[Answered]) -> DialogueSectio
     return DialogueSection(dialogue.path.stem, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
 
 
-def run(bundle: Path, out: Path, engine: str | None, vision: str, console: Console) -> list[Answered]:
-def table(dialogue: SliceDialogue, answered: list[Answered]) -> Table:
-    view = Table(title=dialogue.path.stem, title_justify="left", title_style="bold")
-    for name in HEADER:
-        view.add_column(name, justify="right" if name in {"Dice", "score", *STAGES} else "left")
-    for a in answered:
-        view.add_row(*a.row())
-    return view
-
-
 def run(
     bundle: Path, slices: Path, out: Path, console: Console, *, engine: str | None, vision: str
 ) -> list[Answered]:
