@@ -2,8 +2,8 @@
 
 Reads the settings once, builds engines, stores, orchestrator and service, asks one round to warm up, says
 SERVING, and drains on SIGTERM or SIGINT. Before that round it waits for each half that is a server of its own;
-afterwards it goes on without it: the sessions live here, and who asks a round then is told to come again. A
-start that fails ends with status 2 and one line that names the fix.
+afterwards it goes on without it: the sessions live here, and a round that needs it is refused with a time to
+retry. A start that fails ends with status 2 and one line that names the fix.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
 
 def admission(settings: Settings, expectations: CostModel) -> AdmissionQueue:
     """Places for what the engines can work on at once."""
-    asked = settings.admission
-    waits = {Priority.INTERACTIVE: asked.max_wait, Priority.BATCH: asked.max_batch_wait}
+    options = settings.admission
+    waits = {Priority.INTERACTIVE: options.max_wait, Priority.BATCH: options.max_batch_wait}
     elsewhere = settings.language_servers or settings.triton_server
-    places = asked.places or (PLACES_ELSEWHERE if elsewhere else PLACES_HERE)
-    encodes = asked.encode_places or (ENCODES_IN_TRITON if settings.triton_server else ENCODES_HERE)
+    places = options.places or (PLACES_ELSEWHERE if elsewhere else PLACES_HERE)
+    encodes = options.encode_places or (ENCODES_IN_TRITON if settings.triton_server else ENCODES_HERE)
     return AdmissionQueue(places, encodes, waits, expectations, time.monotonic)
 
 
@@ -216,7 +216,7 @@ async def report_half(server: Server, name: str, remote: RemoteHalf | None) -> N
 
 
 async def serve(settings: Settings) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal stops it."""
     stop = stop_signal()
     bundle = load_bundle(settings.bundle)
     expectations, registry = CostModel(), CollectorRegistry()
@@ -243,7 +243,7 @@ async def serve(settings: Settings) -> int:
         service = SegmentationService(target, description(bundle, settings), held.uploads, pixels, observer)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
         await stack.enter_async_context(background(sweep(held.sessions, held.uploads)))
-        asked = sources(
+        state = sources(
             bundle,
             settings,
             halves=halves,
@@ -252,7 +252,7 @@ async def serve(settings: Settings) -> int:
             queue=queue,
             expectations=expectations,
         )
-        registry.register(StateCollector(asked))
+        registry.register(StateCollector(state))
         board = StatusBoard(registry, time.monotonic)
         await stack.enter_async_context(metrics(registry, settings.metrics_listen, board))
         await stack.enter_async_context(server.running(settings.drain_seconds))

@@ -164,12 +164,14 @@ def remote_vision(bundle: Bundle, settings: Settings, shared: SharedMemory) -> T
     """None: the vision half is in this process. Raises OSError when a certificate cannot be read."""
     if settings.triton_server is None:
         return None
-    files, said = settings.vision_tls, settings.triton
+    files, triton = settings.vision_tls, settings.triton
     tls = Tls(files.ca, files.certificate, files.private_key) if settings.vision_secure else None
     return TritonVision(
         bundle,
         settings.triton_server,
-        TritonOptions(said.version, said.admin_key.get_secret_value() if said.admin_key else None, said.patience),
+        TritonOptions(
+            triton.version, triton.admin_key.get_secret_value() if triton.admin_key else None, triton.patience
+        ),
         embeddings=shared.embeddings,
         masks=shared.masks,
         credentials=tls.credentials() if tls else None,

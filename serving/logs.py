@@ -52,8 +52,8 @@ FORMATTERS: dict[Format, type[logging.Formatter]] = {"text": TextFormatter, "jso
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Value]:
-    found: dict[str, Value] = getattr(record, _FIELDS, {})
-    return found
+    extra: dict[str, Value] = getattr(record, _FIELDS, {})
+    return extra
 
 
 def _word(value: Value) -> str:

@@ -1,6 +1,6 @@
-"""What those who work tell of it, as it happens.
+"""Events of the request path. Each is emitted once, where it is first known.
 
-Knows the events, each told once, by whoever knows first. Does not know who listens, or what becomes of it.
+Knows the events. Does not know the observers, or what they do with an event.
 """
 
 from __future__ import annotations

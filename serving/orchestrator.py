@@ -154,15 +154,15 @@ class Orchestrator:
                 for number, group in enumerate(groups):
                     began = perf_counter()
                     timings = Timings(queue=queue if number == 0 else 0.0)
-                    asked = [
+                    items = [
                         WaveItem(first + i, thresholds[i], await self._reference(session, questions[i]), turns[i])
                         for i in group
                     ]
                     timings.prepare = perf_counter() - began
                     with request_context.prioritised(priority):
-                        session, results = await self._wave(session, asked, embedding, timings, number)
+                        session, results = await self._wave(session, items, embedding, timings, number)
                     timings.total = timings.queue + perf_counter() - began
-                    terms = WaveTerms(correction.threshold, priority, wave.correctable(asked, results))
+                    terms = WaveTerms(correction.threshold, priority, wave.correctable(items, results))
                     self.observer.wave(results, terms)
                     for result in results:
                         yield result
@@ -199,24 +199,24 @@ class Orchestrator:
     async def _wave(
         self,
         session: Session,
-        asked: Sequence[WaveItem],
+        items: Sequence[WaveItem],
         embedding: asyncio.Task[HeldEmbedding],
         timings: Timings,
         number: int,
     ) -> tuple[Session, list[RoundResult]]:
         """Read, decode, remember: one language pass and one batch of masks."""
         began, held_before = perf_counter(), number > 0 and embedding.done()
-        completion = await self._complete(wave.prompt(session, asked, self.form))
+        completion = await self._complete(wave.prompt(session, items, self.form))
         timings.language = perf_counter() - began
-        features = wave.features(asked, completion)
+        features = wave.features(items, completion)
         held = await embedding if any(features) else None
-        found = await self._decode(session.image, asked, features, held, timings)
+        segmentations = await self._decode(session.image, items, features, held, timings)
         hit = held is not None and (held_before or held.lease.hit)
         timings.encode = 0.0 if hit or held is None else held.seconds
-        rounds, answers = wave.rounds(asked, completion, found, self.form)
+        rounds, answers = wave.rounds(items, completion, segmentations, self.form)
         session = await self.sessions.append(session, rounds)
         cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, number)
-        parts = zip(asked, answers, found, strict=True)
+        parts = zip(items, answers, segmentations, strict=True)
         return session, [RoundResult(a.index, words, s, a.reference, timings, cache) for a, words, s in parts]
 
     async def _complete(self, prompt: Prompt) -> Completion:
@@ -229,7 +229,7 @@ class Orchestrator:
     async def _decode(
         self,
         image: SourceImage,
-        asked: Sequence[WaveItem],
+        items: Sequence[WaveItem],
         features: Sequence[SegFeature | None],
         held: HeldEmbedding | None,
         timings: Timings,
@@ -237,7 +237,7 @@ class Orchestrator:
         """Decode the features that there are as one batch, and bring the masks to the image's size."""
         if held is None:
             return [None] * len(features)
-        limits = [item.threshold for item, feature in zip(asked, features, strict=True) if feature]
+        limits = [item.threshold for item, feature in zip(items, features, strict=True) if feature]
         began = perf_counter()
         decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
         timings.decode = perf_counter() - began

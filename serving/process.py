@@ -48,7 +48,7 @@ def run(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMATTERS[settings.log_format]())
     logging.basicConfig(handlers=[handler])
-    # Ours alone: libraries that are told to debug print what they read, names in an image's tags among it.
+    # Ours alone: at debug level, libraries print what they read, names in an image's tags among it.
     LOG.setLevel(settings.log_level.upper())
     try:
         return asyncio.run(serve(settings))
@@ -59,10 +59,10 @@ def run(
 
 def stop_signal() -> asyncio.Event:
     """Set by SIGTERM and SIGINT; to be called within the event loop."""
-    asked = asyncio.Event()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    return asked
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -56,12 +56,12 @@ class PromptTemplate:
             opening, lead = self._instruction(first=True), "\n "
         else:
             opening, lead = (), "[INST] "
-        asked = f"{lead}{question.text.strip()} [/INST]"
+        words = f"{lead}{question.text.strip()} [/INST]"
         if question.mode is not AnswerMode.FORCED:
             ensure_seg = question.mode is AnswerMode.GRAMMAR
-            return Turn((*opening, *encode(asked)), (), "", ensure_seg)
+            return Turn((*opening, *encode(words)), (), "", ensure_seg)
         before, after = self._split(question.answer or self.manifest.answers.template)
-        prompt = (*opening, *encode(f"{asked} {before}"))
+        prompt = (*opening, *encode(f"{words} {before}"))
         return Turn(prompt, (tokens.seg, *encode(f"{after} "), tokens.eos), f"{before}{SEG}{after}")
 
     def close(self, generated: tuple[int, ...], *, segmented: bool) -> tuple[str, tuple[int, ...]]:

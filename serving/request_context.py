@@ -32,7 +32,7 @@ def remaining() -> float | None:
 def within(seconds: float) -> float:
     """Seconds left, at most ``seconds``."""
     left = remaining()
-    return seconds if left is None else min(left, seconds)
+    return seconds if left is None else min(seconds, left)
 
 
 @contextmanager

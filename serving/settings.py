@@ -162,10 +162,10 @@ class Settings(ServerSettings):
     @property
     def slab_bytes(self) -> int:
         """Of embeddings, in memory that Triton maps."""
-        server, said = self.triton_server, self.triton.slab_bytes
+        server, size = self.triton_server, self.triton.slab_bytes
         if server is None:
             return 0
-        return min(self.engines.embedding_bytes, SLAB_BYTES * is_loopback(server) if said is None else said)
+        return min(self.engines.embedding_bytes, SLAB_BYTES * is_loopback(server) if size is None else size)
 
     @model_validator(mode="after")
     def _encoder_here(self) -> Self:

@@ -93,4 +93,4 @@ class TritonCounts:
     handshakes: int
     """How often the server was met: once, and after each loss."""
     mappings: int
-    """How often it was told to map a slab that it did not."""
+    """How often it was asked to map a slab that it did not map."""

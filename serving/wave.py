@@ -52,9 +52,9 @@ def thresholds(first: int, questions: Sequence[Question], correction: Correction
     return [correction.threshold if first + i in judged else NO_CORRECTION for i in range(len(questions))]
 
 
-def correctable(asked: Sequence[WaveItem], results: Sequence[RoundResult]) -> int:
+def correctable(items: Sequence[WaveItem], results: Sequence[RoundResult]) -> int:
     """How many masks the policy lets be corrected."""
-    pairs = zip(asked, results, strict=True)
+    pairs = zip(items, results, strict=True)
     return sum(a.threshold != NO_CORRECTION and r.segmentation is not None for a, r in pairs)
 
 
@@ -63,14 +63,14 @@ def check_length(session: Session, turns: Sequence[Turn], form: PromptTemplate) 
     _read(session, turns, form)
 
 
-def prompt(session: Session, asked: Sequence[WaveItem], form: PromptTemplate) -> Prompt:
+def prompt(session: Session, items: Sequence[WaveItem], form: PromptTemplate) -> Prompt:
     """The dialogue up to the last question's reading position, or to where its answer begins.
 
     Raises:
         InvalidQuestion: the dialogue is longer than the model's context.
     """
-    token_ids, positions, max_new_tokens = _read(session, [item.turn for item in asked], form)
-    references = [done.reference for done in session.rounds] + [item.reference for item in asked]
+    token_ids, positions, max_new_tokens = _read(session, [item.turn for item in items], form)
+    references = [done.reference for done in session.rounds] + [item.reference for item in items]
     return Prompt(
         dialogue=session.session_id,
         tenant=session.caller,
@@ -79,11 +79,11 @@ def prompt(session: Session, asked: Sequence[WaveItem], form: PromptTemplate) ->
         references=tuple(reference for reference in references if reference is not None),
         feature_positions=tuple(positions),
         max_new_tokens=max_new_tokens,
-        ensure_seg=asked[-1].turn.ensure_seg,
+        ensure_seg=items[-1].turn.ensure_seg,
     )
 
 
-def features(asked: Sequence[WaveItem], completion: Completion) -> list[SegFeature | None]:
+def features(items: Sequence[WaveItem], completion: Completion) -> list[SegFeature | None]:
     """The feature of each question; None where the model answered without ``[SEG]``.
 
     Raises:
@@ -91,12 +91,12 @@ def features(asked: Sequence[WaveItem], completion: Completion) -> list[SegFeatu
             not finite.
     """
     forced = iter(completion.features)
-    if len(completion.features) != sum(item.turn.forced for item in asked):
+    if len(completion.features) != sum(item.turn.forced for item in items):
         raise EngineFault("the language engine returned another number of features than was asked for")
-    found = [next(forced) if item.turn.forced else completion.generated for item in asked]
-    if not all(np.isfinite(feature.vector).all() for feature in found if feature):
+    per_item = [next(forced) if item.turn.forced else completion.generated for item in items]
+    if not all(np.isfinite(feature.vector).all() for feature in per_item if feature):
         raise EngineFault("the language engine returned a feature that is not finite")
-    return found
+    return per_item
 
 
 def segmentations(
@@ -108,11 +108,11 @@ def segmentations(
 
 
 def rounds(
-    asked: Sequence[WaveItem], completion: Completion, found: Sequence[Segmentation | None], form: PromptTemplate
+    items: Sequence[WaveItem], completion: Completion, found: Sequence[Segmentation | None], form: PromptTemplate
 ) -> tuple[list[Round], list[str]]:
     """What the session remembers of each question, and the answer's words."""
     remembered, answers = [], []
-    for item, segmentation in zip(asked, found, strict=True):
+    for item, segmentation in zip(items, found, strict=True):
         answer, closing = item.turn.answer, item.turn.closing
         if not item.turn.forced:
             answer, closing = form.close(completion.token_ids, segmented=segmentation is not None)

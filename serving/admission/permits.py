@@ -1,7 +1,7 @@
-"""How much is let in at once.
+"""Permits for work that runs at the same time; a call that gets none is refused at once, with a time to retry.
 
-Knows a number of permits. Does not know what is done with one; who is refused is told to come again, and
-nothing waits here, so that a full server answers at once. What waits stands in ``serving.admission.queue``.
+Knows how many permits there are and how many are held. Does not know what is done with one. Nothing waits here:
+that is ``serving.admission.queue``.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class AdmissionQueue:
         self._let_in(now)
 
     def _let_in(self, now: float) -> None:
-        """Give free places to who is next; who has waited until nothing can be done in time is told so instead."""
+        """Start the next requests that may begin; refuse one whose deadline is too near by now."""
         while ticket := min(filter(self._may_begin, self._waiting), key=lambda t: t.tag, default=None):
             self._waiting.remove(ticket)
             if ticket.since < now and ticket.must_end is not None and now + ticket.cost > ticket.must_end:

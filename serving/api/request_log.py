@@ -42,8 +42,8 @@ class RequestLog:
 
     id: str
     method: str
-    asked: int
-    """Rounds."""
+    rounds: int
+    """How many it asks for."""
     priority: Priority = Priority.INTERACTIVE
     answered: list[int] = field(default_factory=list)
     """Indices of rounds."""
@@ -72,7 +72,7 @@ def log_request(observer: Observer, id: str, method: str, rounds: int) -> Iterat
 
 def _failed(observer: Observer, request: RequestLog, code: str, seconds: float) -> None:
     observer.rounds(request.answered, OK)
-    missing = request.asked - len(request.answered)
+    missing = request.rounds - len(request.answered)
     # What follows an answered round is known; before the first, the session may not even exist.
     first = request.answered[-1] + 1 if request.answered else None
     observer.rounds([None if first is None else first + i for i in range(missing)], code)
@@ -88,7 +88,7 @@ def _failed(observer: Observer, request: RequestLog, code: str, seconds: float) 
 
 
 def _facts(request: RequestLog, result: RoundResult) -> dict[str, float | str | None]:
-    timings, cache, found = result.timings, result.cache, result.segmentation
+    timings, cache, segmentation = result.timings, result.cache, result.segmentation
     stages = ("queue", "prepare", "language", "encode", "decode", "postprocess", "total")
     return {
         "priority": request.priority.name.lower(),
@@ -98,8 +98,8 @@ def _facts(request: RequestLog, result: RoundResult) -> dict[str, float | str | 
         "embedding_hit": cache.embedding_hit,
         "cached_tokens": cache.cached_tokens,
         "prompt_tokens": cache.prompt_tokens,
-        "mask": found is not None,
-        "empty": found is not None and not found.mask.area,
-        "score": None if found is None or found.score is None else round(found.score, 4),
-        "corrected": found is not None and found.corrected,
+        "mask": segmentation is not None,
+        "empty": segmentation is not None and not segmentation.mask.area,
+        "score": None if segmentation is None or segmentation.score is None else round(segmentation.score, 4),
+        "corrected": segmentation is not None and segmentation.corrected,
     }

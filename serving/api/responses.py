@@ -31,15 +31,15 @@ def opened(session: Session, digest: bytes, model_digest: str, *, upload_skipped
 
 def round_result(result: RoundResult, encoding: pb.MaskEncoding.ValueType, model_digest: str) -> pb.RoundResult:
     """Encodes the mask, which takes milliseconds for a large image: call it in a worker thread."""
-    found = result.segmentation
+    segmentation = result.segmentation
     return pb.RoundResult(
         round=result.index,
         answer=result.answer,
-        mask=_mask(found.mask, encoding) if found else None,
-        score=found.score if found else None,
+        mask=_mask(segmentation.mask, encoding) if segmentation else None,
+        score=segmentation.score if segmentation else None,
         # A rounding error above 0 in the logarithm is no probability above 1.
-        seg_probability=min(1.0, math.exp(found.log_probability)) if found else None,
-        corrected=found.corrected if found else False,
+        seg_probability=min(1.0, math.exp(segmentation.log_probability)) if segmentation else None,
+        corrected=segmentation.corrected if segmentation else False,
         reference=_reference(result.reference) if result.reference else None,
         timings=_timings(result.timings),
         cache=_cache_use(result.cache),

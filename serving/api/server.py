@@ -43,7 +43,7 @@ class Server(GrpcServer):
         tls: ServerTls | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """``observer`` is told of every call."""
+        """``observer`` hears of every call."""
         add = partial(add_SegmentationServiceServicer_to_server, service)
         super().__init__(CONTRACT, add, listen, tls, _MAX_MESSAGE_BYTES, observer=observer)
 

@@ -49,7 +49,7 @@ class SegmentationService(SegmentationServiceServicer):
         executor: Executor,
         observer: Observer,
     ) -> None:
-        """``executor`` encodes masks; ``observer`` is told how requests for rounds end."""
+        """``executor`` encodes masks; ``observer`` hears how requests for rounds end."""
         limits = description.limits
         self._orchestrator = orchestrator
         self._description = description
@@ -75,33 +75,33 @@ class SegmentationService(SegmentationServiceServicer):
         return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
 
     async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:
-        with self._told(context, "AskRound", 1) as asked, paths_in_round():
+        with self._log(context, "AskRound", 1) as log, paths_in_round():
             question, correction = self._asking.round(request)
-            asked.priority = self._asking.priority(request.priority)
+            log.priority = self._asking.priority(request.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 result = await self._orchestrator.ask(
-                    request.session_id, caller, question, correction, asked.priority
+                    request.session_id, caller, question, correction, log.priority
                 )
                 answered = await self._answered(result, request.mask_encoding)
-            asked.answer(result)
+            log.answer(result)
             return pb.AskRoundResponse(result=answered)
 
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest, context: Context
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
-        with self._told(context, "SegmentDialogue", len(request.questions)) as asked, paths_in_dialogue():
+        with self._log(context, "SegmentDialogue", len(request.questions)) as log, paths_in_dialogue():
             questions, correction = self._asking.dialogue(request)
-            asked.priority = self._asking.priority(request.priority)
+            log.priority = self._asking.priority(request.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 results = self._orchestrator.segment(
-                    request.session_id, caller, questions, correction, asked.priority
+                    request.session_id, caller, questions, correction, log.priority
                 )
                 async with aclosing(results):
                     async for result in results:
                         answered = await self._answered(result, request.mask_encoding)
-                        asked.answer(result)
+                        log.answer(result)
                         yield pb.SegmentDialogueResponse(result=answered)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
@@ -116,25 +116,25 @@ class SegmentationService(SegmentationServiceServicer):
         engines = self._orchestrator
         return answering.description(self._description, engines.language.description, engines.vision.description)
 
-    def _told(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
+    def _log(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
         return log_request(self._observer, request_id(context.invocation_metadata()), method, rounds)
 
     async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> ReceivedImage:
-        allowed = self._description.limits.upload_timeout
+        seconds = self._description.limits.upload_timeout
         try:
-            async with asyncio.timeout(allowed):
+            async with asyncio.timeout(seconds):
                 return await receive(messages, self._description.limits)
         except TimeoutError:
-            words = f"the image took longer than {allowed:g} s to arrive"
+            words = f"the image took longer than {seconds:g} s to arrive"
             raise Exhausted(words, reason=Shed.SLOW_CALLER) from None
 
     async def _image(self, caller: str, parcel: ReceivedImage) -> tuple[bytes, U8]:
         """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""
         if not parcel.payload:
-            held = self._uploads.get(UploadKey(caller, parcel.promised, parcel.shape))
-            if held is None:
+            cached = self._uploads.get(UploadKey(caller, parcel.promised, parcel.shape))
+            if cached is None:
                 raise NotFound("the bytes of this content_sha256 are not held: send them")
-            return parcel.promised, held
+            return parcel.promised, cached
         digest, rgb = await run_in_executor(self._orchestrator.opening_executor, partial(self._decoded, parcel))
         self._uploads.put(UploadKey(caller, digest, parcel.shape), rgb)
         return digest, rgb

@@ -44,8 +44,8 @@ async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits
     shape = _shape(header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
         raise InvalidInput("header.content_sha256", f"has {_DIGEST_BYTES} bytes")
-    allowed = limits.max_image_bytes if shape is None else shape.nbytes
-    payload = await _payload(messages, allowed)
+    max_bytes = limits.max_image_bytes if shape is None else shape.nbytes
+    payload = await _payload(messages, max_bytes)
     if not payload and not header.content_sha256:
         raise InvalidInput("chunk", "neither bytes nor a content_sha256 came")
     return ReceivedImage(shape, header.content_sha256, payload)
@@ -58,15 +58,15 @@ async def _header(messages: AsyncIterator[pb.OpenSessionRequest]) -> pb.ImageHea
     return first.header
 
 
-async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], allowed: int) -> bytes:
+async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], max_bytes: int) -> bytes:
     payload = bytearray()
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
             raise InvalidInput("header", "comes once; chunks follow it")
         if len(message.chunk) > MAX_CHUNK_BYTES:
             raise InvalidInput("chunk", f"holds at most {MAX_CHUNK_BYTES} bytes")
-        if len(payload) + len(message.chunk) > allowed:
-            raise InvalidInput("chunk", f"the image is larger than the {allowed} bytes allowed for it")
+        if len(payload) + len(message.chunk) > max_bytes:
+            raise InvalidInput("chunk", f"the image is larger than the {max_bytes} bytes allowed for it")
         payload += message.chunk
     return bytes(payload)
 

@@ -74,7 +74,7 @@ def measured(
     """What is so at the moment, and what the engine's library measures of itself."""
     manifest = bundle.manifest
     pictures = collector.CacheState(lambda: service.picture_stats, settings.limits.picture_bytes)
-    asked = collector.Sources(
+    sources = collector.Sources(
         version=version("mediround-serving"),
         model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
         engines={"language": collector.EngineState(lambda: engine.language.description, up=lambda: service.alive)},
@@ -82,13 +82,13 @@ def measured(
         plain=[(telemetry.PROMPTS, lambda: service.in_flight)],
     )
     registry = CollectorRegistry()
-    registry.register(collector.StateCollector(asked))
+    registry.register(collector.StateCollector(sources))
     registry.register(collector.LibraryMetrics(engine.measured, REGISTRY))
     return registry
 
 
 async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
-    """Serve until told to stop, or until the engine dies."""
+    """Serve until a signal stops it, or the engine dies."""
     stop = stop_signal()
     bundle = load_bundle(settings.bundle)
     engine = await build_engine(bundle, settings)

@@ -69,8 +69,8 @@ class OnnxLanguage:
 
     @property
     def counts(self) -> LanguageCounts:
-        images, held = self._graphs.tower_images, self._cache.nbytes
-        return LanguageCounts(self._passes, self._steps, self._computed, self._cached, images, held)
+        images, nbytes = self._graphs.tower_images, self._cache.nbytes
+        return LanguageCounts(self._passes, self._steps, self._computed, self._cached, images, nbytes)
 
     @property
     def cache_stats(self) -> CacheStats:
@@ -101,9 +101,9 @@ class OnnxLanguage:
     def _read(self, dialogue: DialogueKey, expanded: Expanded, stop: Stop) -> tuple[Reading, int]:
         """One pass over what the cache lacks. The last row of the reading is the prompt's last token's."""
         # A feature is read where its token is computed, so nothing is reused from the first one on.
-        wanted = (*expanded.feature_positions, len(expanded) - 1)
-        past = self._cache.longest(dialogue, expanded.tokens, limit=wanted[0]) or self._graphs.empty
-        reading = self._graphs.read(expanded, past, wanted, stop)
+        positions = (*expanded.feature_positions, len(expanded) - 1)
+        past = self._cache.longest(dialogue, expanded.tokens, limit=positions[0]) or self._graphs.empty
+        reading = self._graphs.read(expanded, past, positions, stop)
         self._passes += 1
         self._computed += len(expanded) - len(past)
         self._cached += len(past)

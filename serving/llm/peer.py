@@ -121,8 +121,8 @@ class Peer:
             ServingError: what it says of the prompt; Unavailable when it was lost on the way.
         """
         try:
-            held = {p.digest for p in pictures(prompt) if (prompt.tenant, p.digest) in self._sent}
-            outcome = await self._ask(prompt, held)
+            digests = {p.digest for p in pictures(prompt) if (prompt.tenant, p.digest) in self._sent}
+            outcome = await self._ask(prompt, digests)
             if outcome.HasField("missing"):
                 outcome = await self._ask(prompt, set())
         except grpc.aio.AioRpcError as failure:
@@ -134,8 +134,8 @@ class Peer:
     async def close(self) -> None:
         await self._channel.close(None)
 
-    async def _ask(self, prompt: Prompt, held: set[str]) -> pb.CompleteResponse:
-        request = complete_request(prompt, self._bundle.digest, held)
+    async def _ask(self, prompt: Prompt, digests: set[str]) -> pb.CompleteResponse:
+        request = complete_request(prompt, self._bundle.digest, digests)
         outcome = await self._stub.Complete(request, timeout=request_context.remaining())
         for picture in pictures(prompt):
             self._sent[prompt.tenant, picture.digest] = None
@@ -170,18 +170,18 @@ class Peer:
             return PeerState.REFUSED
         return PeerState.SERVING if health.status == health_pb2.HealthCheckResponse.SERVING else PeerState.LOST
 
-    def _meet(self, described: pb.DescribeResponse) -> None:
+    def _meet(self, description: pb.DescribeResponse) -> None:
         """It may be another process than the last one at this address."""
         self._sent.clear()
-        self.engine = described.engine
+        self.engine = description.engine
         ours, differences = self._bundle, []
-        if described.bundle_digest != ours.digest:
-            theirs = f"{described.model_name} {described.model_version} ({described.bundle_digest[:12]})"
-            wanted = f"{ours.manifest.name} {ours.manifest.version} ({ours.digest[:12]})"
-            differences.append(f"it serves bundle {theirs}, --bundle is {wanted}")
-        if described.max_references < self._max_references:
+        if description.bundle_digest != ours.digest:
+            theirs = f"{description.model_name} {description.model_version} ({description.bundle_digest[:12]})"
+            ours_named = f"{ours.manifest.name} {ours.manifest.version} ({ours.digest[:12]})"
+            differences.append(f"it serves bundle {theirs}, --bundle is {ours_named}")
+        if description.max_references < self._max_references:
             differences.append(
-                f"its --limits.max-references is {described.max_references}, --limits.max-rounds here is "
+                f"its --limits.max-references is {description.max_references}, --limits.max-rounds here is "
                 f"{self._max_references}"
             )
         self.refusal = "; ".join(differences)
@@ -190,8 +190,8 @@ class Peer:
 def domain_error(failure: grpc.aio.AioRpcError) -> ServingError:
     """What a language server's status means here; the reverse of ``serving.rpc.status``."""
     match wire.from_failure(failure):
-        case wire.InvalidArgument(violations=(found, *_)):
-            return InvalidInput(found.field, found.description)
+        case wire.InvalidArgument(violations=(violation, *_)):
+            return InvalidInput(violation.field, violation.description)
         case wire.ResourceExhausted() as error:
             return Exhausted(str(error), error.retry_after)
         case wire.Unavailable(retry_after=seconds):

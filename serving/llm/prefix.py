@@ -72,6 +72,6 @@ class PrefixCache:
         self._prefixes.put(dialogue, prefix)
 
 
-def _common(held: Sequence[TokenKey], asked: Sequence[TokenKey], limit: int) -> int:
-    pairs = zip(held[:limit], asked[:limit], strict=True)
+def _common(cached: Sequence[TokenKey], tokens: Sequence[TokenKey], limit: int) -> int:
+    pairs = zip(cached[:limit], tokens[:limit], strict=True)
     return next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), limit)

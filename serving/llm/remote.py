@@ -5,7 +5,7 @@ that one is gone. Does not know calls (``serving.llm.peer``).
 
 A dialogue stays with one server, whose prefix cache knows it. A prompt that did not reach an engine moves on to
 the next server at once. One that was lost within an engine is not repeated from here: if it was the prompt that
-killed the engine, it would kill the next one too. Its caller is told to retry, and then finds another server.
+killed the engine, it would kill the next one too. Its caller gets UNAVAILABLE, and a retry goes elsewhere.
 """
 
 from __future__ import annotations

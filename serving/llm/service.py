@@ -54,7 +54,7 @@ class LanguageService(LanguageServiceServicer):
 
     @property
     def alive(self) -> bool:
-        """Whether the engine is, as far as ``fail`` has not said otherwise."""
+        """Whether the engine is alive: true until ``fail``."""
         return not self._died.is_set()
 
     @property

@@ -53,9 +53,9 @@ def check_prompt(prompt: Prompt, manifest: Manifest) -> None:
 
 
 def _check_count(ids: npt.NDArray[np.int64], placeholder: int, expected: int, name: str) -> None:
-    found = int(np.count_nonzero(ids == placeholder))
-    if found != expected:
-        raise InvalidInput("prompt.token_ids", f"{found} {name} placeholders; exactly {expected} must stand there")
+    count = int(np.count_nonzero(ids == placeholder))
+    if count != expected:
+        raise InvalidInput("prompt.token_ids", f"{count} {name} placeholders; exactly {expected} must stand there")
 
 
 def _check_positions(positions: Sequence[int], length: int) -> None:

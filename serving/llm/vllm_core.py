@@ -225,10 +225,12 @@ def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEn
 def _prompt(request: VllmRequest) -> dict[str, Any]:
     prompt: dict[str, Any] = {"prompt_token_ids": list(request.token_ids), "cache_salt": request.salt}
     media = {"image": request.image, "crop": request.crops, "bbox": request.boxes}
-    given = {modality: items for modality, items in media.items() if items}
-    if given:
-        prompt["multi_modal_data"] = {modality: _tensors(items) for modality, items in given.items()}
-        prompt["multi_modal_uuids"] = {modality: [item.key for item in items] for modality, items in given.items()}
+    present = {modality: items for modality, items in media.items() if items}
+    if present:
+        prompt["multi_modal_data"] = {modality: _tensors(items) for modality, items in present.items()}
+        prompt["multi_modal_uuids"] = {
+            modality: [item.key for item in items] for modality, items in present.items()
+        }
     return prompt
 
 

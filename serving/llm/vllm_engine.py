@@ -117,18 +117,18 @@ class VllmLanguage:
             EngineFault: vLLM failed, or its answer carries no features.
         """
         check_prompt(prompt, self._manifest)
-        wanted = len(prompt.feature_positions) + (prompt.max_new_tokens > 0)
-        self._admit(prompt, wanted)
+        count = len(prompt.feature_positions) + (prompt.max_new_tokens > 0)
+        self._admit(prompt, count)
         try:
             together = self._options.chosen_rows
-            asked = await asyncio.to_thread(requests, prompt, self._manifest, chosen_rows=together)
-            answers = await self._answers(asked)
-            if more := await asyncio.to_thread(unread, prompt, self._manifest, asked, answers):
-                asked, answers = asked + more, answers + await self._answers(more)
+            parts = await asyncio.to_thread(requests, prompt, self._manifest, chosen_rows=together)
+            answers = await self._answers(parts)
+            if more := await asyncio.to_thread(unread, prompt, self._manifest, parts, answers):
+                parts, answers = parts + more, answers + await self._answers(more)
         finally:
-            self._admitted -= wanted
-        self._count(asked, answers)
-        return completion(prompt, self._manifest, asked, answers)
+            self._admitted -= count
+        self._count(parts, answers)
+        return completion(prompt, self._manifest, parts, answers)
 
     async def close(self) -> None:
         """Give up what runs and end vLLM's processes. Idempotent."""
@@ -139,7 +139,7 @@ class VllmLanguage:
             task.cancel()
         await self._core.close()
 
-    def _admit(self, prompt: Prompt, wanted: int) -> None:
+    def _admit(self, prompt: Prompt, count: int) -> None:
         """A prompt is admitted as a whole: half a wave is of no use."""
         limit = self._options.max_queued
         if not self.alive:
@@ -147,15 +147,15 @@ class VllmLanguage:
         if len(prompt.references) > self._options.max_references:
             words = f"more than {self._options.max_references} references in a dialogue"
             raise InvalidInput("prompt.references", words)
-        if wanted > limit:
-            words = f"{wanted} answers at once; the language engine admits {limit}"
+        if count > limit:
+            words = f"{count} answers at once; the language engine admits {limit}"
             raise InvalidInput("prompt.feature_positions", words)
-        if self._admitted + wanted > limit:
+        if self._admitted + count > limit:
             raise Exhausted(f"the language engine's queue is full ({limit} requests)")
-        self._admitted += wanted
+        self._admitted += count
 
-    async def _answers(self, asked: Sequence[VllmRequest]) -> list[Answer]:
-        tasks = [asyncio.create_task(self._core.answer(request)) for request in asked]
+    async def _answers(self, parts: Sequence[VllmRequest]) -> list[Answer]:
+        tasks = [asyncio.create_task(self._core.answer(request)) for request in parts]
         self._running.update(tasks)
         try:
             return await asyncio.gather(*tasks)
@@ -170,8 +170,8 @@ class VllmLanguage:
                 await wait_until_done(task)
             self._running.difference_update(tasks)
 
-    def _count(self, asked: Sequence[VllmRequest], answers: Sequence[Answer]) -> None:
-        for request, answer in zip(asked, answers, strict=True):
+    def _count(self, parts: Sequence[VllmRequest], answers: Sequence[Answer]) -> None:
+        for request, answer in zip(parts, answers, strict=True):
             self._requests += 1
             self._computed += request.length - answer.cached_tokens
             self._cached += answer.cached_tokens

@@ -82,14 +82,14 @@ def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[V
 
 
 def unread(
-    prompt: Prompt, manifest: Manifest, asked: Sequence[VllmRequest], answers: Sequence[Answer]
+    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[Answer]
 ) -> list[VllmRequest]:
     """One for each feature that the answers lack, since the prefix cache had its row. Slow if there are any.
 
     Each computes what is behind the last whole block before it; the whole prompt again would cost more.
     """
-    found = _found(asked, answers)
-    lacking = [position for position in prompt.feature_positions if _row(prompt, manifest, position) not in found]
+    by_row = _features_by_row(parts, answers)
+    lacking = [position for position in prompt.feature_positions if _row(prompt, manifest, position) not in by_row]
     if not lacking:
         return []
     cut = _cutter(prompt, manifest)
@@ -97,17 +97,17 @@ def unread(
 
 
 def completion(
-    prompt: Prompt, manifest: Manifest, asked: Sequence[VllmRequest], answers: Sequence[Answer]
+    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[Answer]
 ) -> Completion:
     """Join the answers to ``requests(prompt)`` and to what was ``unread`` of it, in their order."""
     words: tuple[int, ...] = ()
     generated: SegFeature | None = None
     if prompt.max_new_tokens:
         words, generated = _generated(prompt, manifest, answers[0])
-    length, found = prompt_length(prompt, manifest), _found(asked, answers)
-    computed = sum(request.length - answer.cached_tokens for request, answer in zip(asked, answers, strict=True))
+    length, by_row = prompt_length(prompt, manifest), _features_by_row(parts, answers)
+    computed = sum(request.length - answer.cached_tokens for request, answer in zip(parts, answers, strict=True))
     return Completion(
-        features=tuple(found[_row(prompt, manifest, position)] for position in prompt.feature_positions),
+        features=tuple(by_row[_row(prompt, manifest, position)] for position in prompt.feature_positions),
         token_ids=words,
         generated=generated,
         prompt_tokens=length,
@@ -117,7 +117,7 @@ def completion(
 
 
 def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tuple[int, ...], SegFeature | None]:
-    """The words, and the feature where ``[SEG]`` was said or, with ``ensure_seg``, where the words ended."""
+    """The words, and the feature at ``[SEG]`` or, with ``ensure_seg``, at the words' end."""
     last = answer.token_ids[-1]
     ended = last == manifest.tokens.eos
     if last == manifest.tokens.seg or prompt.ensure_seg:
@@ -125,11 +125,11 @@ def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tupl
     return (answer.token_ids[:-1] if ended else answer.token_ids), None
 
 
-def _found(asked: Sequence[VllmRequest], answers: Sequence[Answer]) -> dict[int, SegFeature]:
+def _features_by_row(parts: Sequence[VllmRequest], answers: Sequence[Answer]) -> dict[int, SegFeature]:
     """By row."""
     return {
         row: feature
-        for request, answer in zip(asked, answers, strict=True)
+        for request, answer in zip(parts, answers, strict=True)
         for row, feature in zip(request.rows, answer.read, strict=True)
         if feature is not None
     }
@@ -163,11 +163,11 @@ def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[
 
     def cut(length: int, max_tokens: int, positions: Sequence[int]) -> VllmRequest:
         ids = prompt.token_ids[:length]
-        seen = ids.count(tokens.image)
+        images = ids.count(tokens.image)
         return VllmRequest(
             token_ids=ids,
-            length=len(ids) + seen * (tower.tokens - 1),
-            image=image[:seen],
+            length=len(ids) + images * (tower.tokens - 1),
+            image=image[:images],
             crops=crops[: ids.count(tokens.crop)],
             boxes=boxes[: ids.count(tokens.bbox)],
             salt=salt,

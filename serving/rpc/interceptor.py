@@ -144,12 +144,12 @@ async def _discard(raws: AsyncIterator[bytes]) -> None:
     """Let the client finish before it is refused: grpc.aio's clients lose the status of a call that ends while
     they write (grpc issue 36066).
     """
-    left = _DISCARDED_BYTES
+    budget = _DISCARDED_BYTES
     with suppress(TimeoutError):
         async with asyncio.timeout(_DISCARDED_SECONDS):
             async for raw in raws:
-                left -= len(raw)
-                if left < 0:
+                budget -= len(raw)
+                if budget < 0:
                     return
 
 

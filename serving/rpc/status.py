@@ -66,8 +66,8 @@ class Refusal:
 def code_of(error: BaseException) -> str:
     """The name of the status that a call ends with when its work ends with ``error``."""
     if isinstance(error, _GIVEN_UP):
-        left = request_context.remaining()
-        late = left is not None and left < _TRANSIT_SECONDS
+        seconds = request_context.remaining()
+        late = seconds is not None and seconds < _TRANSIT_SECONDS
         return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
     return (_known(error) or grpc.StatusCode.INTERNAL).name
 
@@ -95,8 +95,8 @@ def _details(error: Exception) -> tuple[Message, ...]:
 
 
 def _violation(error: InvalidInput) -> Message:
-    found = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
-    detail: Message = error_details_pb2.BadRequest(field_violations=[found])
+    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.description)
+    detail: Message = error_details_pb2.BadRequest(field_violations=[violation])
     return detail
 
 

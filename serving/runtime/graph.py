@@ -94,8 +94,8 @@ class Graph:
         self._name = path.name
         self._outputs = [spec.name for spec in interface.outputs]
         self._session = _open(path, threads, providers)
-        found = Interface(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
-        if problems := differences(interface, found):
+        actual = Interface(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        if problems := differences(interface, actual):
             raise BundleError(f"{path.name} does not fit the manifest: " + "; ".join(problems))
 
     @property
@@ -167,23 +167,23 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> Any:  # onnxrun
     return session
 
 
-def differences(expected: Interface, found: Interface) -> list[str]:
-    """What of ``found`` is not as ``expected``, in words; nothing when it fits."""
+def differences(expected: Interface, actual: Interface) -> list[str]:
+    """What of ``actual`` is not as ``expected``, in words; nothing when it fits."""
     return [
-        *_differences("input", expected.inputs, found.inputs),
-        *_differences("output", expected.outputs, found.outputs),
+        *_differences("input", expected.inputs, actual.inputs),
+        *_differences("output", expected.outputs, actual.outputs),
     ]
 
 
-def _differences(kind: str, expected: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> list[str]:
-    actual = {spec.name: spec for spec in found}
-    problems = [f"{kind} {name} is unknown" for name in actual.keys() - {spec.name for spec in expected}]
+def _differences(kind: str, expected: Sequence[TensorSpec], actual: Sequence[TensorSpec]) -> list[str]:
+    by_name = {spec.name: spec for spec in actual}
+    problems = [f"{kind} {name} is unknown" for name in by_name.keys() - {spec.name for spec in expected}]
     for spec in expected:
-        given = actual.get(spec.name)
-        if given is None:
+        other = by_name.get(spec.name)
+        if other is None:
             problems.append(f"{kind} {spec.name} is missing")
-        elif given != spec:
-            problems.append(f"{kind} {spec.name} is {given}, not {spec}")
+        elif other != spec:
+            problems.append(f"{kind} {spec.name} is {other}, not {spec}")
     return sorted(problems)
 
 

@@ -1,6 +1,6 @@
 """One thread that runs an engine's jobs, one after another, each of which can be stopped.
 
-Knows cancellation: a queued job never starts, a running one is told to stop, and the awaiting task goes on
+Knows cancellation: a queued job never starts, a running one is asked to stop, and the awaiting task goes on
 only when nothing runs for it any more. Does not know what a job computes.
 """
 

@@ -43,7 +43,7 @@ class MemorySessions:
         clock: Callable[[], float],
         max_remembered: int = 10_000,
     ) -> None:
-        """``clock`` gives seconds, never backwards; ``max_remembered`` closed ids are told from unknown ones."""
+        """``clock`` gives seconds, never backwards; ``max_remembered``: closed ids known as such."""
         self._max_sessions, self._max_bytes, self._max_remembered = max_sessions, max_bytes, max_remembered
         self._idle_timeout, self._clock = idle_timeout_s, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first

@@ -87,6 +87,6 @@ class _Status:
 
 def _allowed(page: str, element: str) -> str:
     """The page's own element, by its hash, and nothing else."""
-    found = re.search(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    digest = hashlib.sha256(found[1].encode() if found else b"").digest()
+    match = re.search(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    digest = hashlib.sha256(match[1].encode() if match else b"").digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

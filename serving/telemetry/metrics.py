@@ -206,7 +206,7 @@ TRITON_HANDSHAKES = Metric(
 TRITON_MAPPINGS = Metric(
     "mediround_triton_mappings",
     MetricKind.COUNTER,
-    "Regions of shared memory that Triton was told to map: each at the start, and anew when it had lost them.",
+    "Regions of shared memory that Triton was asked to map: each at the start, and again after Triton lost it.",
 )
 PROMPT_TOKENS = Metric(
     "mediround_prompt_tokens",

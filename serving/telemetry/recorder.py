@@ -85,19 +85,19 @@ class MetricsRecorder:
                 self._stage_seconds.labels(stage).observe(getattr(timings, stage))
 
     def _outcome(self, result: RoundResult, threshold: float) -> None:
-        found = result.segmentation
-        if found is None:
+        segmentation = result.segmentation
+        if segmentation is None:
             self._no_mask.inc()
             return
-        self._corrected.inc(found.corrected)
-        self._empty.inc(not found.mask.area)
-        if found.score is not None:
-            self._score.observe(found.score)
-            self._near.inc(math.isclose(found.score, threshold, rel_tol=0.0, abs_tol=t.NEAR))
+        self._corrected.inc(segmentation.corrected)
+        self._empty.inc(not segmentation.mask.area)
+        if segmentation.score is not None:
+            self._score.observe(segmentation.score)
+            self._near.inc(math.isclose(segmentation.score, threshold, rel_tol=0.0, abs_tol=t.NEAR))
 
     def _counter(self, metric: t.Metric) -> Counter:
-        made = Counter(metric.name, metric.help, tuple(metric.labels), unit=metric.unit, registry=self._registry)
-        return _from_zero(made, metric)
+        labels, registry = tuple(metric.labels), self._registry
+        return _from_zero(Counter(metric.name, metric.help, labels, unit=metric.unit, registry=registry), metric)
 
     def _histogram(self, metric: t.Metric) -> Histogram:
         return _from_zero(
@@ -113,7 +113,7 @@ class MetricsRecorder:
         )
 
 
-def _from_zero(made: M, metric: t.Metric) -> M:
+def _from_zero(family: M, metric: t.Metric) -> M:
     for values in product(*metric.labels.values()) if metric.labels else ():
-        made.labels(*values)
-    return made
+        family.labels(*values)
+    return family

@@ -1,6 +1,6 @@
 """The image encoder in this process, by OpenVINO: in bfloat16 on CPUs that have it, faster than onnxruntime.
 
-The only module that imports OpenVINO, and only when it is asked for. The precision is always said: left alone,
+The only module that imports OpenVINO, and only when it is asked for. The precision is always set: left alone,
 OpenVINO chooses by the host's CPU. Does not know the other graphs, which onnxruntime runs.
 """
 
@@ -47,8 +47,8 @@ class OpenVinoEncoder:
         self._output = interface.outputs[0].name
         try:
             model = core.read_model(path)
-            found = Interface(_specs(model.inputs), _specs(model.outputs))
-            if problems := differences(interface, found):
+            actual = Interface(_specs(model.inputs), _specs(model.outputs))
+            if problems := differences(interface, actual):
                 raise BundleError(f"{path.name} does not fit the manifest: " + "; ".join(problems))
             model.reshape({spec.name: [1, *map(_length, spec.shape[1:])] for spec in interface.inputs})
             compiled = core.compile_model(

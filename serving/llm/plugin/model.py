@@ -77,9 +77,9 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
         """The embeddings (items, tokens, H) of one modality; see ``FIELDS``."""
         dtype = self.bbox_encoder.weight.dtype
         for modality, field in FIELDS.items():
-            given = kwargs.get(field)
-            if isinstance(given, Tensor):
-                return self._embedded(modality, given.to(dtype))
+            value = kwargs.get(field)
+            if isinstance(value, Tensor):
+                return self._embedded(modality, value.to(dtype))
         return []
 
     def _embedded(self, modality: str, items: Tensor) -> Tensor:

@@ -126,9 +126,9 @@ class Processor(BaseMultiModalProcessor):
         if any(not 0 <= token < vocabulary for token in inputs.prompt if token not in known):
             raise VLLMValidationError(f"an id lies outside 0..{vocabulary - 1}")
         for modality, placeholder in placeholders.items():
-            found, given = inputs.prompt.count(placeholder), counts.get(modality, 0)
-            if found != given:
-                raise VLLMValidationError(f"{found} {modality} placeholders for {given} items")
+            marks, items = inputs.prompt.count(placeholder), counts.get(modality, 0)
+            if marks != items:
+                raise VLLMValidationError(f"{marks} {modality} placeholders for {items} items")
         return super().apply(inputs, timing_ctx)
 
     def _get_mm_fields_config(

@@ -3,7 +3,7 @@
 The hidden state that a token is sampled from is the row given to ``compute_logits``, and the feature is a
 projection of it. So the tap stands around the runner's sampler and fills the log-probability columns of each
 token: column 0 holds log p([SEG]), the others the feature. Rank 0 marks such a row: vLLM's own ranks begin at 1,
-so an answer that did not pass the tap is told from one that did.
+so an answer that passed the tap can be recognised.
 
 Knows both of vLLM's model runners: V1 (CPU; ``sampler(logits, sampling_metadata)``) and V2 (GPU;
 ``sampler(logits, input_batch)``, requests announced by ``add_request``). Nothing here waits for the device.

@@ -70,12 +70,12 @@ class Call:
     @property
     def writes(self) -> bool:
         """Whether the server writes into memory of ours."""
-        return any(wanted.slot is not None for wanted in self.outputs)
+        return any(output.slot is not None for output in self.outputs)
 
     @property
     def by_reference(self) -> bool:
         """Whether it reads or writes there."""
-        return self.writes or any(given.slot is not None for given in self.inputs)
+        return self.writes or any(tensor.slot is not None for tensor in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,34 +108,34 @@ class TritonClient:
         try:
             result = await self._client.infer(
                 call.model,
-                [self._input(given) for given in call.inputs],
+                [self._input(tensor) for tensor in call.inputs],
                 model_version=self._version,
-                outputs=[_output(wanted) for wanted in call.outputs],
+                outputs=[_output(output) for output in call.outputs],
                 priority=call.priority,
                 timeout=max(1, round(queue_seconds * 1e6)),  # 0 would be none
                 client_timeout=seconds,
             )
         except InferenceServerException as failure:
             raise _failure(failure) from failure
-        return {wanted.name: self._array(result, wanted.name) for wanted in call.outputs if wanted.slot is None}
+        return {output.name: self._array(result, output.name) for output in call.outputs if output.slot is None}
 
     async def describe(self, model: str) -> ModelDescription:
         try:
-            told = await self._client.get_model_metadata(model, self._version, client_timeout=_ANSWER_SECONDS)
-            asked = await self._client.get_model_config(model, self._version, client_timeout=_ANSWER_SECONDS)
+            metadata = await self._client.get_model_metadata(model, self._version, client_timeout=_ANSWER_SECONDS)
+            answer = await self._client.get_model_config(model, self._version, client_timeout=_ANSWER_SECONDS)
         except InferenceServerException as failure:
             raise _failure(failure) from failure
-        parameters = {name: value.string_value for name, value in asked.config.parameters.items()}
-        interface = Interface(tuple(map(_spec, told.inputs)), tuple(map(_spec, told.outputs)))
-        return ModelDescription(interface, asked.config.platform or asked.config.backend, parameters)
+        parameters = {name: value.string_value for name, value in answer.config.parameters.items()}
+        interface = Interface(tuple(map(_spec, metadata.inputs)), tuple(map(_spec, metadata.outputs)))
+        return ModelDescription(interface, answer.config.platform or answer.config.backend, parameters)
 
     async def server(self) -> str:
         """Its version."""
         try:
-            told = await self._client.get_server_metadata(client_timeout=_ANSWER_SECONDS)
+            metadata = await self._client.get_server_metadata(client_timeout=_ANSWER_SECONDS)
         except InferenceServerException as failure:
             raise _failure(failure) from failure
-        return str(told.version)
+        return str(metadata.version)
 
     async def ready(self, model: str) -> bool:
         try:
@@ -146,12 +146,12 @@ class TritonClient:
     async def regions(self) -> dict[str, str]:
         """Keys of the shared-memory regions that the server maps, by name."""
         try:
-            told = await self._client.get_system_shared_memory_status(
+            status = await self._client.get_system_shared_memory_status(
                 headers=self._admin, client_timeout=_ANSWER_SECONDS
             )
         except InferenceServerException as failure:
             raise _failure(failure) from failure
-        return {name: region.key for name, region in told.regions.items()}
+        return {name: region.key for name, region in status.regions.items()}
 
     async def register(self, slab: Slab) -> None:
         try:
@@ -173,12 +173,12 @@ class TritonClient:
         """Calls in flight end as if they were cancelled."""
         await self._client.close()
 
-    def _input(self, given: InputTensor) -> InferInput:
-        made = InferInput(given.name, given.values.shape, np_to_triton_dtype(given.values.dtype))
-        if given.slot is not None:
-            return made.set_shared_memory(given.slot.slab.name, given.values.nbytes, given.slot.offset)
-        self.sent += given.values.nbytes
-        return made.set_data_from_numpy(given.values)
+    def _input(self, tensor: InputTensor) -> InferInput:
+        made = InferInput(tensor.name, tensor.values.shape, np_to_triton_dtype(tensor.values.dtype))
+        if tensor.slot is not None:
+            return made.set_shared_memory(tensor.slot.slab.name, tensor.values.nbytes, tensor.slot.offset)
+        self.sent += tensor.values.nbytes
+        return made.set_data_from_numpy(tensor.values)
 
     def _array(self, result: InferResult, name: str) -> Array:
         """Raises TritonFailure for an output that is missing or has another length than its shape says."""
@@ -192,10 +192,10 @@ class TritonClient:
         return np.asarray(array)
 
 
-def _output(wanted: OutputTensor) -> InferRequestedOutput:
-    made = InferRequestedOutput(wanted.name)
-    if wanted.slot is not None:
-        made.set_shared_memory(wanted.slot.slab.name, wanted.nbytes, wanted.slot.offset)
+def _output(output: OutputTensor) -> InferRequestedOutput:
+    made = InferRequestedOutput(output.name)
+    if output.slot is not None:
+        made.set_shared_memory(output.slot.slab.name, output.nbytes, output.slot.offset)
     return made
 
 

@@ -62,7 +62,7 @@ class TritonConnection:
         """``patience``: seconds after which a request that has no reply counts as lost."""
         self._client, self._expected, self._slabs, self._patience = client, expected, slabs, patience
         self._handshaking = asyncio.Lock()
-        self._met = self._closed = False
+        self._connected = self._closed = False
         self._failure: TritonFailure | BundleError | None = None  # of the last handshake
         self._mapped: set[str] = set()
         self._offered: set[str] = set()  # slabs, by handshakes since the last good one
@@ -88,10 +88,10 @@ class TritonConnection:
         """
         if self._closed:
             raise Unavailable("the engine is closed")
-        if self._met:
+        if self._connected:
             return
         try:
-            await self._meet_unless(lambda: self._met)
+            await self._meet_unless(lambda: self._connected)
         except TritonFailure as failure:
             raise self._error(failure) from failure
         except BundleError as differs:
@@ -124,7 +124,7 @@ class TritonConnection:
                     self._note(kind_of(failure))
                 raise
             self._failure = None
-            self._met, self.handshakes = True, self.handshakes + 1
+            self._connected, self.handshakes = True, self.handshakes + 1
 
     async def _compare(self) -> None:
         self.models = {each.name: await self._client.describe(each.name) for each in self._expected}
@@ -139,7 +139,7 @@ class TritonConnection:
     async def _map_all(self) -> None:
         """A server that was lost and that maps no slab of ours is another process: nobody writes there any more.
 
-        One that was not lost has been told to let go of them, and may still write.
+        A server that was not lost has been asked to let go of them, and may still write.
         """
         self.refusal = ""
         anew = [await self._map(slab) for slab in self._slabs]
@@ -206,19 +206,19 @@ class TritonConnection:
             raise
 
     async def _replied(self, call: Call) -> dict[str, Array]:
-        asked = asyncio.create_task(self._client.infer(call, self._queue_seconds(), self._seconds(call)))
+        request = asyncio.create_task(self._client.infer(call, self._queue_seconds(), self._seconds(call)))
         try:
-            await asyncio.wait([asked])
+            await asyncio.wait([request])
         except asyncio.CancelledError:
             if not call.by_reference:
-                asked.cancel()
-            await wait_until_done(asked)
-            if call.writes and _unanswered(asked):
+                request.cancel()
+            await wait_until_done(request)
+            if call.writes and _unanswered(request):
                 raise StillWriting("the vision half was lost", RETRY_SECONDS) from None
             raise
-        if asked.cancelled():  # the channel was closed
+        if request.cancelled():  # the channel was closed
             raise (StillWriting if call.writes else Unavailable)("the engine is closing")
-        return asked.result()
+        return request.result()
 
     def _seconds(self, call: Call) -> float:
         """By value the caller's deadline ends the request; by reference only its reply does."""
@@ -236,7 +236,7 @@ class TritonConnection:
 
     def _note(self, kind: FailureKind, model: str = "") -> None:
         if kind in UNKNOWN_NOW:
-            self._met = False
+            self._connected = False
         if kind is FailureKind.LOST:
             self._lost = True
         if kind is FailureKind.BROKEN:
@@ -274,25 +274,25 @@ class TritonConnection:
         return True
 
 
-def differences(expected: Expected, found: ModelDescription) -> list[str]:
+def differences(expected: Expected, model: ModelDescription) -> list[str]:
     """What a model lacks to be ours."""
     ours = {spec.name: spec for spec in (*expected.interface.inputs, *expected.interface.outputs)}
-    theirs = {spec.name: spec for spec in (*found.interface.inputs, *found.interface.outputs)}
+    theirs = {spec.name: spec for spec in (*model.interface.inputs, *model.interface.outputs)}
     problems = [
         f"{expected.name}: {name} is {theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} here"
         for name in sorted(ours.keys() | theirs.keys())
         if ours.get(name) != theirs.get(name)
     ]
-    digest = found.parameters.get("graph_sha256", "")
+    digest = model.parameters.get("graph_sha256", "")
     if digest != expected.digest:
-        said = f"{digest[:12]}…" if digest else "not given"
-        problems.append(f"{expected.name}: the graph's SHA-256 is {said} there, {expected.digest[:12]}… here")
+        there = f"{digest[:12]}…" if digest else "not given"
+        problems.append(f"{expected.name}: the graph's SHA-256 is {there} there, {expected.digest[:12]}… here")
     return problems
 
 
-def _unanswered(asked: asyncio.Task[dict[str, Array]]) -> bool:
+def _unanswered(request: asyncio.Task[dict[str, Array]]) -> bool:
     """Of a request that is over here: whether Triton may not know."""
-    if asked.cancelled():
+    if request.cancelled():
         return True
-    failure = asked.exception()
+    failure = request.exception()
     return isinstance(failure, TritonFailure) and kind_of(failure) in UNANSWERED

@@ -110,16 +110,16 @@ class TritonVision:
             BundleError: it serves something else; the message says what differs.
             SlabError: it cannot map our memory.
         """
-        said = None
+        last = None
         while True:
             try:
                 await self._link.handshake()
                 break
             except TritonFailure as failure:
                 kind = kind_of(failure)
-                if kind is not said:
+                if kind is not last:
                     logger.warning("waiting for Triton: %s", kind.value)
-                said = kind
+                last = kind
                 await asyncio.sleep(_LOOK_SECONDS)
         if self._link.refusal:
             raise SlabError(self._link.refusal)
@@ -138,14 +138,14 @@ class TritonVision:
         """Have the embedding written into the lease's slot, or put it there. See ``VisionEngine``."""
         await self._link.ensure_ready()
         slot = lease.slot if self._link.maps(lease.slot) else None
-        given = (
+        inputs = (
             InputTensor("image_u8", image.pixels[np.newaxis]),  # (1, S, S, 3)
             InputTensor("valid_hw", np.array([image.valid_hw], np.int32)),  # (1, 2)
         )
-        wanted = OutputTensor("image_embeddings", slot, lease.values.nbytes)
-        outputs = await self._link.ask(self._call(ENCODER, given, (wanted,)))
+        output = OutputTensor("image_embeddings", slot, lease.values.nbytes)
+        arrays = await self._link.ask(self._call(ENCODER, inputs, (output,)))
         if slot is None:
-            lease.values[...] = _shaped(outputs["image_embeddings"], (1, *lease.values.shape))[0]
+            lease.values[...] = _shaped(arrays["image_embeddings"], (1, *lease.values.shape))[0]
             self._encoded_by_value += 1
         self._encodes += 1
         check_finite(lease.values)
@@ -172,38 +172,38 @@ class TritonVision:
 
     def _most(self) -> int:
         """Features of one call: as the model's configuration says, and as a slot of ours holds."""
-        said = self._link.models[DECODER].parameters.get("max_prompts", "1")
-        return min(int(said), SLOT_MASKS)
+        limit = self._link.models[DECODER].parameters.get("max_prompts", "1")
+        return min(int(limit), SLOT_MASKS)
 
     async def _decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         slot = lease.slot if self._link.maps(lease.slot) else None
-        given = (
+        inputs = (
             InputTensor("image_embeddings", lease.values[np.newaxis], slot),  # (1, 256, 64, 64)
             InputTensor("seg_features", features[np.newaxis]),  # (1, K, 256)
             InputTensor("threshold", thresholds[np.newaxis]),  # (1, K)
         )
         count, side = len(features), self._side
         with self._mask_slot() as masks:
-            wanted = (
+            outputs = (
                 OutputTensor("low_res_masks", masks, count * side * side * 4),
                 *(OutputTensor(name) for name in ("score", "corrected", "features")),
             )
-            outputs = await self._link.ask(self._call(DECODER, given, wanted))
+            arrays = await self._link.ask(self._call(DECODER, inputs, outputs))
             if masks is not None:
-                outputs["low_res_masks"] = masks.values[np.newaxis, :count].copy()
+                arrays["low_res_masks"] = masks.values[np.newaxis, :count].copy()
         self._decodes += 1
         self._decoded += count
         self._decoded_by_value += slot is None
-        return self._checked(outputs, count, features.shape)
+        return self._checked(arrays, count, features.shape)
 
-    def _checked(self, outputs: dict[str, Array], count: int, features: tuple[int, ...]) -> DecodedMasks:
+    def _checked(self, arrays: dict[str, Array], count: int, features: tuple[int, ...]) -> DecodedMasks:
         """Raises EngineFault for a result of another shape, or one that is not finite."""
-        logits = _shaped(outputs["low_res_masks"], (1, count, self._side, self._side))[0]
-        scores = _shaped(outputs["score"], (1, count))[0]
-        corrected = _shaped(outputs["corrected"], (1, count))[0]
+        logits = _shaped(arrays["low_res_masks"], (1, count, self._side, self._side))[0]
+        scores = _shaped(arrays["score"], (1, count))[0]
+        corrected = _shaped(arrays["corrected"], (1, count))[0]
         if not np.isfinite(logits).all() or (self._judged and not np.isfinite(scores).all()):
             raise EngineFault("the mask decoder's result is not finite")
-        return DecodedMasks(logits, scores, corrected, _shaped(outputs["features"], (1, *features))[0])
+        return DecodedMasks(logits, scores, corrected, _shaped(arrays["features"], (1, *features))[0])
 
     @contextmanager
     def _mask_slot(self) -> Iterator[Slot | None]:

@@ -61,7 +61,7 @@ def kind_of(failure: TritonFailure) -> FailureKind:
 
 
 def error_of(failure: TritonFailure) -> ServingError:
-    """What the caller is told."""
+    """The error that the caller gets."""
     match kind_of(failure):
         case FailureKind.QUEUE_FULL:
             return Exhausted("the vision half's queue is full", RETRY_SECONDS)
@@ -78,7 +78,7 @@ def error_of(failure: TritonFailure) -> ServingError:
 
 
 def mapping_refusal(failure: TritonFailure) -> str:
-    """What the operator is told of a server that maps no slab: the cause as far as it is known, and the remedy."""
+    """For the operator of a server that maps no slab: the cause as far as it is known, and the remedy."""
     if kind_of(failure) is FailureKind.FORBIDDEN:
         return "Triton lets nobody register memory without its admin key: give --triton.admin-key"
     return (
