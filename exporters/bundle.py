@@ -8,6 +8,7 @@ unfinished.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ from exporters.onnx.graphs import (
 from exporters.progress import Progress
 from exporters.vllm_model import write_vllm_model
 from serving.bundle import (
+    EXTERNAL,
     IMAGE_ENCODER,
     LANGUAGE_MODEL,
     MANIFEST,
@@ -106,6 +108,7 @@ def write_bundle(sources: Sources, choices: Choices, out: Path, progress: Progre
         shutil.copyfile(base.tokenizer, made)
     for name, graph in _graphs(model, tokens).items():
         progress(f"exporting {name}")
+        (out / (name + EXTERNAL)).unlink(missing_ok=True)  # of a larger graph that stood here
         with hardlink.replacing(out / name) as made:
             export.export(graph, made, choices.storage)
     progress(f"writing {VLLM}/")
@@ -124,6 +127,13 @@ def _graphs(model: Model, tokens: TokenSpec) -> dict[str, export.Export]:
         VISION_TOWER: export.vision_tower(VisionTowerGraph(model.tower)),
         LANGUAGE_MODEL: export.language_model(LanguageGraph(model.language, tokens)),
     }
+
+
+def _files(out: Path) -> Iterator[str]:
+    for name in (*REQUIRED_FILES, *VLLM_FILES):
+        yield name
+        if name.endswith(".onnx") and (out / (name + EXTERNAL)).exists():
+            yield name + EXTERNAL
 
 
 def _manifest(  # noqa: PLR0917  # each source says a part of it
@@ -160,5 +170,5 @@ def _manifest(  # noqa: PLR0917  # each source says a part of it
         ),
         storage=choices.storage,
         source={"checkpoint": checkpoint.digest, "base": base.digest, "clip": clip.digest},
-        files={name: file_digest(out / name) for name in (*REQUIRED_FILES, *VLLM_FILES)},
+        files={name: file_digest(out / name) for name in _files(out)},
     )

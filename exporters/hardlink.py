@@ -1,5 +1,7 @@
 """A file that is to stand in a second place: a hard link where the file system allows one, else a copy.
 
+External data of graphs is copied: ONNX's tools refuse to read it from a file that has several links.
+
 Knows how to write such a file anew without changing its other places. Does not know what the files are.
 """
 
@@ -11,26 +13,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serving.bundle import EXTERNAL
+
 
 def place(source: Path, at: Path) -> None:
     """Put ``source`` at ``at`` as well, at once: a reader sees what was there before, or all of it."""
     at.parent.mkdir(parents=True, exist_ok=True)
     made = at.with_name(at.name + ".tmp")
     made.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), made)
-    except OSError:
+    if source.name.endswith(EXTERNAL) or not _linked(source, made):
         shutil.copyfile(source, made)
     made.replace(at)
     made.unlink(missing_ok=True)  # a replacement by another link of the same file does nothing
 
 
+def _linked(source: Path, made: Path) -> bool:
+    try:
+        os.link(source.resolve(), made)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def replacing(at: Path) -> Iterator[Path]:
-    """A path to write to in the block; at its end the file becomes ``at``, and what was linked to ``at`` stays."""
-    made = at.with_name(f"new-{at.name}")
+    """A path to write to in the block; at its end the file becomes ``at``, and what was linked to ``at`` stays.
+
+    What the block writes beside it (a graph's external data) comes along under its own name, before ``at`` does.
+    """
+    work = at.with_name(f"new-{at.name}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
     try:
-        yield made
-        made.replace(at)
+        yield work / at.name
+        for made in sorted(work.iterdir(), key=lambda made: made.name == at.name):
+            made.replace(at.with_name(made.name))
     finally:
-        made.unlink(missing_ok=True)
+        shutil.rmtree(work)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from exporters import hardlink
 from exporters.errors import SourceError
-from serving.bundle import IMAGE_ENCODER, MASK_DECODER, Bundle, ImageSpec
+from serving.bundle import EXTERNAL, IMAGE_ENCODER, MASK_DECODER, Bundle, ImageSpec
 from serving.runtime.graph import Interface, TensorSpec
 from serving.vision.interface import decoder_interface, encoder_interface
 
@@ -67,7 +67,10 @@ def write_repository(bundle: Bundle, out: Path) -> None:
     manifest = bundle.manifest
     for model in _models(manifest.image, manifest.language.feature):
         folder = out / model.name
-        _write(folder, _configurations(model, manifest.files[model.graph]))
+        _write(folder, _configurations(model, manifest.graph_digest(model.graph)))
+        external = model.graph + EXTERNAL
+        if external in manifest.files:  # under the name that the graph refers to
+            hardlink.place(bundle.path(external), folder / VERSION / external)
         hardlink.place(bundle.path(model.graph), folder / VERSION / GRAPH)
 
 

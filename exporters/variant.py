@@ -18,9 +18,10 @@ from exporters import hardlink
 from exporters.compare import drift
 from exporters.compare.json_report import as_json
 from exporters.errors import UnsupportedSourceError
+from exporters.onnx.files import save
 from exporters.onnx.half_precision import Edge, Precision, cast
 from exporters.progress import Progress
-from serving.bundle import IMAGE_ENCODER, MANIFEST, MASK_DECODER, Bundle, file_digest, load_bundle
+from serving.bundle import EXTERNAL, IMAGE_ENCODER, MANIFEST, MASK_DECODER, Bundle, file_digest, load_bundle
 
 GRAPHS = (IMAGE_ENCODER, MASK_DECODER)
 PRECISION_REPORT = "precision.json"
@@ -61,7 +62,7 @@ def write_variant(
             progress(f"casting {name} to {form.precision}")
             model = ir.load(bundle.path(name))
             cast(model, form.precision, form.edge)
-            ir.save(model, made / name)
+            save(model, made / name)
         progress(f"comparing on {len(comparison.asked)} images")
         verdict = drift.judge(bundle.directory, made, comparison)
         if not verdict.problems:
@@ -73,7 +74,9 @@ def write_variant(
 
 def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, limits: drift.DriftLimits) -> None:
     """The other files, the report, and last the manifest."""
-    for name in bundle.manifest.files.keys() - {*GRAPHS, PRECISION_REPORT}:
+    written = {name for graph in GRAPHS for name in (graph, graph + EXTERNAL)} | {PRECISION_REPORT}
+    kept = {name: digest for name, digest in bundle.manifest.files.items() if name not in written}
+    for name in kept:
         hardlink.place(bundle.path(name), made / name)
     report = {
         "precision": form.precision,
@@ -85,12 +88,12 @@ def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, li
     }
     (made / PRECISION_REPORT).write_text(as_json(report) + "\n", encoding="utf-8")
     manifest = bundle.manifest
-    changed = {name: file_digest(made / name) for name in (*GRAPHS, PRECISION_REPORT)}
+    changed = {name: file_digest(made / name) for name in written if (made / name).exists()}
     image = manifest.image.model_copy(update={"precision": form.precision, "embedding_dtype": form.edge})
     variant = manifest.model_copy(
         update={
             "image": image,
-            "files": manifest.files | changed,
+            "files": dict(sorted((kept | changed).items())),
             "source": manifest.source | {"bundle": bundle.digest},
         }
     )

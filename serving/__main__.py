@@ -145,7 +145,7 @@ def orchestrator(
         gate=gate,
         observer=observer,
         form=PromptTemplate(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
-        geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
+        geometry=Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER)),
         pixel_executor=pixels,
         opening_executor=openings,
         max_rounds=settings.limits.max_rounds,

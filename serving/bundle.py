@@ -13,12 +13,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from serving.external_data import MalformedGraph, locations
+
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 IMAGE_ENCODER = "image_encoder.onnx"
 MASK_DECODER = "mask_decoder.onnx"
 VISION_TOWER = "vision_tower.onnx"
 LANGUAGE_MODEL = "language_model.onnx"
+EXTERNAL = ".data"
+"""Suffix of the one file beside a graph that holds its weights where it would exceed 2 GiB."""
 REQUIRED_FILES = (TOKENIZER, IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, LANGUAGE_MODEL)
 SEG = "[SEG]"
 """The marker in an answer's words where the mask is meant."""
@@ -149,6 +153,11 @@ class Manifest(_Section):
     files: dict[str, Digest]
     """SHA-256 of every other file of the bundle, by path within it."""
 
+    def graph_digest(self, name: str) -> str:
+        """Identifies a graph with all its weights: the file's digest, or one over it and its external data."""
+        digest, external = self.files[name], self.files.get(name + EXTERNAL)
+        return hashlib.sha256(f"{digest}/{external}".encode()).hexdigest() if external else digest
+
     @model_validator(mode="after")
     def _tokens_fit(self) -> Self:
         ids, rows = self.tokens.model_dump(), self.language.vocabulary
@@ -219,7 +228,7 @@ def load_bundle(directory: Path) -> Bundle:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise BundleError(f"{manifest_path}: does not fit this server: {problems}") from error
-    problems_found = _file_problems(directory, manifest)
+    problems_found = _file_problems(directory, manifest) or _external_problems(directory, manifest)
     if problems_found:
         raise BundleError(f"{directory}: " + "; ".join(problems_found))
     return Bundle(directory, manifest, hashlib.sha256(text).hexdigest())
@@ -239,4 +248,21 @@ def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
             problems.append(f"{name}: missing")
         elif (actual := file_digest(path)) != expected:
             problems.append(f"{name}: SHA-256 is {actual[:12]}…, the manifest says {expected[:12]}…")
+    return problems
+
+
+def _external_problems(directory: Path, manifest: Manifest) -> list[str]:
+    """A runtime reads what a graph refers to, whatever the manifest lists: it must be under a digest."""
+    problems = []
+    for name in sorted(name for name in manifest.files if name.endswith(".onnx")):
+        try:
+            referred = locations(directory / name)
+        except MalformedGraph as error:
+            problems.append(f"{name}: is no ONNX graph: {error}")
+            continue
+        external = f"{Path(name).name}{EXTERNAL}"
+        others = sorted(referred - {external})
+        problems += [f"{name}: refers to {other}, must refer to {external} alone" for other in others]
+        if external in referred and name + EXTERNAL not in manifest.files:
+            problems.append(f"{name}{EXTERNAL}: not listed in the manifest")
     return problems

@@ -43,7 +43,7 @@ def prompt_form(bundle: Bundle) -> PromptTemplate:
 def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> list[BenchmarkDialogue]:
     """``count`` dialogues of ROUNDS rounds, in turn. The image of number n is moved n pixels: nobody saw it."""
     manifest = bundle.manifest
-    geometry = Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER])
+    geometry = Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER))
     known = [dialogue for dialogue in slices.dialogues(directory) if len(dialogue.rounds) == ROUNDS]
     return [_dialogue(geometry, known[number % len(known)], number) for number in range(first, first + count)]
 
@@ -53,7 +53,7 @@ def shaped(  # noqa: PLR0917  # a series has these parts
 ) -> list[BenchmarkDialogue]:
     """As ``dialogues``, of ``rounds`` rounds: the same questions again and again, references by ``shape``."""
     manifest = bundle.manifest
-    geometry = Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER])
+    geometry = Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER))
     known = list(slices.dialogues(directory))
     return [
         _dialogue(geometry, _reshaped(known[number % len(known)], shape, rounds), number)

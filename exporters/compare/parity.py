@@ -241,7 +241,7 @@ def offline_orchestrator(
         gate=OpenGate(),
         observer=NullObserver(),
         form=PromptTemplate(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
-        geometry=Geometry(manifest.image, manifest.tower, manifest.files[IMAGE_ENCODER]),
+        geometry=Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER)),
         pixel_executor=executor,
         opening_executor=executor,
         max_rounds=64,

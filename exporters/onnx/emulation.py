@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
 
+from exporters.onnx.files import save
+
 Array = npt.NDArray[Any]
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -39,7 +41,7 @@ class Emulated:
         names = emulate(model, watched)
         self._names = [*(value.name or "" for value in model.graph.outputs[: -len(names) or None]), *watched]
         with TemporaryDirectory() as directory:
-            ir.save(model, Path(directory) / path.name)
+            save(model, Path(directory) / path.name)
             self._session = onnxruntime.InferenceSession(
                 str(Path(directory) / path.name), options, providers=["CPUExecutionProvider"]
             )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from exporters.onnx.files import save
 from exporters.onnx.fp16_storage import Storage, store_halved
 from exporters.onnx.graphs import ImageEncoderGraph, LanguageGraph, MaskDecoderGraph, VisionTowerGraph
 
@@ -96,7 +97,7 @@ def language_model(module: LanguageGraph) -> Export:
 
 
 def export(what: Export, path: Path, storage: Storage) -> None:
-    """Write one graph as one file."""
+    """Write one graph, its large weights beside it (``exporters.onnx.files``)."""
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             what.module.eval(),
@@ -114,7 +115,7 @@ def export(what: Export, path: Path, storage: Storage) -> None:
     onnxscript.optimizer.optimize(program.model, output_size_limit=FOLDED_ELEMENTS)
     if storage == "fp16":
         store_halved(program.model)
-    program.save(path, external_data=False)
+    save(program.model, path)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def build_plans(bundle: Bundle, places: BuildPaths, workshop: Builder, progress:
     """
     found = []
     for graph in GRAPHS:
-        model, digest = graph.removesuffix(".onnx"), bundle.manifest.files[graph]
+        model, digest = graph.removesuffix(".onnx"), bundle.manifest.graph_digest(graph)
         config = places.repository / model / CONFIG
         if read_digest(config) != digest:
             raise UnsupportedSourceError(
@@ -128,7 +128,7 @@ def _recipe(bundle: Bundle, graph: str, workshop: Builder, limits: BatchLimits) 
     profile = profile_for(manifest, graph, limits)
     return plans.Recipe(
         model=graph.removesuffix(".onnx"),
-        graph=manifest.files[graph],
+        graph=manifest.graph_digest(graph),
         bundle=bundle.digest,
         precision=manifest.image.precision,
         runtime=host.runtime,

@@ -71,8 +71,8 @@ class TritonVision:
         self._masks = masks
         self._client = TritonClient(address, options.version, options.admin_key, credentials)
         expected = (
-            Expected(ENCODER, encoder_interface(image), manifest.files[IMAGE_ENCODER]),
-            Expected(DECODER, decoder_interface(image, feature), manifest.files[MASK_DECODER]),
+            Expected(ENCODER, encoder_interface(image), manifest.graph_digest(IMAGE_ENCODER)),
+            Expected(DECODER, decoder_interface(image, feature), manifest.graph_digest(MASK_DECODER)),
         )
         slabs = [slab for slab in (embeddings, masks) if slab is not None]
         self._link = TritonConnection(self._client, expected, slabs, options.patience)

@@ -9,19 +9,37 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
-from serving.bundle import REQUIRED_FILES, VLLM_FILES, BundleError, file_digest, load_bundle
+from serving.bundle import (
+    LANGUAGE_MODEL,
+    MASK_DECODER,
+    REQUIRED_FILES,
+    VLLM_FILES,
+    BundleError,
+    file_digest,
+    load_bundle,
+)
 from tests.unit.serving.manifests import manifest
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     for name in REQUIRED_FILES:
-        (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / name).write_bytes(graph() if name.endswith(".onnx") else name.encode())
     digests = {name: file_digest(tmp_path / name) for name in REQUIRED_FILES}
     (tmp_path / "manifest.json").write_text(manifest(files=digests).model_dump_json())
     return tmp_path
+
+
+def graph(*external: str) -> bytes:
+    """A graph that refers to the files named."""
+    made = onnx.ModelProto(producer_name="made up")
+    for name in external:
+        tensor = made.graph.initializer.add(data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=name)
+    return made.SerializeToString()
 
 
 def changed(directory: Path, **values: object) -> Path:
@@ -42,7 +60,7 @@ def test_every_byte_is_in_the_digest(directory: Path) -> None:
 
 
 def test_a_changed_file_is_refused(directory: Path) -> None:
-    (directory / "mask_decoder.onnx").write_bytes(b"other")
+    (directory / "mask_decoder.onnx").write_bytes(graph("other"))
     with pytest.raises(BundleError, match=r"mask_decoder\.onnx: SHA-256 is"):
         load_bundle(directory)
 
@@ -112,7 +130,7 @@ def test_a_bundle_of_links_is_served_since_digests_vouch_for_its_bytes(
     bundle = load_bundle(linked)
     assert bundle.vllm_model() == linked / "vllm"
     decoder = bundle.path("mask_decoder.onnx").resolve()
-    decoder.write_bytes(b"other")
+    decoder.write_bytes(graph("other"))
     with pytest.raises(BundleError, match=r"mask_decoder\.onnx: SHA-256 is"):
         load_bundle(linked)
 
@@ -188,3 +206,50 @@ def test_a_manifest_that_does_not_fit(directory: Path, change: dict[str, object]
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is --bundle right"):
         load_bundle(tmp_path)
+
+
+def with_external(directory: Path, name: str = LANGUAGE_MODEL, *refers_to: str, listed: bool = True) -> Path:
+    (directory / name).write_bytes(graph(*(refers_to or (f"{name}.data",))))
+    (directory / f"{name}.data").write_bytes(bytes(3000))
+    files = dict(json.loads((directory / "manifest.json").read_text())["files"])
+    files |= {name: file_digest(directory / name)}
+    files |= {f"{name}.data": file_digest(directory / f"{name}.data")} if listed else {}
+    return changed(directory, files=files)
+
+
+@pytest.mark.parametrize("at", [0, 1500, 2999])
+def test_a_changed_byte_of_external_data_is_refused(directory: Path, at: int) -> None:
+    load_bundle(with_external(directory))
+    data = directory / f"{LANGUAGE_MODEL}.data"
+    data.write_bytes(data.read_bytes()[:at] + b"\1" + data.read_bytes()[at + 1 :])
+    with pytest.raises(BundleError, match=r"language_model\.onnx\.data: SHA-256 is"):
+        load_bundle(directory)
+
+
+def test_external_data_must_be_listed(directory: Path) -> None:
+    with pytest.raises(BundleError, match=r"language_model\.onnx\.data: not listed in the manifest"):
+        load_bundle(with_external(directory, listed=False))
+
+
+@pytest.mark.parametrize(
+    "other", ["new-language_model.onnx.data", "../secret", "/etc/hostname", "./language_model.onnx.data"]
+)
+def test_a_graph_refers_to_its_own_data_alone(directory: Path, other: str) -> None:
+    with pytest.raises(BundleError, match=r"must refer to language_model\.onnx\.data alone"):
+        load_bundle(with_external(directory, LANGUAGE_MODEL, other))
+
+
+def test_a_file_that_is_no_graph_is_refused(directory: Path) -> None:
+    (directory / MASK_DECODER).write_bytes(b"<html>")
+    files = {name: file_digest(directory / name) for name in REQUIRED_FILES}
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx: is no ONNX graph"):
+        load_bundle(changed(directory, files=files))
+
+
+def test_a_graphs_digest_covers_its_external_data(directory: Path) -> None:
+    alone = load_bundle(directory).manifest
+    assert alone.graph_digest(MASK_DECODER) == alone.files[MASK_DECODER]
+    first = load_bundle(with_external(directory, MASK_DECODER)).manifest.graph_digest(MASK_DECODER)
+    (directory / f"{MASK_DECODER}.data").write_bytes(b"other weights")
+    files = {path.name: file_digest(path) for path in directory.iterdir() if path.name != "manifest.json"}
+    assert load_bundle(changed(directory, files=files)).manifest.graph_digest(MASK_DECODER) != first
