@@ -24,6 +24,7 @@ from benchmarks import service
 from benchmarks.workload import SIDE, Case, case, every_case
 from loadtest.server_process import Launched, launched
 from mediround import Client
+from serving.runtime.cpus import usable_cpus
 
 COLUMNS = "| case | a: s a dialogue | b / a | bound | share | c / a | bound | share | passes a, b, c | encodes |"
 
@@ -105,7 +106,7 @@ def report(rows: Sequence[Row], bundle: Path, options: argparse.Namespace) -> st
     return "\n".join(
         [
             f"{bundle.name}, {SIDE}x{SIDE} images, {options.threads} threads a half, {options.repeats} repeats, "
-            f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}.",
+            f"{platform.machine()}, {usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}.",
             "",
             COLUMNS,
             "|" + "---|" * (COLUMNS.count("|") - 1),
@@ -137,7 +138,7 @@ def main() -> None:
     )
     parser.add_argument("--dialogues", type=int, default=3, help="dialogues a repeat, at least the concurrency")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     flags = ["--engines.threads", str(options.threads), "--log-level", "warning", *service.PATIENT]

@@ -9,7 +9,6 @@ export in another precision must keep (``exporters.compare.drift``). Writes enco
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from exporters.compare.drift import DriftLimits, Figures, Half, emulated, measur
 from exporters.compare.json_report import as_json
 from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
+from serving.runtime.cpus import usable_cpus
 from serving.runtime.graph import Array, Graph, ProviderError
 from serving.runtime.worker import Stop
 from serving.vision.interface import encoder_interface
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--dialogues", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     given = parser.parse_args()
     bundle = load_bundle(given.bundle)

@@ -23,6 +23,7 @@ from loadtest.server_process import launched
 from mediround import Client
 from serving.llm.messages import complete_request, pictures
 from serving.ports import Completion, LanguageEngine, Prompt
+from serving.runtime.cpus import usable_cpus
 
 COLUMNS = "| case | language half, ms a round: one process | over the hop | ratio | ms more | a round as seen, ms: one process | over the hop | ratio |"  # noqa: E501  # a table's head
 
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--cases", type=case, nargs="+", default=[case("chain:5:1"), case("star:10:1")])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     threads, quiet = str(options.threads), ["--log-level", "warning"]
@@ -116,7 +117,7 @@ def main() -> None:
         rows = [compare([one_process, over_the_hop], asked, options.repeats, seed) for asked in options.cases]
     lines = [
         f"{options.bundle.name}, {options.threads} threads a half, medians of {options.repeats} dialogues a way, "
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}.",
+        f"{platform.machine()}, {usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}.",
         "",
         COLUMNS,
         "|" + "---|" * (COLUMNS.count("|") - 1),

@@ -22,6 +22,7 @@ from benchmarks import service
 from benchmarks.workload import Case, case
 from loadtest.server_process import free_port, launched
 from mediround import Client
+from serving.runtime.cpus import usable_cpus
 
 SCRAPE_SECONDS, LOOK_SECONDS = 1.0, 2.0
 """Prometheus scrapes every 15 s by default; the page looks every 2 s."""
@@ -82,7 +83,7 @@ def report(found: list[float], asked: Case, bundle: Path) -> str:
     low, middle, high = statistics.quantiles(found, n=4)
     return (
         f"{bundle.name}, {asked}, images held, {len(found)} repeats of four runs, {platform.machine()}, "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}. With metrics (scraped each {SCRAPE_SECONDS:g} s, "
+        f"{usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}. With metrics (scraped each {SCRAPE_SECONDS:g} s, "
         f"status every {LOOK_SECONDS:g} s, in those runs alone) and a line a round, the throughput is "
         f"{middle:.3f} of that without (median; quartiles {low:.3f} to {high:.3f}).\n"
         f"Wanted: a median of at least {LEAST}: {'met' if middle >= LEAST else 'MISSED'}."

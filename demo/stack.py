@@ -5,7 +5,6 @@ Knows which flags join them. Does not know what is asked.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from demo.triton.server import triton
 from exporters.triton_repository import write_repository
 from loadtest.server_process import Launched, launched
 from serving.bundle import load_bundle
+from serving.runtime.cpus import usable_cpus
 
 ONNX, TRITON = "onnx", "triton"
 ENGINE_SECONDS = 600.0
@@ -47,7 +47,7 @@ def stack(
         if vision == TRITON:
             repository = out / "model_repository"
             write_repository(load_bundle(bundle), repository)
-            models = running.enter_context(triton(repository, out / "triton.log", threads=os.cpu_count() or 1))
+            models = running.enter_context(triton(repository, out / "triton.log", threads=usable_cpus()))
             halves += ["--vision", f"triton://{models.address}", "--admission.encode-places", "2"]  # on a CPU
             environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody here
         yield running.enter_context(

@@ -6,7 +6,6 @@ Does not build anything.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +13,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from serving.rpc.settings import ADDRESS, MIB, Positive, Seconds, ServerSettings, SettingsSection, is_loopback
+from serving.runtime.cpus import usable_cpus
 
 ONNX = "onnx"
 SLAB_BYTES = 256 * MIB
@@ -63,8 +63,8 @@ class AdmissionSettings(SettingsSection):
 class EngineSettings(SettingsSection):
     """The halves that are in this process."""
 
-    threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Intra-op threads of each half."""
+    threads: Positive = Field(default_factory=usable_cpus)
+    """Intra-op threads of each half. By default the CPUs that this process may use: affinity and control group."""
     encoder: Literal["onnx", "openvino-f32", "openvino-bf16"] = "onnx"
     """What runs the image encoder on a CPU: ONNX Runtime, or OpenVINO (extra ``openvino``). bf16 is the fast one,
     for bundles whose masks bear it, and needs a CPU that has it (docs/vision.md).

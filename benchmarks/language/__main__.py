@@ -38,6 +38,7 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import Completion, LanguageEngine
 from serving.prompt import PromptTemplate
+from serving.runtime.cpus import usable_cpus
 
 SECTIONS = ("throughput", "sensitivity", "rows")
 Way = Callable[[LanguageEngine, PromptTemplate, BenchmarkDialogue, str], Awaitable[list[Completion]]]
@@ -173,7 +174,7 @@ def conditions(bench: Bench) -> str:
     return (
         f"{manifest.name} {manifest.version}, {manifest.tower.tokens} image tokens; "
         f"{bench.options.dtype}, blocks of {bench.options.block_size or 'the default size'}, "
-        f"{bench.given.repeats} repeats; {platform.machine()}, {os.cpu_count()} cores, "
+        f"{bench.given.repeats} repeats; {platform.machine()}, {usable_cpus()} CPUs, "
         f"load {os.getloadavg()[0]:.1f}. Figures are a dialogue's."
     )
 

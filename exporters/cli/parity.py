@@ -24,6 +24,7 @@ from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine
+from serving.runtime.cpus import usable_cpus
 from serving.runtime.graph import ProviderError
 from serving.settings import EngineSettings, Settings
 from serving.stores.embeddings import MemoryEmbeddings
@@ -39,7 +40,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("parity", help="replay recorded dialogues; JSON report, exit 1 beyond tolerance")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--golden", type=Path, required=True, help="a directory in the golden form")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument(
         "--language", choices=("onnx", "vllm", "vllm-cpu"), default="onnx", help="vllm: on a GPU; float32 on both"
     )

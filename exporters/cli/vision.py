@@ -20,6 +20,7 @@ from exporters.tensorrt.compiler import Compiler, EngineUnavailableError
 from exporters.tensorrt.gpu import Gpu, find_gpu
 from exporters.variant import Form, write_variant
 from serving.bundle import load_bundle
+from serving.runtime.cpus import usable_cpus
 
 MIB = 1 << 20
 Commands = Any
@@ -48,7 +49,7 @@ def _vision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="dialogues in the MR-MedSeg form; made-up images by default")
     parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to")
     parser.add_argument("--dialogues", type=int, default=20, help="most of --data to take (%(default)s)")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     limits = drift.DriftLimits()
     parser.add_argument("--min-cosine", type=float, default=limits.cosine, help="of embeddings (%(default)s)")
     parser.add_argument("--min-iou", type=float, default=limits.iou, help="of masks, mean (%(default)s)")

@@ -6,13 +6,13 @@ Does not build anything.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from serving.rpc.settings import ADDRESS, MIB, Positive, ServerSettings, SettingsSection
+from serving.runtime.cpus import usable_cpus
 
 
 class LimitSettings(SettingsSection):
@@ -29,8 +29,8 @@ class LimitSettings(SettingsSection):
 class OnnxSettings(SettingsSection):
     """For ``--engine onnx``."""
 
-    threads: Positive = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Intra-op threads."""
+    threads: Positive = Field(default_factory=usable_cpus)
+    """Intra-op threads. By default the CPUs that this process may use: affinity and control group."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
     """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
 
