@@ -38,9 +38,9 @@ class Times:
     def ask(self, client: Client, asked: Case, seed: int) -> None:
         """One live dialogue."""
         with client.open(image(seed)) as session:
-            for text, reference in zip(questions(asked), asked.references, strict=True):
+            for question in questions(asked):
                 began = time.perf_counter()
-                result = session.ask(text, refer_to=reference, mode="forced")
+                result = session.ask(question.text, refer_to=question.refer_to, answer=question.answer)
                 self.seen.append(time.perf_counter() - began)
                 self.language.append(result.timings.language)
 

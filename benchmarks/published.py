@@ -91,10 +91,9 @@ class Published:
 
     async def _dialogue(self, case: Case, seed: int) -> None:
         session = await self.orchestrator.open("benchmark", image(seed))
-        template = self.orchestrator.form.manifest.answers.template
         correction = Correction(CorrectionPolicy.ALWAYS, self.orchestrator.form.manifest.judge.threshold)
-        for text, reference in zip(questions(case), case.references, strict=True):
-            question = Question(text, reference, AnswerMode.FORCED, template)
+        for asked in questions(case):
+            question = Question(asked.text, asked.refer_to, AnswerMode.FORCED, asked.answer)
             await self.orchestrator.ask(session.session_id, "benchmark", question, correction)
         await self.orchestrator.close(session.session_id, "benchmark")
 

@@ -36,9 +36,9 @@ def round_by_round(client: Client, case: Case, seed: int) -> Measured:
     """A live session: each round is asked when the one before is answered."""
     measured = Measured()
     with client.open(image(seed)) as session:
-        for text, reference in zip(questions(case), case.references, strict=True):
+        for asked in questions(case):
             began = time.perf_counter()
-            result = session.ask(text, refer_to=reference, mode="forced")
+            result = session.ask(asked.text, refer_to=asked.refer_to, answer=asked.answer)
             _add(measured, result, time.perf_counter() - began)
     return measured
 
@@ -46,10 +46,7 @@ def round_by_round(client: Client, case: Case, seed: int) -> Measured:
 def known_in_advance(client: Client, case: Case, seed: int) -> Measured:
     """The whole dialogue in one call."""
     measured = Measured()
-    rounds = [
-        Round(text, refer_to=reference, mode="forced")
-        for text, reference in zip(questions(case), case.references, strict=True)
-    ]
+    rounds = [Round(asked.text, refer_to=asked.refer_to, answer=asked.answer) for asked in questions(case)]
     began, seen = time.perf_counter(), -1
     for result in client.segment(image(seed), rounds, correction="always"):
         if result.cache.wave > seen:

@@ -30,9 +30,20 @@ class Case:
         return f"{self.shape} of {self.rounds}, {self.concurrency} at once"
 
 
-def questions(case: Case) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class CaseQuestion:
+    """One round, asked in mode forced."""
+
+    text: str
+    answer: str
+    refer_to: int | None
+
+
+def questions(case: Case) -> list[CaseQuestion]:
+    words = ("left thalamus", *["region beside it"] * (case.rounds - 1))
     return [
-        "Segment the left thalamus." if k == 0 else "Segment the region beside it." for k in range(case.rounds)
+        CaseQuestion(f"Segment the {name}.", f"It is the {name} [SEG].", reference)
+        for name, reference in zip(words, case.references, strict=True)
     ]
 
 

@@ -83,8 +83,17 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default=DEFAULTS.name)
     parser.add_argument("--version", default=DEFAULTS.version)
     parser.add_argument("--storage", choices=("fp32", "fp16"), default=DEFAULTS.storage)
-    parser.add_argument("--default-mode", choices=("forced", "free"), default=DEFAULTS.default_mode)
+    parser.add_argument(
+        "--default-mode",
+        choices=("forced", "free"),
+        help=f"of a question that names no mode ({DEFAULTS.default_mode}; free with --template-untrained)",
+    )
     parser.add_argument("--answer-template", default=DEFAULTS.template)
+    parser.add_argument(
+        "--template-untrained",
+        action="store_true",
+        help="training never showed answers in the template's words: a forced question must then give its answer",
+    )
     parser.add_argument("--answer-tail", default=DEFAULTS.tail)
     parser.add_argument("--max-new-tokens", type=int, default=DEFAULTS.max_new_tokens)
     parser.add_argument("--threshold", type=float, default=DEFAULTS.threshold)
@@ -95,12 +104,15 @@ def _bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _bundle(given: argparse.Namespace) -> int:
     progress = timed()
+    if given.template_untrained and given.default_mode == "forced":
+        raise SourceError("--default-mode forced needs a trained template: leave out one of the two")
     choices = Choices(
         name=given.name,
         version=given.version,
         storage=given.storage,
-        default_mode=given.default_mode,
+        default_mode=given.default_mode or ("free" if given.template_untrained else DEFAULTS.default_mode),
         template=given.answer_template,
+        template_trained=not given.template_untrained,
         tail=given.answer_tail,
         max_new_tokens=given.max_new_tokens,
         threshold=given.threshold,

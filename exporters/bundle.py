@@ -73,6 +73,7 @@ class Choices:
     storage: Storage
     default_mode: Literal["forced", "free"]
     template: str = "It is [SEG]."
+    template_trained: bool = True
     tail: str = "."
     max_new_tokens: int = 32
     threshold: float = 0.6
@@ -165,6 +166,7 @@ def _manifest(  # noqa: PLR0917  # each source says a part of it
         answers=AnswerSpec(
             default_mode=choices.default_mode,
             template=choices.template,
+            template_trained=choices.template_trained,
             tail=choices.tail,
             max_new_tokens=choices.max_new_tokens,
         ),

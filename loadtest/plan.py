@@ -7,7 +7,7 @@ the whole run is four numbers a dialogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,12 @@ STRUCTURES = (
     *("left thalamus", "right thalamus", "left caudate nucleus", "right caudate nucleus"),
     *("left lentiform nucleus", "right lentiform nucleus", "cerebellum", "brain"),
 )
-RELATIONS = (
+MIRROR, HEMISPHERE, BESIDE = RELATIONS = (
     "Segment the same structure on the other side.",
     "Segment the hemisphere that contains it.",
     "Segment the region beside it.",
 )
+_OTHER_SIDE = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class PlannedRound:
     think: float
     """Seconds after the round before; 0 of the first."""
     question: str
+    answer: str
+    """Words that name what is asked for, ``[SEG]`` once; for answers that are forced."""
     refer_to: int | None
     """Index of an earlier round of the dialogue."""
     cancel_after: float | None
@@ -91,9 +94,10 @@ class Plan:
         dues = start + (np.cumsum(thinks) if asked.mode == "live" else np.zeros(length))
         references = _references(asked.shapes, length, random)
         endings = self._endings(length, random)
+        words = _words(references, random)
         rounds = tuple(
-            PlannedRound(float(due), float(think), _question(refer_to, random), refer_to, *ending)
-            for due, think, refer_to, ending in zip(dues, thinks, references, endings, strict=True)
+            PlannedRound(float(due), float(think), *said, refer_to, *ending)
+            for due, think, said, refer_to, ending in zip(dues, thinks, words, references, endings, strict=True)
         )
         row = int(self._rows[number])
         batch = bool(random.random() < asked.batch_share)
@@ -167,7 +171,26 @@ def _references(shapes: Shapes, length: int, random: np.random.Generator) -> lis
     return references(str(random.choice(list(weights), p=shares)), length, random)
 
 
-def _question(refer_to: int | None, random: np.random.Generator) -> str:
-    if refer_to is None:
-        return f"Segment the {STRUCTURES[random.integers(len(STRUCTURES))]}."
-    return RELATIONS[random.integers(len(RELATIONS))]
+def _words(references: Sequence[int | None], random: np.random.Generator) -> list[tuple[str, str]]:
+    """Question and answer of each round."""
+    names: list[str] = []
+    words = []
+    for refer_to in references:
+        if refer_to is None:
+            names.append(STRUCTURES[random.integers(len(STRUCTURES))])
+            question = f"Segment the {names[-1]}."
+        else:
+            question = RELATIONS[random.integers(len(RELATIONS))]
+            names.append(related(question, names[refer_to]))
+        words.append((question, f"It is the {names[-1]} [SEG]."))
+    return words
+
+
+def related(relation: str, name: str) -> str:
+    """What one of ``RELATIONS`` asks for, of a structure named ``name``."""
+    side, _, rest = name.partition(" ")
+    if relation == MIRROR:
+        return f"{_OTHER_SIDE[side]} {rest}" if side in _OTHER_SIDE else name
+    if relation == HEMISPHERE:
+        return f"{side} cerebral hemisphere" if side in _OTHER_SIDE else "brain"
+    return "region beside it"

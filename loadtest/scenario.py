@@ -89,6 +89,8 @@ class Dialogues(ScenarioSection):
     """Least and most; each number between is as likely."""
     shapes: Shapes = Shapes()
     answers: Literal["forced", "free"] = "forced"
+    """``forced``: each question comes with words that name what it asks for. ``free``: the model's own words;
+    then each round of a known dialogue is a language pass of its own."""
     think: Seconds = 2.0
     """Mean time between the rounds of a live dialogue."""
     think_spread: Share = 0.5

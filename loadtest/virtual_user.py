@@ -137,6 +137,7 @@ class VirtualUser:
                 asked.question,
                 refer_to=progress.refer_to(asked.refer_to),
                 mode=self.scenario.dialogues.answers,
+                answer=self._answer(asked),
                 priority="batch" if dialogue.batch else "interactive",
                 timeout=timeout,
             )
@@ -188,7 +189,10 @@ class VirtualUser:
 
     def _questions(self, rounds: Sequence[PlannedRound]) -> list[Round]:
         mode = self.scenario.dialogues.answers
-        return [Round(asked.question, refer_to=asked.refer_to, mode=mode) for asked in rounds]
+        return [Round(asked.question, asked.refer_to, mode, self._answer(asked)) for asked in rounds]
+
+    def _answer(self, asked: PlannedRound) -> str | None:
+        return asked.answer if self.scenario.dialogues.answers == "forced" else None
 
     # Of every call.
 

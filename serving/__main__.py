@@ -168,9 +168,10 @@ async def warm_up(target: Orchestrator) -> None:
     side = target.form.manifest.image.side
     pixels = np.random.default_rng(0).integers(1, 256, (side, side, 3), np.uint8)
     session = await target.open("warm-up", pixels)
+    answer = target.form.manifest.answers.template  # trained or not: nobody looks at these masks
     questions = [
-        Question("Segment this.", None, AnswerMode.FORCED),
-        Question("Segment this.", 0, AnswerMode.FORCED),
+        Question("Segment this.", None, AnswerMode.FORCED, answer),
+        Question("Segment this.", 0, AnswerMode.FORCED, answer),
     ][: target.max_rounds]
     correction = Correction(CorrectionPolicy.ALWAYS, target.form.manifest.judge.threshold)
     try:

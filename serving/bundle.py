@@ -128,9 +128,18 @@ class AnswerSpec(_Section):
     default_mode: Literal["forced", "free"]
     template: Annotated[str, AfterValidator(_template)] = f"It is {SEG}."
     """Answer of a forced round whose caller gives none: see ``split_answer``."""
+    template_trained: bool
+    """Whether training showed the model answers in these words. Where it did not, a feature read after them
+    draws a poor mask, so that a forced round needs its caller's words."""
     tail: str = "."
     """Text appended to the history after a generated ``[SEG]``, which ends the answer."""
     max_new_tokens: Positive = 32
+
+    @model_validator(mode="after")
+    def _default_can_be_asked(self) -> Self:
+        if self.default_mode == "forced" and not self.template_trained:
+            raise ValueError("default_mode is forced, which needs a trained template: make it free")
+        return self
 
 
 class Manifest(_Section):

@@ -15,6 +15,11 @@ from serving.domain import AnswerMode, Question
 from serving.errors import InvalidInput, InvalidQuestion
 from serving.tokenizer import Tokenizer
 
+_UNTRAINED = (
+    f"must be given in mode FORCED: this model was not trained on an answer template. Give the words with {SEG} "
+    f'once ("It is the liver {SEG}."), or ask in mode FREE or GRAMMAR'
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -45,8 +50,8 @@ class PromptTemplate:
         """The tokens of one question; ``first`` in its session.
 
         Raises:
-            InvalidInput: a forced answer without exactly one ``[SEG]``, or reserved words; the field's path is
-                within the question.
+            InvalidInput: a forced answer without exactly one ``[SEG]``, with reserved words, or missing where the
+                model was not trained on its template; the field's path is within the question.
         """
         tokens, encode = self.manifest.tokens, self.tokenizer.encode
         if question.refer_to is not None:
@@ -60,7 +65,7 @@ class PromptTemplate:
         if question.mode is not AnswerMode.FORCED:
             ensure_seg = question.mode is AnswerMode.GRAMMAR
             return Turn((*opening, *encode(words)), (), "", ensure_seg)
-        before, after = self._split(question.answer or self.manifest.answers.template)
+        before, after = self._split(question.answer or self._template())
         prompt = (*opening, *encode(f"{words} {before}"))
         return Turn(prompt, (tokens.seg, *encode(f"{after} "), tokens.eos), f"{before}{SEG}{after}")
 
@@ -87,6 +92,12 @@ class PromptTemplate:
     def _instruction(self, *, first: bool) -> tuple[int, ...]:
         instruction = self.tokenizer.encode("[INST] ")
         return (self.manifest.tokens.bos, *instruction, self.manifest.tokens.image) if first else instruction
+
+    def _template(self) -> str:
+        answers = self.manifest.answers
+        if not answers.template_trained:
+            raise InvalidInput("answer", _UNTRAINED)
+        return answers.template
 
     def _split(self, answer: str) -> tuple[str, str]:
         try:

@@ -82,7 +82,10 @@ def _dialogue(geometry: Geometry, known: slices.SliceDialogue, number: int) -> B
     return BenchmarkDialogue(
         name=f"dialogue {number}",
         image=image,
-        questions=tuple(Question(asked.question, asked.refer_to, AnswerMode.FORCED) for asked in known.rounds),
+        questions=tuple(
+            Question(asked.question, asked.refer_to, AnswerMode.FORCED, f"It is the {asked.target} [SEG].")
+            for asked in known.rounds
+        ),
         references=tuple(reference(asked.refer_to) for asked in known.rounds),
     )
 

@@ -133,7 +133,7 @@ async def waves(
 
 def _other(dialogue: BenchmarkDialogue) -> BenchmarkDialogue:
     """One question that no dialogue asks, on its image."""
-    question = Question("Is anything to be seen at all?", None, AnswerMode.FORCED)
+    question = Question("Is anything to be seen at all?", None, AnswerMode.FORCED, "It is the brain [SEG].")
     return replace(dialogue, questions=(question,), references=(None,))
 
 

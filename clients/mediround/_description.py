@@ -55,6 +55,8 @@ class ServerDescription:
         has_judge: False: scores are absent and nothing is corrected.
         threshold: a round whose score is at most this is corrected, unless the caller names another threshold.
         answer_template: the answer of a forced round that gives none.
+        answer_template_trained: False: a forced round must give its answer, or is refused, since the model was not
+            trained on the template.
         language_engine: what runs the language half, for example ``onnxruntime/CPUExecutionProvider``.
         vision_engine: what runs the vision half.
     """
@@ -72,6 +74,7 @@ class ServerDescription:
     has_judge: bool
     threshold: float
     answer_template: str
+    answer_template_trained: bool
     language_engine: str
     vision_engine: str
 
@@ -91,6 +94,7 @@ def server_description(message: pb.DescribeServerResponse) -> ServerDescription:
         has_judge=message.has_judge,
         threshold=message.threshold,
         answer_template=message.answer_template,
+        answer_template_trained=message.answer_template_trained,
         language_engine=message.language_engine,
         vision_engine=message.vision_engine,
     )

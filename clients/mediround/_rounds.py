@@ -49,7 +49,8 @@ class Round:
         refer_to: an earlier round of the same session whose mask the question is about: its result, or its
             zero-based index in the session.
         mode: None: forced when an answer is given, else the model's default.
-        answer: the answer's words, ``[SEG]`` exactly once. None: the model's template, where the mode is forced.
+        answer: the answer's words, ``[SEG]`` exactly once. None in mode ``forced``: the model's template, if
+            ``client.describe().answer_template_trained``; else the round is refused.
     """
 
     question: str

@@ -135,7 +135,8 @@ class Session:
             question: what to segment, in words.
             refer_to: an earlier round of this session whose mask the question is about.
             mode: None is forced where an answer is given, else the model's default.
-            answer: the answer's words, ``[SEG]`` exactly once; forced only.
+            answer: the answer's words, ``[SEG]`` exactly once; forced only, and needed there unless
+                ``describe().answer_template_trained``.
             correction: whether the judge may have the mask corrected.
             threshold: a score at most this is corrected; None is the model's.
             priority: ``batch`` lets interactive requests go first on a busy server.

@@ -65,6 +65,7 @@ def description(served: ServerDescription, language_engine: str, vision_engine: 
         has_judge=judged,
         threshold=manifest.judge.threshold,
         answer_template=manifest.answers.template,
+        answer_template_trained=manifest.answers.template_trained,
         language_engine=language_engine,
         vision_engine=vision_engine,
     )

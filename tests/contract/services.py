@@ -36,10 +36,10 @@ class Implementation:
 
 
 @asynccontextmanager
-async def real() -> AsyncIterator[Implementation]:
+async def real(*, template_trained: bool = True) -> AsyncIterator[Implementation]:
     """The service and the orchestrator, on scripted engines."""
     with ThreadPoolExecutor(2) as executor:
-        stage = build_stage(executor)
+        stage = build_stage(executor, template_trained=template_trained)
         async with serving(stage.service, observer=stage.observer) as server:
 
             def take(seconds: float) -> None:
@@ -49,11 +49,16 @@ async def real() -> AsyncIterator[Implementation]:
 
 
 @asynccontextmanager
-async def scripted() -> AsyncIterator[Implementation]:
+async def scripted(*, template_trained: bool = True) -> AsyncIterator[Implementation]:
     """What integrators test with, under the same limits and with the same model's manners."""
     limits = Limits(max_tokens=400, **{name: LIMITS[name] for name in Limits.__slots__ if name in LIMITS})
     described = replace(
-        DESCRIPTION, limits=limits, model_digest=MODEL_DIGEST, default_answer_mode="forced", threshold=0.6
+        DESCRIPTION,
+        limits=limits,
+        model_digest=MODEL_DIGEST,
+        default_answer_mode="forced" if template_trained else "free",
+        answer_template_trained=template_trained,
+        threshold=0.6,
     )
     delays = [0.0]
 
@@ -66,7 +71,7 @@ async def scripted() -> AsyncIterator[Implementation]:
         yield Implementation(server.address, delays.append)
 
 
-Start = Callable[[], AbstractAsyncContextManager[Implementation]]
+Start = Callable[..., AbstractAsyncContextManager[Implementation]]
 IMPLEMENTATIONS: dict[str, Start] = {"real": real, "scripted": scripted}
 
 

@@ -33,7 +33,7 @@ from mediround import (
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import SERVICE
-from tests.contract.services import IMPLEMENTATIONS, Implementation, ask, encoded, header
+from tests.contract.services import IMPLEMENTATIONS, Implementation, Start, ask, encoded, header
 from tests.service.harness import LIMITS, MODEL_DIGEST, picture
 
 
@@ -300,6 +300,25 @@ async def test_closing_a_blocking_client_ends_its_calls(implementation: Implemen
     await asyncio.to_thread(blocking)
 
 
+@pytest.mark.parametrize("start", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+async def test_forced_rounds_of_a_model_without_a_trained_template(start: Start) -> None:
+    async with start(template_trained=False) as server, AsyncClient(server.address, timeout=20) as client:
+        described = await client.describe()
+        assert (described.answer_template_trained, described.default_answer_mode) == (False, "free")
+        async with client.open(picture()) as session:
+            with pytest.raises(InvalidArgument, match="FREE or GRAMMAR") as caught:
+                await session.ask("Segment the liver.", mode="forced")
+            assert [violation.field for violation in caught.value.violations] == ["question.answer"]
+            rounds = [Round("Segment the liver."), Round("Segment it.", refer_to=0, mode="forced")]
+            with pytest.raises(InvalidArgument) as caught:
+                [_ async for _ in session.segment(rounds)]
+            assert [violation.field for violation in caught.value.violations] == ["questions[1].answer"]
+            spoken = await session.ask("Segment the liver.", answer="It is the liver [SEG].")
+            own = await session.ask("Segment the liver.")
+    assert (spoken.index, spoken.answer) == (0, "It is the liver [SEG].")  # nothing of the dialogue was answered
+    assert own.answer == "Here [SEG]."
+
+
 # ---- what a server says of itself
 
 
@@ -311,7 +330,7 @@ async def test_a_description_names_limits_and_modes(client: AsyncClient) -> None
     assert described.correction_policies == ("always", "referenced", "off")
     assert described.mask_encodings == ("coco_rle", "packed_bits", "png")
     assert (described.has_judge, described.threshold) == (True, pytest.approx(0.6))
-    assert described.answer_template == "It is [SEG]."
+    assert (described.answer_template, described.answer_template_trained) == ("It is [SEG].", True)
     limits = {name: getattr(described.limits, name) for name in Limits.__slots__}
     assert {name: value for name, value in limits.items() if name in LIMITS} == {
         name: value for name, value in LIMITS.items() if name in limits

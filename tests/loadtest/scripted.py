@@ -90,7 +90,7 @@ class ScriptedServer(SegmentationServiceServicer):
             model_name="scripted",
             model_digest="d" * 64,
             limits=pb.Limits(max_rounds=32, session_idle_timeout=Duration(seconds=60)),
-            answer_modes=[pb.ANSWER_MODE_FORCED],
+            answer_modes=[pb.ANSWER_MODE_FORCED, pb.ANSWER_MODE_FREE],
         )
 
     async def _round(self, session: str) -> pb.RoundResult:

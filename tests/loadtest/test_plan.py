@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loadtest.images import ImageMaker
-from loadtest.plan import Plan, arrival_times, image_numbers, references
+from loadtest.plan import BESIDE, HEMISPHERE, MIRROR, Plan, arrival_times, image_numbers, references, related
 from loadtest.scenario import Arrivals, Images, ScenarioError
 from tests.loadtest.conftest import scenario
 
@@ -77,6 +77,34 @@ def test_references_point_back() -> None:
     mixed = references("mixed", 64, random)
     assert all(earlier is None or earlier < k for k, earlier in enumerate(mixed))
     assert len(set(mixed)) > 10
+
+
+def test_every_answer_names_what_its_question_asks_for() -> None:
+    dialogues = {"rounds": (6, 6), "shapes": {"chain": 1, "star": 1, "mixed": 1}}
+    plan = list(Plan(scenario(rate=10, duration=20, dialogues=dialogues), 0))
+    for rounds in (dialogue.rounds for dialogue in plan):
+        names = [asked.answer.removeprefix("It is the ").removesuffix(" [SEG].") for asked in rounds]
+        for asked, name in zip(rounds, names, strict=True):
+            if asked.refer_to is None:
+                assert asked.question == f"Segment the {name}."
+            else:
+                assert name == related(asked.question, names[asked.refer_to])
+    assert {asked.answer.count("[SEG]") for dialogue in plan for asked in dialogue.rounds} == {1}
+
+
+@pytest.mark.parametrize(
+    ("relation", "name", "meant"),
+    [
+        (MIRROR, "left thalamus", "right thalamus"),
+        (MIRROR, "brain", "brain"),
+        (HEMISPHERE, "right caudate nucleus", "right cerebral hemisphere"),
+        (HEMISPHERE, "cerebellum", "brain"),
+        (BESIDE, "left thalamus", "region beside it"),
+        (MIRROR, "region beside it", "region beside it"),
+    ],
+)
+def test_what_a_relation_asks_for(relation: str, name: str, meant: str) -> None:
+    assert related(relation, name) == meant
 
 
 def test_images_are_reused_among_the_newest() -> None:

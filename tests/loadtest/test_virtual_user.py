@@ -109,6 +109,18 @@ async def test_the_shapes_refer_as_they_say(against: Against) -> None:
     assert references == [None, 0, 0, 0]
 
 
+@both_modes
+async def test_forced_answers_are_given_and_free_ones_are_not(against: Against, mode: str) -> None:
+    talk = {"mode": mode, "rounds": (3, 3), "think": 0.0}
+    for answers, wanted in (("forced", pb.ANSWER_MODE_FORCED), ("free", pb.ANSWER_MODE_FREE)):
+        server = ScriptedServer()
+        ran = await against(server, scenario(rate=1, dialogues=talk | {"answers": answers}))
+        assert ran.report.outcomes == {"answered": 3}
+        questions = [r.question for r in server.asked] + [q for r in server.known for q in r.questions]
+        assert [q.answer_mode for q in questions] == [wanted] * 3
+        assert [bool(q.answer) for q in questions] == [answers == "forced"] * 3
+
+
 async def test_dialogues_known_in_advance_count_each_round_from_their_start(against: Against) -> None:
     talk = {"mode": "known", "rounds": (3, 3)}
     ran = await against(ScriptedServer(delay=0.1), scenario(rate=5, duration=1.0, dialogues=talk))

@@ -79,7 +79,7 @@ def stage(
     executor: Executor,
     *,
     openings: Executor | None = None,
-    default_mode: str = "forced",
+    template_trained: bool = True,
     judge: bool = True,
     places: int = 8,
     max_wait: float = 60.0,
@@ -89,7 +89,8 @@ def stage(
 
     ``openings`` works on new images; ``executor`` if none is given.
     """
-    answers = {"default_mode": default_mode, "template": "It is [SEG].", "tail": ".", "max_new_tokens": 8}
+    default_mode = "forced" if template_trained else "free"
+    answers = {"default_mode": default_mode, "template_trained": template_trained, "max_new_tokens": 8}
     manifest = made_up(answers=answers, judge={"present": judge, "threshold": 0.6})
     bounds = Limits(**(LIMITS | limits))
     language, vision = ScriptedLanguage(manifest, answer=_spoken), ScriptedVision(manifest)

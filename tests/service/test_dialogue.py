@@ -138,6 +138,7 @@ async def test_the_server_describes_itself(client: AsyncClient, stage: Stage) ->
     assert described.model_digest == MODEL_DIGEST
     assert described.answer_modes == ("forced", "grammar", "free")
     assert described.default_answer_mode == "forced"
+    assert described.answer_template_trained
     assert described.correction_policies == ("always", "referenced", "off")
     assert described.mask_encodings == ("coco_rle", "packed_bits", "png")
     assert described.limits.max_rounds == 6

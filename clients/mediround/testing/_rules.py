@@ -19,6 +19,10 @@ SEG = "[SEG]"
 _MARKERS = (
     SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
 )  # fmt: skip
+_UNTRAINED = (
+    f"must be given in mode FORCED: this model was not trained on an answer template. Give the words with {SEG} "
+    f'once ("It is the liver {SEG}."), or ask in mode FREE or GRAMMAR'
+)
 _REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "half of a surrogate pair"}
 _MODES: dict[int, Mode] = {
     pb.ANSWER_MODE_FORCED: "forced",
@@ -107,6 +111,8 @@ def _check_question(question: pb.Question, path: str, session_id: str, served: S
         raise invalid(f"{path}.answer", "is given in mode FORCED alone")
     if question.answer:
         _check_answer(f"{path}.answer", question.answer, limit)
+    elif mode == "forced" and not served.answer_template_trained:
+        raise invalid(f"{path}.answer", _UNTRAINED)
     if question.refer_to.session_id not in {"", session_id}:
         raise invalid(f"{path}.refer_to.session_id", "is another session than the one asked")
 

@@ -146,6 +146,7 @@ def _description(served: ServerDescription) -> pb.DescribeServerResponse:
         has_judge=served.has_judge,
         threshold=served.threshold,
         answer_template=served.answer_template,
+        answer_template_trained=served.answer_template_trained,
         language_engine=served.language_engine,
         vision_engine=served.vision_engine,
     )

@@ -41,6 +41,7 @@ DESCRIPTION = ServerDescription(
     has_judge=True,
     threshold=0.5,
     answer_template="It is [SEG].",
+    answer_template_trained=True,
     language_engine="scripted",
     vision_engine="scripted",
 )

@@ -309,7 +309,9 @@ class Question(_message.Message):
     answer_mode: Global___AnswerMode.ValueType
     """UNSPECIFIED: FORCED when an answer is given, else the model's default mode."""
     answer: _builtins.str
-    """FORCED only: the answer's words with "[SEG]" exactly once. Empty: the model's template."""
+    """FORCED only: the answer's words with "[SEG]" exactly once. Empty: the model's template, where it was trained
+    (DescribeServerResponse.answer_template_trained); elsewhere INVALID_ARGUMENT.
+    """
     @_builtins.property
     def refer_to(self) -> Global___RoundReference:
         """An earlier round of the same session, whose mask the question is about."""
@@ -823,6 +825,7 @@ class DescribeServerResponse(_message.Message):
     ANSWER_TEMPLATE_FIELD_NUMBER: _builtins.int
     LANGUAGE_ENGINE_FIELD_NUMBER: _builtins.int
     VISION_ENGINE_FIELD_NUMBER: _builtins.int
+    ANSWER_TEMPLATE_TRAINED_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     model_version: _builtins.str
     model_digest: _builtins.str
@@ -836,6 +839,8 @@ class DescribeServerResponse(_message.Message):
     language_engine: _builtins.str
     """Engines in use, for example "onnxruntime/CPUExecutionProvider"."""
     vision_engine: _builtins.str
+    answer_template_trained: _builtins.bool
+    """False: the model was not trained on answer_template, and a question in mode FORCED must give its answer."""
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     @_builtins.property
@@ -862,10 +867,11 @@ class DescribeServerResponse(_message.Message):
         answer_template: _builtins.str = ...,
         language_engine: _builtins.str = ...,
         vision_engine: _builtins.str = ...,
+        answer_template_trained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_modes", b"answer_modes", "answer_template", b"answer_template", "correction_policies", b"correction_policies", "default_answer_mode", b"default_answer_mode", "has_judge", b"has_judge", "intended_use", b"intended_use", "language_engine", b"language_engine", "limits", b"limits", "mask_encodings", b"mask_encodings", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "server_version", b"server_version", "threshold", b"threshold", "vision_engine", b"vision_engine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_modes", b"answer_modes", "answer_template", b"answer_template", "answer_template_trained", b"answer_template_trained", "correction_policies", b"correction_policies", "default_answer_mode", b"default_answer_mode", "has_judge", b"has_judge", "intended_use", b"intended_use", "language_engine", b"language_engine", "limits", b"limits", "mask_encodings", b"mask_encodings", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "server_version", b"server_version", "threshold", b"threshold", "vision_engine", b"vision_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

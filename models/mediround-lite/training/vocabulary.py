@@ -62,7 +62,9 @@ def prompt_form(path: Path) -> PromptTemplate:
         ),
         tokens=tokens,
         judge=JudgeSpec(present=True),
-        answers=AnswerSpec(default_mode="free", template="It is [SEG].", tail=questions.TAIL),
+        answers=AnswerSpec(
+            default_mode="free", template="It is [SEG].", template_trained=False, tail=questions.TAIL
+        ),
         storage="fp16",
         source={},
         files={},

@@ -24,7 +24,7 @@ def manifest(**changes: object) -> Manifest:
         },
         "tokens": {"bos": 1, "eos": 2, "seg": 3, "bbox": 4, "crop": 5, "image": 2**21},
         "judge": {"present": True, "threshold": 0.6},
-        "answers": {"default_mode": "forced", "template": "It is [SEG].", "tail": ".", "max_new_tokens": 8},
+        "answers": {"default_mode": "forced", "template_trained": True, "max_new_tokens": 8},
         "storage": "fp32",
         "source": {},
         "files": dict.fromkeys(REQUIRED_FILES, "0" * 64),

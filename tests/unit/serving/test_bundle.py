@@ -196,6 +196,11 @@ def test_nothing_else_may_lie_where_vllm_reads(directory: Path) -> None:
         ({"answers": {"default_mode": "free", "template": "It is."}}, r"answers\.template.*exactly once"),
         ({"answers": {"default_mode": "free", "template": "[SEG] [SEG]"}}, r"answers\.template.*exactly once"),
         ({"answers": {"default_mode": "free", "template": "[INST] [SEG]"}}, r"answers\.template.*only marker"),
+        ({"answers": {"default_mode": "free"}}, r"answers\.template_trained: Field required"),
+        (
+            {"answers": {"default_mode": "forced", "template_trained": False}},
+            "needs a trained template",
+        ),
     ],
 )
 def test_a_manifest_that_does_not_fit(directory: Path, change: dict[str, object], message: str) -> None:

@@ -86,6 +86,16 @@ def test_a_forced_answer_holds_one_seg(form: PromptTemplate, answer: str) -> Non
     assert caught.value.field == "answer"
 
 
+def test_a_template_that_was_not_trained_answers_nothing() -> None:
+    answers = manifest().answers.model_copy(update={"default_mode": "free", "template_trained": False})
+    form = PromptTemplate(manifest(answers=answers.model_dump()), Characters())
+    with pytest.raises(InvalidInput, match=r"must be given.*FREE or GRAMMAR") as caught:
+        form.turn(forced("Where?"), first=True)
+    assert caught.value.field == "answer"
+    assert form.turn(forced("Where?", "It is [SEG]."), first=True).answer == "It is [SEG]."
+    assert not form.turn(free("Where?"), first=True).forced
+
+
 def test_the_limit_counts_the_expanded_image_and_the_answer(form: PromptTemplate) -> None:
     form.check_length(range(397), max_new_tokens=0)
     with pytest.raises(InvalidInput, match="the limit is 400"):
