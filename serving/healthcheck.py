@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mediround import Tls
-from serving.rpc.settings import ADDRESS, Seconds, SettingsSection
+from serving.rpc.settings import PeerAddress, Seconds, SettingsSection, problems
 
 SERVES, DOES_NOT_SERVE, BAD_SETTINGS = 0, 1, 2
 
@@ -45,7 +44,7 @@ class ProbeSettings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    address: Annotated[str, Field(pattern=rf"^{ADDRESS}$")] = "127.0.0.1:50051"
+    address: PeerAddress = "127.0.0.1:50051"
     """HOST:PORT."""
     service: str = ""
     """The server as a whole, or ``language``: its language half."""
@@ -79,8 +78,7 @@ def main() -> int:
         settings = ProbeSettings(_cli_parse_args=True)
         answer = status(settings)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        print("python -m serving.healthcheck: " + "; ".join(problems), file=sys.stderr)
+        print(f"python -m serving.healthcheck: {problems(error)}", file=sys.stderr)
         return BAD_SETTINGS
     except OSError as error:
         print(f"python -m serving.healthcheck: {error}", file=sys.stderr)

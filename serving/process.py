@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from serving.logs import FORMATTERS
 from serving.rpc.server import ServerTls
-from serving.rpc.settings import ServerSettings, TlsSettings
+from serving.rpc.settings import ServerSettings, TlsSettings, problems
 from serving.runtime.tasks import wait_until_done
 from serving.telemetry.exposition import exposed
 from serving.telemetry.status import StatusBoard
@@ -42,8 +42,7 @@ def run(
     try:
         settings = settings_type(_cli_parse_args=True)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        print(f"{program}: " + "; ".join(problems), file=sys.stderr)
+        print(f"{program}: {problems(error)}", file=sys.stderr)
         return START_FAILED
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMATTERS[settings.log_format]())

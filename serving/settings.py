@@ -6,31 +6,67 @@ Does not build anything.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import ADDRESS, MIB, Positive, Seconds, ServerSettings, SettingsSection, is_loopback
+from serving.rpc.settings import (
+    MIB,
+    Bytes,
+    ListenAddress,
+    Positive,
+    Seconds,
+    ServerSettings,
+    SettingsSection,
+    SomeBytes,
+    is_loopback,
+    peer_address,
+)
 from serving.runtime.cpus import usable_cpus
 
 ONNX = "onnx"
 SLAB_BYTES = 256 * MIB
 
 
+def _language(text: str) -> str:
+    scheme, separator, servers = text.partition("://")
+    if text != ONNX and (scheme not in {"grpc", "grpcs"} or not separator):
+        raise ValueError(f"must be {ONNX}, or grpc://HOST:PORT[,HOST:PORT...], or grpcs:// with TLS")
+    for server in servers.split(",") if separator else ():
+        peer_address(server)
+    return text
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise ValueError("must be the number of a version, from 1")
+    return text
+
+
+def _vision(text: str) -> str:
+    scheme, separator, server = text.partition("://")
+    if text != ONNX and (scheme not in {"triton", "tritons"} or not separator):
+        raise ValueError(f"must be {ONNX}, or triton://HOST:PORT, or tritons:// with TLS")
+    if separator:
+        peer_address(server)
+    return text
+
+
 class LimitSettings(SettingsSection):
     """What one request, session or server may hold. Each is named in the error of whoever reaches it."""
 
-    max_image_bytes: Positive = 64 * MIB
-    max_image_pixels: Positive = 4096 * 4096
+    max_image_bytes: Bytes = 64 * MIB
+    max_image_pixels: Bytes = 4096 * 4096
     max_aspect_ratio: Positive = 20
     max_rounds: Positive = 32
     max_question_bytes: Positive = 2048
     max_sessions: Positive = 256
-    max_session_bytes: Positive = 2048 * MIB
+    max_session_bytes: Bytes = 2048 * MIB
     """Of all sessions together: images and masks."""
-    max_upload_bytes_held: Positive = 512 * MIB
+    max_upload_bytes_held: Bytes = 512 * MIB
     """Decoded images kept so that a caller may open again by content hash."""
     session_idle_timeout: Seconds = 1800.0
     max_concurrent_rounds: Positive = 512
@@ -73,8 +109,8 @@ class EngineSettings(SettingsSection):
     """What runs the halves that are in this process. cuda needs ``onnxruntime-gpu`` in place of ``onnxruntime``; a
     start without it, or without a GPU, is refused.
     """
-    embedding_bytes: Positive = 1024 * MIB
-    prefix_cache_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
+    embedding_bytes: Bytes = 1024 * MIB
+    prefix_cache_bytes: SomeBytes = 512 * MIB
     """Keys and values kept for later rounds of a dialogue; 0 keeps none. For ``--language onnx``."""
 
 
@@ -96,11 +132,11 @@ class PeerTlsSettings(SettingsSection):
 class TritonSettings(SettingsSection):
     """For ``--vision triton://``."""
 
-    version: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}$")] = "1"
+    version: Annotated[str, AfterValidator(_version)] = "1"
     """Of both models."""
     admin_key: SecretStr | None = None
     """What Triton wants to see before it maps memory: its --grpc-restricted-protocol. Better by environment."""
-    slab_bytes: Annotated[int, Field(ge=0)] | None = None
+    slab_bytes: SomeBytes | None = None
     """Of ``engines.embedding_bytes``, how many lie in memory that Triton maps; 0: all embeddings go by gRPC. By
     default 256 MiB when Triton is on loopback, else 0. Needs the same /dev/shm as Triton.
     """
@@ -115,9 +151,9 @@ class Settings(ServerSettings):
 
     model_config = SettingsConfigDict(env_prefix="MEDIROUND_", cli_prog_name="python -m serving")
 
-    listen: Annotated[str, Field(pattern=rf"^{ADDRESS}$")] = "127.0.0.1:50051"
+    listen: ListenAddress = "127.0.0.1:50051"
     """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one."""
-    language: Annotated[str, Field(pattern=rf"^({ONNX}|grpcs?://{ADDRESS}(,{ADDRESS})*)$")] = ONNX
+    language: Annotated[str, AfterValidator(_language)] = ONNX
     """The language half: ``onnx`` in this process, or servers of it (``python -m serving.llm``) as
     grpc://HOST:PORT[,HOST:PORT...], grpcs:// with TLS. Beyond loopback this needs grpcs:// or
     --allow-insecure-language.
@@ -126,7 +162,7 @@ class Settings(ServerSettings):
     """Reach language servers beyond loopback without TLS: anyone on the network can then read images."""
     language_tls: PeerTlsSettings = PeerTlsSettings()
     """For ``--language grpcs://``."""
-    vision: Annotated[str, Field(pattern=rf"^({ONNX}|tritons?://{ADDRESS})$")] = ONNX
+    vision: Annotated[str, AfterValidator(_vision)] = ONNX
     """The vision half: ``onnx`` in this process, or a Triton server as triton://HOST:PORT (its gRPC port), tritons://
     with TLS. Beyond loopback this needs tritons:// or --allow-insecure-vision.
     """

@@ -6,12 +6,12 @@ Does not build anything.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import ADDRESS, MIB, Positive, ServerSettings, SettingsSection
+from serving.rpc.settings import MIB, Bytes, ListenAddress, Positive, ServerSettings, SettingsSection, SomeBytes
 from serving.runtime.cpus import usable_cpus
 
 
@@ -22,7 +22,7 @@ class LimitSettings(SettingsSection):
     """Admitted at once, those that wait for the engine included; more are refused with a retry delay."""
     max_references: Positive = 64
     """Of one prompt. At least the rounds of a session (--limits.max-rounds of the orchestrator)."""
-    picture_bytes: Positive = 512 * MIB
+    picture_bytes: Bytes = 512 * MIB
     """Pixels held so that a dialogue's next rounds need not send them again."""
 
 
@@ -31,7 +31,7 @@ class OnnxSettings(SettingsSection):
 
     threads: Positive = Field(default_factory=usable_cpus)
     """Intra-op threads. By default the CPUs that this process may use: affinity and control group."""
-    prefix_cache_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
+    prefix_cache_bytes: SomeBytes = 512 * MIB
     """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
 
 
@@ -43,7 +43,7 @@ class VllmSettings(SettingsSection):
     """Requests in one step. A prompt takes one for each mask that is wanted at once."""
     max_queued: Positive = 256
     """Requests admitted, running or waiting; more are refused with a retry delay."""
-    kv_cache_bytes: Positive | None = None
+    kv_cache_bytes: Bytes | None = None
     """Of keys and values; by default what is left of the GPU's memory."""
     prefix_caching: bool = True
     chosen_rows: bool = False
@@ -57,7 +57,7 @@ class LanguageServerSettings(ServerSettings):
 
     model_config = SettingsConfigDict(env_prefix="MEDIROUND_LLM_", cli_prog_name="python -m serving.llm")
 
-    listen: Annotated[str, Field(pattern=rf"^{ADDRESS}$")] = "127.0.0.1:50061"
+    listen: ListenAddress = "127.0.0.1:50061"
     """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one. Whoever can
     connect speaks for every tenant: with --tls.client-ca, orchestrators alone.
     """

@@ -6,19 +6,57 @@ Knows what is safe to listen on. Does not know what is served, and builds nothin
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving.logs import Format
 
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=1 << 31)]
+Bytes = Annotated[int, Field(gt=0, lt=1 << 53)]
+SomeBytes = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""0: none."""
+Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600, allow_inf_nan=False)]
+"""Up to a year, so that every clock and every protocol below can hold it."""
 MIB = 1 << 20
-ADDRESS = r"(\[[0-9a-fA-F:]+\]|[^:\[\],/]+):\d{1,5}"
-"""``host:port``, as a pattern."""
+
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\[\],/\s]+):(\d{1,5})")
+_LAST_PORT = 65_535
+
+
+def listen_address(text: str) -> str:
+    """HOST:PORT to listen on; port 0 takes a free one. Raises ValueError."""
+    return _checked(text, first_port=0)
+
+
+def peer_address(text: str) -> str:
+    """HOST:PORT of a server. Raises ValueError."""
+    return _checked(text, first_port=1)
+
+
+def _checked(text: str, first_port: int) -> str:
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"must be HOST:PORT, an IPv6 host in brackets: {text!r} is not")
+    if not first_port <= int(found[1]) <= _LAST_PORT:
+        raise ValueError(f"must have a port from {first_port} to {_LAST_PORT}: {text!r} has not")
+    return text
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with settings, in one line: each field with its problem."""
+    found = (
+        f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg'].removeprefix('Value error, ')}"
+        for each in error.errors()
+    )
+    return "; ".join(found)
+
+
+ListenAddress = Annotated[str, AfterValidator(listen_address)]
+PeerAddress = Annotated[str, AfterValidator(peer_address)]
 
 
 class SettingsSection(BaseModel):
@@ -61,7 +99,7 @@ class ServerSettings(BaseSettings):
 
     bundle: Path
     """Directory of the model bundle."""
-    listen: Annotated[str, Field(pattern=rf"^{ADDRESS}$")]
+    listen: ListenAddress
     """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one."""
     allow_insecure_bind: bool = False
     """Listen beyond loopback without TLS: anyone on the network can then read images and masks."""
@@ -70,7 +108,7 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Format = "text"
     """text: words, then name=value. json: one object a line."""
-    metrics_listen: Annotated[str, Field(pattern=rf"^({ADDRESS})?$")] = ""
+    metrics_listen: Annotated[str, AfterValidator(lambda text: text and listen_address(text))] = ""
     """HOST:PORT of the metrics, and here of the status page; none without it. Port 0 takes a free one. Beyond
     loopback this needs --allow-open-metrics.
     """

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings
 
+from serving.healthcheck import ProbeSettings
+from serving.llm.settings import LanguageServerSettings
+from serving.rpc.settings import problems
 from serving.settings import Settings
 
 
@@ -73,6 +80,48 @@ def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
 def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
     with pytest.raises(ValidationError):
         parsed(*flags)
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen", "--language", "--vision"])
+@pytest.mark.parametrize("address", ["127.0.0.1:65536", "127.0.0.1:99999", "[::1]:70000", "127.0.0.1", "a:1\n"])
+def test_an_address_that_cannot_be_is_named_in_words(flag: str, address: str) -> None:
+    scheme = {"--language": "grpc://", "--vision": "triton://"}.get(flag, "")
+    with pytest.raises(ValidationError) as caught:
+        parsed(flag, scheme + address)
+    assert re.search(r"must have a port from [01] to 65535|must be HOST:PORT", problems(caught.value))
+
+
+def test_no_pattern_reaches_whoever_sets_something() -> None:
+    with pytest.raises(ValidationError) as caught:
+        parsed("--listen", "x", "--language", "http://a:1", "--vision", "triton:a", "--triton.version", "latest")
+    words = problems(caught.value)
+    assert "pattern" not in words
+    assert "Value error" not in words
+    assert words.startswith("listen: must be HOST:PORT")
+
+
+def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type]]:
+    """Flags of every number in the tree."""
+    for name, field in model.model_fields.items():
+        flag = f"{prefix}{name.replace('_', '-')}"
+        kinds = get_args(field.annotation) or (field.annotation,)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from numbers(field.annotation, flag + ".")
+        elif float in kinds or int in kinds:
+            yield f"--{flag}", float if float in kinds else int
+
+
+@pytest.mark.parametrize("tree", [Settings, LanguageServerSettings, ProbeSettings])
+def test_every_number_is_finite_and_in_bounds(tree: type[BaseSettings]) -> None:
+    flags = dict(numbers(tree))
+    assert float in flags.values()
+    bundle = [] if tree is ProbeSettings else ["--bundle", "x"]
+    for flag, kind in flags.items():
+        refused = ["-1", str(10**40)] + (["inf", "-inf", "nan", "0", "1e10"] if kind is float else [])
+        for number in refused:
+            with pytest.raises(ValidationError):
+                tree(_cli_parse_args=[*bundle, f"{flag}={number}"])
+                pytest.fail(f"{flag} {number}")
 
 
 def test_the_language_half_is_in_this_process_by_default() -> None:
