@@ -1,0 +1,43 @@
+"""A dialogue on one image, cell by cell: VS Code, PyCharm and Jupytext open this file as a notebook. As a program:
+
+python examples/notebook.py --server 127.0.0.1:50051 --image slice.png --out overlay.png
+"""
+
+# %% Connect
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mediround import Client
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT")
+parser.add_argument("--image", type=Path, default=Path("models/mediround-lite/slices/slice_z076.png"))
+parser.add_argument("--out", type=Path, default=Path("overlay.png"))
+given, _ = parser.parse_known_args()  # a notebook's kernel has arguments of its own
+
+client = Client(given.server)
+served = client.describe()
+print(f"{served.model_name} {served.model_version}: {served.intended_use}")
+
+# %% Open the image and ask
+session = client.open(given.image)
+first = session.ask("Segment the left thalamus.")
+print(f"{first.answer}  {first.area} pixels, score {first.score or 0:.2f}")
+
+# %% Ask about that mask
+second = session.ask("Segment the same structure on the other side.", refer_to=first)
+print(f"{second.answer}  {second.area} pixels, shown the box {second.reference and second.reference.box}")
+
+# %% Draw both: the first in blue, the second in red
+pixels = np.asarray(Image.open(given.image).convert("RGB")).astype(np.float32)  # (H, W, 3)
+for result, colour in ((first, (64, 128, 255)), (second, (255, 64, 64))):
+    if result.mask is not None:
+        pixels[result.mask] = 0.5 * pixels[result.mask] + 0.5 * np.array(colour, np.float32)
+Image.fromarray(pixels.astype(np.uint8)).save(given.out)
+
+# %% Close
+session.close()
+client.close()
