@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,10 @@ from PIL import Image
 
 from mediround import Unavailable, rle
 from mediround.testing import Answer, AskedQuestion, Reply, serve
+from tests.examples.conftest import BUNDLE, REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
-BUNDLE = REPOSITORY / "models" / "mediround-lite"
 SLICES = [BUNDLE / "slices" / name for name in ("slice_z070.png", "slice_z076.png")]
 FIRST = "Segment the left thalamus."
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serve(bundle=BUNDLE) as server:
-        yield server.address
 
 
 @pytest.fixture
