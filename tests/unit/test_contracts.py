@@ -16,8 +16,9 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OURS = ("serving", "exporters", "loadtest", "deploy", "demo", "benchmarks", "examples")
 ROOT_PACKAGES = {
-    **{name: ROOT / name for name in ("serving", "exporters", "loadtest", "deploy", "demo", "benchmarks")},
+    **{name: ROOT / name for name in OURS},
     "mediround": ROOT / "clients" / "mediround",
 }
 LIBRARIES_OF_EVERY_MODULE = {"numpy"}
@@ -35,6 +36,8 @@ PLANTED = [
     ("mediround.masks", "serving.domain", "from serving.domain import Mask"),
     ("mediround.rle", "mediround.client", "from mediround.client import Client"),
     ("mediround.client", "PIL", "import PIL"),
+    ("loadtest.driver", "mediround.testing.script", "from mediround.testing.script import Script"),
+    ("examples.fan_out", "serving.domain", "from serving.domain import Mask"),
 ]
 
 

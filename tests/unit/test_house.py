@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["serving", "exporters", "loadtest", "clients/mediround", "demo", "benchmarks", "deploy"]
+PACKAGES = ["serving", "exporters", "loadtest", "clients/mediround", "demo", "benchmarks", "deploy", "examples"]
 GENERATED = {"clients/mediround/v1", "serving/llm/v1"}
 
 
