@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -94,7 +95,14 @@ class Serving(Generic[S_co]):
         self._context.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> S_co:
-        return await asyncio.to_thread(self._context.__enter__)
+        entering = asyncio.ensure_future(asyncio.to_thread(self._context.__enter__))
+        try:
+            return await asyncio.shield(entering)
+        except asyncio.CancelledError:  # what was started must not outlive its task
+            await asyncio.wait([entering])
+            if not entering.exception():
+                await self.__aexit__(None, None, None)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,18 +149,16 @@ def serve(
 
 @contextmanager
 def _scripted(script: Script) -> Iterator[ScriptedServer]:
-    started, stop = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
+    started: Future[ScriptedServer] = Future()
+    stop, loop = asyncio.Event(), asyncio.new_event_loop()
     service = ScriptedService(script)
-    running: list[ScriptedServer] = []
 
     async def run() -> None:
         # Without so_reuseport two servers of parallel tests never share a port.
         server = grpc.aio.server(handlers=handlers(service), options=[("grpc.so_reuseport", 0)])
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        running.append(ScriptedServer(f"127.0.0.1:{port}", service))
-        started.set()
+        started.set_result(ScriptedServer(f"127.0.0.1:{port}", service))
         await stop.wait()
         await server.stop(0)
 
@@ -160,14 +166,16 @@ def _scripted(script: Script) -> Iterator[ScriptedServer]:
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
                 runner.run(run())
-        finally:
-            started.set()
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
 
     worker = threading.Thread(target=thread, name="mediround.testing", daemon=True)
     worker.start()
-    started.wait()
+    server = started.result()
     try:
-        yield running[0]
+        yield server
     finally:
         loop.call_soon_threadsafe(stop.set)
         worker.join()
