@@ -21,6 +21,8 @@ ENGINE ?=
 VISION ?=
 ## what loadtest does
 SCENARIO ?= loadtest/scenarios/interactive.toml
+## options of pytest for test: '-n 2 --dist loadgroup' runs two processes
+PYTEST_FLAGS ?=
 ## directory for what evaluate writes
 EVALUATION ?= build/evaluation
 ## images to build: orchestrator exporter language vision
@@ -126,7 +128,7 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 	  $(addprefix --metrics=,$(METRICS))
 
 test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
 	$(BIN)/ruff check .

@@ -1,12 +1,14 @@
 """Bundles for the tests: built by the exporters, once for each state of their sources.
 
 ``random_bundle`` is made of random weights, ``golden_bundle`` of the golden checkpoint in ``tests/parity/golden``.
+Several processes may run the tests at once (``-n 2 --dist loadgroup``): one of them builds what all need, and
+``GROUPS`` says which tests stay together.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,33 @@ from serving.bundle import Bundle, load_bundle
 REPOSITORY = Path(__file__).parent.parent
 BUILT = REPOSITORY / "build" / "test-bundles"
 GOLDEN = REPOSITORY / "tests" / "parity" / "golden"
+
+
+GROUPS = {
+    "tests/contract/test_language.py": "vllm",
+    "tests/contract/test_vllm.py": "vllm",
+    "tests/deploy/": "vllm",  # Prometheus; a process of it scrapes vLLM and Triton
+    "tests/llm/test_vllm_process.py": "vllm",
+    "tests/parity/": "vllm",
+    "tests/unit/llm/": "vllm",  # importing it takes as long as the tests
+    "tests/contract/test_vision.py": "triton",
+    "tests/triton/": "triton",
+    "tests/unit/runtime/test_slab.py": "triton",  # shared memory of this host: one sweeps what another left
+    "tests/loadtest/": "load",
+    "tests/service/test_load.py": "load",
+    "tests/unit/exporters/": "exporters",  # one checkpoint and its networks for all
+}
+"""Tests that one process of several runs, by the beginning of their path. Of the rest, each file is a group."""
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups when the same hook comes to it
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        path = item.path.relative_to(REPOSITORY).as_posix()
+        group = next((name for beginning, name in GROUPS.items() if path.startswith(beginning)), path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +89,9 @@ def installation() -> Installation:
 
 
 @pytest.fixture(scope="session")
-def random_repository(random_bundle: Bundle) -> Path:
+def random_repository(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The random bundle as Triton's model repository."""
-    return _repository(random_bundle)
+    return _repository(random_bundle, tmp_path_factory.mktemp("random"))
 
 
 @pytest.fixture(scope="session")
@@ -80,14 +109,15 @@ def golden_triton(
     installation: Installation, golden_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Triton]:
     """A real Triton that serves the golden bundle, under the published model's configurations."""
-    log = tmp_path_factory.mktemp("triton") / "triton.log"
-    with triton(_repository(golden_bundle), log, installation=installation) as server:
+    directory = tmp_path_factory.mktemp("golden")
+    with triton(
+        _repository(golden_bundle, directory), directory / "triton.log", installation=installation
+    ) as server:
         yield server
 
 
-def _repository(bundle: Bundle) -> Path:
-    out = BUILT / f"repository-{bundle.digest[:16]}"
-    shutil.rmtree(out, ignore_errors=True)
+def _repository(bundle: Bundle, directory: Path) -> Path:
+    out = directory / "repository"
     _exporters("repository", "--bundle", str(bundle.directory), "--out", str(out))
     return out
 
@@ -95,12 +125,13 @@ def _repository(bundle: Bundle) -> Path:
 def _built(name: str, key: str, source: Path | None = None, size: str = "tiny") -> Path:
     """The bundle's directory; it appears there only when it is complete."""
     directory = BUILT / f"{name}-{key[:16]}"
-    if not directory.is_dir():
-        BUILT.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=BUILT) as work:
-            checkpoint = source or _random_checkpoint(Path(work) / "checkpoint", size)
-            export_bundle(checkpoint, Path(work) / "bundle")
-            if not directory.is_dir():  # another run may have been faster
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be building it; then this one waits
+        if not directory.is_dir():
+            with tempfile.TemporaryDirectory(dir=BUILT) as work:
+                checkpoint = source or _random_checkpoint(Path(work) / "checkpoint", size)
+                export_bundle(checkpoint, Path(work) / "bundle")
                 (Path(work) / "bundle").rename(directory)
     return directory
 

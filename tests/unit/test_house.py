@@ -81,3 +81,15 @@ def test_every_package_says_what_it_is(package: str) -> None:
 
     assert packages
     assert all(ast.get_docstring(module) for module in packages)
+
+
+def test_two_participles_name_nothing_in_serving() -> None:
+    """``said`` and ``told`` stood for settings, results, log records and flags alike."""
+    found = [
+        f"{path}:{line} {name}"
+        for path, module in modules("serving").items()
+        for name, line in bound_names(module)
+        if name in {"said", "told"}
+    ]
+
+    assert found == []
