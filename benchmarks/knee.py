@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demo.stack import ONNX, TRITON, stack
-from loadtest.__main__ import INVALID, MET, MISSED
+from loadtest.commands import INVALID, MET, MISSED
 from loadtest.report.model import KneeReport, read
 from loadtest.server_process import Launched, free_port
 

@@ -1,4 +1,5 @@
-"""The larger commands of ``python -m exporters``: arguments in, what is printed out.
+"""The commands of ``python -m exporters``: arguments in, what is printed out.
 
-Begin with ``vision``. ``exporters.__main__`` alone imports this package; commands do not know one another.
+Begin with ``vision``. ``exporters.__main__`` alone imports them, each when it is asked for; commands do not
+know one another.
 """

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,6 +17,7 @@ from exporters.compare.golden import read_golden
 from exporters.compare.json_report import as_json
 from exporters.compare.parity import ParityReport, Tolerance, replay_with
 from exporters.errors import SourceError
+from exporters.stdout import logs_on_stderr
 from serving.bundle import Bundle, load_bundle
 from serving.engines import SharedMemory, local_vision, providers, remote_vision, shared_memory
 from serving.llm.onnx import OnnxLanguage
@@ -35,9 +35,7 @@ TRITON_SECONDS = 60.0
 _CACHE_BYTES = 1 << 28
 
 
-def add(commands: Any) -> None:
-    """``commands``: what ``add_subparsers`` returns, a private type of argparse."""
-    parser = commands.add_parser("parity", help="replay recorded dialogues; JSON report, exit 1 beyond tolerance")
+def parity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--golden", type=Path, required=True, help="a directory in the golden form")
     parser.add_argument("--threads", type=int, default=usable_cpus())
@@ -61,7 +59,8 @@ def add(commands: Any) -> None:
 def _parity(given: argparse.Namespace) -> int:
     bundle, settings = load_bundle(given.bundle), _settings(given)
     try:
-        report = asyncio.run(_replay(bundle, settings, given))
+        with logs_on_stderr():
+            report = asyncio.run(_replay(bundle, settings, given))
     except (ProviderError, OSError) as error:  # of engines, certificates, shared memory
         raise SourceError(str(error)) from error
     print(as_json(report.json()))  # the report is what this command is for

@@ -15,6 +15,7 @@ from exporters.compare import drift, recorded_inputs
 from exporters.compare.json_report import as_json
 from exporters.errors import SourceError
 from exporters.progress import timed
+from exporters.stdout import logs_on_stderr
 from exporters.tensorrt.build import Builder, BuildPaths, build_plans, check_plans
 from exporters.tensorrt.compiler import Compiler, EngineUnavailableError
 from exporters.tensorrt.gpu import Gpu, find_gpu
@@ -23,23 +24,9 @@ from serving.bundle import load_bundle
 from serving.runtime.cpus import usable_cpus
 
 MIB = 1 << 20
-Commands = Any
-"""What ``add_subparsers`` returns: a private type of argparse."""
 
 
-def add(commands: Commands) -> None:
-    """Both commands, beside the others."""
-    _vision_arguments(
-        commands.add_parser(
-            "vision", help="a bundle whose image half computes in another precision; exit 1: not close enough"
-        )
-    )
-    _tensorrt_arguments(
-        commands.add_parser("tensorrt", help="TensorRT plans of a bundle's image half, in a model repository")
-    )
-
-
-def _vision_arguments(parser: argparse.ArgumentParser) -> None:
+def vision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="the float32 bundle")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), required=True)
     parser.add_argument(
@@ -67,13 +54,14 @@ def _vision(given: argparse.Namespace) -> int:
     questions = recorded_inputs.ask(bundle, dialogues, given.threads)
     limits = drift.DriftLimits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
     comparison = drift.Comparison(questions, limits, given.threads)
-    verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
+    with logs_on_stderr():
+        verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
     print(as_json(verdict.json()))  # the report is what this command is for
     progress("nothing written: not close enough" if verdict.problems else f"wrote {given.out}")
     return 1 if verdict.problems else 0
 
 
-def _tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
+def tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="what to build; not with --check")
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), help="refuse a bundle that computes in another"

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from exporters.__main__ import main
 from exporters.cli import vision
-from exporters.tensorrt.build import Builder, Places, build_plans
+from exporters.tensorrt.build import Builder, BuildPaths, build_plans
 from exporters.tensorrt.compiler import Compiler
 from exporters.tensorrt.gpu import Gpu
 from serving.bundle import Bundle
@@ -131,7 +131,7 @@ def check(random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     gpu = Gpu("9.0")
     built_with = Builder(Compiler(TensorRt()), gpu)
     main(["repository", "--bundle", str(random_bundle.directory), "--out", str(tmp_path / "models")])
-    build_plans(random_bundle, Places(tmp_path / "models", tmp_path / "plans"), built_with, lambda _: None)
+    build_plans(random_bundle, BuildPaths(tmp_path / "models", tmp_path / "plans"), built_with, lambda _: None)
     command = COMPOSE["services"]["plans-check"]["command"]
     mounted = COMPOSE["services"]["plans-check"]["volumes"][0].split(":")[-2]
     ours = [word.replace(mounted, str(tmp_path / "models")) for word in command]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import INTERRUPTED, INVALID, MET, MISSED, NOT_RUN, main
+from loadtest.__main__ import main
+from loadtest.commands import INTERRUPTED, INVALID, MET, MISSED, NOT_RUN
 from loadtest.report.model import FILE, PAGE, Report, read
 from loadtest.server_process import free_port
 from tests.conftest import REPOSITORY

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.__main__ import MET, MISSED, main
+from loadtest.__main__ import main
+from loadtest.commands import MET, MISSED
 from loadtest.report.model import FILE, PAGE, KneeReport, Report, ReportError, read
 from tests.loadtest.scripted import ScriptedServer
 from tests.loadtest.threads import EXPOSED, SCENARIO, beside, exposing, scripted

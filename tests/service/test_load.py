@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loadtest.__main__ import MET, main
+from loadtest.__main__ import main
+from loadtest.commands import MET
 from loadtest.report.model import Report, read
 from loadtest.server_process import free_port, launched
 from serving.bundle import Bundle
