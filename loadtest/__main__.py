@@ -107,13 +107,13 @@ def _positive(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("is a number above 0")
+        raise argparse.ArgumentTypeError("must be a number above 0")
     return value
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError("is a whole number from 0, below 2**32")
+        raise argparse.ArgumentTypeError("must be a whole number from 0, below 2**32")
     return int(text)
 
 

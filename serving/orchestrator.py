@@ -112,7 +112,10 @@ class Orchestrator:
         refer to this one.
         """
         if correction.policy is CorrectionPolicy.REFERENCED:
-            raise InvalidInput("correction.policy", "REFERENCED needs a dialogue known in advance")
+            raise InvalidInput(
+                "correction.policy",
+                "must be ALWAYS or OFF for a single round: REFERENCED needs a dialogue known in advance",
+            )
         async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
             # To its end: to the gate, work that is left early is not done.
             [result] = [each async for each in results]
@@ -169,11 +172,11 @@ class Orchestrator:
 
     def _check(self, first: int, questions: Sequence[Question]) -> None:
         if first + len(questions) > self.max_rounds:
-            words = f"a session holds at most {self.max_rounds} rounds; open a new one"
+            words = f"a session may hold at most {self.max_rounds} rounds; open a new one"
             raise InvalidQuestion(None, "", words)
         for position, question in enumerate(questions):
             if question.refer_to is not None and not 0 <= question.refer_to < first + position:
-                words = f"round {question.refer_to} does not exist before round {first + position}"
+                words = f"must be the index of a round before round {first + position}; it is {question.refer_to}"
                 raise InvalidQuestion(position, "refer_to", words)
 
     def _turns(self, session: Session, questions: Sequence[Question]) -> list[Turn]:

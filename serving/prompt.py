@@ -85,8 +85,8 @@ class PromptTemplate:
             raise InvalidQuestion(
                 None,
                 "",
-                f"the dialogue would hold {length} tokens and an answer of up to {max_new_tokens}; "
-                f"the limit is {limit}: open a new session",
+                f"the dialogue ({length} tokens) and its answer (up to {max_new_tokens}) must fit {limit} tokens: "
+                "open a new session",
             )
 
     def _instruction(self, *, first: bool) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ class Tokenizer:
         """
         ids = tuple(self._pieces.encode(text)) if text else ()
         if not self._reserved.isdisjoint(ids):
-            raise InvalidInput("text", "holds words that this model reserves; rephrase it")
+            raise InvalidInput("text", "must not hold words that this model reserves; rephrase it")
         return ids
 
     def decode(self, ids: tuple[int, ...]) -> str:

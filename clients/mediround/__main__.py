@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _concurrency(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_CONCURRENCY:
-        raise argparse.ArgumentTypeError(f"is a number from 1 to {_MAX_CONCURRENCY}")
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MAX_CONCURRENCY}")
     return int(text)
 
 

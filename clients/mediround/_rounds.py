@@ -95,7 +95,7 @@ def segment_request(
 
 def _question(session_id: str, asked: Round, path: str) -> pb.Question:
     if asked.mode not in _MODES:
-        raise _refused(f"{path}.answer_mode", f"is one of {', '.join(filter(None, _MODES))}, or None")
+        raise _refused(f"{path}.answer_mode", f"must be one of {', '.join(filter(None, _MODES))}, or None")
     return pb.Question(
         text=_text(asked.question, f"{path}.text"),
         refer_to=_reference(session_id, asked.refer_to, f"{path}.refer_to"),
@@ -110,23 +110,23 @@ def _reference(session_id: str, refer_to: RoundResult | int | None, path: str) -
             return None
         case RoundResult():
             if refer_to.session_id != session_id:
-                raise _refused(path, "is a result of another session: ask in the session that it came from")
+                raise _refused(path, "must be a result of this session: ask in the session that it came from")
             return pb.RoundReference(round=refer_to.index, session_id=session_id)
         case index:
             if not 0 <= index < 1 << 32:
-                raise _refused(path, "is the zero-based index of an earlier round")
+                raise _refused(path, "must be the index of an earlier round, counted from 0")
             return pb.RoundReference(round=index)
 
 
 def _correction(policy: str, threshold: float | None) -> pb.Correction:
     if policy not in _POLICIES:
-        raise _refused("correction.policy", f"is one of {', '.join(_POLICIES)}")
+        raise _refused("correction.policy", f"must be one of {', '.join(_POLICIES)}")
     return pb.Correction(policy=_POLICIES[policy], threshold=threshold)
 
 
 def _priority(priority: str) -> pb.Priority.ValueType:
     if priority not in _PRIORITIES:
-        raise _refused("priority", f"is one of {', '.join(_PRIORITIES)}")
+        raise _refused("priority", f"must be one of {', '.join(_PRIORITIES)}")
     return _PRIORITIES[priority]
 
 
@@ -134,7 +134,7 @@ def _text(words: str, path: str) -> str:
     try:
         words.encode()
     except UnicodeEncodeError:
-        raise _refused(path, "is not valid Unicode: it holds half of a surrogate pair") from None
+        raise _refused(path, "must be valid Unicode: it holds half of a surrogate pair") from None
     return words
 
 

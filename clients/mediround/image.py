@@ -80,29 +80,31 @@ def upload(image: ImageSource) -> Upload:
         case _ if _is_pil(image):
             return _pil(image)
         case _:
-            raise _refused(f"a {type(image).__name__} is no image: pass a path, bytes, an array or a PIL image")
+            raise _refused(f"must be a path, bytes, an array or a PIL image, not a {type(image).__name__}")
 
 
 def _encoded(payload: bytes) -> Upload:
     if not payload:
-        raise _refused("the file is empty")
+        raise _refused("the file must not be empty")
     digest = hashlib.sha256(payload).digest()
     return Upload(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=digest), payload)
 
 
 def _array(image: npt.NDArray[Any]) -> Upload:
     if isinstance(image, np.ma.MaskedArray):
-        raise _refused("a masked array: hidden pixels have no value; fill them, for example image.filled(0)")
+        raise _refused(
+            "must not be a masked array: hidden pixels have no value; fill them, for example image.filled(0)"
+        )
     pixels = np.asarray(image)  # numpy's own: a subclass's methods may give other bytes than it holds
     if pixels.dtype != np.uint8:
-        raise _refused(f"an array of {pixels.dtype}; {_WINDOWING}")
+        raise _refused(f"must be an array of uint8, not of {pixels.dtype}; {_WINDOWING}")
     match pixels.shape:
         case (height, width) if height and width:
             return _raw(height, width, 1, pixels.tobytes())
         case (height, width, 3) if height and width:
             return _raw(height, width, 3, pixels.tobytes())
         case shape:
-            raise _refused(f"an array of shape {shape}; pass (H, W) or (H, W, 3) with RGB last")
+            raise _refused(f"must be an array of shape (H, W), or (H, W, 3) with RGB last, not {shape}")
 
 
 def _is_pil(image: object) -> TypeGuard[PilImage]:
@@ -119,9 +121,11 @@ def _pil(image: PilImage) -> Upload:
         case "RGB":
             return _raw(height, width, 3, image.tobytes())
         case "I" | "F" | "I;16" | "I;16L" | "I;16B" | "I;16N":
-            raise _refused(f"a PIL image of mode {image.mode}; {_WINDOWING}")
+            raise _refused(f"must be a PIL image of mode L or RGB, not {image.mode}; {_WINDOWING}")
         case mode:
-            raise _refused(f'a PIL image of mode {mode}; convert it, for example with image.convert("RGB")')
+            raise _refused(
+                f'must be a PIL image of mode L or RGB, not {mode}: convert it, as by image.convert("RGB")'
+            )
 
 
 def _raw(height: int, width: int, channels: int, payload: bytes) -> Upload:

@@ -89,7 +89,7 @@ def parse(item: object) -> Dialogue:
     if not isinstance(turns, list) or not turns:
         raise DataError("conversations is no list of turns")
     if len(turns) % 2:
-        raise DataError(f"conversations holds {len(turns)} turns; human and gpt turns come in pairs")
+        raise DataError(f"conversations holds {len(turns)} turns; human and gpt turns must come in pairs")
     parsed = [_round(turns[i], turns[i + 1], i) for i in range(0, len(turns), 2)]
     tokens, _ = _head(_value(turns[0], _HUMAN, 0), 0)
     return Dialogue(tokens[0][1], tuple(parsed))  # an image: the first round was parsed
@@ -104,7 +104,7 @@ def _round(human: object, gpt: object, number: int) -> AskedRound:
     if [name for name, _ in tokens] != expected:
         wanted = "".join(f"[{name}:path]" for name in expected) or "no bracket token"
         found = "".join(f"[{name}:…]" for name, _ in tokens) or "none"
-        raise DataError(f"turn {number}: begins with {found}; this turn takes {wanted}")
+        raise DataError(f"turn {number}: begins with {found}; it must begin with {wanted}")
     if not question:
         raise DataError(f"turn {number}: asks nothing")
     answer, target = _answer(_value(gpt, _GPT, number + 1), number + 1)
@@ -113,9 +113,9 @@ def _round(human: object, gpt: object, number: int) -> AskedRound:
 
 def _value(turn: object, speaker: str, number: int) -> str:
     if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
-        raise DataError(f"turn {number}: is not an object with a text as value")
+        raise DataError(f"turn {number}: must be an object with a text as value")
     if turn.get("from") != speaker:
-        raise DataError(f'turn {number}: is not from "{speaker}"; human and gpt alternate, human first')
+        raise DataError(f'turn {number}: is not from "{speaker}"; human and gpt must alternate, human first')
     return str(turn["value"])
 
 
@@ -132,7 +132,7 @@ def _answer(value: str, number: int) -> tuple[str, str]:
     """A gpt turn's words with ``[SEG]``, and its target's path."""
     targets = [path for name, path in _TOKEN.findall(value) if name == "MASK-DECODE"]
     if len(targets) != 1:
-        raise DataError(f"turn {number}: holds {len(targets)} [MASK-DECODE:path]; an answer has one target")
+        raise DataError(f"turn {number}: holds {len(targets)} [MASK-DECODE:path]; an answer must have one")
 
     def spoken(token: re.Match[str]) -> str:
         return {"MASK-DECODE": "[SEG]", "REF-DECODE": ""}.get(token[1], token[0])
@@ -153,7 +153,7 @@ def _reference(human: object, number: int) -> int | None:
     if referred is None:
         return None
     if not isinstance(referred, int) or isinstance(referred, bool):
-        raise DataError(f"turn {number}: ind is not a whole number")
+        raise DataError(f"turn {number}: ind must be a whole number")
     if not 0 <= referred < number // 2:
-        raise DataError(f"turn {number}: ind {referred} is out of range; it counts earlier rounds from 0")
+        raise DataError(f"turn {number}: ind {referred} must be the index of an earlier round, counted from 0")
     return referred

@@ -34,9 +34,9 @@ def encode(mask: Bits) -> bytes:
 def check(mask: Bits) -> None:
     """Raises ValueError for an array that is no mask: bool (H, W) without hidden values, with a pixel."""
     if isinstance(mask, np.ma.MaskedArray):
-        raise ValueError("a masked array is no mask: fill it first")  # one kind of error for a mask
+        raise ValueError("a mask must not be a masked array: fill it first")  # one kind of error for a mask
     if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
-        raise ValueError(f"a mask is bool (H, W) with a pixel, not {mask.dtype} {mask.shape}")
+        raise ValueError(f"a mask must be bool (H, W) with a pixel, not {mask.dtype} {mask.shape}")
 
 
 def decode(counts: bytes, height: int, width: int) -> Bits:

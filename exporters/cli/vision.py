@@ -111,5 +111,5 @@ def _module(runtime: str) -> Any:
 
 def _capability(text: str) -> str:
     if not re.fullmatch(r"\d{1,2}\.\d", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 9.0")
+        raise argparse.ArgumentTypeError(f"must be of the form 9.0, not {text!r}")
     return text

@@ -102,9 +102,9 @@ class AdmissionQueue:
         wait = (self._left(rate) + sum(before)) / rate
         retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if wait > self._max_wait[priority]:
-            raise Exhausted("more work waits than can be done soon", retry, Shed.QUEUE)
+            raise Exhausted("the queue is full: the expected wait exceeds the limit", retry, Shed.QUEUE)
         if allowed is not None and wait + cost > allowed:
-            raise Exhausted("the work that waits takes longer than the deadline allows", retry, Shed.DEADLINE)
+            raise Exhausted("the expected wait exceeds the deadline", retry, Shed.DEADLINE)
 
     def _left(self, rate: float) -> float:
         """Expected seconds of what is in progress that are still to be done, were all of it to share alike."""
@@ -139,7 +139,7 @@ class AdmissionQueue:
         while ticket := min(filter(self._may_begin, self._waiting), key=lambda t: t.tag, default=None):
             self._waiting.remove(ticket)
             if ticket.since < now and ticket.must_end is not None and now + ticket.cost > ticket.must_end:
-                late = Exhausted("the deadline is too near to begin", _RETRY_AT_LEAST, Shed.DEADLINE)
+                late = Exhausted("too little of the deadline is left to begin", _RETRY_AT_LEAST, Shed.DEADLINE)
                 ticket.turn.set_exception(late)
                 continue
             self._throughput.tick(now, busy=bool(self._working))

@@ -30,8 +30,7 @@ from serving.domain import U8
 from serving.errors import InvalidInput
 
 WINDOWING = (
-    "more than 8 bits a channel are not served yet; apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send "
-    "8 bits"
+    "must have at most 8 bits a channel: apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send 8 bits"
 )
 
 DICOM_ADVICE = (
@@ -74,14 +73,16 @@ class RawShape:
 def check_raw(shape: RawShape, limits: Limits) -> None:
     """Raises InvalidInput for a shape that is not served, before its bytes are there."""
     if shape.channels not in {1, 3}:
-        raise InvalidInput("header.raw.channels", "is 1 (grey) or 3 (RGB)")
+        raise InvalidInput("header.raw.channels", "must be 1 (grey) or 3 (RGB)")
     _check_size(shape.height, shape.width, limits)
 
 
 def rgb_of_pixels(payload: bytes, shape: RawShape) -> U8:
     """Raw pixels of a checked shape, as RGB uint8 (H, W, 3). Raises InvalidInput when their number differs."""
     if len(payload) != shape.nbytes:
-        raise InvalidInput("chunk", f"{len(payload)} bytes came; the header's shape has {shape.nbytes}")
+        raise InvalidInput(
+            "chunk", f"must hold the {shape.nbytes} bytes of the header's shape; {len(payload)} were sent"
+        )
     pixels = np.frombuffer(payload, np.uint8).reshape(shape.height, shape.width, shape.channels)
     return _frozen(np.broadcast_to(pixels, (shape.height, shape.width, 3)))
 
@@ -101,7 +102,7 @@ def rgb_of_file(payload: bytes, limits: Limits) -> U8:
             _check_whole(image, payload, limits)
             return _frozen(np.asarray(_opaque(image)))
     except UnidentifiedImageError:
-        raise InvalidInput(FIELD, "is not a PNG, JPEG or TIFF file that can be read") from None
+        raise InvalidInput(FIELD, "must be a PNG, JPEG or TIFF file") from None
     except _BOMB:
         raise _too_large(limits) from None
     except _MALFORMED as error:
@@ -113,7 +114,7 @@ def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
     """Refuse by what the file's headers say, sizes first: what comes last may decode the pixels."""
     _check_size(image.height, image.width, limits)
     if image.format == "MPO" or getattr(image, "is_animated", False):
-        raise InvalidInput(FIELD, "holds more than one frame; send each as an image of its own")
+        raise InvalidInput(FIELD, "must hold one frame; send each as an image of its own")
     if image.format == "PNG":
         _check_png(payload)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -121,9 +122,9 @@ def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
     if image.mode in _DEEP:
         raise InvalidInput(FIELD, WINDOWING)
     if image.mode not in _PLAIN | _WITH_ALPHA:
-        raise InvalidInput(FIELD, f"has colours of kind {image.mode}; convert it to grey or RGB")
+        raise InvalidInput(FIELD, f"must be grey or RGB; it is {image.mode}: convert it")
     if image.getexif().get(_ORIENTATION) in _TURNED:
-        raise InvalidInput(FIELD, "has an EXIF orientation; turn its pixels upright and remove the tag")
+        raise InvalidInput(FIELD, "must have no EXIF orientation; turn its pixels upright and remove the tag")
 
 
 def _check_whole(image: Image.Image, payload: bytes, limits: Limits) -> None:
@@ -162,7 +163,7 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
     if max(depths) > 8 or any(form != _UNSIGNED for form in formats):
         raise InvalidInput(FIELD, WINDOWING)
     if tags.get(_COMPRESSION, integrity.UNCOMPRESSED) not in integrity.COMPRESSIONS:
-        raise InvalidInput(FIELD, "is a TIFF whose compression is not served; save it with LZW, Deflate or none")
+        raise InvalidInput(FIELD, "must be a TIFF compressed by LZW, Deflate or not at all; save it so")
     # A tile may be larger than the image, and is decoded whole.
     if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > limits.max_image_pixels:
         raise _too_large(limits)
@@ -170,12 +171,13 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
 
 def _check_size(height: int, width: int, limits: Limits) -> None:
     if not height or not width:
-        raise InvalidInput(FIELD, "has no pixels")
+        raise InvalidInput(FIELD, "must have pixels")
     if height * width > limits.max_image_pixels:
         raise _too_large(limits)
     if max(height, width) > limits.max_aspect_ratio * min(height, width):
         raise InvalidInput(
-            FIELD, f"is {height}x{width}; the longer side may be {limits.max_aspect_ratio} times the shorter"
+            FIELD,
+            f"the longer side must be at most {limits.max_aspect_ratio} times the shorter; it is {height}x{width}",
         )
 
 
@@ -186,12 +188,12 @@ def _opaque(image: Image.Image) -> Image.Image:
     with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     lowest, _ = with_alpha.getchannel("A").getextrema()
     if lowest != 255:
-        raise InvalidInput(FIELD, "has transparent pixels; put it on a background first")
+        raise InvalidInput(FIELD, "must have no transparent pixels; put it on a background first")
     return with_alpha.convert("RGB")
 
 
 def _too_large(limits: Limits) -> InvalidInput:
-    return InvalidInput(FIELD, f"has more than {limits.max_image_pixels} pixels; scale it down")
+    return InvalidInput(FIELD, f"must have at most {limits.max_image_pixels} pixels; scale it down")
 
 
 def _frozen(pixels: U8) -> U8:

@@ -145,7 +145,7 @@ def _check_scans(payload: bytes) -> None:
                 if component in left:
                     left[component][first : last + 1] = [precision & 15] * (min(last, 63) + 1 - first)
     if scans > MAX_SCANS:
-        raise InvalidInput(FIELD, f"is a JPEG of more than {MAX_SCANS} scans; save it again")
+        raise InvalidInput(FIELD, f"must be a JPEG of at most {MAX_SCANS} scans; save it again")
     if not scans or any(any(bits) for bits in left.values()):
         raise InvalidInput(FIELD, "is a truncated JPEG: some of its scans are missing; send the original file")
 

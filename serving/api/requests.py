@@ -71,7 +71,7 @@ class RequestReader:
         _check_request(request.session_id, request.mask_encoding)
         limit = self.description.limits.max_rounds
         if not 1 <= len(request.questions) <= limit:
-            raise InvalidInput("questions", f"holds 1 to {limit} questions")
+            raise InvalidInput("questions", f"must hold 1 to {limit} questions")
         correction = self._correction(request.correction, default=CorrectionPolicy.REFERENCED)
         asked = enumerate(request.questions)
         with paths_in_dialogue():
@@ -80,7 +80,7 @@ class RequestReader:
     def priority(self, priority: pb.Priority.ValueType) -> Priority:
         """Raises InvalidInput."""
         if priority not in _PRIORITIES:
-            raise InvalidInput("priority", "is INTERACTIVE or BATCH")
+            raise InvalidInput("priority", "must be INTERACTIVE or BATCH")
         return _PRIORITIES[priority]
 
     def _question(self, question: pb.Question, position: int, session_id: str) -> Question:
@@ -95,12 +95,12 @@ class RequestReader:
         check_question(question.text, limit)
         mode = self._mode(question)
         if question.answer and mode is not AnswerMode.FORCED:
-            raise InvalidInput("answer", "is given in mode FORCED alone")
+            raise InvalidInput("answer", "may be set only in answer mode FORCED")
         if question.answer:
             check_answer(question.answer, limit)
         refer_to = question.refer_to.round if question.HasField("refer_to") else None
         if question.refer_to.session_id not in {"", session_id}:
-            raise InvalidInput("refer_to.session_id", "is another session than the one asked")
+            raise InvalidInput("refer_to.session_id", "must be empty or this session's id")
         return Question(question.text, refer_to, mode, question.answer)
 
     def _mode(self, question: pb.Question) -> AnswerMode:
@@ -108,7 +108,7 @@ class RequestReader:
             free = self.description.manifest.answers.default_mode == "free" and not question.answer
             return AnswerMode.FREE if free else AnswerMode.FORCED
         if question.answer_mode not in _MODES:
-            raise InvalidInput("answer_mode", "is FORCED, GRAMMAR or FREE")
+            raise InvalidInput("answer_mode", "must be FORCED, GRAMMAR or FREE")
         return _MODES[question.answer_mode]
 
     def _correction(self, correction: pb.Correction, default: CorrectionPolicy) -> Correction:
@@ -116,16 +116,16 @@ class RequestReader:
         if correction.HasField("threshold"):
             threshold = correction.threshold
         if not math.isfinite(threshold) or not 0 <= threshold <= 1:
-            raise InvalidInput("correction.threshold", "lies between 0 and 1")
+            raise InvalidInput("correction.threshold", "must be between 0 and 1")
         if correction.policy == pb.CORRECTION_POLICY_UNSPECIFIED:
             return Correction(default, threshold)
         if correction.policy not in _POLICIES:
-            raise InvalidInput("correction.policy", "is ALWAYS, REFERENCED or OFF")
+            raise InvalidInput("correction.policy", "must be ALWAYS, REFERENCED or OFF")
         return Correction(_POLICIES[correction.policy], threshold)
 
 
 def _check_request(session_id: str, encoding: pb.MaskEncoding.ValueType) -> None:
     if not session_id:
-        raise InvalidInput("session_id", "is empty; open a session first")
+        raise InvalidInput("session_id", "must not be empty; open a session first")
     if encoding not in pb.MaskEncoding.values():
-        raise InvalidInput("mask_encoding", "is COCO_RLE, PACKED_BITS or PNG")
+        raise InvalidInput("mask_encoding", "must be COCO_RLE, PACKED_BITS or PNG")

@@ -133,7 +133,7 @@ class SegmentationService(SegmentationServiceServicer):
         if not parcel.payload:
             cached = self._uploads.get(UploadKey(caller, parcel.promised, parcel.shape))
             if cached is None:
-                raise NotFound("the bytes of this content_sha256 are not held: send them")
+                raise NotFound("no image of this content_sha256 is held: its bytes must be sent")
             return parcel.promised, cached
         digest, rgb = await run_in_executor(self._orchestrator.opening_executor, partial(self._decoded, parcel))
         self._uploads.put(UploadKey(caller, digest, parcel.shape), rgb)

@@ -23,7 +23,7 @@ _REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "half of a surrogate p
 def check_question(text: str, max_bytes: int) -> None:
     """Raises InvalidInput (``text``) for words that the model must not or cannot be asked."""
     if not text.strip():
-        raise InvalidInput("text", "is empty")
+        raise InvalidInput("text", "must not be empty")
     _check_characters("text", text, max_bytes)
     _check_markers("text", text)
 
@@ -43,11 +43,11 @@ def _check_characters(field: str, text: str, max_bytes: int) -> None:
     # Half a surrogate pair has no UTF-8; it is counted here and named below.
     size = len(text.encode(errors="surrogatepass"))
     if size > max_bytes:
-        raise InvalidInput(field, f"holds {size} bytes of UTF-8; the limit is {max_bytes}")
+        raise InvalidInput(field, f"must hold at most {max_bytes} bytes of UTF-8; it holds {size}")
     for position, character in enumerate(text):
         refused = _REFUSED_CATEGORIES.get(unicodedata.category(character))
         if refused:
-            raise InvalidInput(field, f"holds {refused} (U+{ord(character):04X}) at position {position}")
+            raise InvalidInput(field, f"must not hold {refused} (U+{ord(character):04X} at position {position})")
 
 
 def _check_markers(field: str, text: str) -> None:
@@ -55,4 +55,4 @@ def _check_markers(field: str, text: str) -> None:
     folded = unicodedata.normalize("NFKC", text)
     for marker in MARKERS:
         if marker in text or marker in folded:
-            raise InvalidInput(field, f"holds the reserved marker {marker}; rephrase it")
+            raise InvalidInput(field, f"must not hold the reserved marker {marker}; rephrase it")

@@ -34,7 +34,7 @@ class ReceivedImage:
         """SHA-256 of the payload. Raises InvalidInput when the caller named another."""
         digest = hashlib.sha256(self.payload).digest()
         if self.promised and self.promised != digest:
-            raise InvalidInput("header.content_sha256", "is not the SHA-256 of the bytes that came")
+            raise InvalidInput("header.content_sha256", "must be the SHA-256 of the bytes sent")
         return digest
 
 
@@ -43,18 +43,20 @@ async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits
     header = await _header(messages)
     shape = _shape(header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
-        raise InvalidInput("header.content_sha256", f"has {_DIGEST_BYTES} bytes")
+        raise InvalidInput("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
     max_bytes = limits.max_image_bytes if shape is None else shape.nbytes
     payload = await _payload(messages, max_bytes)
     if not payload and not header.content_sha256:
-        raise InvalidInput("chunk", "neither bytes nor a content_sha256 came")
+        raise InvalidInput(
+            "chunk", "must be sent, or header.content_sha256 must name an image that the server holds"
+        )
     return ReceivedImage(shape, header.content_sha256, payload)
 
 
 async def _header(messages: AsyncIterator[pb.OpenSessionRequest]) -> pb.ImageHeader:
     first = await anext(messages, pb.OpenSessionRequest())
     if not first.HasField("header"):
-        raise InvalidInput("header", "comes first")
+        raise InvalidInput("header", "must be the first message")
     return first.header
 
 
@@ -62,11 +64,11 @@ async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], max_bytes: in
     payload = bytearray()
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
-            raise InvalidInput("header", "comes once; chunks follow it")
+            raise InvalidInput("header", "must be sent once, before any chunk")
         if len(message.chunk) > MAX_CHUNK_BYTES:
-            raise InvalidInput("chunk", f"holds at most {MAX_CHUNK_BYTES} bytes")
+            raise InvalidInput("chunk", f"must hold at most {MAX_CHUNK_BYTES} bytes")
         if len(payload) + len(message.chunk) > max_bytes:
-            raise InvalidInput("chunk", f"the image is larger than the {max_bytes} bytes allowed for it")
+            raise InvalidInput("chunk", f"all chunks together must hold at most {max_bytes} bytes")
         payload += message.chunk
     return bytes(payload)
 
@@ -78,16 +80,16 @@ def _shape(header: pb.ImageHeader, limits: Limits) -> RawShape | None:
         case "raw":
             return _raw_shape(header.raw, limits)
         case _:
-            raise InvalidInput("header.encoding", "is required: encoded or raw")
+            raise InvalidInput("header.encoding", "must be set: encoded or raw")
 
 
 def _raw_shape(raw: pb.RawPixels, limits: Limits) -> RawShape:
     if raw.pixel_type == pb.PIXEL_TYPE_UINT16:
         raise InvalidInput("header.raw.pixel_type", WINDOWING)
     if raw.pixel_type != pb.PIXEL_TYPE_UINT8:
-        raise InvalidInput("header.raw.pixel_type", "is UINT8")
+        raise InvalidInput("header.raw.pixel_type", "must be UINT8")
     shape = RawShape(raw.height, raw.width, raw.channels)
     check_raw(shape, limits)
     if shape.nbytes > limits.max_image_bytes:
-        raise InvalidInput("header.raw", f"has more than {limits.max_image_bytes} bytes; scale it down")
+        raise InvalidInput("header.raw", f"must have at most {limits.max_image_bytes} bytes; scale it down")
     return shape

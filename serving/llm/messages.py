@@ -93,22 +93,22 @@ class PromptReader:
     def _check_sizes(self, request: pb.CompleteRequest) -> None:
         limit = self.manifest.language.max_tokens
         if len(request.token_ids) > limit or request.max_new_tokens > limit:
-            raise InvalidInput("prompt.token_ids", f"the prompt and its answer hold more than {limit} tokens")
+            raise InvalidInput("prompt.token_ids", f"the prompt and its answer must hold at most {limit} tokens")
         if len(request.feature_positions) > len(request.token_ids):
-            raise InvalidInput("prompt.feature_positions", "are more than there are tokens")
+            raise InvalidInput("prompt.feature_positions", "must not be more than the prompt's tokens")
         if len(request.references) > self.max_references:
-            raise InvalidInput("prompt.references", f"a prompt holds at most {self.max_references}")
+            raise InvalidInput("prompt.references", f"must be at most {self.max_references}")
         for name in ("dialogue", "tenant"):
             if len(getattr(request, name)) > _MAX_NAME_BYTES:
-                raise InvalidInput(f"prompt.{name}", f"is longer than {_MAX_NAME_BYTES} characters")
+                raise InvalidInput(f"prompt.{name}", f"must hold at most {_MAX_NAME_BYTES} characters")
 
     def _sent(self, picture: pb.Picture, path: str) -> TowerImage:
         side = self.manifest.tower.side
         digest = _digest(picture, path)
         if len(picture.rgb) != side * side * 3:
-            raise InvalidInput(f"{path}.rgb", f"is not {side} x {side} pixels of 3 bytes")
+            raise InvalidInput(f"{path}.rgb", f"must be {side} x {side} pixels of 3 bytes")
         if hashlib.sha256(picture.rgb).hexdigest() != digest:
-            raise InvalidInput(f"{path}.sha256", "is not that of the pixels")
+            raise InvalidInput(f"{path}.sha256", "must be that of the pixels")
         return TowerImage(digest, np.frombuffer(picture.rgb, np.uint8).reshape(side, side, 3))
 
 
@@ -172,7 +172,7 @@ def completion(message: pb.Completion, length: int) -> Completion:
 
 def _digest(picture: pb.Picture, path: str) -> str:
     if len(picture.sha256) != hashlib.sha256().digest_size:
-        raise InvalidInput(f"{path}.sha256", "is not 32 bytes")
+        raise InvalidInput(f"{path}.sha256", "must be 32 bytes")
     return picture.sha256.hex()
 
 
@@ -191,7 +191,7 @@ def _feature(message: pb.SegFeature, length: int) -> SegFeature:
 def _reference(message: pb.Reference, crop: TowerImage, path: str) -> Reference:
     box = np.array(message.box, np.float32)
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise InvalidInput(f"{path}.box", "is not four finite numbers")
+        raise InvalidInput(f"{path}.box", "must be four finite numbers")
     return Reference(
         round=message.round,
         crop=crop,

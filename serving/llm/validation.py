@@ -33,7 +33,7 @@ def check_prompt(prompt: Prompt, manifest: Manifest) -> None:
     tokens, limit = manifest.tokens, manifest.language.max_tokens
     ids = np.asarray(prompt.token_ids, np.int64)
     if prompt.max_new_tokens < 0:
-        raise InvalidInput("prompt.max_new_tokens", "is negative")
+        raise InvalidInput("prompt.max_new_tokens", "must not be negative")
     length = prompt_length(prompt, manifest)
     if length + prompt.max_new_tokens > limit:
         raise InvalidInput(
@@ -41,7 +41,7 @@ def check_prompt(prompt: Prompt, manifest: Manifest) -> None:
             f"the prompt holds {length} tokens and an answer up to {prompt.max_new_tokens}; the limit is {limit}",
         )
     if np.any((ids != tokens.image) & ((ids < 0) | (ids >= manifest.language.vocabulary))):
-        raise InvalidInput("prompt.token_ids", f"an id lies outside 0..{manifest.language.vocabulary - 1}")
+        raise InvalidInput("prompt.token_ids", f"must lie within 0..{manifest.language.vocabulary - 1}")
     _check_count(ids, tokens.image, 1, "image")
     _check_count(ids, tokens.crop, len(prompt.references), "crop")
     _check_count(ids, tokens.bbox, len(prompt.references), "box")
@@ -55,7 +55,9 @@ def check_prompt(prompt: Prompt, manifest: Manifest) -> None:
 def _check_count(ids: npt.NDArray[np.int64], placeholder: int, expected: int, name: str) -> None:
     count = int(np.count_nonzero(ids == placeholder))
     if count != expected:
-        raise InvalidInput("prompt.token_ids", f"{count} {name} placeholders; exactly {expected} must stand there")
+        raise InvalidInput(
+            "prompt.token_ids", f"must hold exactly {expected} {name} placeholders; it holds {count}"
+        )
 
 
 def _check_positions(positions: Sequence[int], length: int) -> None:
@@ -67,7 +69,7 @@ def _check_positions(positions: Sequence[int], length: int) -> None:
 def _check_picture(picture: TowerImage, side: int, field: str) -> None:
     if picture.pixels.dtype != np.uint8 or picture.pixels.shape != (side, side, 3):
         raise InvalidInput(
-            field, f"is {picture.pixels.dtype} {picture.pixels.shape}; uint8 {(side, side, 3)} goes"
+            field, f"must be uint8 {(side, side, 3)}, not {picture.pixels.dtype} {picture.pixels.shape}"
         )
 
 

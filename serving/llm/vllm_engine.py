@@ -145,10 +145,10 @@ class VllmLanguage:
         if not self.alive:
             raise Unavailable("the language engine is closed or dead")
         if len(prompt.references) > self._options.max_references:
-            words = f"more than {self._options.max_references} references in a dialogue"
+            words = f"must be at most {self._options.max_references}"
             raise InvalidInput("prompt.references", words)
         if count > limit:
-            words = f"{count} answers at once; the language engine admits {limit}"
+            words = f"must be at most {limit} with the answer that is generated; there are {count}"
             raise InvalidInput("prompt.feature_positions", words)
         if self._admitted + count > limit:
             raise Exhausted(f"the language engine's queue is full ({limit} requests)")

@@ -157,6 +157,4 @@ def _parsed(parse: Parse, raw: bytes) -> Message:
     try:
         return parse(raw)
     except DecodeError:
-        raise InvalidInput(
-            "request", "is not a message of this contract, or holds text that is not UTF-8"
-        ) from None
+        raise InvalidInput("request", "must be a message of this contract, with text in UTF-8") from None

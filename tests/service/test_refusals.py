@@ -39,8 +39,8 @@ NAME = "John Doe 1970"
     [
         ("", "empty"),
         (" \u3000 ", "empty"),
-        ("x" * 65, "65 bytes of UTF-8; the limit is 64"),
-        ("ü" * 33, "66 bytes"),
+        ("x" * 65, "at most 64 bytes of UTF-8; it holds 65"),
+        ("ü" * 33, "it holds 66"),
         ("a\x00b", "U+0000"),
         ("a\nb", "U+000A"),
         ("a\x1b[31m", "U+001B"),
@@ -87,7 +87,7 @@ async def test_words_that_are_words(client: AsyncClient, question: str) -> None:
         ("It is [SEG] [INST].", "[INST]"),
         ("It</s> is [SEG].", "</s>"),
         ("It is\t[SEG].", "U+0009"),
-        ("It is [SEG]" + "." * 64, "the limit is 64"),
+        ("It is [SEG]" + "." * 64, "at most 64 bytes"),
     ],
 )
 async def test_answers_that_are_not_given(client: AsyncClient, answer: str, words: str) -> None:
@@ -184,7 +184,7 @@ async def test_too_many_rounds_in_a_session(client: AsyncClient) -> None:
 async def test_too_many_tokens(client: AsyncClient) -> None:
     async with client.open(picture()) as session:
         chain = [Round("x" * 64, refer_to=index - 1 if index else None) for index in range(6)]
-        with pytest.raises(InvalidArgument, match="the limit is 400") as caught:
+        with pytest.raises(InvalidArgument, match="must fit 400 tokens") as caught:
             [_ async for _ in session.segment(chain)]
         assert caught.value.violations[0].field == "questions"
         assert (await session.ask("Segment the liver.")).index == 0  # not one of its waves was read

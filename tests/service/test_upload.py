@@ -76,9 +76,9 @@ async def refused(stub: SegmentationServiceStub, messages: Iterable[pb.OpenSessi
         ([chunk(), header()], "header", "first"),
         ([header(), header(), chunk()], "header", "once"),
         ([header(), pb.OpenSessionRequest()], "header", "once"),
-        ([header(pb.ImageHeader())], "header.encoding", "required"),
-        ([header()], "chunk", "neither"),
-        ([header(), chunk(b"")], "chunk", "neither"),
+        ([header(pb.ImageHeader())], "header.encoding", "must be set"),
+        ([header()], "chunk", "must be sent"),
+        ([header(), chunk(b"")], "chunk", "must be sent"),
         ([header(), chunk(bytes(MIB + 1))], "chunk", "at most 1048576"),
         ([header(), *[chunk(bytes(MIB))] * 4], "chunk", "3145728"),
         ([header(), chunk(b"not an image")], "image", "PNG, JPEG or TIFF"),
@@ -90,16 +90,16 @@ async def refused(stub: SegmentationServiceStub, messages: Iterable[pb.OpenSessi
         (
             [header(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=DIGEST)), chunk(b"abd")],
             "header.content_sha256",
-            "not the SHA-256",
+            "must be the SHA-256",
         ),
-        ([raw(0, 4), chunk()], "image", "no pixels"),
-        ([raw(4, 0), chunk()], "image", "no pixels"),
-        ([raw(2**32 - 1, 2**32 - 1), chunk()], "image", "more than 1048576 pixels"),
-        ([raw(1024, 1024, 3), *[chunk(bytes(MIB))] * 4], "chunk", "larger than the 3145728"),
+        ([raw(0, 4), chunk()], "image", "must have pixels"),
+        ([raw(4, 0), chunk()], "image", "must have pixels"),
+        ([raw(2**32 - 1, 2**32 - 1), chunk()], "image", "at most 1048576 pixels"),
+        ([raw(1024, 1024, 3), *[chunk(bytes(MIB))] * 4], "chunk", "at most 3145728"),
         ([raw(1, 11), chunk(bytes(11))], "image", "longer side"),
         ([raw(2, 2, 2), chunk(bytes(8))], "header.raw.channels", "1 (grey) or 3"),
-        ([raw(2, 2, 1), chunk(bytes(3))], "chunk", "3 bytes came"),
-        ([raw(2, 2, 1), chunk(bytes(5))], "chunk", "4 bytes allowed"),
+        ([raw(2, 2, 1), chunk(bytes(3))], "chunk", "3 were sent"),
+        ([raw(2, 2, 1), chunk(bytes(5))], "chunk", "at most 4 bytes"),
         ([raw(2, 2, 1, pb.PIXEL_TYPE_UINT16), chunk(bytes(8))], "header.raw.pixel_type", "VOI LUT"),
         ([raw(2, 2, 1, pb.PIXEL_TYPE_UNSPECIFIED), chunk(bytes(4))], "header.raw.pixel_type", "UINT8"),
     ],
@@ -196,7 +196,7 @@ async def test_an_image_that_never_arrives(executor: Executor) -> None:
 async def test_a_large_upload_that_is_refused_at_once(client: AsyncClient) -> None:
     """The refusal arrives while chunks are still being written, and must not be lost."""
     for _ in range(20):
-        with pytest.raises(InvalidArgument, match="more than 1048576 pixels"):
+        with pytest.raises(InvalidArgument, match="at most 1048576 pixels"):
             await client.open(picture(2048, 2048))
 
 

@@ -89,10 +89,10 @@ def _read(root: Path, name: str, max_bytes: int) -> bytes:
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
-            raise PictureError(name, "leaves the root directory; paths are relative to --root")
+            raise PictureError(name, "must lie below --root; paths are relative to it")
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise PictureError(name, "is not a file")
+            raise PictureError(name, "must be a file")
         if found.st_size > max_bytes:
             raise PictureError(name, f"holds {found.st_size} bytes; the limit is {max_bytes}")
         return path.read_bytes()
@@ -109,20 +109,22 @@ def _size(name: str, payload: bytes, max_pixels: int) -> tuple[int, int]:
     with _opened(name, payload, ("PNG", "JPEG", "TIFF")) as image:
         width, height = image.size
     if height * width > max_pixels:
-        raise PictureError(name, f"is {height}x{width}; the server takes {max_pixels} pixels")
+        raise PictureError(name, f"is {height}x{width}; the server takes at most {max_pixels} pixels")
     return height, width
 
 
 def _mask(name: str, payload: bytes, height: int, width: int) -> Bits:
     with _opened(name, payload, ("PNG",)) as image:
         if image.size != (width, height):
-            raise PictureError(name, f"is {image.height}x{image.width}; its image is {height}x{width}")
+            raise PictureError(
+                name, f"is {image.height}x{image.width}; it must be as large as its image, {height}x{width}"
+            )
         if image.mode not in _MASK_MODES or "transparency" in image.info:
             raise PictureError(name, f"is of mode {image.mode}; save masks as 8-bit grey without transparency")
         grey = np.asarray(image.convert("L"))  # (H, W) uint8
     white: Bits = grey == _WHITE
     if not (white | (grey == 0)).all():
-        raise PictureError(name, "holds values other than 0 and 255; a mask is black and white")
+        raise PictureError(name, "must hold the values 0 and 255 alone: a mask is black and white")
     return white
 
 

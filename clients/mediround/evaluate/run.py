@@ -171,5 +171,5 @@ def _loaded(state: _State, index: int) -> Item:
     raw = state.items[index]
     dialogue = parse(raw)
     if len(dialogue.rounds) > state.max_rounds:
-        raise DataError(f"holds {len(dialogue.rounds)} rounds; the server takes {state.max_rounds}")
+        raise DataError(f"holds {len(dialogue.rounds)} rounds; the server takes at most {state.max_rounds}")
     return load(raw, dialogue, state.root.resolve(), state.limits)

@@ -127,7 +127,7 @@ def _parsed(kind: type[M], raw: bytes) -> M:
     try:
         return kind.FromString(raw)
     except DecodeError:
-        raise invalid("request", "is not a message of this contract, or holds text that is not UTF-8") from None
+        raise invalid("request", "must be a message of this contract, with text in UTF-8") from None
 
 
 def _bytes(message: Message) -> bytes:

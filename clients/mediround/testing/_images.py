@@ -17,8 +17,7 @@ from mediround.testing._rules import invalid
 from mediround.v1 import segmentation_pb2 as pb
 
 _WINDOWING = (
-    "more than 8 bits a channel are not served yet; apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send "
-    "8 bits"
+    "must have at most 8 bits a channel: apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send 8 bits"
 )
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _PNG, _JPEG, _TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", {b"II*\0": "<", b"MM\0*": ">"}
@@ -46,18 +45,20 @@ async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits
     """Read an opening's messages. Raises InvalidArgument."""
     first = await anext(messages, pb.OpenSessionRequest())
     if not first.HasField("header"):
-        raise invalid("header", "comes first")
+        raise invalid("header", "must be the first message")
     header, raw = first.header, _raw_shape(first.header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
-        raise invalid("header.content_sha256", f"has {_DIGEST_BYTES} bytes")
+        raise invalid("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
     payload = await _payload(messages, limits.max_image_bytes if raw is None else raw[0] * raw[1] * raw[2])
     if not payload:
         if not header.content_sha256:
-            raise invalid("chunk", "neither bytes nor a content_sha256 came")
+            raise invalid(
+                "chunk", "must be sent, or header.content_sha256 must name an image that the server holds"
+            )
         return ReceivedImage(header.content_sha256, raw, None)
     digest = hashlib.sha256(payload).digest()
     if header.content_sha256 not in {b"", digest}:
-        raise invalid("header.content_sha256", "is not the SHA-256 of the bytes that came")
+        raise invalid("header.content_sha256", "must be the SHA-256 of the bytes sent")
     return ReceivedImage(digest, raw, _size(payload, raw, limits))
 
 
@@ -65,11 +66,11 @@ async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], allowed: int)
     payload = bytearray()
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
-            raise invalid("header", "comes once; chunks follow it")
+            raise invalid("header", "must be sent once, before any chunk")
         if len(message.chunk) > CHUNK_BYTES:
-            raise invalid("chunk", f"holds at most {CHUNK_BYTES} bytes")
+            raise invalid("chunk", f"must hold at most {CHUNK_BYTES} bytes")
         if len(payload) + len(message.chunk) > allowed:
-            raise invalid("chunk", f"the image is larger than the {allowed} bytes allowed for it")
+            raise invalid("chunk", f"all chunks together must hold at most {allowed} bytes")
         payload += message.chunk
     return bytes(payload)
 
@@ -78,17 +79,17 @@ def _raw_shape(header: pb.ImageHeader, limits: Limits) -> tuple[int, int, int] |
     if header.WhichOneof("encoding") == "encoded":
         return None
     if header.WhichOneof("encoding") != "raw":
-        raise invalid("header.encoding", "is required: encoded or raw")
+        raise invalid("header.encoding", "must be set: encoded or raw")
     raw = header.raw
     if raw.pixel_type == pb.PIXEL_TYPE_UINT16:
         raise invalid("header.raw.pixel_type", _WINDOWING)
     if raw.pixel_type != pb.PIXEL_TYPE_UINT8:
-        raise invalid("header.raw.pixel_type", "is UINT8")
+        raise invalid("header.raw.pixel_type", "must be UINT8")
     if raw.channels not in {1, 3}:
-        raise invalid("header.raw.channels", "is 1 (grey) or 3 (RGB)")
+        raise invalid("header.raw.channels", "must be 1 (grey) or 3 (RGB)")
     _check_size(raw.height, raw.width, limits)
     if raw.height * raw.width * raw.channels > limits.max_image_bytes:
-        raise invalid("header.raw", f"has more than {limits.max_image_bytes} bytes; scale it down")
+        raise invalid("header.raw", f"must have at most {limits.max_image_bytes} bytes; scale it down")
     return raw.height, raw.width, raw.channels
 
 
@@ -96,7 +97,9 @@ def _size(payload: bytes, raw: tuple[int, int, int] | None, limits: Limits) -> t
     if raw is not None:
         expected = raw[0] * raw[1] * raw[2]
         if len(payload) != expected:
-            raise invalid("chunk", f"{len(payload)} bytes came; the header's shape has {expected}")
+            raise invalid(
+                "chunk", f"must hold the {expected} bytes of the header's shape; {len(payload)} were sent"
+            )
         return raw[0], raw[1]
     try:
         height, width = _file_size(payload)
@@ -108,11 +111,13 @@ def _size(payload: bytes, raw: tuple[int, int, int] | None, limits: Limits) -> t
 
 def _check_size(height: int, width: int, limits: Limits) -> None:
     if not height or not width:
-        raise invalid("image", "has no pixels")
+        raise invalid("image", "must have pixels")
     if height * width > limits.max_image_pixels:
-        raise invalid("image", f"has more than {limits.max_image_pixels} pixels; scale it down")
+        raise invalid("image", f"must have at most {limits.max_image_pixels} pixels; scale it down")
     if max(height, width) > limits.max_aspect_ratio * min(height, width):
-        words = f"is {height}x{width}; the longer side may be {limits.max_aspect_ratio} times the shorter"
+        words = (
+            f"the longer side must be at most {limits.max_aspect_ratio} times the shorter; it is {height}x{width}"
+        )
         raise invalid("image", words)
 
 
@@ -127,7 +132,7 @@ def _file_size(payload: bytes) -> tuple[int, int]:
         return _jpeg_size(payload)
     if payload[:4] in _TIFF:
         return _tiff_size(payload, _TIFF[payload[:4]])
-    raise invalid("image", "is not a PNG, JPEG or TIFF file that can be read")
+    raise invalid("image", "must be a PNG, JPEG or TIFF file")
 
 
 def _jpeg_size(payload: bytes) -> tuple[int, int]:

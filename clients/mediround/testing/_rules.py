@@ -46,7 +46,10 @@ def check_round(request: pb.AskRoundRequest, served: ServerDescription) -> None:
     _check_request(request.session_id, request.mask_encoding)
     _check_correction(request.correction)
     if request.correction.policy == pb.CORRECTION_POLICY_REFERENCED:
-        raise invalid("correction.policy", "REFERENCED needs a dialogue known in advance")
+        raise invalid(
+            "correction.policy",
+            "must be ALWAYS or OFF for a single round: REFERENCED needs a dialogue known in advance",
+        )
     _check_question(request.question, "question", request.session_id, served)
 
 
@@ -55,7 +58,7 @@ def check_dialogue(request: pb.SegmentDialogueRequest, served: ServerDescription
     _check_request(request.session_id, request.mask_encoding)
     limit = served.limits.max_rounds
     if not 1 <= len(request.questions) <= limit:
-        raise invalid("questions", f"holds 1 to {limit} questions")
+        raise invalid("questions", f"must hold 1 to {limit} questions")
     _check_correction(request.correction)
     for position, question in enumerate(request.questions):
         _check_question(question, f"questions[{position}]", request.session_id, served)
@@ -64,17 +67,17 @@ def check_dialogue(request: pb.SegmentDialogueRequest, served: ServerDescription
 def check_references(questions: list[pb.Question], first: int, max_rounds: int) -> None:
     """Questions against the rounds that their session has. Raises InvalidArgument."""
     if first + len(questions) > max_rounds:
-        raise invalid("questions", f"a session holds at most {max_rounds} rounds; open a new one")
+        raise invalid("questions", f"a session may hold at most {max_rounds} rounds; open a new one")
     for index, question in enumerate(questions, start=first):
         if question.HasField("refer_to") and question.refer_to.round >= index:
-            words = f"round {question.refer_to.round} does not exist before round {index}"
+            words = f"must be the index of a round before round {index}; it is {question.refer_to.round}"
             raise invalid(f"questions[{index - first}].refer_to", words)
 
 
 def priority_of(priority: pb.Priority.ValueType) -> Priority:
     """Raises InvalidArgument."""
     if priority not in _PRIORITIES:
-        raise invalid("priority", "is INTERACTIVE or BATCH")
+        raise invalid("priority", "must be INTERACTIVE or BATCH")
     return _PRIORITIES[priority]
 
 
@@ -83,24 +86,24 @@ def mode_of(question: pb.Question, path: str, served: ServerDescription) -> Mode
     if question.answer_mode == pb.ANSWER_MODE_UNSPECIFIED:
         return "free" if served.default_answer_mode == "free" and not question.answer else "forced"
     if question.answer_mode not in _MODES:
-        raise invalid(f"{path}.answer_mode", "is FORCED, GRAMMAR or FREE")
+        raise invalid(f"{path}.answer_mode", "must be FORCED, GRAMMAR or FREE")
     return _MODES[question.answer_mode]
 
 
 def _check_request(session_id: str, encoding: pb.MaskEncoding.ValueType) -> None:
     if not session_id:
-        raise invalid("session_id", "is empty; open a session first")
+        raise invalid("session_id", "must not be empty; open a session first")
     if encoding not in pb.MaskEncoding.values():
-        raise invalid("mask_encoding", "is COCO_RLE, PACKED_BITS or PNG")
+        raise invalid("mask_encoding", "must be COCO_RLE, PACKED_BITS or PNG")
 
 
 def _check_correction(correction: pb.Correction) -> None:
     if correction.HasField("threshold"):
         threshold = correction.threshold
         if not math.isfinite(threshold) or not 0 <= threshold <= 1:
-            raise invalid("correction.threshold", "lies between 0 and 1")
+            raise invalid("correction.threshold", "must be between 0 and 1")
     if correction.policy not in pb.CorrectionPolicy.values():
-        raise invalid("correction.policy", "is ALWAYS, REFERENCED or OFF")
+        raise invalid("correction.policy", "must be ALWAYS, REFERENCED or OFF")
 
 
 def _check_question(question: pb.Question, path: str, session_id: str, served: ServerDescription) -> None:
@@ -108,18 +111,18 @@ def _check_question(question: pb.Question, path: str, session_id: str, served: S
     _check_words(f"{path}.text", question.text, limit)
     mode = mode_of(question, path, served)
     if question.answer and mode != "forced":
-        raise invalid(f"{path}.answer", "is given in mode FORCED alone")
+        raise invalid(f"{path}.answer", "may be set only in answer mode FORCED")
     if question.answer:
         _check_answer(f"{path}.answer", question.answer, limit)
     elif mode == "forced" and not served.answer_template_trained:
         raise invalid(f"{path}.answer", _UNTRAINED)
     if question.refer_to.session_id not in {"", session_id}:
-        raise invalid(f"{path}.refer_to.session_id", "is another session than the one asked")
+        raise invalid(f"{path}.refer_to.session_id", "must be empty or this session's id")
 
 
 def _check_words(field: str, text: str, max_bytes: int) -> None:
     if not text.strip():
-        raise invalid(field, "is empty")
+        raise invalid(field, "must not be empty")
     _check_characters(field, text, max_bytes)
     _check_markers(field, text)
 
@@ -136,15 +139,15 @@ def _check_answer(field: str, text: str, max_bytes: int) -> None:
 def _check_characters(field: str, text: str, max_bytes: int) -> None:
     size = len(text.encode(errors="surrogatepass"))
     if size > max_bytes:
-        raise invalid(field, f"holds {size} bytes of UTF-8; the limit is {max_bytes}")
+        raise invalid(field, f"must hold at most {max_bytes} bytes of UTF-8; it holds {size}")
     for position, character in enumerate(text):
         refused = _REFUSED_CATEGORIES.get(unicodedata.category(character))
         if refused:
-            raise invalid(field, f"holds {refused} (U+{ord(character):04X}) at position {position}")
+            raise invalid(field, f"must not hold {refused} (U+{ord(character):04X} at position {position})")
 
 
 def _check_markers(field: str, text: str) -> None:
     folded = unicodedata.normalize("NFKC", text)
     for marker in _MARKERS:
         if marker in text or marker in folded:
-            raise invalid(field, f"holds the reserved marker {marker}; rephrase it")
+            raise invalid(field, f"must not hold the reserved marker {marker}; rephrase it")

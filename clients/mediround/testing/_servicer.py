@@ -94,7 +94,7 @@ class ScriptedService:
         if received.size is not None:
             self._held[key] = received.size
         if key not in self._held:
-            raise NotFound("the bytes of this content_sha256 are not held: send them")
+            raise NotFound("no image of this content_sha256 is held: its bytes must be sent")
         return self._held[key]
 
 

@@ -230,10 +230,10 @@ async def test_free_and_forced_rounds_mix_in_one_dialogue(serving: Stack) -> Non
 @pytest.mark.parametrize("refer_to", [0, 3])
 async def test_a_reference_to_a_round_that_does_not_exist(serving: Stack, refer_to: int) -> None:
     session = await serving.open()
-    with pytest.raises(InvalidQuestion, match=f"round {refer_to} does not exist") as caught:
+    with pytest.raises(InvalidQuestion, match=f"index of a round before round .; it is {refer_to}") as caught:
         await serving.orchestrator.ask(session, "me", forced(refer_to=refer_to), ALWAYS)
     assert (caught.value.position, caught.value.field) == (0, "refer_to")
-    with pytest.raises(InvalidQuestion, match="round 9 does not exist before round 1") as caught:
+    with pytest.raises(InvalidQuestion, match="must be the index of a round before round 1; it is 9") as caught:
         await serving.all(session, [forced(), forced(refer_to=9)])
     assert (caught.value.position, caught.value.field) == (1, "refer_to")
     assert not serving.language.script.calls
@@ -243,7 +243,7 @@ async def test_limits_are_named(serving: Stack) -> None:
     session = await serving.open()
     for questions, words in (
         (dialogue([None] * 13), "at most 12 rounds"),
-        ([forced("x" * 5000)], "the limit is 4000"),
+        ([forced("x" * 5000)], "must fit 4000 tokens"),
     ):
         with pytest.raises(InvalidQuestion, match=words) as caught:
             await serving.all(session, questions)

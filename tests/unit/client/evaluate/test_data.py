@@ -55,13 +55,13 @@ def test_the_key_is_of_the_content(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("../outside.png", "leaves the root"),
-        ("/etc/passwd", "leaves the root"),
-        ("link.png", "leaves the root"),
+        ("../outside.png", "must lie below --root"),
+        ("/etc/passwd", "must lie below --root"),
+        ("link.png", "must lie below --root"),
         ("circle.png", "cannot be read|is missing"),
         ("none.png", "is missing; is --root right"),
-        ("", "is not a file"),
-        ("pipe.png", "is not a file"),
+        ("", "must be a file"),
+        ("pipe.png", "must be a file"),
         ("a\0b.png", "cannot be read"),
         ("x" * 5000, "cannot be read"),
     ],
@@ -89,8 +89,8 @@ def bomb(height: int, width: int) -> bytes:
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (Image.fromarray(rectangle(48, 63)), "is 48x63; its image is 48x64"),
-        (Image.fromarray(rectangle().astype(np.uint8)), "values other than 0 and 255"),
+        (Image.fromarray(rectangle(48, 63)), "is 48x63; it must be as large as its image, 48x64"),
+        (Image.fromarray(rectangle().astype(np.uint8)), "must hold the values 0 and 255 alone"),
         (Image.new("RGBA", (64, 48)), "is of mode RGBA"),
         (Image.new("I;16", (64, 48)), "is of mode I;16"),
         (b"", "is no PNG file"),
@@ -113,7 +113,7 @@ def test_a_mask_that_is_none(root: Path, mask: Image.Image | bytes, words: str) 
     ("limits", "words"),
     [
         (PictureLimits(100, 1 << 20), "the limit is 100"),
-        (PictureLimits(1 << 20, 48 * 64 - 1), "the server takes 3071 pixels"),
+        (PictureLimits(1 << 20, 48 * 64 - 1), "the server takes at most 3071 pixels"),
     ],
 )
 def test_an_image_beyond_the_servers_limits(root: Path, limits: PictureLimits, words: str) -> None:
