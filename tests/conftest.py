@@ -37,6 +37,7 @@ GROUPS = {
     "tests/unit/runtime/test_slab.py": "triton",  # shared memory of this host: one sweeps what another left
     "tests/loadtest/": "load",
     "tests/service/test_load.py": "load",
+    "tests/examples/": "examples",  # one server for all
     "tests/unit/exporters/": "exporters",  # one checkpoint and its networks for all
 }
 """Tests that one process of several runs, by the beginning of their path. Of the rest, each file is a group."""

@@ -5,7 +5,9 @@
         second = session.ask("Segment the same structure on the other side.", refer_to=first)
         second.mask  # bool (H, W)
 
-``AsyncClient`` is the same, awaited. Errors: ``mediround.errors``.
+``AsyncClient`` is the same, awaited. ``help(RoundResult)`` says what a result holds, ``mediround.errors`` what to
+do about each error. ``mediround.testing`` has servers for your tests, ``mediround.evaluate`` measures masks. What
+begins with an underscore may change at any time. More: clients/README.md in the repository.
 """
 
 from mediround._description import Limits, ServerDescription
