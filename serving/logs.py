@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
 Value = float | str | None
 _FIELDS = "fields"
+_WARNINGS = logging.getLogger("py.warnings")
 
 
 def fields(**values: Value) -> dict[str, dict[str, Value]]:
@@ -46,6 +48,23 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def as_json(words: str) -> str:
+    """One object for words that are said before logging is set."""
+    return JsonFormatter().format(logging.LogRecord("serving", logging.ERROR, "", 0, words, None, None))
+
+
+def log_warning(  # noqa: PLR0917  # warnings.showwarning's signature
+    message: Warning | str,  # noqa: ARG001  # may quote what a library has read of an image
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001  # warnings.showwarning's
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """For ``warnings.showwarning``: its kind and place, as a line of the log."""
+    _WARNINGS.warning("%s at %s:%d", category.__name__, Path(filename).name, lineno)
 
 
 FORMATTERS: dict[Format, type[logging.Formatter]] = {"text": TextFormatter, "json": JsonFormatter}

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from pydantic import ValidationError
 
-from serving.logs import FORMATTERS
+from serving import stray_output
+from serving.logs import FORMATTERS, Format, as_json, log_warning
 from serving.rpc.server import ServerTls
 from serving.rpc.settings import ServerSettings, TlsSettings, problems
 from serving.runtime.tasks import wait_until_done
@@ -25,8 +28,10 @@ from serving.telemetry.status import StatusBoard
 
 S = TypeVar("S", bound=ServerSettings)
 
-START_FAILED = 2
+FAULT, START_FAILED = 1, 2
 LOG = logging.getLogger("serving")
+STRAY = logging.getLogger("stray")
+"""What libraries write to stdout and stderr past any logger."""
 
 
 def run(
@@ -37,23 +42,46 @@ def run(
 ) -> int:
     """The exit status: what ``serve`` returns, or 2 after one line that names the fix.
 
-    ``cannot_serve`` are the errors whose message is that line; any other is a fault of ours.
+    ``cannot_serve`` are the errors whose message is that line; any other is a fault of ours: logged, and status 1.
     """
     try:
         settings = settings_type(_cli_parse_args=True)
     except ValidationError as error:
-        print(f"{program}: {problems(error)}", file=sys.stderr)
+        words = f"{program}: {problems(error)}"
+        print(as_json(words) if _wants_json(settings_type) else words, file=sys.stderr)
         return START_FAILED
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(FORMATTERS[settings.log_format]())
-    logging.basicConfig(handlers=[handler])
-    # Ours alone: at debug level, libraries print what they read, names in an image's tags among it.
-    LOG.setLevel(settings.log_level.upper())
-    try:
-        return asyncio.run(serve(settings))
-    except cannot_serve as error:
-        LOG.error("cannot serve: %s", error)
-        return START_FAILED
+    with logging_set(settings.log_format, settings.log_level):
+        try:
+            return asyncio.run(serve(settings))
+        except cannot_serve as error:
+            LOG.error("cannot serve: %s", error)
+            return START_FAILED
+        except Exception:
+            LOG.exception("ended by a fault of ours")
+            return FAULT
+
+
+@contextmanager
+def logging_set(form: Format, level: str) -> Iterator[None]:
+    """Log to stderr while the block runs; in JSON, what libraries write there becomes objects, too."""
+    with stray_output.kept_stderr() as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(FORMATTERS[form]())
+        logging.basicConfig(handlers=[handler], force=True)
+        # Ours alone: at debug level, libraries print what they read, names in an image's tags among it.
+        LOG.setLevel(level.upper())
+        warnings.showwarning = log_warning
+        with stray_output.logged(STRAY) if form == "json" else nullcontext():
+            yield
+        handler.close()
+        logging.getLogger().removeHandler(handler)
+
+
+def _wants_json(settings_type: type[ServerSettings]) -> bool:
+    """Whether a start whose settings are refused was to log JSON."""
+    variable = f"{settings_type.model_config.get('env_prefix', '')}LOG_FORMAT"
+    flags = " ".join(sys.argv).replace("=", " ")
+    return "--log-format json" in flags or os.environ.get(variable) == "json"
 
 
 def stop_signal() -> asyncio.Event:
