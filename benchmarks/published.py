@@ -11,7 +11,6 @@ import asyncio
 import json
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +20,17 @@ import numpy as np
 
 from benchmarks.workload import Case, case, image, questions
 from loadtest.server_process import peak_memory
-from serving.admission.permits import OpenGate
-from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
+from serving.bundle import load_bundle
 from serving.domain import F32, AnswerMode, Correction, CorrectionPolicy, Question
-from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
-from serving.observer import NullObserver
+from serving.offline import offline
 from serving.orchestrator import Orchestrator
-from serving.prompt import PromptTemplate
-from serving.stores.sessions import MemorySessions
-from serving.tokenizer import Tokenizer
 from serving.vision.onnx import OnnxVision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from serving.ports import EmbeddingLease, Fill
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +94,9 @@ class Published:
 async def published(directory: Path, threads: int) -> AsyncIterator[Published]:
     bundle = load_bundle(directory)
     language, vision = OnnxLanguage(bundle, threads, cache_bytes=0), OnnxVision(bundle, threads)
-    with ThreadPoolExecutor(2) as executor:
-        yield Published(_orchestrator(bundle, language, vision, executor), language, vision)
-    await language.close()
-    await vision.close()
-
-
-def _orchestrator(
-    bundle: Bundle, language: OnnxLanguage, vision: OnnxVision, executor: ThreadPoolExecutor
-) -> Orchestrator:
-    manifest = bundle.manifest
-    return Orchestrator(
-        language=language,
-        vision=vision,
-        embeddings=NothingKept(manifest.image.embedding),
-        sessions=MemorySessions(max_sessions=64, max_bytes=GIB, idle_timeout_s=3600, clock=time.monotonic),
-        gate=OpenGate(),
-        observer=NullObserver(),
-        form=PromptTemplate(manifest, Tokenizer(bundle.path("tokenizer.model"), manifest.tokens)),
-        geometry=Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER)),
-        pixel_executor=executor,
-        opening_executor=executor,
-        max_rounds=64,
-    )
+    nothing = NothingKept(bundle.manifest.image.embedding)
+    async with offline(bundle, threads, language=language, vision=vision, embeddings=nothing) as orchestrator:
+        yield Published(orchestrator, language, vision)
 
 
 async def _main(directory: Path, threads: int, measured: Case, seeds: list[int]) -> None:

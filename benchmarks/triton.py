@@ -136,7 +136,7 @@ async def ways(bundle: Bundle, server: Server) -> AsyncIterator[list[Way]]:
 
 def _store(bundle: Bundle, slab: Slab | None = None) -> MemoryEmbeddings:
     image = bundle.manifest.image
-    return MemoryEmbeddings(8 * int(np.prod(image.embedding)) * 4, image.embedding, image.embedding_dtype, slab)
+    return MemoryEmbeddings.of(image, 8 * int(np.prod(image.embedding)) * 4, slab)
 
 
 async def measure(bundle: Bundle, server: Server, repeats: int, count: int) -> list[Row]:

@@ -28,7 +28,7 @@ from serving.api.image_cache import ImageCache
 from serving.api.limits import Limits
 from serving.api.server import LANGUAGE, VISION, Server
 from serving.api.service import SegmentationService
-from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle, BundleError, load_bundle
+from serving.bundle import Bundle, BundleError, load_bundle
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
 from serving.engines import Engines, RemoteHalf, SharedMemory, engines, shared_memory
 from serving.errors import Exhausted, ServingError, Unavailable
@@ -47,7 +47,6 @@ from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, Sources, StateCollector
 from serving.telemetry.recorder import MetricsRecorder
 from serving.telemetry.status import StatusBoard
-from serving.tokenizer import Tokenizer
 
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
@@ -66,13 +65,11 @@ class Stores:
 
 def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
     """All in this process's memory; embeddings first in ``slab``."""
-    limits, image = settings.limits, bundle.manifest.image
+    limits = settings.limits
     idle, clock = limits.session_idle_timeout, time.monotonic
     return Stores(
         sessions=MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock),
-        embeddings=MemoryEmbeddings(
-            settings.engines.embedding_bytes, image.embedding, image.embedding_dtype, slab
-        ),
+        embeddings=MemoryEmbeddings.of(bundle.manifest.image, settings.engines.embedding_bytes, slab),
         uploads=ImageCache(limits.max_upload_bytes_held, idle, clock),
     )
 
@@ -136,7 +133,6 @@ def orchestrator(
     openings: Executor,
 ) -> Orchestrator:
     """The orchestrator of these parts."""
-    manifest = bundle.manifest
     return Orchestrator(
         language=halves.language,
         vision=halves.vision,
@@ -144,8 +140,8 @@ def orchestrator(
         sessions=held.sessions,
         gate=gate,
         observer=observer,
-        form=PromptTemplate(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
-        geometry=Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER)),
+        form=PromptTemplate.of(bundle),
+        geometry=Geometry.of(bundle),
         pixel_executor=pixels,
         opening_executor=openings,
         max_rounds=settings.limits.max_rounds,

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from serving.bundle import ImageSpec, TowerSpec
+from serving.bundle import IMAGE_ENCODER, Bundle, ImageSpec, TowerSpec
 from serving.domain import F32, U8, Bits, EncoderImage, Mask, Rectangle, Reference, SourceImage, TowerImage
 
 FEW_PIXELS = 9
@@ -32,6 +32,12 @@ class Geometry:
     tower: TowerSpec
     encoder_digest: str
     """SHA-256 of the encoder's graph: embeddings of different encoders never share a key."""
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Geometry:
+        """As the bundle's engines take images."""
+        manifest = bundle.manifest
+        return cls(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER))
 
     def source_image(self, rgb: U8) -> SourceImage:
         """All that rounds need of an image, RGB uint8 (H, W, 3)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.bundle import SEG, Manifest, split_answer
+from serving.bundle import SEG, TOKENIZER, Bundle, Manifest, split_answer
 from serving.domain import AnswerMode, Question
 from serving.errors import InvalidInput, InvalidQuestion
 from serving.tokenizer import Tokenizer
@@ -45,6 +45,11 @@ class PromptTemplate:
 
     manifest: Manifest
     tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> PromptTemplate:
+        """As the bundle's tokenizer has it."""
+        return cls(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
 
     def turn(self, question: Question, *, first: bool) -> Turn:
         """The tokens of one question; ``first`` in its session.

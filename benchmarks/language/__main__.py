@@ -27,7 +27,6 @@ from benchmarks.language.dialogues import (
     forced,
     forced_prompts,
     free,
-    prompt_form,
 )
 from benchmarks.language.plain import PlainLanguage
 from benchmarks.language.rows import chosen_rows
@@ -64,7 +63,7 @@ class Bench:
 
     def __init__(self, bundle: Bundle, options: VllmOptions, given: argparse.Namespace) -> None:
         self.bundle, self.options, self.given = bundle, options, given
-        self.form = prompt_form(bundle)
+        self.form = PromptTemplate.of(bundle)
         self.rows: list[Row] = []
         self._next = 0
 

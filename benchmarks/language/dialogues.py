@@ -14,12 +14,11 @@ from typing import Literal
 import numpy as np
 
 from demo import slices
-from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
+from serving.bundle import Bundle
 from serving.domain import AnswerMode, Question, Reference, SourceImage
 from serving.geometry import Geometry, pack_mask
 from serving.ports import Completion, LanguageEngine, Prompt
 from serving.prompt import PromptTemplate, waves
-from serving.tokenizer import Tokenizer
 
 ROUNDS = 5
 Shape = Literal["star", "chain", "none"]
@@ -36,14 +35,9 @@ class BenchmarkDialogue:
     references: tuple[Reference | None, ...]
 
 
-def prompt_form(bundle: Bundle) -> PromptTemplate:
-    return PromptTemplate(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
-
-
 def dialogues(bundle: Bundle, directory: Path, count: int, first: int = 0) -> list[BenchmarkDialogue]:
     """``count`` dialogues of ROUNDS rounds, in turn. The image of number n is moved n pixels: nobody saw it."""
-    manifest = bundle.manifest
-    geometry = Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER))
+    geometry = Geometry.of(bundle)
     known = [dialogue for dialogue in slices.dialogues(directory) if len(dialogue.rounds) == ROUNDS]
     return [_dialogue(geometry, known[number % len(known)], number) for number in range(first, first + count)]
 
@@ -52,8 +46,7 @@ def shaped(  # noqa: PLR0917  # a series has these parts
     bundle: Bundle, directory: Path, shape: Shape, rounds: int, count: int, first: int
 ) -> list[BenchmarkDialogue]:
     """As ``dialogues``, of ``rounds`` rounds: the same questions again and again, references by ``shape``."""
-    manifest = bundle.manifest
-    geometry = Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER))
+    geometry = Geometry.of(bundle)
     known = list(slices.dialogues(directory))
     return [
         _dialogue(geometry, _reshaped(known[number % len(known)], shape, rounds), number)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.language.dialogues import BenchmarkDialogue, Shape, prompt_form, shaped, wave_prompts
+from benchmarks.language.dialogues import BenchmarkDialogue, Shape, shaped, wave_prompts
 from serving.bundle import Bundle
 from serving.domain import F32, AnswerMode, Question
 from serving.llm.vllm_engine import VllmLanguage
@@ -62,7 +62,7 @@ class RowsBench:
 
     def __init__(self, bundle: Bundle, slices: Path, count: int, repeats: int) -> None:
         self.bundle, self.slices, self.count, self.repeats = bundle, slices, count, repeats
-        self.form = prompt_form(bundle)
+        self.form = PromptTemplate.of(bundle)
         self._numbers = itertools.count(step=count)
 
     async def cost(self, engine: VllmLanguage, case: Case) -> Cost:

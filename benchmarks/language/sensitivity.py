@@ -51,9 +51,9 @@ class Moved:
 
 async def decode(bundle: Bundle, dialogues: Sequence[BenchmarkDialogue], features: Sequence[F32]) -> Decoded:
     """``features``: for each dialogue (rounds, 256). Correction as a live session has it."""
-    image, threshold = bundle.manifest.image, bundle.manifest.judge.threshold
+    threshold = bundle.manifest.judge.threshold
     vision = OnnxVision(bundle, threads=2)
-    embeddings = MemoryEmbeddings(1 << 27, image.embedding, image.embedding_dtype)
+    embeddings = MemoryEmbeddings.of(bundle.manifest.image, 1 << 27)
 
     async def one(dialogue: BenchmarkDialogue, raw: F32) -> DecodedMasks:
         encoder = dialogue.image.encoder

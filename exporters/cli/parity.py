@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from exporters.compare.golden import read_golden
 from exporters.compare.json_report import as_json
-from exporters.compare.parity import ParityReport, Tolerance, replay_with
+from exporters.compare.parity import ParityReport, Tolerance, replay
 from exporters.errors import SourceError
 from exporters.stdout import logs_on_stderr
 from serving.bundle import Bundle, load_bundle
@@ -86,7 +86,7 @@ async def _replay(bundle: Bundle, settings: Settings, given: argparse.Namespace)
         stack.push_async_callback(vision.close)
         if isinstance(vision, TritonVision):
             await _reached(vision)
-        return await replay_with(
+        return await replay(
             bundle, language, vision, read_golden(given.golden), tolerance, _embeddings(bundle, shared)
         )
 
@@ -109,5 +109,4 @@ def _embeddings(bundle: Bundle, shared: SharedMemory) -> MemoryEmbeddings | None
     """One store for all dialogues where embeddings lie in shared memory."""
     if shared.embeddings is None:
         return None
-    image = bundle.manifest.image
-    return MemoryEmbeddings(shared.embeddings.nbytes, image.embedding, image.embedding_dtype, shared.embeddings)
+    return MemoryEmbeddings.of(bundle.manifest.image, shared.embeddings.nbytes, shared.embeddings)

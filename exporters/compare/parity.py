@@ -7,7 +7,6 @@ given, all dialogues at once. Does not know how recordings lie on disk, nor prin
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -15,12 +14,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from exporters.compare.golden import IMAGE_PLACEHOLDER, RecordedDialogue, RecordedRound
-from serving.admission.permits import OpenGate
-from serving.bundle import IMAGE_ENCODER, TOKENIZER, Bundle
+from serving.bundle import Bundle
 from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, Session
 from serving.geometry import Geometry
-from serving.llm.onnx import OnnxLanguage
-from serving.observer import NullObserver
+from serving.offline import compose
 from serving.orchestrator import Orchestrator
 from serving.ports import (
     Completion,
@@ -32,10 +29,6 @@ from serving.ports import (
     VisionEngine,
 )
 from serving.prompt import PromptTemplate
-from serving.stores.embeddings import MemoryEmbeddings
-from serving.stores.sessions import MemorySessions
-from serving.tokenizer import Tokenizer
-from serving.vision.onnx import OnnxVision
 
 CALLER = "parity"
 
@@ -105,19 +98,7 @@ class _RecordedVision:
         return decoded
 
 
-async def replay(
-    bundle: Bundle, dialogues: Iterable[RecordedDialogue], tolerance: Tolerance, threads: int
-) -> ParityReport:
-    """As ``replay_with``, with ONNX engines made for it."""
-    language, vision = OnnxLanguage(bundle, threads, 1 << 28), OnnxVision(bundle, threads)
-    try:
-        return await replay_with(bundle, language, vision, dialogues, tolerance)
-    finally:
-        await language.close()
-        await vision.close()
-
-
-async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
+async def replay(  # noqa: PLR0917  # the fifth and sixth are given by name
     bundle: Bundle,
     language: LanguageEngine,
     vision: VisionEngine,
@@ -129,11 +110,12 @@ async def replay_with(  # noqa: PLR0917  # the fifth and sixth are given by name
 
     ``embeddings``: by default each dialogue has a store of its own.
     """
+    form, geometry = PromptTemplate.of(bundle), Geometry.of(bundle)
     with ThreadPoolExecutor(1) as executor:
 
         async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
             recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = offline_orchestrator(bundle, *recorded, executor, embeddings)
+            orchestrator = compose(form, geometry, *recorded, executor, embeddings=embeddings)
             return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
 
         found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
@@ -221,28 +203,3 @@ def _optional(actual: F32, expected: F32 | None) -> float | None:
 
 def _largest(actual: Sequence[float] | F32, expected: F32) -> float:
     return float(np.abs(np.asarray(actual) - expected).max())
-
-
-def offline_orchestrator(
-    bundle: Bundle,
-    language: LanguageEngine,
-    vision: VisionEngine,
-    executor: ThreadPoolExecutor,
-    embeddings: EmbeddingStore | None = None,
-) -> Orchestrator:
-    """One for a few dialogues; with stores of its own unless ``embeddings`` are given."""
-    manifest = bundle.manifest
-    image = manifest.image
-    return Orchestrator(
-        language=language,
-        vision=vision,
-        embeddings=embeddings or MemoryEmbeddings(1 << 26, image.embedding, image.embedding_dtype),
-        sessions=MemorySessions(4, 1 << 30, 3600, time.monotonic),
-        gate=OpenGate(),
-        observer=NullObserver(),
-        form=PromptTemplate(manifest, Tokenizer(bundle.path(TOKENIZER), manifest.tokens)),
-        geometry=Geometry(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER)),
-        pixel_executor=executor,
-        opening_executor=executor,
-        max_rounds=64,
-    )

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from exporters.compare.parity import offline_orchestrator
 from mediround.medseg import parse, read_items
 from serving.bundle import Bundle
 from serving.domain import F32, U8, AnswerMode, Correction, CorrectionPolicy, EncoderImage, Question
-from serving.llm.onnx import OnnxLanguage
+from serving.offline import offline
 from serving.ports import DecodedMasks, EmbeddingLease
 from serving.vision.onnx import OnnxVision
 
@@ -26,7 +24,6 @@ CALLER = "exporters"
 MADE_UP = 2
 """Dialogues about made-up images."""
 _SHADES = (40, 90, 140, 200)
-_CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +83,14 @@ def ask(bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int) -> lis
 
 
 async def _ask(bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int) -> list[DecodeInputs]:
-    language, vision = OnnxLanguage(bundle, threads, _CACHE_BYTES), _Remembering(OnnxVision(bundle, threads))
+    vision = _Remembering(OnnxVision(bundle, threads))
     correction = Correction(CorrectionPolicy.ALWAYS, bundle.manifest.judge.threshold)
-    try:
-        with ThreadPoolExecutor(1) as executor:
-            orchestrator = offline_orchestrator(bundle, language, vision, executor)
-            for dialogue in dialogues:
-                session = await orchestrator.open(CALLER, dialogue.rgb)
-                template = bundle.manifest.answers.template
-                questions = [
-                    Question(q.text, q.refer_to, q.mode, q.answer or template) for q in dialogue.questions
-                ]
-                async for _ in orchestrator.segment(session.session_id, CALLER, questions, correction):
-                    pass
-                await orchestrator.close(session.session_id, CALLER)
-    finally:
-        await language.close()
-        await vision.close()
+    async with offline(bundle, threads, vision=vision) as orchestrator:
+        for dialogue in dialogues:
+            session = await orchestrator.open(CALLER, dialogue.rgb)
+            async for _ in orchestrator.segment(session.session_id, CALLER, dialogue.questions, correction):
+                pass
+            await orchestrator.close(session.session_id, CALLER)
     return list(vision.asked.values())
 
 

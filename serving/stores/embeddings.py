@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import request_context
+from serving.bundle import ImageSpec
 from serving.domain import F32
 from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
@@ -65,6 +66,11 @@ class MemoryEmbeddings:
         self._leases: dict[EmbeddingLease, _Held] = {}
         self._count = 0  # buffers in use, cancelled fills that have yet to end included
         self._hits = self._misses = self._evictions = self._beside = self._moved = 0
+
+    @classmethod
+    def of(cls, image: ImageSpec, byte_budget: int, slab: Slab | None = None) -> MemoryEmbeddings:
+        """For embeddings as the model has them. Raises ValueError as the constructor does."""
+        return cls(byte_budget, image.embedding, image.embedding_dtype, slab)
 
     @property
     def stats(self) -> EmbeddingStats:

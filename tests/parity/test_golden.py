@@ -15,7 +15,7 @@ from demo.triton.server import Triton
 from exporters.__main__ import main
 from exporters.cli import parity
 from exporters.compare.golden import RecordedDialogue, read_golden
-from exporters.compare.parity import ParityReport, Tolerance, replay, replay_with
+from exporters.compare.parity import ParityReport, Tolerance, replay
 from serving.bundle import Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
@@ -35,7 +35,7 @@ def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directo
     if request.param == "triton":
         server: Triton = request.getfixturevalue("golden_triton")
         return asyncio.run(on_triton(golden_bundle, dialogues, server))
-    return asyncio.run(replay(golden_bundle, dialogues, Tolerance(), threads=2))
+    return asyncio.run(on_onnx(golden_bundle, dialogues))
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,21 @@ def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[ParityReport
     return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory))))
 
 
+async def on_onnx(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> ParityReport:
+    language, vision = OnnxLanguage(bundle, 2, 1 << 28), OnnxVision(bundle, 2)
+    report = await replay(bundle, language, vision, dialogues, Tolerance())
+    await language.close()
+    await vision.close()
+    return report
+
+
 async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tuple[ParityReport, ParityReport]:
     choosing = await VllmLanguage.start(bundle, replace(ON_CPU, chosen_rows=True))
     plain, vision = VllmLanguage(choosing._core, bundle.manifest, ON_CPU), OnnxVision(bundle, threads=2)
     started, reports = choosing.counts.requests, []
     for engine in (plain, choosing):
         language = Tenant(engine)
-        reports.append(await replay_with(bundle, language, vision, dialogues, Tolerance()))
+        reports.append(await replay(bundle, language, vision, dialogues, Tolerance()))
     await choosing.close()
     await vision.close()
     assert choosing.counts.requests - started < plain.counts.requests == len(reports[0].rounds)
@@ -79,8 +87,8 @@ async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], serve
     options = TritonOptions(admin_key=server.admin_key)
     language = OnnxLanguage(bundle, 2, 1 << 28)
     vision = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
-    store = MemoryEmbeddings(slab.nbytes, image.embedding, image.embedding_dtype, slab)
-    report = await replay_with(bundle, language, vision, dialogues, Tolerance(), store)
+    store = MemoryEmbeddings.of(image, slab.nbytes, slab)
+    report = await replay(bundle, language, vision, dialogues, Tolerance(), store)
     await language.close()
     await vision.close()
     slab.close()

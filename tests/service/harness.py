@@ -19,7 +19,7 @@ from serving.bundle import Manifest
 from serving.domain import U8, Priority
 from serving.geometry import Geometry
 from serving.observer import CompositeObserver, Observer
-from serving.orchestrator import Orchestrator
+from serving.offline import compose
 from serving.ports import Prompt
 from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
@@ -95,24 +95,24 @@ def stage(
     bounds = Limits(**(LIMITS | limits))
     language, vision = ScriptedLanguage(manifest, answer=_spoken), ScriptedVision(manifest)
     sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
-    embeddings = MemoryEmbeddings(1 << 26, manifest.image.embedding, np.float32)
+    embeddings = MemoryEmbeddings.of(manifest.image, 1 << 26)
     uploads = ImageCache(1 << 22, 3600.0, time.monotonic)
     expectations, registry = CostModel(), CollectorRegistry()
     observer = CompositeObserver(expectations, MetricsRecorder(registry))
     waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
     gate = AdmissionQueue(places, places, waits, expectations, time.monotonic)
     description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
-    orchestrator = Orchestrator(
-        language=language,
-        vision=vision,
+    orchestrator = compose(
+        PromptTemplate(manifest, CharacterTokenizer()),
+        Geometry(manifest.image, manifest.tower, "e" * 64),
+        language,
+        vision,
+        executor,
+        openings=openings,
         embeddings=embeddings,
         sessions=sessions,
         gate=gate,
         observer=observer,
-        form=PromptTemplate(manifest, CharacterTokenizer()),
-        geometry=Geometry(manifest.image, manifest.tower, "e" * 64),
-        pixel_executor=executor,
-        opening_executor=openings or executor,
         max_rounds=bounds.max_rounds,
     )
     service = SegmentationService(orchestrator, description, uploads, executor, observer)

@@ -101,7 +101,7 @@ async def stage(
     masks = mask_slab(bundle, MASK_SLOTS) if by_reference else None
     options = TritonOptions(admin_key=server.admin_key, patience=patience)
     engine = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
-    store = MemoryEmbeddings(places << 22, image.embedding, image.embedding_dtype, slab)
+    store = MemoryEmbeddings.of(image, places << 22, slab)
     client = InferenceServerClient(server.address)
     try:
         yield Stage(bundle, engine, store, slab, masks, server, client)

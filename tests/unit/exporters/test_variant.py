@@ -157,7 +157,7 @@ async def served(bundle: Bundle, asked: DecodeInputs) -> tuple[np.ndarray, list[
     """The embedding as it is kept, and all that is decoded on it."""
     image = bundle.manifest.image
     engine = OnnxVision(bundle, threads=2)
-    store = MemoryEmbeddings(1 << 24, image.embedding, image.embedding_dtype)
+    store = MemoryEmbeddings.of(image, 1 << 24)
     lease = await store.acquire(asked.image.key, lambda lease: engine.encode(asked.image, lease))
     decoded = [await engine.decode(lease, *batch) for batch in asked.batches]
     await engine.close()

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import request_context
-from serving.admission.permits import OpenGate
 from serving.domain import (
     F32,
     AnswerMode,
@@ -28,7 +27,7 @@ from serving.domain import (
 )
 from serving.errors import EngineFault, Exhausted, InvalidInput, InvalidQuestion, NotFound, PreconditionFailed
 from serving.geometry import Geometry
-from serving.observer import NullObserver
+from serving.offline import compose
 from serving.orchestrator import Orchestrator
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
 from serving.prompt import PromptTemplate, waves
@@ -81,20 +80,11 @@ class Stack:
 
 def stack(executor: ThreadPoolExecutor) -> Stack:
     language, vision = ScriptedLanguage(MANIFEST, generated), ScriptedVision(MANIFEST)
-    embeddings = MemoryEmbeddings(4 * 256 * 64 * 64 * 4, (256, 64, 64), np.float32)
+    embeddings = MemoryEmbeddings.of(MANIFEST.image, 4 * 256 * 64 * 64 * 4)
     sessions = MemorySessions(8, 1 << 26, 3600, time.monotonic)
-    orchestrator = Orchestrator(
-        language=language,
-        vision=vision,
-        embeddings=embeddings,
-        sessions=sessions,
-        gate=OpenGate(),
-        observer=NullObserver(),
-        form=PromptTemplate(MANIFEST, Characters()),
-        geometry=Geometry(MANIFEST.image, MANIFEST.tower, "encoder"),
-        pixel_executor=executor,
-        opening_executor=executor,
-        max_rounds=12,
+    form, geometry = PromptTemplate(MANIFEST, Characters()), Geometry(MANIFEST.image, MANIFEST.tower, "encoder")
+    orchestrator = compose(
+        form, geometry, language, vision, executor, embeddings=embeddings, sessions=sessions, max_rounds=12
     )
     return Stack(orchestrator, language, vision, embeddings, sessions)
 

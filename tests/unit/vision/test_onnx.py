@@ -118,7 +118,7 @@ class Overflown:
 async def test_an_embedding_that_is_not_finite_is_not_kept(random_bundle: Bundle) -> None:
     image = encoder_image(random_bundle.manifest, 1)
     spec = random_bundle.manifest.image
-    store = MemoryEmbeddings(1 << 26, spec.embedding, spec.embedding_dtype)
+    store = MemoryEmbeddings.of(spec, 1 << 26)
     engine = OnnxVision(random_bundle, threads=1, encoder=Overflown())
     with pytest.raises(EngineFault, match="image encoder's result is not finite"):
         await store.acquire(image.key, lambda lease: engine.encode(image, lease))
