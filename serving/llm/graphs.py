@@ -29,6 +29,10 @@ class Reading:
     past: Prefix
 
 
+LARGEST_TOWER_RUN = 4
+"""Images that go through the tower in one run: onnxruntime keeps for good the memory that its largest run took."""
+
+
 class LanguageGraphs:
     """Runs the graphs; blocks."""
 
@@ -84,7 +88,13 @@ class LanguageGraphs:
         if not distinct:
             return _at_least_one(embedded)
         pixels = np.stack([picture.normalised(self._manifest.tower) for picture in distinct.values()])
-        patch_tokens, crop_token = self._tower.run({"pixels": pixels}, stop)  # (N, n, hidden), (N, hidden)
+        parts = [
+            self._tower.run({"pixels": pixels[start : start + LARGEST_TOWER_RUN]}, stop)
+            for start in range(0, len(pixels), LARGEST_TOWER_RUN)
+        ]
+        patch_tokens, crop_token = (
+            np.concatenate(each) for each in zip(*parts, strict=True)
+        )  # (N, n, hidden), (N, hidden)
         self.tower_images += len(distinct)
         order = {digest: row for row, digest in enumerate(distinct)}
         pictured = np.array([order[pictures[index].digest] for index in media.pictures])  # (M,) rows of the N

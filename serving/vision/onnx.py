@@ -23,6 +23,9 @@ from serving.runtime.graph import CPU, Array, Graph
 from serving.runtime.worker import Stop, Worker
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 
+LARGEST_DECODE = 4
+"""Masks decoded in one run: onnxruntime keeps for good the memory that its largest run took."""
+
 
 @dataclass(frozen=True, slots=True)
 class VisionCounts:
@@ -108,14 +111,18 @@ class OnnxVision:
         check_finite(values)
 
     def _decode(self, values: F32, features: F32, thresholds: F32, stop: Stop) -> DecodedMasks:
-        feeds: dict[str, Array] = {
-            "image_embeddings": values[np.newaxis],  # (1, 256, 64, 64)
-            "seg_features": features[np.newaxis],  # (1, K, 256)
-            "threshold": thresholds[np.newaxis],  # (1, K)
-        }
-        logits, _, scores, corrected, decoded = self._decoder.run(feeds, stop)
+        parts = []
+        for start in range(0, len(features), LARGEST_DECODE):
+            part = slice(start, start + LARGEST_DECODE)
+            feeds: dict[str, Array] = {
+                "image_embeddings": values[np.newaxis],  # (1, 256, 64, 64)
+                "seg_features": features[np.newaxis, part],  # (1, k, 256)
+                "threshold": thresholds[np.newaxis, part],  # (1, k)
+            }
+            logits, _, scores, corrected, decoded = self._decoder.run(feeds, stop)
+            if not np.isfinite(logits).all() or (self._judged and not np.isfinite(scores).all()):
+                raise EngineFault("the mask decoder's result is not finite")
+            parts.append((logits[0], scores[0], corrected[0], decoded[0]))
         self._decodes += 1
         self._masks += len(features)
-        if not np.isfinite(logits).all() or (self._judged and not np.isfinite(scores).all()):
-            raise EngineFault("the mask decoder's result is not finite")
-        return DecodedMasks(logits[0], scores[0], corrected[0], decoded[0])
+        return DecodedMasks(*(np.concatenate(each) for each in zip(*parts, strict=True)))

@@ -12,9 +12,10 @@ import pytest
 from serving.bundle import Bundle, BundleError
 from serving.domain import F32
 from serving.errors import EngineFault
+from serving.runtime.graph import Graph
 from serving.runtime.worker import Stop
 from serving.stores.embeddings import MemoryEmbeddings
-from serving.vision.onnx import OnnxVision, VisionCounts
+from serving.vision.onnx import LARGEST_DECODE, OnnxVision, VisionCounts
 from tests.scripted.pictures import encoder_image
 
 
@@ -44,6 +45,30 @@ async def test_it_counts(engine: OnnxVision, random_bundle: Bundle) -> None:
     for count in (1, 3):
         await engine.decode(lease, features[:count], np.zeros(count, np.float32))
     assert engine.counts == VisionCounts(encodes=1, decodes=2, masks=4)
+
+
+async def test_a_large_batch_is_decoded_in_parts_as_each_mask_alone(
+    engine: OnnxVision, random_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What onnxruntime takes for its largest run it keeps: a dialogue of 32 rounds must not decide that."""
+    runs, run = [], Graph.run
+
+    def counted(graph: Graph, feeds: Mapping[str, np.ndarray], stop: Stop) -> tuple[np.ndarray, ...]:
+        runs.append(feeds["seg_features"].shape[1])
+        return run(graph, feeds, stop)
+
+    monkeypatch.setattr(Graph, "run", counted)
+    lease, count = place(random_bundle), 2 * LARGEST_DECODE + 1
+    await engine.encode(encoder_image(random_bundle.manifest, 1), lease)
+    features = np.random.default_rng(0).normal(size=(count, random_bundle.manifest.language.feature))
+    features, thresholds = features.astype(np.float32), np.linspace(0, 1, count, dtype=np.float32)
+    together = await engine.decode(lease, features, thresholds)
+    assert runs == [LARGEST_DECODE, LARGEST_DECODE, 1]
+    for k in range(count):
+        alone = await engine.decode(lease, features[k : k + 1], thresholds[k : k + 1])
+        np.testing.assert_allclose(together.logits[k], alone.logits[0], atol=1e-3)
+        np.testing.assert_allclose(together.scores[k], alone.scores[0], atol=1e-5)
+        assert together.corrected[k] == alone.corrected[0]
 
 
 async def test_the_embedding_is_written_without_a_copy(engine: OnnxVision, random_bundle: Bundle) -> None:
