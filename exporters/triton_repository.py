@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from exporters import hardlink
 from exporters.errors import SourceError
 from serving.bundle import EXTERNAL, IMAGE_ENCODER, MASK_DECODER, Bundle, ImageSpec
@@ -98,12 +101,15 @@ def read_limits(config: Path) -> BatchLimits:
     Raises:
         SourceError: it cannot be read, or states none.
     """
-    text = _read(config)
-    batch = re.search(r"^max_batch_size: (\d+)$", text, re.MULTILINE)
-    prompts = re.search(r'key: "max_prompts" value \{ string_value: "(\d+)" \}', text)
-    if batch is None:
+    found = _read(config)
+    if found.max_batch_size < 1:
         raise SourceError(f"{config}: no max_batch_size; write it with `python -m exporters repository`")
-    return BatchLimits(int(batch[1]), int(prompts[1]) if prompts else None)
+    prompts = _parameter(found, "max_prompts")
+    if prompts is not None and not prompts.isdecimal():
+        raise SourceError(
+            f"{config}: max_prompts must be a number; write it with `python -m exporters repository`"
+        )
+    return BatchLimits(found.max_batch_size, None if prompts is None else int(prompts))
 
 
 def read_digest(config: Path) -> str:
@@ -112,17 +118,21 @@ def read_digest(config: Path) -> str:
     Raises:
         SourceError: it cannot be read, or states none (that of the committed repository does not).
     """
-    digest = re.search(r'key: "graph_sha256" value \{ string_value: "([0-9a-f]{64})" \}', _read(config))
-    if digest is None:
+    digest = _parameter(_read(config), "graph_sha256")
+    if digest is None or not re.fullmatch("[0-9a-f]{64}", digest):
         raise SourceError(f"{config}: no graph_sha256; write it with `python -m exporters repository --bundle`")
-    return digest[1]
+    return digest
 
 
-def _read(config: Path) -> str:
+def _read(config: Path) -> model_config_pb2.ModelConfig:
     try:
-        return config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_format.Parse(config.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise SourceError(f"{config}: {error}; write it with `python -m exporters repository`") from error
+
+
+def _parameter(config: model_config_pb2.ModelConfig, name: str) -> str | None:
+    return config.parameters[name].string_value if name in config.parameters else None
 
 
 def _models(image: ImageSpec, feature: int) -> tuple[_Model, _Model]:

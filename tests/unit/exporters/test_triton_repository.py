@@ -1,4 +1,7 @@
-"""The committed configurations fit graphs of the published sizes; random weights will do."""
+"""The committed configurations fit graphs of the published sizes, and are read however they are laid out.
+
+Random weights will do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from exporters.triton_repository import published, write_repository
+from exporters.errors import SourceError
+from exporters.triton_repository import BatchLimits, published, read_digest, read_limits, write_repository
 from serving.bundle import Bundle
 from tests.conftest import REPOSITORY
 
@@ -58,3 +62,54 @@ def test_a_bundles_repository_is_the_committed_one_with_digests(vit_b_bundle: Bu
         graph = f"{model}.onnx"
         assert vit_b_bundle.manifest.files[graph] in (tmp_path / model / "config.pbtxt").read_text()
         assert (tmp_path / model / "1" / "model.onnx").stat().st_size == vit_b_bundle.path(graph).stat().st_size
+
+
+DIGEST = "0123456789abcdef" * 4
+CONFIG = f"""\
+name: "mask_decoder"
+max_batch_size: 16
+input {{ name: "seg_features" data_type: TYPE_FP32 dims: [ -1, 256 ] }}
+parameters {{ key: "max_prompts" value {{ string_value: "8" }} }}
+parameters {{ key: "graph_sha256" value {{ string_value: "{DIGEST}" }} }}
+"""
+LAYOUTS = {
+    "as it is written": CONFIG,
+    "in one line": " ".join(CONFIG.split()),
+    "spread out": re.sub(r"([{}:])", r" \1\n\t", CONFIG),
+    "with comments": re.sub("^", "# max_batch_size: 99, max_prompts: 99\n", CONFIG, flags=re.MULTILINE),
+    "with other quotes, colons and separators": CONFIG.replace('"', "'").replace(" {", ": {").replace(" }", " };"),
+    "parameters first": "".join(reversed(CONFIG.splitlines(keepends=True))),
+    "as protobuf prints it": text_format.MessageToString(
+        text_format.Parse(CONFIG, model_config_pb2.ModelConfig())
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_reads_the_same_however_it_is_laid_out(layout: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.pbtxt"
+    config.write_text(LAYOUTS[layout])
+    assert (layout == "as it is written") == (LAYOUTS[layout] == CONFIG)
+    assert read_limits(config) == BatchLimits(16, 8)
+    assert read_digest(config) == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no max_batch_size"),
+        ("# max_batch_size: 16", "no max_batch_size"),
+        ("max_batch_size: 16 max_prompts: 8", "max_prompts"),
+        ("max_batch_size: sixteen", "sixteen"),
+        (CONFIG.replace('"8"', '"eight"'), "max_prompts must be a number"),
+        (CONFIG.replace(DIGEST, DIGEST[1:]), "no graph_sha256"),
+        ("max_batch_size: 16", "no graph_sha256"),
+    ],
+)
+def test_what_is_no_configuration_of_ours_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.pbtxt"
+    config.write_text(text)
+    with pytest.raises(SourceError, match=words) as caught:
+        read_limits(config)
+        read_digest(config)
+    assert "exporters repository" in str(caught.value)
