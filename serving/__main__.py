@@ -68,7 +68,13 @@ def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
     limits = settings.limits
     idle, clock = limits.session_idle_timeout, time.monotonic
     return Stores(
-        sessions=MemorySessions(limits.max_sessions, limits.max_session_bytes, idle, clock),
+        sessions=MemorySessions(
+            limits.max_sessions,
+            limits.max_session_bytes,
+            idle,
+            clock,
+            give_way_after_s=limits.session_gives_way_after,
+        ),
         embeddings=MemoryEmbeddings.of(bundle.manifest.image, settings.engines.embedding_bytes, slab),
         uploads=ImageCache(limits.max_upload_bytes_held, idle, clock),
     )
@@ -150,7 +156,7 @@ def orchestrator(
 
 def description(bundle: Bundle, settings: Settings) -> ServerDescription:
     """What ``DescribeServer`` tells."""
-    own = {"max_session_bytes", "max_upload_bytes_held"}
+    own = {"max_session_bytes", "max_upload_bytes_held", "session_gives_way_after"}
     return ServerDescription(
         manifest=bundle.manifest,
         model_digest=bundle.digest,

@@ -69,6 +69,10 @@ class LimitSettings(SettingsSection):
     max_upload_bytes_held: Bytes = 512 * MIB
     """Decoded images kept so that a caller may open again by content hash."""
     session_idle_timeout: Seconds = 1800.0
+    session_gives_way_after: Seconds = 60.0
+    """Seconds without a request after which a session makes room for a new one when no more fit; the longest idle
+    first, the same caller's before others'. A caller's own of which nothing was asked yet gives way after 1 s.
+    """
     max_concurrent_rounds: Positive = 512
     """Requests held at once, in work and waiting; more are refused with RESOURCE_EXHAUSTED and a retry delay."""
     max_concurrent_uploads: Positive = 8

@@ -16,9 +16,12 @@ from itertools import takewhile
 from serving.domain import Round, Session
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Shed
 
-UNKNOWN = "no such session: it never was, it expired, or it is not yours"
+UNKNOWN = "no such session: it never was, it expired or gave way, or it is not yours; open a new one"
 CLOSED = "the session is closed; open a new one"
 FULL = "open sessions hold all the memory that this server gives them; close some"
+MOST = "sessions are open, the most that this server holds; close some"
+_UNASKED_SECONDS = 1.0
+"""A session of which nothing was asked holds no dialogue: its caller loses an upload, which may be held."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +45,14 @@ class MemorySessions:
         idle_timeout_s: float,
         clock: Callable[[], float],
         max_remembered: int = 10_000,
+        *,
+        give_way_after_s: float = 60.0,
     ) -> None:
-        """``clock`` gives seconds, never backwards; ``max_remembered``: closed ids known as such."""
+        """``clock`` gives seconds, never backwards; ``max_remembered``: closed ids known as such.
+
+        ``give_way_after_s``: idle for so long, a session makes room for another when the store is full.
+        """
+        self._give_way_after = min(give_way_after_s, idle_timeout_s)
         self._max_sessions, self._max_bytes, self._max_remembered = max_sessions, max_bytes, max_remembered
         self._idle_timeout, self._clock = idle_timeout_s, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
@@ -60,16 +69,17 @@ class MemorySessions:
         return self._nbytes
 
     async def create(self, session: Session) -> None:
-        """Raises Exhausted when a limit is reached, ValueError for an id that was used before."""
+        """Let idle sessions give way where a limit is reached.
+
+        Raises:
+            Exhausted: none may yet; when one may.
+            ValueError: the id was used before.
+        """
         self.sweep()
         if session.session_id in self._entries or session.session_id in self._closed:
             raise ValueError("this session id was used before")
         nbytes = _size(session)
-        if len(self._entries) >= self._max_sessions:
-            words = f"{self._max_sessions} sessions are open, the most that this server holds"
-            raise Exhausted(words, reason=Shed.SESSIONS)
-        if self._nbytes + nbytes > self._max_bytes:
-            raise Exhausted(FULL, reason=Shed.SESSIONS)
+        self._make_room(session.caller, nbytes, sessions=1)
         self._entries[session.session_id] = _Entry(session, nbytes, self._clock())
         self._nbytes += nbytes
 
@@ -101,8 +111,7 @@ class MemorySessions:
         if not entry.turn.locked() or len(session.rounds) != len(entry.session.rounds):
             raise ValueError("rounds are appended to the held session as it is now")
         added = sum(_round_size(finished) for finished in rounds)
-        if self._nbytes + added > self._max_bytes:
-            raise Exhausted(FULL, reason=Shed.SESSIONS)
+        self._make_room(session.caller, added, sessions=0)
         entry.session = replace(entry.session, rounds=(*entry.session.rounds, *rounds))
         entry.nbytes += added
         self._nbytes += added
@@ -139,6 +148,35 @@ class MemorySessions:
         expired = [key for key, entry in old if not entry.users]
         for key in expired:
             self._drop(key)
+
+    def _make_room(self, caller: str, nbytes: int, sessions: int) -> None:
+        """Let idle sessions give way until this fits: the caller's own first, then whoever was idle longest.
+
+        Raises:
+            Exhausted: too few may do so now; says when enough will. None has given way then.
+        """
+        now, chosen = self._clock(), list[str]()
+        ready = {
+            key: max(now, self._ready(entry, caller)) for key, entry in self._entries.items() if not entry.users
+        }
+        order = iter(sorted(ready, key=lambda key: (ready[key], self._entries[key].session.caller != caller)))
+        count, held = len(self._entries) + sessions, self._nbytes + nbytes
+        full = FULL if count <= self._max_sessions else f"{self._max_sessions} {MOST}"
+        while count > self._max_sessions or held > self._max_bytes:
+            key = next(order, None)
+            if key is None:  # those that are in use become idle at the earliest now
+                raise Exhausted(full, self._give_way_after, Shed.SESSIONS)
+            chosen.append(key)
+            count, held = count - 1, held - self._entries[key].nbytes
+        if chosen and ready[chosen[-1]] > now:
+            raise Exhausted(full, ready[chosen[-1]] - now, Shed.SESSIONS)
+        for key in chosen:
+            self._drop(key)
+
+    def _ready(self, entry: _Entry, caller: str) -> float:
+        """When an idle session may give way to ``caller``; soon, where it is their own and nothing was asked."""
+        soon = entry.session.caller == caller and not entry.session.rounds
+        return entry.last_used + (min(_UNASKED_SECONDS, self._give_way_after) if soon else self._give_way_after)
 
     def _drop(self, session_id: str) -> None:
         self._nbytes -= self._entries.pop(session_id).nbytes

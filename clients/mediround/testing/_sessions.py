@@ -16,7 +16,7 @@ from mediround._description import Limits
 from mediround.errors import FailedPrecondition, NotFound, ResourceExhausted
 from mediround.testing.script import Bits
 
-_UNKNOWN = "no such session: it never was, it expired, or it is not yours"
+_UNKNOWN = "no such session: it never was, it expired or gave way, or it is not yours; open a new one"
 _CLOSED = "the session is closed; open a new one"
 
 

@@ -1,0 +1,124 @@
+"""A full store of sessions: idle ones give way in order, those in use never; a refusal says when to come again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from serving.domain import Session
+from serving.errors import Exhausted, NotFound
+from serving.stores.sessions import MemorySessions
+from tests.scripted.pictures import finished_round, session
+from tests.unit.serving.manifests import manifest
+
+MODEL = manifest()
+FLOOR, IDLE = 60.0, 1800.0
+
+
+class Store:
+    """Three sessions fit, and so many bytes."""
+
+    def __init__(self, max_bytes: int = 2**30) -> None:
+        self.now = 1000.0
+        self.held = MemorySessions(3, max_bytes, IDLE, lambda: self.now, give_way_after_s=FLOOR)
+
+    async def open(self, name: str, caller: str = "anna", *, rounds: int = 1, side: int = 32) -> None:
+        await self.held.create(session(MODEL, name, caller, side))
+        if rounds:
+            async with self.held.exclusive(name, caller) as opened:
+                await self.held.append(opened, [finished_round(MODEL, i) for i in range(rounds)])
+
+    async def there(self, names: Sequence[str], caller: str = "anna") -> list[str]:
+        found = []
+        for name in names:
+            try:
+                async with self.held.exclusive(name, caller):
+                    found.append(name)
+            except NotFound:
+                continue
+        return found
+
+
+async def test_the_longest_idle_gives_way_after_the_floor_and_not_before() -> None:
+    store = Store()
+    for name in "abc":
+        await store.open(name)
+        store.now += 1
+    store.now = 1000.0 + FLOOR - 0.25
+    with pytest.raises(Exhausted, match="3 sessions are open") as refused:
+        await store.open("d")
+    assert refused.value.retry_after == pytest.approx(0.25)
+    store.now += refused.value.retry_after  # what was told is true
+    await store.open("d")
+    assert await store.there("abcd") == ["b", "c", "d"]
+
+
+async def test_the_callers_own_give_way_before_others_that_were_idle_longer() -> None:
+    store = Store()
+    await store.open("others", "bert")
+    store.now += 1
+    await store.open("own")
+    await store.open("other", "carl")
+    store.now += 2 * FLOOR
+    await store.open("new")
+    assert await store.there(["own", "new"]) == ["new"]
+    assert await store.there(["others"], "bert") == ["others"]
+    await store.open("newer", "dora")  # has none of their own: the longest idle
+    assert await store.there(["other"], "carl") == []
+
+
+async def test_sessions_of_which_nothing_was_asked_give_way_to_their_own_caller_soon() -> None:
+    store = Store()
+    for name in "abc":
+        await store.open(name, rounds=0)
+    with pytest.raises(Exhausted) as refused:
+        await store.open("d")
+    assert refused.value.retry_after == pytest.approx(1.0)
+    store.now += 1
+    with pytest.raises(Exhausted) as refused:
+        await store.open("d", "bert")
+    assert refused.value.retry_after == pytest.approx(FLOOR - 1)
+    await store.open("d")
+
+
+async def test_a_session_in_use_never_gives_way() -> None:
+    store = Store()
+    for name in "abc":
+        await store.open(name)
+    async with store.held.exclusive("a", "anna"), store.held.exclusive("b", "anna"):
+        store.now += IDLE - 1
+        await store.open("d")
+        async with store.held.exclusive("d", "anna"):
+            with pytest.raises(Exhausted):
+                await store.open("e", "bert")
+    assert await store.there("abcd") == ["a", "b", "d"]
+
+
+async def test_bytes_make_sessions_give_way_and_none_in_vain() -> None:
+    store = Store(max_bytes=2 * _bytes("x", 512))
+    for name in "ab":
+        await store.open(name, rounds=0, side=512)
+    store.now += FLOOR
+    async with store.held.exclusive("a", "anna"):
+        with pytest.raises(Exhausted, match="all the memory"):
+            await store.open("d", "bert", rounds=0, side=1024)
+        assert store.held.count == 2, "room enough could not be made: none gave way"
+        await store.open("d", "bert", rounds=0, side=512)
+    assert await store.there("ab") == ["a"]
+
+
+async def test_rounds_of_a_session_in_use_make_idle_ones_give_way() -> None:
+    one = _bytes("x", 512)
+    store = Store(max_bytes=2 * one + 1000)
+    for name in "ab":
+        await store.open(name, rounds=0, side=512)
+    store.now += FLOOR
+    async with store.held.exclusive("a", "anna") as held:
+        await store.held.append(held, [finished_round(MODEL, i) for i in range(3)])
+    assert await store.there("ab") == ["a"]
+
+
+def _bytes(name: str, side: int) -> int:
+    made: Session = session(MODEL, name, "anna", side)
+    return made.image.nbytes
