@@ -1,4 +1,5 @@
-"""Command line: make bundles, random checkpoints, model repositories; replay dialogues, compare evaluations.
+"""Command line: make bundles, random checkpoints, model repositories; record and replay dialogues,
+compare evaluations.
 
 The composition root of the exporters: it finds the command, and turns errors into exit codes. The module of a
 command is imported when the command is asked for, since each needs other extras.
@@ -33,6 +34,11 @@ COMMANDS = {
     "random": Command("bundle", "a random checkpoint with its llava_med/ (base) and clip/ directories"),
     "parity": Command(
         "parity", "replay recorded dialogues; JSON report, exit 1 beyond tolerance", "./clients '.[cpu]'"
+    ),
+    "record": Command(
+        "record",
+        "dialogues → a REGRESSION set by our own engines, for parity; golden is the published code's alone",
+        "./clients '.[cpu]'",
     ),
     "vision": Command(
         "vision", "a bundle whose image half computes in another precision; exit 1: not close enough"

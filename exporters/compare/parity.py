@@ -1,7 +1,7 @@
 """Replays recorded dialogues through the serving pieces and says how far the results are apart.
 
-Runs the very classes that serve: prompt form, geometry, orchestrator with its waves, and the engines that it is
-given, all dialogues at once. Does not know how recordings lie on disk, nor prints anything.
+All dialogues at once, on the engines that it is given (``exporters.compare.replay``). Does not know how recordings
+lie on disk, nor prints anything.
 """
 
 from __future__ import annotations
@@ -13,24 +13,11 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from exporters.compare.golden import IMAGE_PLACEHOLDER, RecordedDialogue, RecordedRound
+from exporters.compare.golden import RecordedDialogue, RecordedRound
+from exporters.compare.replay import ReplayedDialogue, Replayer
 from serving.bundle import Bundle
-from serving.domain import F32, Correction, CorrectionPolicy, Reference, RoundResult, Session
-from serving.geometry import Geometry
-from serving.offline import compose
-from serving.orchestrator import Orchestrator
-from serving.ports import (
-    Completion,
-    DecodedMasks,
-    EmbeddingLease,
-    EmbeddingStore,
-    LanguageEngine,
-    Prompt,
-    VisionEngine,
-)
-from serving.prompt import PromptTemplate
-
-CALLER = "parity"
+from serving.domain import F32, Reference, RoundResult
+from serving.ports import EmbeddingStore, LanguageEngine, VisionEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +59,6 @@ class ParityReport:
         return asdict(self)
 
 
-class _RecordedLanguage:
-    """The language engine, remembering raw features in the order of the rounds."""
-
-    def __init__(self, engine: LanguageEngine) -> None:
-        self.description, self.close, self._engine = engine.description, engine.close, engine
-        self.features: list[F32] = []
-
-    async def complete(self, prompt: Prompt) -> Completion:
-        completion = await self._engine.complete(prompt)
-        self.features += [feature.vector for feature in completion.features]
-        return completion
-
-
-class _RecordedVision:
-    """The vision engine, remembering each round's feature as decoded (256,) and its logits (L, L)."""
-
-    def __init__(self, engine: VisionEngine) -> None:
-        self.description, self.encode, self.close, self._engine = "", engine.encode, engine.close, engine
-        self.decoded: list[tuple[F32, F32]] = []
-
-    async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
-        decoded = await self._engine.decode(lease, features, thresholds)
-        self.decoded += zip(decoded.features, decoded.logits, strict=True)
-        return decoded
-
-
 async def replay(  # noqa: PLR0917  # the fifth and sixth are given by name
     bundle: Bundle,
     language: LanguageEngine,
@@ -110,13 +71,12 @@ async def replay(  # noqa: PLR0917  # the fifth and sixth are given by name
 
     ``embeddings``: by default each dialogue has a store of its own.
     """
-    form, geometry = PromptTemplate.of(bundle), Geometry.of(bundle)
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(1) as pixels:
+        replayer = Replayer.of(bundle, language, vision, pixels, embeddings)
 
         async def one(dialogue: RecordedDialogue) -> list[RoundParity]:
-            recorded = _RecordedLanguage(language), _RecordedVision(vision)
-            orchestrator = compose(form, geometry, *recorded, executor, embeddings=embeddings)
-            return await _dialogue(orchestrator, *recorded, dialogue, tolerance)
+            replayed = await replayer.dialogue(dialogue.rgb, dialogue.questions)
+            return _compared(dialogue, replayed, tolerance)
 
         found = await asyncio.gather(*(one(dialogue) for dialogue in dialogues))
     rounds = tuple(parity for parities in found for parity in parities)
@@ -126,36 +86,23 @@ async def replay(  # noqa: PLR0917  # the fifth and sixth are given by name
     return ParityReport(f"{manifest.name} {manifest.version}", bundle.digest, engines, tolerance, rounds, passed)
 
 
-async def _dialogue(
-    orchestrator: Orchestrator,
-    language: _RecordedLanguage,
-    vision: _RecordedVision,
-    dialogue: RecordedDialogue,
-    tolerance: Tolerance,
-) -> list[RoundParity]:
-    session = await orchestrator.open(CALLER, dialogue.rgb)
-    correction = Correction(CorrectionPolicy.REFERENCED, orchestrator.form.manifest.judge.threshold)
-    replies = orchestrator.segment(session.session_id, CALLER, dialogue.questions, correction)
-    results = [result async for result in replies]
-    async with orchestrator.sessions.exclusive(session.session_id, CALLER) as finished:
-        ids_equal = _token_ids(finished, orchestrator.form.manifest.tokens.image) == dialogue.token_ids
-    shown = {r.reference.round: r.reference for r in results if r.reference is not None}
+def _compared(dialogue: RecordedDialogue, replayed: ReplayedDialogue, tolerance: Tolerance) -> list[RoundParity]:
+    ids_equal = replayed.token_ids == dialogue.token_ids
     parities = []
-    for expected, result in zip(dialogue.rounds, results, strict=True):
-        feature, logits = vision.decoded[result.index]
-        full = orchestrator.geometry.full_logits(logits, session.image)
+    for index, (expected, found) in enumerate(zip(dialogue.rounds, replayed.rounds, strict=True)):
+        full, segmentation = replayed.full_logits(index), found.result.segmentation
         flipped = np.abs(full[np.greater(full, 0) != expected.mask])
         parities.append(
             _judged(
                 RoundParity(
                     dialogue=dialogue.index,
-                    round=result.index,
+                    round=index,
                     token_ids_equal=ids_equal,
-                    reference_equal=_reference_equal(expected, shown.get(result.index)),
-                    feature_diff=_largest(feature, expected.feature),
-                    raw_feature_diff=_optional(language.features[result.index], expected.raw_feature),
-                    score_diff=_score_diff(expected, result),
-                    corrected=bool(result.segmentation and result.segmentation.corrected),
+                    reference_equal=_reference_equal(expected, replayed.references.get(index)),
+                    feature_diff=_largest(found.feature, expected.feature),
+                    raw_feature_diff=_optional(found.raw_feature, expected.raw_feature),
+                    score_diff=_score_diff(expected, found.result),
+                    corrected=bool(segmentation and segmentation.corrected),
                     flipped_pixels=int(flipped.size),
                     largest_flipped_logit=float(flipped.max(initial=0.0)),
                     passed=False,
@@ -175,11 +122,6 @@ def _judged(parity: RoundParity, tolerance: Tolerance) -> RoundParity:
         and parity.largest_flipped_logit < tolerance.logit
     )
     return replace(parity, passed=passed)
-
-
-def _token_ids(session: Session, image: int) -> tuple[int, ...]:
-    ids = (token for finished in session.rounds for token in finished.token_ids)
-    return tuple(IMAGE_PLACEHOLDER if token == image else token for token in ids)
 
 
 def _reference_equal(expected: RecordedRound, shown: Reference | None) -> bool | None:

@@ -23,6 +23,8 @@ from serving.vision.onnx import OnnxVision
 CALLER = "exporters"
 MADE_UP = 2
 """Dialogues about made-up images."""
+ANSWER = "It is [SEG]."
+"""There: whatever template the model was trained on, nothing is there to be named."""
 _SHADES = (40, 90, 140, 200)
 
 
@@ -58,13 +60,12 @@ def made_up() -> Iterator[InputDialogue]:
             grey[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] += shade
         rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
         words = ("Segment this.", "Segment the same structure on the other side.", "Where is the bright one?")
-        yield InputDialogue(
-            rgb, tuple(Question(text, k - 1 if k else None, AnswerMode.FORCED) for k, text in enumerate(words))
-        )
+        asked = (Question(text, k - 1 if k else None, AnswerMode.FORCED, ANSWER) for k, text in enumerate(words))
+        yield InputDialogue(rgb, tuple(asked))
 
 
-def of_data_set(data: Path, root: Path, most: int) -> Iterator[InputDialogue]:
-    """The first ``most`` dialogues of a data set in the MR-MedSeg form, with the answers that it gives.
+def of_data_set(data: Path, root: Path, most: int | None = None) -> Iterator[InputDialogue]:
+    """Dialogues of a data set in the MR-MedSeg form, the first ``most`` or all, with the answers that it gives.
 
     Raises:
         DataError: the file is not in the form.

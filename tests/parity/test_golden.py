@@ -13,7 +13,7 @@ import pytest
 
 from demo.triton.server import Triton
 from exporters.__main__ import main
-from exporters.cli import parity
+from exporters.cli import engines
 from exporters.compare.golden import RecordedDialogue, read_golden
 from exporters.compare.parity import ParityReport, Tolerance, replay
 from serving.bundle import Bundle
@@ -25,6 +25,7 @@ from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
+from tests.conftest import GOLDEN
 
 
 @pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows", "triton"])
@@ -163,7 +164,7 @@ def test_the_command_asks_triton(
     [
         (("--provider", "cuda"), "CUDAExecutionProvider"),
         (("--vision", "triton://192.0.2.1:8001"), "beyond loopback"),
-        (("--vision", "tritonserver"), "should match"),
+        (("--vision", "tritonserver"), "must be onnx"),
         (("--vision", "triton://127.0.0.1:9"), "does not serve the bundle after 0.1 s"),
     ],
 )
@@ -174,7 +175,7 @@ def test_the_command_says_which_engine_is_not_there(
     more: tuple[str, ...],
     words: str,
 ) -> None:
-    monkeypatch.setattr(parity, "TRITON_SECONDS", 0.1)
-    asked = ["parity", "--bundle", str(random_bundle.directory), "--golden", "never read"]
+    monkeypatch.setattr(engines, "TRITON_SECONDS", 0.1)
+    asked = ["parity", "--bundle", str(random_bundle.directory), "--golden", str(GOLDEN)]
     assert main([*asked, *more]) == 2
     assert words in capsys.readouterr().err

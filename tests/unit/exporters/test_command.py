@@ -6,6 +6,7 @@ import pytest
 
 from exporters import __main__ as command
 from exporters.bundle import Choices
+from exporters.cli import bundle
 from exporters.errors import SourceError
 from serving.bundle import load_bundle
 from tests.conftest import REPOSITORY
@@ -22,7 +23,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Choices]:
         seen.append(choices)
         raise SourceError("nothing is read")
 
-    monkeypatch.setattr(command, "write_bundle", stop)
+    monkeypatch.setattr(bundle, "write_bundle", stop)
     return seen
 
 
