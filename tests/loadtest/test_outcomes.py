@@ -59,5 +59,4 @@ async def test_a_round_still_open_a_timeout_after_the_end_is_unfinished_and_fail
     server = ScriptedServer(refuse=1, retry_after=30.0)
     ran = await against(server, scenario(rate=1, dialogues=talk, calls={"timeout": 0.2}))
     assert ran.report.outcomes == {"unfinished": 2}
-    assert ran.report.seconds < 5
     assert ran.report.verdict.result == "missed"

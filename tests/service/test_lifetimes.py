@@ -36,21 +36,33 @@ async def idle(script: Script, operation: str) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_rounds_asked_at_once_are_answered_in_order(client: AsyncClient, stage: Stage) -> None:
-    script = stage.language.script
+async def arrived(stage: Stage, rounds: int) -> None:
+    """Wait until the server holds as many requests for rounds."""
+    async with asyncio.timeout(10):
+        while stage.service._rounds.given < rounds:  # noqa: ASYNC110  # permits are counted; they do not signal
+            await asyncio.sleep(0.002)
+
+
+async def test_rounds_asked_at_once_are_answered_in_order_and_say_how_long_they_waited(
+    client: AsyncClient, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, script = [0.0], stage.language.script
+    monkeypatch.setattr("serving.orchestrator.perf_counter", lambda: now[0])
     async with client.open(picture()) as session:
         script.hold("complete")
         waiting = []
         for number in range(4):
             waiting.append(asyncio.create_task(session.ask(f"Segment {number}.")))
-            await asyncio.sleep(0.05)
+            await arrived(stage, number + 1)
         await script.reached("complete")
         assert script.running["complete"] == 1
+        now[0] = 5.0
         script.let_go("complete")
         results = await asyncio.gather(*waiting)
     assert [result.index for result in results] == [0, 1, 2, 3]
     assert script.most_running["complete"] == 1
-    assert results[3].timings.queue > 0.04
+    assert [result.timings.queue for result in results] == [0.0, 5.0, 5.0, 5.0]
+    assert [result.timings.language for result in results] == [5.0, 0.0, 0.0, 0.0]
 
 
 async def test_rounds_of_different_sessions_interleave(client: AsyncClient, stage: Stage) -> None:

@@ -151,7 +151,6 @@ async def test_bytes_that_are_not_a_message_are_a_call(client: AsyncClient, stag
 
 
 async def test_stages_are_those_that_took_place(client: AsyncClient, stage: Stage) -> None:
-    stage.vision.script.delay_s = 0.02
     async with client.open(picture()) as session:
         first = await session.ask("Segment the liver.")
         await session.ask("Segment the tumor.", refer_to=first)
@@ -164,7 +163,7 @@ async def test_stages_are_those_that_took_place(client: AsyncClient, stage: Stag
     assert counts == expected | {"decode": 2, "postprocess": 2}
     spent = value(stage, "mediround_stage_seconds_sum", stage="encode")
     assert spent == pytest.approx(first.timings.encode, rel=1e-6)  # the very value that the caller was told
-    assert spent >= 0.02
+    assert spent > 0
     assert value(stage, "mediround_round_seconds_count", index="3", priority="interactive") == 1
     assert value(stage, "mediround_round_seconds_count", priority="batch") == 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -127,11 +126,9 @@ async def test_an_unknown_version_is_waited_for_with_a_word(
 
 async def test_nobody_there_is_unavailable_at_once(random_bundle: Bundle) -> None:
     engine = TritonVision(random_bundle, "127.0.0.1:9", TritonOptions())
-    began = time.monotonic()
     with pytest.raises(Unavailable) as lost:
         await engine.encode(encoder_image(random_bundle.manifest, 1), None)
     assert lost.value.retry_after > 0
-    assert time.monotonic() - began < 60  # not a speed: it does not hang
     await engine.close()
 
 

@@ -436,9 +436,25 @@ async def test_engines_see_the_priority_of_the_request_and_its_reader_does_not(s
     assert {priority for _, priority in engines.seen} == {Priority.BATCH}
 
 
-async def test_timings_are_of_the_round(serving: Stack) -> None:
-    serving.language.script.delay_s = 0.02
-    result = await serving.orchestrator.ask(await serving.open(), "me", forced(), ALWAYS)
-    timings = result.timings
-    assert timings.language >= 0.02
-    assert timings.total >= timings.language + timings.decode + timings.postprocess
+async def test_timings_are_of_the_round(serving: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, language, vision = [0.0], serving.language.script, serving.vision.script
+    monkeypatch.setattr("serving.orchestrator.perf_counter", lambda: now[0])
+    for script, operation in ((language, "complete"), (vision, "encode"), (vision, "decode")):
+        script.hold(operation)
+    asking = asyncio.create_task(serving.orchestrator.ask(await serving.open(), "me", forced(), ALWAYS))
+    async with asyncio.timeout(10):
+        await language.reached("complete")
+        await vision.reached("encode")
+        now[0] = 3.0
+        language.let_go("complete")
+        while "complete" not in language.finished:  # noqa: ASYNC110  # a script does not signal
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)  # the round reads the clock
+        now[0] = 4.0
+        vision.let_go("encode")
+        await vision.reached("decode")
+        now[0] = 9.0
+        vision.let_go("decode")
+    timings = (await asking).timings
+    assert (timings.queue, timings.language, timings.encode) == (0.0, 3.0, 4.0)
+    assert (timings.decode, timings.total) == (5.0, 9.0)
