@@ -48,7 +48,7 @@ def stack(
             repository = out / "model_repository"
             write_repository(load_bundle(bundle), repository)
             models = running.enter_context(triton(repository, out / "triton.log", threads=usable_cpus()))
-            halves += ["--vision", f"triton://{models.address}", "--admission.encode-places", "2"]  # on a CPU
+            halves += ["--vision", f"triton://{models.address}", "--admission.encode-concurrency", "2"]  # on a CPU
             environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody here
         yield running.enter_context(
             launched(bundle, out / "server.log", [*halves, *flags], environment=environment)

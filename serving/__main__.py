@@ -50,7 +50,7 @@ from serving.telemetry.status import StatusBoard
 
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
-PLACES_HERE, PLACES_ELSEWHERE = 4, 32
+CONCURRENCY_HERE, CONCURRENCY_ELSEWHERE = 4, 32
 ENCODES_HERE, ENCODES_IN_TRITON = 2, 8  # one runs, or a batch of four, and as many are ready
 OPENINGS = 2
 """Images decoded and resized at the same time."""
@@ -81,13 +81,13 @@ def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
 
 
 def admission(settings: Settings, expectations: CostModel) -> AdmissionQueue:
-    """Places for what the engines can work on at once."""
+    """A queue that lets as many requests run as the engines can work on at once."""
     options = settings.admission
     waits = {Priority.INTERACTIVE: options.max_wait, Priority.BATCH: options.max_batch_wait}
     elsewhere = settings.language_servers or settings.triton_server
-    places = options.places or (PLACES_ELSEWHERE if elsewhere else PLACES_HERE)
-    encodes = options.encode_places or (ENCODES_IN_TRITON if settings.triton_server else ENCODES_HERE)
-    return AdmissionQueue(places, encodes, waits, expectations, time.monotonic)
+    concurrency = options.concurrency or (CONCURRENCY_ELSEWHERE if elsewhere else CONCURRENCY_HERE)
+    encodes = options.encode_concurrency or (ENCODES_IN_TRITON if settings.triton_server else ENCODES_HERE)
+    return AdmissionQueue(concurrency, encodes, waits, expectations, time.monotonic)
 
 
 def sources(

@@ -24,9 +24,13 @@ class ProbeTlsSettings(SettingsSection):
     """PEM files; ``certificate`` and ``private_key`` where the server asks for a client's."""
 
     ca: Path | None = None
-    """What the server's certificate must descend from. It must name the host of ``address``."""
+    """PEM file of the authorities that the server's certificate must descend from; it must name ``address``'s
+    host.
+    """
     certificate: Path | None = None
+    """PEM file of this client's certificate chain, for mutual TLS."""
     private_key: Path | None = None
+    """PEM file of that certificate's private key."""
 
 
 class ProbeSettings(BaseSettings):
@@ -45,10 +49,11 @@ class ProbeSettings(BaseSettings):
     )
 
     address: PeerAddress = "127.0.0.1:50051"
-    """HOST:PORT."""
+    """HOST:PORT of the server."""
     service: str = ""
-    """The server as a whole, or ``language``: its language half."""
+    """Service to ask about: empty for the server as a whole, or ``language`` or ``vision`` for one half."""
     timeout: Seconds = 5.0
+    """Seconds to wait for an answer."""
     tls: ProbeTlsSettings = ProbeTlsSettings()
     """With ``tls.ca`` TLS is spoken, else plain text."""
 

@@ -56,55 +56,66 @@ def _vision(text: str) -> str:
 
 
 class LimitSettings(SettingsSection):
-    """What one request, session or server may hold. Each is named in the error of whoever reaches it."""
+    """What one request, session or server may hold. A refused call's error names the limit that it reached."""
 
     max_image_bytes: Bytes = 64 * MIB
+    """Largest image as sent, in bytes: the file, or the raw pixels."""
     max_image_pixels: Bytes = 4096 * 4096
+    """Largest image in pixels (height times width); checked before anything is decoded."""
     max_aspect_ratio: Positive = 20
+    """Longest side of an image over its shortest side."""
     max_rounds: Positive = 32
+    """Rounds of one session."""
     max_question_bytes: Positive = 2048
+    """Longest question, and longest forced answer, in bytes of UTF-8."""
     max_sessions: Positive = 256
+    """Open sessions of all callers together."""
     max_session_bytes: Bytes = 2048 * MIB
-    """Of all sessions together: images and masks."""
+    """Bytes of images and masks that all open sessions together may hold."""
     max_upload_bytes_held: Bytes = 512 * MIB
-    """Decoded images kept so that a caller may open again by content hash."""
+    """Bytes of decoded images kept so that callers may open them again by content hash."""
     session_idle_timeout: Seconds = 1800.0
+    """Seconds without a request after which a session expires, and an image kept for opening again is dropped."""
     session_gives_way_after: Seconds = 60.0
     """Seconds without a request after which a session makes room for a new one when no more fit; the longest idle
     first, the same caller's before others'. A caller's own of which nothing was asked yet gives way after 1 s.
     """
     max_concurrent_rounds: Positive = 512
-    """Requests held at once, in work and waiting; more are refused with RESOURCE_EXHAUSTED and a retry delay."""
+    """Requests for rounds held at once, running or waiting; more are refused with RESOURCE_EXHAUSTED and a retry
+    delay.
+    """
     max_concurrent_uploads: Positive = 8
-    """Sessions opened at once; each may hold an image's bytes and pixels."""
+    """Sessions being opened at once; each may hold an image's bytes and pixels."""
     upload_timeout: Seconds = 60.0
-    """Seconds from the first to the last chunk of an image."""
+    """Seconds that an image may take to arrive, from the first to the last chunk."""
 
 
 class AdmissionSettings(SettingsSection):
-    """Who is worked for at once, and who waits."""
+    """Admission: which requests run now, and how long the others may wait."""
 
-    places: Positive | None = None
-    """Requests for rounds worked on at once: enough to keep the engines busy, and no more, for whoever has a place
-    is beyond the queue's order. By default 4 with both engines in this process, 32 with one elsewhere.
+    concurrency: Positive | None = None
+    """Requests for rounds that run at once: enough to keep the engines busy and no more, because a running request
+    is beyond the queue's order. By default 4 with both halves in this process, 32 with one in another.
     """
-    encode_places: Positive | None = None
-    """Of these, the most that images to be encoded may hold. By default 2 with the vision half in this process, 8
+    encode_concurrency: Positive | None = None
+    """Of these, the most that may need their image encoded. By default 2 with the vision half in this process, 8
     with Triton: twice what the encoder takes at once.
     """
     max_wait: Seconds = 0.5
-    """Seconds that an interactive request may be expected to wait; more is refused, with when to retry. What is
-    answered later than its user expects helps nobody and takes time from the others: choose the latency that is
-    promised, less that of a request alone.
+    """Seconds that an interactive request may be expected to wait; beyond that it is refused, with a time to
+    retry. Choose the latency objective less the latency of a request on an idle server.
     """
     max_batch_wait: Seconds = 60.0
+    """Seconds that a batch request may be expected to wait; beyond that it is refused, with a time to retry."""
 
 
 class EngineSettings(SettingsSection):
     """The halves that are in this process."""
 
     threads: Positive = Field(default_factory=usable_cpus)
-    """Intra-op threads of each half. By default the CPUs that this process may use: affinity and control group."""
+    """Threads of each half within an operator (intra-op). By default the CPUs that this process may use: affinity
+    and control group.
+    """
     encoder: Literal["onnx", "openvino-f32", "openvino-bf16"] = "onnx"
     """What runs the image encoder on a CPU: ONNX Runtime, or OpenVINO (extra ``openvino``). bf16 is the fast one,
     for bundles whose masks bear it, and needs a CPU that has it (docs/vision.md).
@@ -114,22 +125,25 @@ class EngineSettings(SettingsSection):
     start without it, or without a GPU, is refused.
     """
     embedding_bytes: Bytes = 1024 * MIB
+    """Bytes of image embeddings held for later rounds, in shared memory and in this process together."""
     prefix_cache_bytes: SomeBytes = 512 * MIB
-    """Keys and values kept for later rounds of a dialogue; 0 keeps none. For ``--language onnx``."""
+    """Bytes of attention keys and values kept for later rounds of a dialogue; 0: none. For ``--language onnx``."""
 
 
 class PeerTlsSettings(SettingsSection):
     """PEM files for a peer behind TLS; ``certificate`` and ``private_key`` for mutual TLS."""
 
     ca: Path | None = None
-    """What the peer's certificate must descend from; those of the system by default."""
+    """PEM file of the authorities that the peer's certificate must descend from; the system's by default."""
     certificate: Path | None = None
+    """PEM file of this client's certificate chain, for mutual TLS."""
     private_key: Path | None = None
+    """PEM file of that certificate's private key."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("certificate and private-key go together")
+            raise ValueError("certificate and private-key must be given together")
         return self
 
 
@@ -137,17 +151,21 @@ class TritonSettings(SettingsSection):
     """For ``--vision triton://``."""
 
     version: Annotated[str, AfterValidator(_version)] = "1"
-    """Of both models."""
+    """Version of both Triton models to call."""
     admin_key: SecretStr | None = None
-    """What Triton wants to see before it maps memory: its --grpc-restricted-protocol. Better by environment."""
+    """Admin key that Triton asks for before it maps memory (its --grpc-restricted-protocol). Better set by
+    environment.
+    """
     slab_bytes: SomeBytes | None = None
-    """Of ``engines.embedding_bytes``, how many lie in memory that Triton maps; 0: all embeddings go by gRPC. By
-    default 256 MiB when Triton is on loopback, else 0. Needs the same /dev/shm as Triton.
+    """Of ``engines.embedding_bytes``, the bytes in shared memory that Triton maps; 0: all embeddings go by gRPC.
+    By default 256 MiB when Triton is on loopback, else 0. Needs the same /dev/shm as Triton.
     """
     mask_slots: Positive = 16
-    """Decodes at once whose masks come through memory as well; others' come by gRPC. With a slab."""
+    """Shared-memory slots for masks: concurrent decodes beyond this return masks by gRPC. Needs slab_bytes > 0."""
     patience: Seconds = 30.0
-    """After which a request that Triton does not answer counts as lost; it may queue there for two thirds."""
+    """Seconds to wait for Triton's reply before the request counts as lost; two thirds of it are the queue
+    timeout.
+    """
 
 
 class Settings(ServerSettings):
@@ -165,7 +183,7 @@ class Settings(ServerSettings):
     allow_insecure_language: bool = False
     """Reach language servers beyond loopback without TLS: anyone on the network can then read images."""
     language_tls: PeerTlsSettings = PeerTlsSettings()
-    """For ``--language grpcs://``."""
+    """TLS towards the language servers, for ``--language grpcs://``."""
     vision: Annotated[str, AfterValidator(_vision)] = ONNX
     """The vision half: ``onnx`` in this process, or a Triton server as triton://HOST:PORT (its gRPC port), tritons://
     with TLS. Beyond loopback this needs tritons:// or --allow-insecure-vision.
@@ -173,7 +191,7 @@ class Settings(ServerSettings):
     allow_insecure_vision: bool = False
     """Reach Triton beyond loopback without TLS: anyone on the network can then read images and masks."""
     vision_tls: PeerTlsSettings = PeerTlsSettings()
-    """For ``--vision tritons://``."""
+    """TLS towards Triton, for ``--vision tritons://``."""
     triton: TritonSettings = TritonSettings()
     limits: LimitSettings = LimitSettings()
     admission: AdmissionSettings = AdmissionSettings()
@@ -210,7 +228,9 @@ class Settings(ServerSettings):
     @model_validator(mode="after")
     def _encoder_here(self) -> Self:
         if self.engines.encoder != "onnx" and (self.vision != ONNX or self.engines.provider != "cpu"):
-            raise ValueError(f"engines.encoder={self.engines.encoder} is for --vision onnx on a CPU: leave it out")
+            raise ValueError(
+                f"--engines.encoder {self.engines.encoder} must be left out unless --vision is onnx on a CPU"
+            )
         return self
 
     @model_validator(mode="after")
@@ -218,21 +238,23 @@ class Settings(ServerSettings):
         server = self.triton_server
         if server and not (self.vision_secure or self.allow_insecure_vision or is_loopback(server)):
             raise ValueError(
-                f"vision={self.vision} reaches beyond loopback: use tritons://, or say --allow-insecure-vision"
+                f"--vision {self.vision} reaches beyond loopback: it must be tritons://, or "
+                "--allow-insecure-vision set"
             )
         if self.vision_tls != PeerTlsSettings() and not self.vision_secure:
-            raise ValueError("vision-tls needs --vision tritons://")
+            raise ValueError("--vision-tls must be left out unless --vision is tritons://")
         return self
 
     @model_validator(mode="after")
     def _safe_language(self) -> Self:
         servers = self.language_servers
         if len(set(servers)) != len(servers):
-            raise ValueError("language names an address twice")
+            raise ValueError("--language must name each address once")
         if not (self.language_secure or self.allow_insecure_language or all(map(is_loopback, servers))):
             raise ValueError(
-                f"language={self.language} reaches beyond loopback: use grpcs://, or say --allow-insecure-language"
+                f"--language {self.language} reaches beyond loopback: it must be grpcs://, or "
+                "--allow-insecure-language set"
             )
         if self.language_tls != PeerTlsSettings() and not self.language_secure:
-            raise ValueError("language-tls needs --language grpcs://")
+            raise ValueError("--language-tls must be left out unless --language is grpcs://")
         return self

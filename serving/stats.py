@@ -39,7 +39,7 @@ class EmbeddingStats(CacheStats):
     """In this process's memory."""
     shared: PlacementStats = PlacementStats()
     """In the slab."""
-    beside: int = 0
+    allocated: int = 0
     """Since the start: how many began outside the slab because every slot was leased."""
     moved: int = 0
     """Since the start: how many moved out of the slab to make room."""

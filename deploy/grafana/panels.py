@@ -26,7 +26,7 @@ class Row:
 
 
 INTERACTIVE = 'priority="interactive"'
-FIRST, LATER = f'{INTERACTIVE},index="1"', f'{INTERACTIVE},index!="1"'
+FIRST, LATER = f'{INTERACTIVE},index="0"', f'{INTERACTIVE},index!="0"'
 LATENCY = (0.5, 0.95, 0.99)
 HITS, MISSES = rate("mediround_cache_hits_total", "cache"), rate("mediround_cache_misses_total", "cache")
 ROWS = (
@@ -155,14 +155,14 @@ ROWS = (
             Panel(
                 "Embeddings that found no slot, a second",
                 "ops",
-                [Query("{{why}}", rate("mediround_embeddings_outside_total", "why"))],
+                [Query("{{reason}}", rate("mediround_embeddings_outside_total", "reason"))],
                 "The slab is too small when this goes on.",
             ),
             Panel(
                 "Slots of shared memory",
                 "short",
                 [Query("{{slab}}, {{state}}", gauge("mediround_slab_slots", "slab, state"))],
-                "Withheld: who wrote there was lost; free again when another Triton process maps the memory.",
+                "Withheld: its writer was lost; free again when another Triton process maps the memory.",
             ),
             Panel(
                 "Calls of Triton, by the embedding's way",
@@ -180,7 +180,7 @@ ROWS = (
                 [
                     Query("asked again", rate("mediround_triton_retries_total")),
                     Query("handshakes", rate("mediround_triton_handshakes_total")),
-                    Query("told to map memory", rate("mediround_triton_mappings_total")),
+                    Query("asked to map memory", rate("mediround_triton_mappings_total")),
                 ],
             ),
         ),

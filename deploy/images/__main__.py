@@ -77,7 +77,7 @@ def report(outcome: Outcome) -> None:
     print("   " + " ".join(outcome.distributions))
     for result in outcome.results:
         milliseconds = result.timings.total * 1000
-        print(f"   round {result.index + 1}: {result.answer} {result.area} pixels, {milliseconds:.0f} ms")
+        print(f"   round {result.index}: {result.answer} {result.area} pixels, {milliseconds:.0f} ms")
     print(f"   files it wrote: {', '.join(outcome.written) or 'none, so its root file system may be read-only'}")
     print("   told to stop, it drained and ended with 0")
 

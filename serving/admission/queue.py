@@ -1,14 +1,14 @@
-"""Who is worked for at once, and in which order the others wait.
+"""Admission queue: which requests run now, and in which order the rest wait.
 
-A number of places; who finds none free waits, as long as the work before it can be done in time. Work is counted
-in seconds that it is expected to take (``serving.admission.cost``), so that an image that must be encoded weighs
-more than a round on a known one.
+A request waits only if the work ahead of it can finish within its deadline and the limit on waiting; otherwise it
+is refused at once, with a time to retry. Work is counted in the seconds it is expected to take
+(``serving.admission.cost``), so an image that must be encoded weighs more than a round on a known one.
 
-Order: by weighted fair queueing. Callers share alike, however many requests each has; an interactive request goes
-before batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves.
-Batch requests hold at most half of the places: an interactive one never waits for a whole batch of them. Requests
-whose image must be encoded have a limit of their own: a round on a known image takes a fraction of their time, and
-need not wait until they are done.
+Order: weighted fair queueing. Callers share alike, however many requests each has. Interactive requests go before
+batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves. Batch
+requests hold at most half of the concurrency, so an interactive one never waits for a whole batch of them.
+Requests that need their image encoded have a limit of their own: a round on a known image takes a fraction of
+their time, and does not wait for them.
 
 Knows costs, callers, priorities and deadlines. Does not know what a request asks. All on one event loop.
 """
@@ -39,7 +39,7 @@ class _Ticket:
     tag: float
     """Virtual time at which it would be finished: the lowest is next."""
     since: float
-    """When it came, and later when it got its place."""
+    """When it came; once it runs, when it began."""
     must_end: float | None
     turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -49,22 +49,22 @@ class AdmissionQueue:
 
     def __init__(
         self,
-        places: int,
-        encode_places: int,
+        concurrency: int,
+        encode_concurrency: int,
         max_wait: Mapping[Priority, float],
         expectations: CostModel,
         clock: Callable[[], float],
     ) -> None:
-        """``encode_places``: of the places, those that may be held for an image to be encoded.
+        """``concurrency``: requests that run at once; ``encode_concurrency``: of them, those that encode an image.
 
         ``max_wait``: seconds of waiting that a request is admitted to. ``clock``: seconds, never backwards.
         """
-        self._places, self._encode_places = places, encode_places
+        self._concurrency, self._encode_concurrency = concurrency, encode_concurrency
         self._max_wait, self._expectations, self._clock = max_wait, expectations, clock
         self._throughput = Throughput(clock())
         self._waiting: list[_Ticket] = []  # in the order of arrival
         self._working: list[_Ticket] = []
-        self._now = 0.0  # virtual time: the tag of who was let in last
+        self._now = 0.0  # virtual time: the tag of the request that began last
         self._last_tags: dict[tuple[Priority, str], float] = {}
 
     def stats(self, priority: Priority) -> QueueStats:
@@ -74,7 +74,7 @@ class AdmissionQueue:
         return QueueStats(self._held(priority), len(waiting), cost, age)
 
     def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
-        """Hold a place while the block runs. See ``Gate``."""
+        """Run the block once admitted. See ``Gate``."""
         return self._admitted(work, caller, priority)
 
     @asynccontextmanager
@@ -90,7 +90,7 @@ class AdmissionQueue:
             self._leave(ticket, done)
 
     def _check(self, cost: float, priority: Priority, encodes: bool) -> None:
-        """Raises Exhausted for a request that would wait too long. One that finds a place never does."""
+        """Raises Exhausted for a request that would wait too long. One that can begin at once never does."""
         before = [
             ticket.cost
             for ticket in self._waiting
@@ -154,11 +154,11 @@ class AdmissionQueue:
         return self._free(ticket.priority, ticket.encodes) and not ticket.turn.done()
 
     def _free(self, priority: Priority, encodes: bool) -> bool:
-        if len(self._working) >= self._places:
+        if len(self._working) >= self._concurrency:
             return False
-        if encodes and sum(ticket.encodes for ticket in self._working) >= self._encode_places:
+        if encodes and sum(ticket.encodes for ticket in self._working) >= self._encode_concurrency:
             return False
-        return priority is Priority.INTERACTIVE or self._held(priority) < max(1, self._places // 2)
+        return priority is Priority.INTERACTIVE or self._held(priority) < max(1, self._concurrency // 2)
 
     def _held(self, priority: Priority) -> int:
         return sum(ticket.priority is priority for ticket in self._working)

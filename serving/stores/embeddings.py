@@ -65,7 +65,7 @@ class MemoryEmbeddings:
         self._known: OrderedDict[str, _Held] = OrderedDict()
         self._leases: dict[EmbeddingLease, _Held] = {}
         self._count = 0  # buffers in use, cancelled fills that have yet to end included
-        self._hits = self._misses = self._evictions = self._beside = self._moved = 0
+        self._hits = self._misses = self._evictions = self._allocated = self._moved = 0
 
     @classmethod
     def of(cls, image: ImageSpec, byte_budget: int, slab: Slab | None = None) -> MemoryEmbeddings:
@@ -85,7 +85,7 @@ class MemoryEmbeddings:
             nbytes=self._count * self._size,
             own=PlacementStats(own, own - (len(idle) - idle_shared)),
             shared=PlacementStats(shared, shared - idle_shared),
-            beside=self._beside,
+            allocated=self._allocated,
             moved=self._moved,
         )
 
@@ -143,7 +143,7 @@ class MemoryEmbeddings:
             slot = self._slab.take() or self._moved_out(self._slab)
             if slot is not None:
                 return _Held(slot.values, slot)
-            self._beside += 1
+            self._allocated += 1
         return _Held(np.empty(self._shape, self._dtype), None)
 
     def _moved_out(self, slab: Slab) -> Slot | None:

@@ -106,7 +106,7 @@ class StateCollector(Collector):
             places = {"shared": stats.shared, "own": stats.own}
             yield _gauge(t.EMBEDDINGS, {name: place.held for name, place in places.items()})
             yield _gauge(t.EMBEDDINGS_LEASED, {name: place.leased for name, place in places.items()})
-            yield _counter(t.EMBEDDINGS_OUTSIDE, {"moved": stats.moved, "beside": stats.beside})
+            yield _counter(t.EMBEDDINGS_OUTSIDE, {"moved": stats.moved, "allocated": stats.allocated})
         slabs = self._sources.slabs()
         if slabs:
             states = {

@@ -47,8 +47,8 @@ CODES = (
 )
 """gRPC statuses that calls of ours end with."""
 METHODS = ("OpenSession", "AskRound", "SegmentDialogue", "CloseSession", "DescribeServer")
-INDICES = ("1", "2", "3", "4", "5", "6+")
-"""Of a round in its session, from 1."""
+INDICES = ("0", "1", "2", "3", "4", "5+")
+"""Of a round in its session, from 0 as in the contract."""
 UNKNOWN_INDEX = "unknown"
 """Of a round whose request failed before its first round was answered."""
 PRIORITIES = ("interactive", "batch")
@@ -73,14 +73,14 @@ NEAR = 0.01
 ROUNDS = Metric(
     "mediround_rounds",
     MetricKind.COUNTER,
-    "Rounds that were asked, by the gRPC status that they ended with and their index in the session. A request "
-    "that fails counts each of its rounds that was not answered.",
+    "Rounds requested, by the gRPC status they ended with and their index in the session, from 0. A request "
+    "that fails counts each of its unanswered rounds.",
     {"code": CODES, "index": (*INDICES, UNKNOWN_INDEX)},
 )
 ROUND_SECONDS = Metric(
     "mediround_round_seconds",
     MetricKind.HISTOGRAM,
-    "From a round's arrival, or the end of the wave before, to its mask; answered rounds alone.",
+    "Latency of answered rounds: from arrival, or from the end of the wave before, to the mask.",
     {"index": INDICES, "priority": PRIORITIES},
     "seconds",
     SECONDS,
@@ -88,8 +88,8 @@ ROUND_SECONDS = Metric(
 STAGE_SECONDS = Metric(
     "mediround_stage_seconds",
     MetricKind.HISTOGRAM,
-    "Seconds of each stage that took place: pixels and preprocess once a session, queue once a request, the "
-    "others once a wave. Stages overlap. Waiting for an engine that others use is part of its stage.",
+    "Seconds of each stage that took place: pixels and preprocess once per session, queue once per request, the "
+    "others once per wave. Stages overlap. A stage includes waiting for its engine while others use it.",
     {"stage": (*OPENING_STAGES, *ROUND_STAGES)},
     "seconds",
     SECONDS,
@@ -97,7 +97,7 @@ STAGE_SECONDS = Metric(
 CALLS = Metric(
     "mediround_calls",
     MetricKind.COUNTER,
-    "Calls of the public contract, by method and the gRPC status that they ended with.",
+    "Calls of the public contract, by method and the gRPC status they ended with.",
     {"method": METHODS, "code": CODES},
 )
 SHED = Metric(
@@ -109,129 +109,125 @@ SHED = Metric(
 IN_PROGRESS = Metric(
     "mediround_requests_in_progress",
     MetricKind.GAUGE,
-    "Requests for rounds that are worked on.",
+    "Requests for rounds in progress: admitted, and not yet answered.",
     {"priority": PRIORITIES},
 )
 QUEUE_REQUESTS = Metric(
     "mediround_queue_requests",
     MetricKind.GAUGE,
-    "Requests for rounds that wait for a place.",
+    "Requests for rounds that wait in the admission queue.",
     {"priority": PRIORITIES},
 )
 QUEUE_COST = Metric(
     "mediround_queue_cost_seconds",
     MetricKind.GAUGE,
-    "Engine time that the waiting requests are expected to take.",
+    "Engine seconds that the waiting requests are expected to take.",
     {"priority": PRIORITIES},
     "seconds",
 )
 QUEUE_AGE = Metric(
     "mediround_queue_age_seconds",
     MetricKind.GAUGE,
-    "How long the request that waits longest has waited; 0 when none waits.",
+    "Seconds that the oldest waiting request has waited; 0 when none waits.",
     {"priority": PRIORITIES},
     "seconds",
 )
 EXPECTED = Metric(
     "mediround_expected_work_seconds",
     MetricKind.GAUGE,
-    "Engine time of one piece of work when nothing else runs, as admission reckons with it.",
+    "Engine seconds of one encode, language pass or mask on an idle engine, as admission estimates them.",
     {"work": ("encode", "pass", "mask")},
     "seconds",
 )
 CACHE_HITS = Metric(
     "mediround_cache_hits",
     MetricKind.COUNTER,
-    "Lookups that found what they asked for, at least in part.",
+    "Lookups that found the entry, at least in part.",
     {"cache": CACHES},
 )
 CACHE_MISSES = Metric(
     "mediround_cache_misses", MetricKind.COUNTER, "Lookups that found nothing.", {"cache": CACHES}
 )
 CACHE_EVICTIONS = Metric(
-    "mediround_cache_evictions", MetricKind.COUNTER, "Entries given up for their bytes.", {"cache": CACHES}
+    "mediround_cache_evictions", MetricKind.COUNTER, "Entries evicted to free bytes.", {"cache": CACHES}
 )
-CACHE_BYTES = Metric("mediround_cache_bytes", MetricKind.GAUGE, "Bytes held.", {"cache": CACHES}, "bytes")
-CACHE_LIMIT = Metric("mediround_cache_limit_bytes", MetricKind.GAUGE, "Bytes allowed.", {"cache": CACHES}, "bytes")
+CACHE_BYTES = Metric("mediround_cache_bytes", MetricKind.GAUGE, "Bytes in the cache.", {"cache": CACHES}, "bytes")
+CACHE_LIMIT = Metric(
+    "mediround_cache_limit_bytes", MetricKind.GAUGE, "Byte budget of the cache.", {"cache": CACHES}, "bytes"
+)
 EMBEDDINGS = Metric(
     "mediround_embeddings_held",
     MetricKind.GAUGE,
-    "Embeddings held, those on their way included, by where they lie: in shared memory that Triton maps, or in "
-    "the orchestrator's own.",
+    "Embeddings held, those being filled included, by memory: shared with Triton, or the orchestrator's own.",
     {"place": PLACES},
 )
 EMBEDDINGS_LEASED = Metric(
     "mediround_embeddings_leased",
     MetricKind.GAUGE,
-    "Of the embeddings held, those that somebody uses, waits for or still writes: they neither leave nor move.",
+    "Of the embeddings held, those in use, awaited or being written: they are neither evicted nor moved.",
     {"place": PLACES},
 )
 EMBEDDINGS_OUTSIDE = Metric(
     "mediround_embeddings_outside",
     MetricKind.COUNTER,
-    "Embeddings that came to lie outside shared memory because every slot was taken: moved out to make room, or "
-    "from the start, beside it, since all in it were leased. They are served all the same, by gRPC.",
-    {"why": ("moved", "beside")},
+    "Embeddings placed in process memory because no shared slot was free: moved there to make room, or allocated "
+    "there. They are served by gRPC.",
+    {"reason": ("moved", "allocated")},
 )
 SLOTS = Metric(
     "mediround_slab_slots",
     MetricKind.GAUGE,
-    "Slots of shared memory, by what they are for. A slot is withheld when who wrote there was lost without an "
-    "answer, until another Triton process maps the memory.",
+    "Slots of shared memory, by use and state. A slot is withheld after its writer was lost without a reply, "
+    "until another Triton process maps the memory.",
     {"slab": SLABS, "state": ("free", "taken", "withheld")},
 )
 TRITON_CALLS = Metric(
     "mediround_triton_calls",
     MetricKind.COUNTER,
-    "Calls that Triton answered, by whether the embedding stayed in shared memory or went by gRPC.",
+    "Calls that Triton answered, by how the embedding was passed: in shared memory or by gRPC.",
     {"call": ("encode", "decode"), "embedding": ("shared", "grpc")},
 )
 TRITON_BYTES = Metric(
     "mediround_triton_tensor_bytes",
     MetricKind.COUNTER,
-    "Bytes of tensors that went to Triton and came from it by gRPC; what lies in shared memory does not.",
+    "Bytes of tensors sent to and received from Triton by gRPC; tensors in shared memory do not count.",
     {"direction": ("sent", "received")},
     "bytes",
 )
 TRITON_RETRIES = Metric(
-    "mediround_triton_retries",
-    MetricKind.COUNTER,
-    "Calls made a second time, since Triton was lost or started anew.",
+    "mediround_triton_retries", MetricKind.COUNTER, "Calls made again, because Triton was lost or restarted."
 )
 TRITON_HANDSHAKES = Metric(
     "mediround_triton_handshakes",
     MetricKind.COUNTER,
-    "How often Triton was found to serve the bundle: at the start, and after each loss.",
+    "Successful handshakes with Triton: one at the start, and one after each loss.",
 )
 TRITON_MAPPINGS = Metric(
     "mediround_triton_mappings",
     MetricKind.COUNTER,
-    "Regions of shared memory that Triton was asked to map: each at the start, and again after Triton lost it.",
+    "Regions of shared memory that Triton was asked to map: each at the start, and again after each loss.",
 )
 PROMPT_TOKENS = Metric(
     "mediround_prompt_tokens",
     MetricKind.COUNTER,
-    "Tokens of prompts, image tokens included, by whether their keys and values were held or computed.",
+    "Prompt tokens, image tokens included, by source of their keys and values: cached or computed.",
     {"source": ("cached", "computed")},
     "tokens",
 )
-PASSES = Metric("mediround_language_passes", MetricKind.COUNTER, "Language passes; one a wave.")
+PASSES = Metric("mediround_language_passes", MetricKind.COUNTER, "Language passes; one per wave.")
 DIALOGUE_ROUNDS = Metric(
-    "mediround_dialogue_rounds",
-    MetricKind.HISTOGRAM,
-    "Rounds of a dialogue known in advance that was answered whole.",
-    buckets=COUNTS,
+    "mediround_dialogue_rounds", MetricKind.HISTOGRAM, "Rounds per completed SegmentDialogue call.", buckets=COUNTS
 )
 DIALOGUE_WAVES = Metric(
     "mediround_dialogue_waves",
     MetricKind.HISTOGRAM,
-    "Waves, and so language passes, of a dialogue known in advance that was answered whole.",
+    "Waves, and so language passes, per completed SegmentDialogue call.",
     buckets=COUNTS,
 )
 BATCH_MASKS = Metric(
     "mediround_decode_batch_masks",
     MetricKind.HISTOGRAM,
-    "Masks decoded as one batch on one embedding.",
+    "Masks per decode batch, all on one embedding.",
     unit="masks",
     buckets=COUNTS,
 )
@@ -241,7 +237,7 @@ SCORE = Metric(
 CORRECTABLE = Metric(
     "mediround_correctable_masks",
     MetricKind.COUNTER,
-    "Masks that their request's policy let be corrected.",
+    "Masks that the request's policy allowed to be corrected.",
     unit="masks",
 )
 CORRECTED = Metric(
@@ -253,32 +249,40 @@ NEAR_THRESHOLD = Metric(
     f"Masks whose score lies within {NEAR} of the request's threshold.",
     unit="masks",
 )
-EMPTY = Metric("mediround_empty_masks", MetricKind.COUNTER, "Masks without a pixel.", unit="masks")
+EMPTY = Metric("mediround_empty_masks", MetricKind.COUNTER, "Masks without a single pixel.", unit="masks")
 NO_MASK = Metric("mediround_answers_without_mask", MetricKind.COUNTER, "Rounds answered without [SEG].")
 PROMPTS = Metric(
     "mediround_prompts_in_progress",
     MetricKind.GAUGE,
-    "Prompts that a language server has admitted: those that its engine works on, and its queue.",
+    "Prompts that a language server has admitted: those in its engine and those in its queue.",
 )
-SESSIONS = Metric("mediround_sessions_open", MetricKind.GAUGE, "Sessions held.")
-SESSIONS_LIMIT = Metric("mediround_sessions_limit", MetricKind.GAUGE, "Sessions allowed.")
+SESSIONS = Metric("mediround_sessions_open", MetricKind.GAUGE, "Open sessions.")
+SESSIONS_LIMIT = Metric("mediround_sessions_limit", MetricKind.GAUGE, "Most sessions that may be open.")
 SESSION_BYTES = Metric(
-    "mediround_session_bytes", MetricKind.GAUGE, "Images and masks of all sessions together.", unit="bytes"
+    "mediround_session_bytes",
+    MetricKind.GAUGE,
+    "Bytes of images and masks of all sessions together.",
+    unit="bytes",
 )
 ENGINE_UP = Metric(
     "mediround_engine_up",
     MetricKind.GAUGE,
-    "1 while the engine can be asked, as far as is known.",
+    "1 if the engine accepts requests (last known), else 0.",
     {"engine": ENGINES},
 )
 ENGINE_INFO = Metric(
-    "mediround_engine_info", MetricKind.GAUGE, "1; which engine it is.", {"engine": ENGINES, "description": ()}
+    "mediround_engine_info",
+    MetricKind.GAUGE,
+    "1; the engine's description is the label.",
+    {"engine": ENGINES, "description": ()},
 )
-BUILD_INFO = Metric("mediround_build_info", MetricKind.GAUGE, "1; the version of this program.", {"version": ()})
+BUILD_INFO = Metric(
+    "mediround_build_info", MetricKind.GAUGE, "1; the version of this program is the label.", {"version": ()}
+)
 MODEL_INFO = Metric(
     "mediround_model_info",
     MetricKind.GAUGE,
-    "1; the bundle that is served. The digest is the first 12 digits of the one in every result.",
+    "1; the bundle served. The digest is the first 12 digits of the one in every result.",
     {"name": (), "version": (), "digest": ()},
 )
 
@@ -287,7 +291,7 @@ CATALOGUE = tuple(declared for declared in tuple(globals().values()) if isinstan
 
 
 def index_label(index: int | None) -> str:
-    """The label of a round's zero-based index; None: not known."""
+    """The label of a round's index; None: not known."""
     if index is None:
         return UNKNOWN_INDEX
     return INDICES[min(index, len(INDICES) - 1)]

@@ -31,7 +31,7 @@ def series(metric: str, job: str = "mediround", **labels: str) -> str:
 
 
 def rounds(code: str) -> str:
-    return series("mediround_rounds_total", code=code, index="1")
+    return series("mediround_rounds_total", code=code, index="0")
 
 
 IDLE = {
@@ -78,7 +78,7 @@ def course(
     bad = counter(*((minutes, rate * share) for minutes, rate, share in legs))
     if kind == "Errors":
         return {rounds("OK"): good, rounds(code): bad}
-    seconds = {"priority": priority, "index": "1"}
+    seconds = {"priority": priority, "index": "0"}
     return {
         rounds("OK"): every,
         series("mediround_round_seconds_count", **seconds): every,

@@ -81,11 +81,11 @@ def stage(
     openings: Executor | None = None,
     template_trained: bool = True,
     judge: bool = True,
-    places: int = 8,
+    concurrency: int = 8,
     max_wait: float = 60.0,
     **limits: float,
 ) -> Stage:
-    """``limits`` replace those above; ``places`` and ``max_wait`` are the gate's.
+    """``limits`` replace those above; ``concurrency`` and ``max_wait`` are the gate's.
 
     ``openings`` works on new images; ``executor`` if none is given.
     """
@@ -100,7 +100,7 @@ def stage(
     expectations, registry = CostModel(), CollectorRegistry()
     observer = CompositeObserver(expectations, MetricsRecorder(registry))
     waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
-    gate = AdmissionQueue(places, places, waits, expectations, time.monotonic)
+    gate = AdmissionQueue(concurrency, concurrency, waits, expectations, time.monotonic)
     description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
     orchestrator = compose(
         PromptTemplate(manifest, CharacterTokenizer()),

@@ -90,7 +90,7 @@ def test_every_series_is_there_before_the_first_request(run: Run) -> None:
     assert expected <= ours.keys()
     told = {key for key in ours if key[0].startswith("mediround_") and not key[0].endswith("_info")}
     assert told <= expected
-    assert value(ours, "mediround_rounds_total", code="OK", index="1") == 0  # the warm-up is not a round
+    assert value(ours, "mediround_rounds_total", code="OK", index="0") == 0  # the warm-up is not a round
     assert value(ours, "mediround_expected_work_seconds", work="pass") > 0  # but it was measured
 
 
@@ -98,7 +98,7 @@ def test_a_run_adds_numbers_and_no_series(run: Run, random_bundle: Bundle) -> No
     before, after = series(run[0]["fresh"]), series(run[0]["after"])
     mine = [{key for key in found if key[0].startswith("mediround_")} for found in (before, after)]
     assert mine[0] == mine[1]
-    assert value(after, "mediround_rounds_total", code="OK", index="2") == 2
+    assert value(after, "mediround_rounds_total", code="OK", index="1") == 2
     assert value(after, "mediround_rounds_total", code="INVALID_ARGUMENT", index="unknown") == 1
     assert value(after, "mediround_cache_hits_total", cache="uploads") == 2
     assert value(after, "mediround_engine_up", engine="language") == 1

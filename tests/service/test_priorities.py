@@ -22,7 +22,7 @@ async def crowd(
     executor: Executor, sessions: int, *, max_wait: float = 600.0
 ) -> AsyncIterator[tuple[Stage, list[AsyncSession]]]:
     """One place, which is taken: a round that the language half holds. The first session's is in it."""
-    stage = build_stage(executor, places=1, max_wait=max_wait, max_sessions=32, max_concurrent_rounds=32)
+    stage = build_stage(executor, concurrency=1, max_wait=max_wait, max_sessions=32, max_concurrent_rounds=32)
     async with serving(stage.service, observer=stage.observer) as server, AsyncClient(server.address) as client:
         opened = [await client.open(picture(seed=seed)) for seed in range(sessions)]
         stage.language.script.hold("complete")
@@ -114,7 +114,7 @@ async def test_who_gives_up_leaves_the_queue(executor: Executor) -> None:
 
 async def test_a_sessions_own_requests_hold_one_place(executor: Executor) -> None:
     """Those that wait for their session do not keep others out."""
-    stage = build_stage(executor, places=2)
+    stage = build_stage(executor, concurrency=2)
     script = stage.language.script
     async with serving(stage.service) as server, AsyncClient(server.address) as client:
         one, other = await client.open(picture()), await client.open(picture(seed=1))
@@ -144,7 +144,7 @@ async def test_the_wait_is_part_of_what_the_caller_is_told(
 
 
 async def test_an_image_that_is_held_costs_less(executor: Executor) -> None:
-    stage = build_stage(executor, places=1)
+    stage = build_stage(executor, concurrency=1)
     async with serving(stage.service) as server, AsyncClient(server.address) as client:
         async with client.open(picture()) as session:
             await session.ask("Segment the liver.")

@@ -36,7 +36,7 @@ async def test_a_full_slab_serves_all_the_same(random_bundle: Bundle, random_tri
         leases = [await on.lease(seed) for seed in range(SLOTS + 2)]
         assert [lease.slot is not None for lease in leases] == [True] * SLOTS + [False] * 2
         stats, counts = on.store.stats, on.engine.counts
-        assert (stats.beside, stats.moved) == (2, 0)
+        assert (stats.allocated, stats.moved) == (2, 0)
         assert (stats.shared, stats.own) == (PlacementStats(SLOTS, SLOTS), PlacementStats(2, 2))
         assert (counts.encodes, counts.encodes_by_value) == (SLOTS + 2, 2)
         received = counts.bytes_received

@@ -39,8 +39,8 @@ def expectations() -> CostModel:
 class Scene:
     """Requests by name, each of which works until it is told to end."""
 
-    places: int = 1
-    encode_places: int | None = None
+    concurrency: int = 1
+    encode_concurrency: int | None = None
     max_wait: float = 100.0
     now: float = 0.0
     begun: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Scene:
     def __post_init__(self) -> None:
         waits = {INTERACTIVE: self.max_wait, BATCH: 10 * self.max_wait}
         self.queue = AdmissionQueue(
-            self.places, self.encode_places or self.places, waits, expectations(), lambda: self.now
+            self.concurrency, self.encode_concurrency or self.concurrency, waits, expectations(), lambda: self.now
         )
 
     async def ask(
@@ -137,7 +137,7 @@ async def test_batch_does_not_starve() -> None:
 
 
 async def test_batch_leaves_places_to_interactive() -> None:
-    async with scene(places=4) as play:
+    async with scene(concurrency=4) as play:
         for number in range(6):
             await play.ask(f"batch {number}", BATCH)
         assert len(play.begun) == 2
@@ -151,7 +151,7 @@ async def test_batch_leaves_places_to_interactive() -> None:
 
 async def test_images_leave_places_to_rounds() -> None:
     """However many images wait to be encoded, a round on a known one begins at once."""
-    async with scene(places=4, encode_places=2, max_wait=25.0) as play:
+    async with scene(concurrency=4, encode_concurrency=2, max_wait=25.0) as play:
         for number in range(3):
             await play.ask(f"image {number}", work=IMAGE)
         assert play.begun == ["image 0", "image 1"]
@@ -216,7 +216,7 @@ async def test_work_in_progress_counts_as_far_as_it_is_not_done() -> None:
 
 async def test_a_throughput_above_one_lets_more_wait() -> None:
     """Engines that batch do several seconds of work in one."""
-    async with scene(places=4, max_wait=4.0) as play:
+    async with scene(concurrency=4, max_wait=4.0) as play:
         for turn in range(20):
             for number in range(4):
                 await play.ask(f"{turn} {number}")
@@ -239,7 +239,7 @@ async def test_a_deadline_that_waiting_would_break_is_refused_at_once() -> None:
 
 async def test_a_free_place_is_never_refused() -> None:
     """Whatever is expected: the expectation may be wrong, and nothing is lost by trying."""
-    async with scene(places=2, max_wait=0.001) as play:
+    async with scene(concurrency=2, max_wait=0.001) as play:
         await play.ask("a", work=IMAGE)
         await play.ask("b", allowed=0.5, work=IMAGE)
         assert play.begun == ["a", "b"]
@@ -304,19 +304,19 @@ REQUESTS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(REQUESTS, st.integers(1, 5))
 def test_every_request_is_served_once_or_leaves(
-    requests: list[tuple[Priority, str, int, bool]], places: int
+    requests: list[tuple[Priority, str, int, bool]], concurrency: int
 ) -> None:
     """Whatever comes in whatever order, no place is lost, and no more are given than there are."""
 
     async def run() -> None:
-        async with scene(places=places, max_wait=1e9) as play:
+        async with scene(concurrency=concurrency, max_wait=1e9) as play:
             for number, (priority, caller, passes, cancelled) in enumerate(requests):
                 work = ExpectedWork(encodes=0, passes=passes, masks=0)
                 task = await play.ask(f"{number}", priority, caller=caller, work=work)
                 if cancelled:
                     task.cancel()
                 await play.settle()
-                assert sum(play.queue.stats(each).in_progress for each in Priority) <= places
+                assert sum(play.queue.stats(each).in_progress for each in Priority) <= concurrency
             gone = {f"{number}" for number, request in enumerate(requests) if request[3]}
             for name in gone & set(play.begun):
                 play.begun.remove(name)

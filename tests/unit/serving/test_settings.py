@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from serving.healthcheck import ProbeSettings
@@ -65,7 +66,7 @@ def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
     [
         ["--metrics-listen", "nowhere"],
         ["--log-format", "xml"],
-        ["--admission.places", "0"],
+        ["--admission.concurrency", "0"],
         ["--admission.max-wait", "0"],
         ["--tls.certificate", "a"],
         ["--tls.client-ca", "a"],
@@ -97,7 +98,71 @@ def test_no_pattern_reaches_whoever_sets_something() -> None:
     words = problems(caught.value)
     assert "pattern" not in words
     assert "Value error" not in words
-    assert words.startswith("listen: must be HOST:PORT")
+    assert words.startswith("--listen: must be HOST:PORT")
+
+
+WRONG = {
+    "listen": ["bad", "--listen: must be HOST:PORT"],
+    "limits.max-rounds": ["-1", "--limits.max-rounds: must be greater than 0"],
+    "limits.max-calls": ["many", "--limits.max-calls: must be a valid integer"],
+    "drain-seconds": ["0", "--drain-seconds: must be greater than 0"],
+    "log-level": ["loud", "--log-level: must be 'debug', 'info', 'warning' or 'error'"],
+    "tls.certificate": ["a", "--tls: certificate and private-key must be given together"],
+    "tls.client-ca": ["a", "--tls: certificate and private-key must be given with client-ca"],
+    "triton.version": ["latest", "--triton.version: must be the number of a version"],
+    "metrics-listen": ["0.0.0.0:1", "--metrics-listen 0.0.0.0:1 reaches beyond loopback"],
+    "vllm.kv-cache-bytes": ["0", "--vllm.kv-cache-bytes: must be greater than 0"],
+}
+
+
+@pytest.mark.parametrize("tree", [Settings, LanguageServerSettings])
+def test_a_wrong_value_is_one_plain_line_that_names_its_flag(tree: type[BaseSettings]) -> None:
+    tried = WRONG.keys() & dict(flags(tree)).keys()
+    assert len(tried) > 6
+    for flag in tried:
+        value, words = WRONG[flag]
+        with pytest.raises(ValidationError) as caught:
+            tree(_cli_parse_args=["--bundle", "x", f"--{flag}", value])
+        line = problems(caught.value)
+        assert line.startswith(words)
+        assert not re.search(r"\n|Input|Value error|pattern|\^|\$|\\d|pydantic", line)
+
+
+def test_a_setting_that_is_missing_is_named() -> None:
+    for tree in (Settings, LanguageServerSettings):
+        with pytest.raises(ValidationError) as caught:
+            tree(_cli_parse_args=[])
+        assert problems(caught.value) == "--bundle: must be given"
+
+
+def flags(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting in the tree, by its flag."""
+    for name, field in model.model_fields.items():
+        flag = f"{prefix}{name.replace('_', '-')}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from flags(field.annotation, flag + ".")
+        else:
+            yield flag, field
+
+
+UNITS = {"bytes": "(?i)bytes", "pixels": "pixels", "timeout": "Seconds", "seconds": "Seconds", "wait": "Seconds"}
+"""What a number's name ends with, and what its description must say."""
+
+
+@pytest.mark.parametrize("tree", [Settings, LanguageServerSettings, ProbeSettings])
+def test_every_setting_is_described_with_its_unit(tree: type[BaseSettings]) -> None:
+    described = dict(flags(tree))
+    assert len(described) >= {Settings: 47, LanguageServerSettings: 22, ProbeSettings: 6}[tree]
+    for flag, field in described.items():
+        words = field.description or ""
+        assert len(words) > 10, f"--{flag} says nothing"
+        assert re.search(r"\b(who|whoever|nobody|somebody)\b", words) is None, f"--{flag}: {words}"
+        kinds = get_args(field.annotation) or (field.annotation,)
+        if float in kinds:
+            assert "Seconds" in words, f"--{flag} has no unit: {words}"
+        for name, unit in UNITS.items():
+            if flag.rpartition("-")[2] == name or f"-{name}-" in flag:
+                assert re.search(unit, words), f"--{flag} has no unit: {words}"
 
 
 def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type]]:

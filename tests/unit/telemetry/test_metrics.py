@@ -190,7 +190,7 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
     asked = replace(
         sources(),
         embeddings=lambda: EmbeddingStats(
-            0, 0, 0, 0, PlacementStats(1, 2), PlacementStats(3, 4), beside=5, moved=6
+            0, 0, 0, 0, PlacementStats(1, 2), PlacementStats(3, 4), allocated=5, moved=6
         ),
         slabs=lambda: {"embeddings": SlabStats(7, 8, 9), "masks": SlabStats(10, 11, 12)},
         triton=lambda: TritonCounts(
@@ -212,7 +212,7 @@ def test_where_embeddings_lie_and_what_triton_was_asked() -> None:
         "embeddings_leased own": 2,
         "embeddings_held shared": 3,
         "embeddings_leased shared": 4,
-        "embeddings_outside_total beside": 5,
+        "embeddings_outside_total allocated": 5,
         "embeddings_outside_total moved": 6,
         "slab_slots embeddings free": 7,
         "slab_slots embeddings taken": 8,
@@ -243,7 +243,7 @@ def test_what_a_process_does_not_have_it_does_not_tell() -> None:
 
 @pytest.mark.parametrize("index", [None, 0, 4, 5, 10**9])
 def test_an_index_is_one_of_few(index: int | None) -> None:
-    expected = {None: "unknown", 0: "1", 4: "5", 5: "6+", 10**9: "6+"}
+    expected = {None: "unknown", 0: "0", 4: "4", 5: "5+", 10**9: "5+"}
     assert telemetry.index_label(index) == expected[index]
 
 
@@ -268,12 +268,12 @@ def test_the_board_tells_of_the_last_minute() -> None:
     registry, now = fresh(), [0.0]
     board = StatusBoard(registry, lambda: now[0])
     rounds = registry._names_to_collectors["mediround_rounds"]
-    rounds.labels("OK", "1").inc(100)
+    rounds.labels("OK", "0").inc(100)
     now[0] = 10.0
     assert board.look()["rounds"]["OK"] == pytest.approx(10.0)
     for second in range(11, 100):  # somebody looks every second; nothing happens but now and then
         now[0] = float(second)
-        rounds.labels("OK", "2").inc(2)
+        rounds.labels("OK", "1").inc(2)
         state = board.look()
     assert state["window_seconds"] == pytest.approx(WINDOW_SECONDS, abs=1.0)
     assert state["rounds"]["OK"] == pytest.approx(2.0, rel=0.02)
