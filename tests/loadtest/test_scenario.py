@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from loadtest.images import ImageMaker, load_pictures
+from loadtest.plan import Plan
 from loadtest.scenario import ScenarioError, read
+from serving.domain import AnswerMode, Question
+from serving.prompt import waves
 from tests.conftest import REPOSITORY
 from tests.loadtest.conftest import scenario
 
@@ -26,6 +29,16 @@ def test_shipped_scenarios_can_be_read_and_their_images_made(path: Path) -> None
     assert asked.objective.latency
     maker = ImageMaker(asked.images, 0, load_pictures(asked.images, path.parent))
     assert len(maker.image(0)) > 0
+
+
+def test_the_archive_is_read_in_waves() -> None:
+    asked = read(REPOSITORY / "loadtest" / "scenarios" / "archive.toml")
+    mode = AnswerMode.FORCED if asked.dialogues.answers == "forced" else AnswerMode.FREE
+    dialogues = [dialogue.rounds for dialogue in Plan(asked, 0)]
+    passes = [
+        len(waves([Question(r.question, r.refer_to, mode, r.answer) for r in each], 0)) for each in dialogues
+    ]
+    assert sum(passes) < 0.8 * sum(map(len, dialogues))
 
 
 @pytest.mark.parametrize(
