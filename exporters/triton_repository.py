@@ -213,7 +213,7 @@ _QUEUE = """\
 dynamic_batching {
   # No delay: a request waits for a busy instance alone, and batches form while it is busy.
   max_queue_delay_microseconds: 0
-  # 1: a person waits. 2: a dialogue that is known in advance.
+  # The priority of the request: 1 is INTERACTIVE, 2 is BATCH.
   priority_levels: 2
   default_priority_level: 2
   default_queue_policy {
