@@ -67,7 +67,7 @@ def measure(server: Launched, bundle: Path, asked: Case, options: argparse.Names
     """All three ways in turn, ``options.repeats`` times, each on images that no cache has seen."""
     baselines, live, known = [], [], []
     count = max(asked.concurrency, options.dialogues)
-    with Client(server.address, timeout=3600) as client:
+    with Client(server.address, timeout=3600, retries=0) as client:
         for repeat in range(options.repeats):
             seeds = [first_seed + (3 * repeat) * count + k for k in range(count)]
             baselines.append(_published(bundle, options.threads, asked, seeds))

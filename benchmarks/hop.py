@@ -110,8 +110,8 @@ def main() -> None:
         launched(options.bundle, logs[0], ["--onnx.threads", threads, *quiet], module="serving.llm") as language,
         launched(options.bundle, logs[1], flags) as near,
         launched(options.bundle, logs[2], [*flags, "--language", f"grpc://{language.address}"]) as far,
-        Client(near.address) as one_process,
-        Client(far.address) as over_the_hop,
+        Client(near.address, retries=0) as one_process,
+        Client(far.address, retries=0) as over_the_hop,
     ):
         seed = time.time_ns() % 10**9
         rows = [compare([one_process, over_the_hop], asked, options.repeats, seed) for asked in options.cases]

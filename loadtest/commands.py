@@ -25,7 +25,7 @@ from loadtest.run import RunError, Subject
 from loadtest.scenario import Scenario, ScenarioError, read
 from loadtest.server_metrics import Endpoint, ScrapeError
 from loadtest.sweep import Sweep
-from mediround import Tls
+from mediround import InvalidArgument, Tls
 
 MET, MISSED, NOT_RUN, INVALID, INTERRUPTED = 0, 1, 2, 3, 130
 _BY_RESULT = {"met": MET, "missed": MISSED, "invalid": INVALID}
@@ -35,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
     """Run ``given.command``; its exit code."""
     try:
         return {"run": _run, "knee": _knee, "compare": _compare}[given.command](given)
-    except (RunError, ScenarioError, ScrapeError, ReportError, NotComparable, OSError) as error:
+    except (RunError, ScenarioError, ScrapeError, ReportError, NotComparable, InvalidArgument, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_RUN
     except KeyboardInterrupt:

@@ -74,7 +74,7 @@ async def run(
     """
     plan = Plan(scenario, seed)
     pictures = await asyncio.to_thread(load_pictures, scenario.images, folder)
-    async with AsyncClient(subject.address, tls=subject.tls, timeout=scenario.calls.timeout) as client:
+    async with AsyncClient(subject.address, tls=subject.tls, timeout=scenario.calls.timeout, retries=0) as client:
         described = await _described(client, subject.address)
         _suits(described, scenario)
         await _readable(subject.metrics)

@@ -19,6 +19,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mediround import channels
+
 STOP_SECONDS = 20.0
 
 
@@ -83,7 +85,7 @@ def launched(
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    with grpc.insecure_channel(address) as channel:
+    with channels.blocking(address, None) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
             if process.poll() is not None:

@@ -21,6 +21,7 @@ from importlib.metadata import version
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from mediround import InvalidArgument
 from serving.admission.cost import CostModel
 from serving.admission.queue import AdmissionQueue
 from serving.api.description import ServerDescription
@@ -271,7 +272,7 @@ async def serve(settings: Settings) -> int:
 
 
 def main() -> int:
-    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError, ValueError)
+    cannot_serve = (BundleError, ProviderError, ServingError, InvalidArgument, OSError, RuntimeError, ValueError)
     return run("python -m serving", Settings, serve, cannot_serve)
 
 

@@ -131,7 +131,7 @@ def shared_memory(bundle: Bundle, settings: Settings) -> Iterator[SharedMemory]:
 
 
 def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None:
-    """None: the language half is in this process. Raises OSError when a certificate cannot be read."""
+    """None: the language half is in this process. Raises InvalidArgument when a certificate cannot be used."""
     if not settings.language_servers:
         return None
     files = settings.language_tls
@@ -161,7 +161,7 @@ def openvino_encoder(bundle: Bundle, settings: Settings) -> OpenVinoEncoder | No
 
 
 def remote_vision(bundle: Bundle, settings: Settings, shared: SharedMemory) -> TritonVision | None:
-    """None: the vision half is in this process. Raises OSError when a certificate cannot be read."""
+    """None: the vision half is in this process. Raises InvalidArgument when a certificate cannot be used."""
     if settings.triton_server is None:
         return None
     files, triton = settings.vision_tls, settings.triton

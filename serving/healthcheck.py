@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mediround import Tls
+from mediround import InvalidArgument, Tls, channels
 from serving.rpc.settings import PeerAddress, Seconds, SettingsSection, problems
 
 SERVES, DOES_NOT_SERVE, BAD_SETTINGS = 0, 1, 2
@@ -55,21 +55,19 @@ class ProbeSettings(BaseSettings):
     timeout: Seconds = 5.0
     """Seconds to wait for an answer."""
     tls: ProbeTlsSettings = ProbeTlsSettings()
-    """With ``tls.ca`` TLS is spoken, else plain text."""
+    """With one of them TLS is spoken, else plain text."""
 
 
 def status(settings: ProbeSettings) -> str:
     """The server's own word: SERVING, NOT_SERVING or UNKNOWN; without an answer, the gRPC code of that.
 
     Raises:
-        OSError: a certificate cannot be read.
+        InvalidArgument: a certificate cannot be used.
     """
     tls = settings.tls
-    with (
-        grpc.secure_channel(settings.address, Tls(tls.ca, tls.certificate, tls.private_key).credentials())
-        if tls.ca
-        else grpc.insecure_channel(settings.address)
-    ) as channel:
+    parts = (tls.ca, tls.certificate, tls.private_key)
+    credentials = Tls(*parts).credentials() if any(parts) else None
+    with channels.blocking(settings.address, credentials) as channel:
         request = health_pb2.HealthCheckRequest(service=settings.service)
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout)
@@ -85,7 +83,7 @@ def main() -> int:
     except ValidationError as error:
         print(f"python -m serving.healthcheck: {problems(error)}", file=sys.stderr)
         return BAD_SETTINGS
-    except OSError as error:
+    except InvalidArgument as error:
         print(f"python -m serving.healthcheck: {error}", file=sys.stderr)
         return BAD_SETTINGS
     print(answer)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from pydantic import ValidationError
 
+from mediround import Tls
 from serving import stray_output
 from serving.logs import FORMATTERS, Format, as_json, log_warning
 from serving.rpc.server import ServerTls
@@ -131,8 +132,9 @@ async def metrics(
 
 
 def server_tls(settings: TlsSettings) -> ServerTls | None:
-    """The files' contents; None without TLS. Raises OSError when one cannot be read."""
+    """The files' contents; None without TLS. Raises InvalidArgument when they cannot be used."""
     if settings.certificate is None or settings.private_key is None:
         return None
+    Tls(settings.client_ca, settings.certificate, settings.private_key)  # gRPC would say nothing, or not start
     authority = settings.client_ca.read_bytes() if settings.client_ca else None
     return ServerTls(settings.certificate.read_bytes(), settings.private_key.read_bytes(), authority)

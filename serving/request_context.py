@@ -1,21 +1,42 @@
-"""What travels with the request that is being worked on: its deadline and its priority.
+"""What travels with the request that is being worked on: its id, its deadline and its priority.
 
-The gRPC edge sets the deadline, the orchestrator the priority; both are read where work leaves this process. In
+The gRPC edge sets id and deadline, the orchestrator the priority; all are read where work leaves this process. In
 between nothing carries them as arguments. A passed deadline cancels the task, and that alone stops work in this
 process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
+from uuid import uuid4
 
 from serving.domain import Priority
 
+REQUEST_ID = "x-request-id"
+"""Metadata by which a caller names a request, so as to find it in the log."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+"""Whatever else a caller may send, a name or a number of a patient has not this form."""
+
+_REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 _DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 _PRIORITY: ContextVar[Priority] = ContextVar("priority", default=Priority.INTERACTIVE)
+
+
+def set_request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
+    """Work of this task is known by the caller's id, where it is a plain UUID; else by a new one."""
+    sent = (value for key, value in metadata or () if key == REQUEST_ID)
+    plain = next((value for value in sent if isinstance(value, str) and _UUID.fullmatch(value)), None)
+    _REQUEST_ID.set(plain.lower() if plain else str(uuid4()))
+
+
+def request_id() -> str:
+    """Empty outside a request."""
+    return _REQUEST_ID.get()
 
 
 def set_deadline(seconds: float | None) -> None:

@@ -13,6 +13,7 @@ begins with an underscore may change at any time. More: clients/README.md in the
 from mediround._description import Limits, ServerDescription
 from mediround._rounds import Round
 from mediround._tls import Tls
+from mediround._version import __version__
 from mediround.aio import AsyncClient, AsyncSession
 from mediround.client import Client, Session
 from mediround.errors import (
@@ -57,4 +58,5 @@ __all__ = [
     "Timings",
     "Tls",
     "Unavailable",
+    "__version__",
 ]

@@ -5,8 +5,9 @@ Knows the public words of a question and how they stand in messages. Does not kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, TypeAlias
 
 from mediround.errors import FieldViolation, InvalidArgument
@@ -86,25 +87,38 @@ def segment_request(
     """Raises InvalidArgument for what no server could serve."""
     return pb.SegmentDialogueRequest(
         session_id=session_id,
-        questions=[_question(session_id, asked, f"questions[{i}]") for i, asked in enumerate(rounds)],
+        questions=[
+            _question(session_id, asked, f"questions[{i}]") for i, asked in enumerate(checked_rounds(rounds))
+        ],
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         priority=_priority(priority),
     )
 
 
+def checked_rounds(rounds: object) -> list[Round]:
+    """Raises InvalidArgument for anything but Rounds, one after the other."""
+    if isinstance(rounds, Iterable) and not isinstance(rounds, str | bytes | Mapping):
+        each = list(rounds)
+        for number, asked in enumerate(each):
+            if not isinstance(asked, Round):
+                raise _refused(f"questions[{number}]", f"must be a Round, not a {type(asked).__name__}")
+        return each
+    raise _refused("questions", f"must be a list of Round, not a {type(rounds).__name__}")
+
+
 def _question(session_id: str, asked: Round, path: str) -> pb.Question:
-    if asked.mode not in _MODES:
+    if not (asked.mode is None or isinstance(asked.mode, str)) or asked.mode not in _MODES:
         raise _refused(f"{path}.answer_mode", f"must be one of {', '.join(filter(None, _MODES))}, or None")
     return pb.Question(
         text=_text(asked.question, f"{path}.text"),
         refer_to=_reference(session_id, asked.refer_to, f"{path}.refer_to"),
         answer_mode=_MODES[asked.mode],
-        answer=_text(asked.answer or "", f"{path}.answer"),
+        answer="" if asked.answer is None else _text(asked.answer, f"{path}.answer"),
     )
 
 
-def _reference(session_id: str, refer_to: RoundResult | int | None, path: str) -> pb.RoundReference | None:
+def _reference(session_id: str, refer_to: object, path: str) -> pb.RoundReference | None:
     match refer_to:
         case None:
             return None
@@ -112,25 +126,40 @@ def _reference(session_id: str, refer_to: RoundResult | int | None, path: str) -
             if refer_to.session_id != session_id:
                 raise _refused(path, "must be a result of this session: ask in the session that it came from")
             return pb.RoundReference(round=refer_to.index, session_id=session_id)
-        case index:
-            if not 0 <= index < 1 << 32:
-                raise _refused(path, "must be the index of an earlier round, counted from 0")
-            return pb.RoundReference(round=index)
+        case _:
+            return pb.RoundReference(round=_index(refer_to, path))
 
 
-def _correction(policy: str, threshold: float | None) -> pb.Correction:
-    if policy not in _POLICIES:
+def _index(number: object, path: str) -> int:
+    """Of an earlier round: any whole number, numpy's too, but no truth value."""
+    if isinstance(number, Integral) and not isinstance(number, bool) and 0 <= int(number) < 1 << 32:
+        return int(number)
+    raise _refused(path, "must be a result of this session, or the zero-based index of an earlier round")
+
+
+def _correction(policy: object, threshold: object) -> pb.Correction:
+    if not isinstance(policy, str) or policy not in _POLICIES:
         raise _refused("correction.policy", f"must be one of {', '.join(_POLICIES)}")
-    return pb.Correction(policy=_POLICIES[policy], threshold=threshold)
+    return pb.Correction(policy=_POLICIES[policy], threshold=_threshold(threshold))
 
 
-def _priority(priority: str) -> pb.Priority.ValueType:
-    if priority not in _PRIORITIES:
+def _threshold(threshold: object) -> float | None:
+    if threshold is None:
+        return None
+    if isinstance(threshold, Real) and not isinstance(threshold, bool) and 0 <= float(threshold) <= 1:
+        return float(threshold)
+    raise _refused("correction.threshold", "must be between 0 and 1, or None")
+
+
+def _priority(priority: object) -> pb.Priority.ValueType:
+    if not isinstance(priority, str) or priority not in _PRIORITIES:
         raise _refused("priority", f"must be one of {', '.join(_PRIORITIES)}")
     return _PRIORITIES[priority]
 
 
-def _text(words: str, path: str) -> str:
+def _text(words: object, path: str) -> str:
+    if not isinstance(words, str):
+        raise _refused(path, f"must be a text, not a {type(words).__name__}")
     try:
         words.encode()
     except UnicodeEncodeError:

@@ -1,6 +1,7 @@
 """The client for asyncio.
 
-Knows calls that are awaited. What is sent and what comes back is made elsewhere, once for both clients.
+Knows what can be asked, by calls that are awaited. What is sent and what comes back is made elsewhere, once for
+both clients; so is the connection (``mediround._asynchronous``).
 """
 
 # ruff: noqa: ASYNC109  # gRPC tells the server of a timeout; asyncio.timeout would not
@@ -8,16 +9,17 @@ Knows calls that are awaited. What is sent and what comes back is made elsewhere
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
-from time import monotonic
+import warnings
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import NoReturn, Self
 
-import grpc
-
-from mediround._connection import CHANNEL_OPTIONS, SentImages
+from mediround._asynchronous import AsyncConnection
+from mediround._calls import RETRIES, CallDefaults
+from mediround._connection import NOT_CLOSED, not_copied
 from mediround._description import ServerDescription, server_description
+from mediround._readiness import Readiness
 from mediround._rounds import (
     DialogueCorrection,
     LiveCorrection,
@@ -25,43 +27,48 @@ from mediround._rounds import (
     Priority,
     Round,
     ask_request,
+    checked_rounds,
     segment_request,
 )
 from mediround._tls import Tls
-from mediround.errors import Cancelled, DeadlineExceeded, MediRoundError, NotFound, Unavailable, from_failure
-from mediround.image import ImageSource, Upload, upload
-from mediround.results import Opening, RoundResult, opening, round_result
+from mediround.errors import MediRoundError
+from mediround.image import ImageSource, upload
+from mediround.results import Opening, RoundResult, round_result, taken_up
 from mediround.v1 import segmentation_pb2 as pb
-from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
-
-if TYPE_CHECKING:  # a name that the stubs' types have and the stubs have not
-    from mediround.v1.segmentation_pb2_grpc import SegmentationServiceAsyncStub
-
-_STATUS_LOST = "Internal error from Core"
-"""What grpc.aio says when a call ends while it writes: the true status is lost (grpc issue 36066)."""
 
 
 class AsyncClient:
-    """A connection to one server, for any number of sessions and tasks of one event loop.
+    """A connection to one server, for any number of sessions and tasks of one event loop: that of its first call.
 
-    Make it within the loop. Close it, or use it in an ``async with``. Every call raises ``MediRoundError``s
-    alone, and ``OSError`` where a path cannot be read. Cancelling a task cancels its call on the server.
+    Close it, or use it in an ``async with``. Every call raises ``MediRoundError``s alone, and ``OSError`` where a
+    path cannot be read. Calls that the server says it did not begin are sent again by themselves, ``retries``
+    times at most and within ``timeout``. Cancelling a task cancels its call on the server.
     """
 
-    def __init__(self, address: str, *, tls: Tls | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: Tls | None = None,
+        timeout: float | None = None,
+        retries: int = RETRIES,
+        http_proxy: bool = False,
+    ) -> None:
         """Connect when first needed; the arguments are those of ``Client``."""
-        self._channel = (
-            grpc.aio.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
-            if tls
-            else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        )
-        self._stub = SegmentationServiceStub(self._channel)
-        self._timeout = timeout
-        self._sent = SentImages()
+        defaults = CallDefaults.of(timeout, retries)
+        self._connection = AsyncConnection(address, tls, defaults, http_proxy=http_proxy)
 
-    def open(self, image: ImageSource, *, timeout: float | None = None) -> OpeningSession:
+    def open(
+        self, image: ImageSource, *, timeout: float | None = None, retries: int | None = None
+    ) -> OpeningSession:
         """Open a session on one image: ``async with client.open(...) as session``, or await it and close it."""
-        return OpeningSession(lambda: self._session(image, self._timeout if timeout is None else timeout))
+        return OpeningSession(lambda: self._open(image, timeout, retries))
+
+    def session(self, session_id: str) -> AsyncSession:
+        """Take up a session whose id is known: its next call says ``NotFound`` if it is gone. Closing the client
+        does not close it.
+        """
+        return AsyncSession(self._connection, taken_up(session_id), opened_here=False)
 
     async def segment(
         self,
@@ -72,25 +79,47 @@ class AsyncClient:
         threshold: float | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
+        retries: int | None = None,
     ) -> AsyncGenerator[RoundResult]:
         """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
-        async with self.open(image, timeout=timeout) as session:
+        rounds = checked_rounds(rounds)
+        async with self.open(image, timeout=timeout, retries=retries) as session:
             results = session.segment(
-                rounds, correction=correction, threshold=threshold, priority=priority, timeout=timeout
+                rounds,
+                correction=correction,
+                threshold=threshold,
+                priority=priority,
+                timeout=timeout,
+                retries=retries,
             )
             async with aclosing(results):
                 async for result in results:
                     yield result
 
-    async def describe(self, *, timeout: float | None = None) -> ServerDescription:
+    async def describe(self, *, timeout: float | None = None, retries: int | None = None) -> ServerDescription:
         """Ask which model is served, with which limits and modes."""
-        allowed = self._timeout if timeout is None else timeout
-        with _translated(allowed):
-            return server_description(await self._stub.DescribeServer(pb.DescribeServerRequest(), timeout=allowed))
+        call = self._connection.defaults.call(timeout, retries)
+        return server_description(await self._connection.unary("DescribeServer", pb.DescribeServerRequest(), call))
+
+    async def ping(self, *, timeout: float | None = None) -> float:
+        """Ask the server whether it serves; seconds that the answer took. Raises Unavailable when it does not."""
+        call = self._connection.defaults.call(timeout, retries=0)
+        await self._connection.ping(call)
+        return call.taken
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Return when the server serves; raises what ``Client.wait_until_ready`` does."""
+        waiting = Readiness(self._connection.defaults.call(timeout))
+        while True:
+            attempt = waiting.attempt()
+            try:
+                return await self._connection.ping(attempt)
+            except MediRoundError as error:
+                await asyncio.sleep(waiting.pause(error))
 
     async def close(self) -> None:
-        """Give up the calls that are under way and close the connection."""
-        await self._channel.close(None)
+        """Close the sessions that were opened here, give up the calls that are under way, close the connection."""
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,28 +129,25 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _session(self, image: ImageSource, timeout: float) -> AsyncSession:
-        # Reading and hashing a large file would hold up the loop.
-        opened = await self._open(await asyncio.to_thread(upload, image), timeout)
-        return AsyncSession(self._stub, opened, self._timeout)
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        not_copied(self)
 
-    async def _open(self, image: Upload, timeout: float) -> Opening:
-        if image in self._sent:
-            with suppress(NotFound), _translated(timeout):
-                return opening(await self._stub.OpenSession(image.inquiry(), timeout=timeout))
-            self._sent.discard(image)
-        with _translated(timeout):
-            opened = opening(await self._stub.OpenSession(image.messages(), timeout=timeout))
-        self._sent.add(image)
-        return opened
+    async def _open(self, image: ImageSource, timeout: float | None, retries: int | None) -> AsyncSession:
+        call = self._connection.defaults.call(timeout, retries)
+        # Reading and hashing a large file would hold up the loop.
+        opened = await self._connection.open(await asyncio.to_thread(upload, image), call)
+        return AsyncSession(self._connection, opened, opened_here=True)
 
 
 class AsyncSession:
-    """One image and its rounds. Made by ``AsyncClient.open``."""
+    """One image and its rounds. Made by ``AsyncClient.open`` and ``AsyncClient.session``.
 
-    def __init__(self, stub: SegmentationServiceAsyncStub, opened: Opening, timeout: float) -> None:
-        self._stub = stub
-        self._timeout = timeout
+    A session that is collected before it was closed is told by a ``ResourceWarning``, as ``Session`` is.
+    """
+
+    def __init__(self, connection: AsyncConnection, opened: Opening, *, opened_here: bool) -> None:
+        self._connection = connection
+        self._left_open = opened_here
         self.opening = opened
 
     @property
@@ -139,14 +165,14 @@ class AsyncSession:
         threshold: float | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
+        retries: int | None = None,
     ) -> RoundResult:
         """Ask one round; the arguments are those of ``Session.ask``."""
         asked = Round(question, refer_to, mode, answer)
         request = ask_request(self.session_id, asked, correction, threshold, priority)
-        allowed = self._timeout if timeout is None else timeout
-        with _translated(allowed):
-            response = await self._stub.AskRound(request, timeout=allowed)
-        return round_result(response.result, self.opening)
+        call = self._connection.defaults.call(timeout, retries, priority)
+        response = await self._connection.unary("AskRound", request, call)
+        return round_result(response.result, self.opening, call.request_id)
 
     async def segment(
         self,
@@ -156,23 +182,25 @@ class AsyncSession:
         threshold: float | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
+        retries: int | None = None,
     ) -> AsyncGenerator[RoundResult]:
         """Ask rounds known in advance; close the iterator to cancel those that are not finished."""
         request = segment_request(self.session_id, rounds, correction, threshold, priority)
-        allowed = self._timeout if timeout is None else timeout
-        call = self._stub.SegmentDialogue(request, timeout=allowed)
-        try:
-            with _translated(allowed):
-                async for response in call:
-                    yield round_result(response.result, self.opening)
-        finally:
-            call.cancel()
+        call = self._connection.defaults.call(timeout, retries, priority)
+        async with aclosing(self._connection.stream("SegmentDialogue", request, call)) as responses:
+            async for response in responses:
+                yield round_result(response.result, self.opening, call.request_id)
 
     async def close(self) -> None:
-        """Nobody can ask in it any more; what the server keeps to save work goes with time."""
-        with _translated(self._timeout):
-            request = pb.CloseSessionRequest(session_id=self.session_id)
-            await self._stub.CloseSession(request, timeout=self._timeout)
+        """No more can be asked in it; what the server keeps to save work goes with time. Closing it again is
+        allowed.
+        """
+        self._left_open = False
+        if self._connection.closed:
+            return  # and with it what it had opened
+        request = pb.CloseSessionRequest(session_id=self.session_id)
+        await self._connection.unary("CloseSession", request, self._connection.defaults.call())
+        self._connection.sessions.discard(self.session_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -183,6 +211,13 @@ class AsyncSession:
         # The results are already here, and the server forgets an idle session by itself.
         with suppress(MediRoundError):
             await self.close()
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_left_open", False) and not self._connection.closed:
+            warn(NOT_CLOSED, ResourceWarning, source=self, stacklevel=2)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        not_copied(self)
 
 
 class OpeningSession:
@@ -204,23 +239,3 @@ class OpeningSession:
     ) -> None:
         if self._session:
             await self._session.__aexit__(kind, error, trace)
-
-
-@contextmanager
-def _translated(timeout: float) -> Iterator[None]:
-    """Around one call, which may take ``timeout`` seconds."""
-    began = monotonic()
-    try:
-        yield
-    except grpc.aio.AioRpcError as failure:
-        if failure.details() == _STATUS_LOST:
-            words = "the call ended while the image was being sent"
-            late = monotonic() - began >= timeout
-            raise (DeadlineExceeded(words) if late else Unavailable(words, 1.0)) from failure
-        raise from_failure(failure) from failure
-    except asyncio.CancelledError:
-        # A task that nobody cancelled: the call was, by closing the client.
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            raise
-        raise Cancelled("the client was closed during the call") from None

@@ -1,19 +1,23 @@
 """The client for threads and scripts.
 
-Knows calls that block. What is sent and what comes back is made elsewhere, once for both clients.
+Knows what can be asked, by calls that block. What is sent and what comes back is made elsewhere, once for both
+clients; so is the connection (``mediround._blocking``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
-import grpc
-
-from mediround._connection import CHANNEL_OPTIONS, SentImages
+from mediround._blocking import BlockingConnection
+from mediround._calls import RETRIES, CallDefaults
+from mediround._connection import NOT_CLOSED, not_copied
 from mediround._description import ServerDescription, server_description
+from mediround._readiness import Readiness
 from mediround._rounds import (
     DialogueCorrection,
     LiveCorrection,
@@ -21,44 +25,59 @@ from mediround._rounds import (
     Priority,
     Round,
     ask_request,
+    checked_rounds,
     segment_request,
 )
 from mediround._tls import Tls
-from mediround.errors import MediRoundError, NotFound, from_failure
-from mediround.image import ImageSource, Upload, upload
-from mediround.results import Opening, RoundResult, opening, round_result
+from mediround.errors import MediRoundError
+from mediround.image import ImageSource, upload
+from mediround.results import Opening, RoundResult, round_result, taken_up
 from mediround.v1 import segmentation_pb2 as pb
-from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 
 
 class Client:
     """A connection to one server, for any number of sessions and threads. Close it, or use it in a ``with``.
 
-    Every call raises ``MediRoundError``s alone, and ``OSError`` where a path cannot be read.
+    Every call raises ``MediRoundError``s alone, and ``OSError`` where a path cannot be read. Calls that the
+    server says it did not begin are sent again by themselves, ``retries`` times at most and within ``timeout``.
     """
 
-    def __init__(self, address: str, *, tls: Tls | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: Tls | None = None,
+        timeout: float | None = None,
+        retries: int = RETRIES,
+        http_proxy: bool = False,
+    ) -> None:
         """Connect when first needed.
 
         Args:
-            address: ``host:port``.
+            address: ``host:port``, ``[IPv6]:port`` or ``unix:/path``.
             tls: None speaks plain text: only within one machine.
-            timeout: seconds that a call may take unless it is given others.
-        """
-        self._channel = (
-            grpc.secure_channel(address, tls.credentials(), CHANNEL_OPTIONS)
-            if tls
-            else grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        )
-        self._stub = SegmentationServiceStub(self._channel)
-        self._timeout = timeout
-        self._sent = SentImages()
+            timeout: seconds that a call may take, all its attempts together, unless it is given others; ``inf``
+                for no end. None: 60, and 300 with priority ``batch``.
+            retries: how often a call is sent again where the server says when to come again, and that it did not
+                begin.
+            http_proxy: whether to go through the proxy that the environment names (``http_proxy``).
 
-    def open(self, image: ImageSource, *, timeout: float | None = None) -> Session:
-        """Open a session on one image; close it, or use it in a ``with``."""
-        allowed = self._timeout if timeout is None else timeout
-        opened = self._open(upload(image), allowed)
-        return Session(self._stub, opened, self._timeout)
+        Raises:
+            InvalidArgument: the address cannot be one, or another argument is not what it must be.
+        """
+        defaults = CallDefaults.of(timeout, retries)
+        self._connection = BlockingConnection(address, tls, defaults, http_proxy=http_proxy)
+
+    def open(self, image: ImageSource, *, timeout: float | None = None, retries: int | None = None) -> Session:
+        """Open a session on one image; close it, or use it in a ``with``. None: the client's."""
+        call = self._connection.defaults.call(timeout, retries)
+        return Session(self._connection, self._connection.open(upload(image), call), opened_here=True)
+
+    def session(self, session_id: str) -> Session:
+        """Take up a session whose id is known: its next call says ``NotFound`` if it is gone. Closing the client
+        does not close it.
+        """
+        return Session(self._connection, taken_up(session_id), opened_here=False)
 
     def segment(
         self,
@@ -69,22 +88,50 @@ class Client:
         threshold: float | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
+        retries: int | None = None,
     ) -> Generator[RoundResult]:
         """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
-        with self.open(image, timeout=timeout) as session:
+        rounds = checked_rounds(rounds)
+        with self.open(image, timeout=timeout, retries=retries) as session:
             yield from session.segment(
-                rounds, correction=correction, threshold=threshold, priority=priority, timeout=timeout
+                rounds,
+                correction=correction,
+                threshold=threshold,
+                priority=priority,
+                timeout=timeout,
+                retries=retries,
             )
 
-    def describe(self, *, timeout: float | None = None) -> ServerDescription:
+    def describe(self, *, timeout: float | None = None, retries: int | None = None) -> ServerDescription:
         """Ask which model is served, with which limits and modes."""
-        with _translated():
-            allowed = self._timeout if timeout is None else timeout
-            return server_description(self._stub.DescribeServer(pb.DescribeServerRequest(), timeout=allowed))
+        call = self._connection.defaults.call(timeout, retries)
+        request = pb.DescribeServerRequest()
+        return server_description(self._connection.unary(self._connection.stub.DescribeServer, request, call))
+
+    def ping(self, *, timeout: float | None = None) -> float:
+        """Ask the server whether it serves; seconds that the answer took. Raises Unavailable when it does not."""
+        call = self._connection.defaults.call(timeout, retries=0)
+        self._connection.ping(call)
+        return call.taken
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Return when the server serves.
+
+        Raises:
+            DeadlineExceeded: it did not within ``timeout`` seconds; the message says what it last said.
+            AccessDenied: it never will, with these certificates.
+        """
+        waiting = Readiness(self._connection.defaults.call(timeout))
+        while True:
+            attempt = waiting.attempt()
+            try:
+                return self._connection.ping(attempt)
+            except MediRoundError as error:
+                time.sleep(waiting.pause(error))
 
     def close(self) -> None:
-        """Give up the calls that are under way and close the connection."""
-        self._channel.close()
+        """Close the sessions that were opened here, give up the calls that are under way, close the connection."""
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -94,23 +141,20 @@ class Client:
     ) -> None:
         self.close()
 
-    def _open(self, image: Upload, timeout: float) -> Opening:
-        if image in self._sent:
-            with suppress(NotFound), _translated():
-                return opening(self._stub.OpenSession(image.inquiry(), timeout=timeout))
-            self._sent.discard(image)
-        with _translated():
-            opened = opening(self._stub.OpenSession(image.messages(), timeout=timeout))
-        self._sent.add(image)
-        return opened
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        not_copied(self)
 
 
 class Session:
-    """One image and its rounds. Made by ``Client.open``."""
+    """One image and its rounds. Made by ``Client.open`` and ``Client.session``.
 
-    def __init__(self, stub: SegmentationServiceStub, opened: Opening, timeout: float) -> None:
-        self._stub = stub
-        self._timeout = timeout
+    A session that is collected before it was closed is told by a ``ResourceWarning``: it takes one of the server's
+    places until its client is closed, or its idle time is over.
+    """
+
+    def __init__(self, connection: BlockingConnection, opened: Opening, *, opened_here: bool) -> None:
+        self._connection = connection
+        self._left_open = opened_here
         self.opening = opened
 
     @property
@@ -128,6 +172,7 @@ class Session:
         threshold: float | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
+        retries: int | None = None,
     ) -> RoundResult:
         """Ask one round. Rounds asked at once, from several threads, are answered in the order of their arrival.
 
@@ -140,13 +185,14 @@ class Session:
             correction: whether the judge may have the mask corrected.
             threshold: a score at most this is corrected; None is the model's.
             priority: ``batch`` lets interactive requests go first on a busy server.
-            timeout: seconds; None is the client's.
+            timeout: seconds, all attempts together; None is the client's.
+            retries: how often it is sent again; None is the client's.
         """
         asked = Round(question, refer_to, mode, answer)
         request = ask_request(self.session_id, asked, correction, threshold, priority)
-        with _translated():
-            response = self._stub.AskRound(request, timeout=self._timeout if timeout is None else timeout)
-        return round_result(response.result, self.opening)
+        call = self._connection.defaults.call(timeout, retries, priority)
+        response = self._connection.unary(self._connection.stub.AskRound, request, call)
+        return round_result(response.result, self.opening, call.request_id)
 
     def segment(
         self,
@@ -156,21 +202,25 @@ class Session:
         threshold: float | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
+        retries: int | None = None,
     ) -> Generator[RoundResult]:
         """Ask rounds known in advance; stop iterating to cancel those that are not finished."""
         request = segment_request(self.session_id, rounds, correction, threshold, priority)
-        call = self._stub.SegmentDialogue(request, timeout=self._timeout if timeout is None else timeout)
-        try:
-            with _translated():
-                for response in call:
-                    yield round_result(response.result, self.opening)
-        finally:
-            call.cancel()  # type: ignore[no-untyped-call]  # untyped in grpc-stubs
+        call = self._connection.defaults.call(timeout, retries, priority)
+        with closing(self._connection.stream(self._connection.stub.SegmentDialogue, request, call)) as responses:
+            for response in responses:
+                yield round_result(response.result, self.opening, call.request_id)
 
     def close(self) -> None:
-        """Nobody can ask in it any more; what the server keeps to save work goes with time."""
-        with _translated():
-            self._stub.CloseSession(pb.CloseSessionRequest(session_id=self.session_id), timeout=self._timeout)
+        """No more can be asked in it; what the server keeps to save work goes with time. Closing it again is
+        allowed.
+        """
+        self._left_open = False
+        if self._connection.closed:
+            return  # and with it what it had opened
+        request = pb.CloseSessionRequest(session_id=self.session_id)
+        self._connection.unary(self._connection.stub.CloseSession, request, self._connection.defaults.call())
+        self._connection.sessions.discard(self.session_id)
 
     def __enter__(self) -> Self:
         return self
@@ -182,10 +232,9 @@ class Session:
         with suppress(MediRoundError):
             self.close()
 
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_left_open", False) and not self._connection.closed:
+            warn(NOT_CLOSED, ResourceWarning, source=self, stacklevel=2)
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as failure:
-        raise from_failure(failure) from failure
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        not_copied(self)

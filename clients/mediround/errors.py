@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS = "grpc-status-details-bin"
+_TOO_LARGE = "larger than max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,12 @@ class MediRoundError(Exception):
 
     ``str(error)`` holds no pixels, question or name, so it may be logged. Errors may be pickled and copied: they
     cross processes whole.
+
+    Attributes:
+        request_id: the id that the server's log knows the request by; None where nothing was sent.
     """
+
+    request_id: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own would call __init__ with the message alone.
@@ -72,8 +78,8 @@ class NotFound(MediRoundError):
 
 
 class FailedPrecondition(MediRoundError):
-    """The session does not allow the request: it is closed (open a new one), or the round referred to has no
-    mask (refer to another round).
+    """The session or the client does not allow the request: it is closed (open a new one), the round referred to
+    has no mask (refer to another round), or what the call needs is not installed (install it).
     """
 
 
@@ -87,11 +93,13 @@ class ResourceExhausted(MediRoundError):
 
     Attributes:
         retry_after: seconds to wait; 1 where the server, or a proxy, named none.
+        not_begun: whether the server itself said that it had not begun; the client has then sent the request again
+            as often as ``retries`` and the time allowed let it.
     """
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float = 1.0, *, not_begun: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.not_begun = retry_after, not_begun
 
 
 class Unavailable(MediRoundError):
@@ -100,11 +108,13 @@ class Unavailable(MediRoundError):
 
     Attributes:
         retry_after: seconds to wait; 1 where the server, or a proxy, named none.
+        not_begun: whether the server itself said that it had not begun; the client has then sent the request again
+            as often as ``retries`` and the time allowed let it.
     """
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float = 1.0, *, not_begun: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.not_begun = retry_after, not_begun
 
 
 class DeadlineExceeded(MediRoundError):
@@ -123,7 +133,7 @@ class ServerFault(MediRoundError):
     """A fault of the server. Report ``incident``, which its log knows; the same request may fail again.
 
     Attributes:
-        incident: the id under which the server logged it; None where a proxy answered.
+        incident: the same as ``request_id``; None where a proxy answered.
     """
 
     def __init__(self, message: str, incident: str | None = None) -> None:
@@ -139,20 +149,31 @@ def _rebuilt(kind: type[MediRoundError], args: tuple[object, ...]) -> MediRoundE
     return kind.__new__(kind, *args)
 
 
-def from_failure(failure: grpc.RpcError) -> MediRoundError:
-    """The error that a failed call stands for; grpc and grpc.aio raise the same kind."""
-    message, details = failure.details() or "no details", _details(failure)
-    match failure.code():
+def from_failure(failure: grpc.RpcError, request_id: str | None = None) -> MediRoundError:
+    """The error that a failed call stands for; grpc and grpc.aio raise the same kind.
+
+    ``request_id`` is what the call was sent with; what the server calls it comes first.
+    """
+    details = _details(failure)
+    error = _error(failure.code(), failure.details() or "no details", details)
+    error.request_id = _request_id(details) or request_id
+    return error
+
+
+def _error(code: grpc.StatusCode, message: str, details: status_pb2.Status) -> MediRoundError:
+    match code:
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return InvalidArgument(message, _violations(details))
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return ResourceExhausted(message, _retry_after(details))
+            if _TOO_LARGE in message:  # the transport's own word, before any of ours
+                return InvalidArgument(f"the request or its answer is larger than a message may be: {message}")
+            return ResourceExhausted(message, **_retry(details))
         case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(message, _retry_after(details))
+            return Unavailable(message, **_retry(details))
         case code if code in _BY_CODE:
             return _BY_CODE[code](message)
         case _:
-            return ServerFault(message, _incident(details))
+            return ServerFault(message, _request_id(details))
 
 
 _BY_CODE: dict[grpc.StatusCode, type[MediRoundError]] = {
@@ -184,13 +205,21 @@ def _violations(status: status_pb2.Status) -> tuple[FieldViolation, ...]:
     return tuple(FieldViolation(v.field, v.description) for v in request.field_violations) if found else ()
 
 
-def _retry_after(status: status_pb2.Status) -> float:
-    """Seconds; 1 where the server, or a proxy, names none."""
+class _Retry(TypedDict):
+    retry_after: float
+    not_begun: bool
+
+
+def _retry(status: status_pb2.Status) -> _Retry:
+    """Only our servers name a delay, and only where they have not begun; a proxy, or a lost connection, does
+    not.
+    """
     info = error_details_pb2.RetryInfo()
-    found = any(detail.Unpack(info) for detail in status.details)
-    return info.retry_delay.ToNanoseconds() / 1e9 if found else 1.0
+    if not any(detail.Unpack(info) for detail in status.details):
+        return {"retry_after": 1.0, "not_begun": False}
+    return {"retry_after": info.retry_delay.ToNanoseconds() / 1e9, "not_begun": True}
 
 
-def _incident(status: status_pb2.Status) -> str | None:
+def _request_id(status: status_pb2.Status) -> str | None:
     info = error_details_pb2.RequestInfo()
     return info.request_id if any(detail.Unpack(info) for detail in status.details) else None

@@ -52,6 +52,13 @@ class Upload:
         """Equal for images that the server would find equal."""
         return self.header.SerializeToString(deterministic=True)
 
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether the server is let judge the header before the rest is sent: worth a round trip for large
+        images.
+        """
+        return len(self.payload) > CHUNK_BYTES
+
     def inquiry(self) -> Iterator[pb.OpenSessionRequest]:
         """The messages of a call that sends no pixels: the server may hold them."""
         yield pb.OpenSessionRequest(header=self.header)
@@ -72,7 +79,7 @@ def upload(image: ImageSource) -> Upload:
     """
     match image:
         case str() | PathLike():
-            return _encoded(Path(image).read_bytes())
+            return _encoded(_file(image))
         case bytes() | bytearray():
             return _encoded(memoryview(image).tobytes())
         case np.ndarray():
@@ -83,11 +90,19 @@ def upload(image: ImageSource) -> Upload:
             raise _refused(f"must be a path, bytes, an array or a PIL image, not a {type(image).__name__}")
 
 
+def _file(path: str | PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (TypeError, ValueError):
+        raise _refused("a path that no file can have: it holds U+0000, or is no text") from None
+
+
 def _encoded(payload: bytes) -> Upload:
     if not payload:
         raise _refused("the file must not be empty")
     digest = hashlib.sha256(payload).digest()
-    return Upload(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=digest), payload)
+    header = pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=digest, content_bytes=len(payload))
+    return Upload(header, payload)
 
 
 def _array(image: npt.NDArray[Any]) -> Upload:
@@ -130,7 +145,8 @@ def _pil(image: PilImage) -> Upload:
 
 def _raw(height: int, width: int, channels: int, payload: bytes) -> Upload:
     form = pb.RawPixels(height=height, width=width, channels=channels, pixel_type=pb.PIXEL_TYPE_UINT8)
-    return Upload(pb.ImageHeader(raw=form, content_sha256=hashlib.sha256(payload).digest()), payload)
+    digest = hashlib.sha256(payload).digest()
+    return Upload(pb.ImageHeader(raw=form, content_sha256=digest, content_bytes=len(payload)), payload)
 
 
 def _refused(description: str) -> InvalidArgument:

@@ -12,8 +12,11 @@ import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 
 from mediround import masks
-from mediround.errors import ProtocolMismatch
+from mediround.errors import FieldViolation, InvalidArgument, ProtocolMismatch
 from mediround.v1 import segmentation_pb2 as pb
+
+_MOST_PIXELS = 1 << 28
+"""Of a mask where the image's size is not known: 256 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class RoundResult:
         timings: where the time went, in seconds.
         cache: what the server had already computed.
         model_digest: SHA-256 of the model bundle's manifest, hex: keep it with every mask.
+        request_id: the id by which the server's log knows the request that this round was asked by.
     """
 
     session_id: str
@@ -123,6 +127,7 @@ class RoundResult:
     timings: Timings
     cache: CacheUse
     model_digest: str
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +136,33 @@ class Opening:
 
     Attributes:
         session_id: names the session in every call; hard to guess.
-        height: of the image and of every mask, in pixels.
+        height: of the image and of every mask, in pixels; None for a session that was taken up by its id.
         width: the same.
         upload_skipped: whether the server held the image's bytes, and none were sent.
-        model_digest: SHA-256 of the model bundle's manifest, hex.
+        model_digest: SHA-256 of the model bundle's manifest, hex; None as above.
     """
 
     session_id: str
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     upload_skipped: bool
-    model_digest: str
+    model_digest: str | None
 
 
 def opening(message: pb.OpenSessionResponse) -> Opening:
     return Opening(message.session_id, message.height, message.width, message.upload_skipped, message.model_digest)
 
 
-def round_result(message: pb.RoundResult, session: Opening) -> RoundResult:
+def taken_up(session_id: object) -> Opening:
+    """What is known of a session by its id alone. Raises InvalidArgument for what cannot be one."""
+    if not isinstance(session_id, str) or not session_id or not session_id.isprintable():
+        raise InvalidArgument(
+            "session_id: must be a session's id", (FieldViolation("session_id", "must be a session's id"),)
+        )
+    return Opening(session_id, None, None, upload_skipped=False, model_digest=None)
+
+
+def round_result(message: pb.RoundResult, session: Opening, request_id: str = "") -> RoundResult:
     """Raises ProtocolMismatch when the mask cannot be read or is not of the image's size."""
     mask = message.mask if message.HasField("mask") else None
     return RoundResult(
@@ -165,17 +179,23 @@ def round_result(message: pb.RoundResult, session: Opening) -> RoundResult:
         timings=_timings(message.timings),
         cache=_cache_use(message.cache),
         model_digest=message.model_digest,
+        request_id=request_id,
     )
 
 
 def _bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:
     # Checked before decoding: a mask's size says how much memory it takes.
-    if (mask.height, mask.width) != (session.height, session.width):
+    known = session.height is not None
+    if (mask.height, mask.width) != (session.height, session.width) if known else _vast(mask):
         raise ProtocolMismatch(f"a mask of {mask.height}x{mask.width} for another image size")
     try:
         return masks.decode(mask.data, mask.encoding, mask.height, mask.width)
     except ValueError as error:
         raise ProtocolMismatch(str(error)) from error
+
+
+def _vast(mask: pb.Mask) -> bool:
+    return mask.height * mask.width > _MOST_PIXELS
 
 
 def _box(box: pb.PixelBox) -> Box:

@@ -7,9 +7,7 @@ text, pixels, session ids or callers. Does not know messages, or how a round is 
 from __future__ import annotations
 
 import logging
-import re
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -20,20 +18,6 @@ from serving.observer import Observer
 from serving.rpc.status import OK, code_of
 
 LOG = logging.getLogger("serving.rounds")
-REQUEST_ID = "x-request-id"
-"""Metadata by which a caller names a request, so as to find it in the log."""
-
-_MEANINGLESS = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-"""32 hexadecimal digits, or a UUID: whatever else a caller may send, a name or a number of a patient has not
-this form."""
-
-
-def request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-    """The caller's id of the request, where it is one that says nothing; else a new one."""
-    for key, value in metadata or ():
-        if key == REQUEST_ID and isinstance(value, str) and _MEANINGLESS.fullmatch(value):
-            return value.lower()
-    return secrets.token_hex(16)
 
 
 @dataclass(slots=True)

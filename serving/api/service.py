@@ -9,7 +9,7 @@ Knows which calls are held, and for whom. Does not know transports (``serving.ap
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, aclosing
 from functools import partial
@@ -20,13 +20,14 @@ import grpc
 
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
+from serving import request_context
 from serving.admission.permits import Permits
 from serving.api import responses as answering
 from serving.api.description import ServerDescription
 from serving.api.identity import caller_of
 from serving.api.image_cache import ImageCache, UploadKey
 from serving.api.images import rgb_of_file, rgb_of_pixels
-from serving.api.request_log import RequestLog, log_request, request_id
+from serving.api.request_log import RequestLog, log_request
 from serving.api.requests import RequestReader, paths_in_dialogue, paths_in_round
 from serving.api.upload import ReceivedImage, receive
 from serving.domain import U8, RoundResult
@@ -36,6 +37,10 @@ from serving.orchestrator import Orchestrator
 from serving.runtime.tasks import run_in_executor
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
+
+
+SEND_IMAGE = (("x-send-image", "1"),)
+"""Initial metadata: the header is taken, and the image's bytes may come."""
 
 
 class SegmentationService(SegmentationServiceServicer):
@@ -65,7 +70,7 @@ class SegmentationService(SegmentationServiceServicer):
     ) -> pb.OpenSessionResponse:
         caller = caller_of(context.auth_context())
         with self._openings.permit():
-            parcel = await self._received(request_iterator)
+            parcel = await self._received(request_iterator, partial(context.send_initial_metadata, SEND_IMAGE))
             began = perf_counter()
             digest, rgb = await self._image(caller, parcel)
             decoded = perf_counter()
@@ -117,13 +122,15 @@ class SegmentationService(SegmentationServiceServicer):
         return answering.description(self._description, engines.language.description, engines.vision.description)
 
     def _log(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
-        return log_request(self._observer, request_id(context.invocation_metadata()), method, rounds)
+        return log_request(self._observer, request_context.request_id(), method, rounds)
 
-    async def _received(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> ReceivedImage:
+    async def _received(
+        self, messages: AsyncIterator[pb.OpenSessionRequest], accepted: Callable[[], Awaitable[None]]
+    ) -> ReceivedImage:
         seconds = self._description.limits.upload_timeout
         try:
             async with asyncio.timeout(seconds):
-                return await receive(messages, self._description.limits)
+                return await receive(messages, self._description.limits, accepted)
         except TimeoutError:
             words = f"the image took longer than {seconds:g} s to arrive"
             raise Exhausted(words, reason=Shed.SLOW_CALLER) from None

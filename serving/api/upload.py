@@ -7,7 +7,7 @@ callers or what is held already.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
@@ -38,14 +38,24 @@ class ReceivedImage:
         return digest
 
 
-async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits) -> ReceivedImage:
-    """Read a call's messages. Raises InvalidInput as soon as one is out of order or one too many."""
+async def receive(
+    messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits, accepted: Callable[[], Awaitable[None]]
+) -> ReceivedImage:
+    """Read a call's messages; ``accepted`` tells the caller that its header is taken, and the bytes may come.
+
+    Raises InvalidInput as soon as one is out of order or one too many.
+    """
     header = await _header(messages)
     shape = _shape(header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
         raise InvalidInput("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
     max_bytes = limits.max_image_bytes if shape is None else shape.nbytes
+    if header.content_bytes > max_bytes:
+        raise InvalidInput("header.content_bytes", f"must be at most the {max_bytes} allowed for this image")
+    await accepted()
     payload = await _payload(messages, max_bytes)
+    if payload and header.content_bytes not in {0, len(payload)}:
+        raise InvalidInput("header.content_bytes", f"must be the number of bytes that come: {len(payload)} did")
     if not payload and not header.content_sha256:
         raise InvalidInput(
             "chunk", "must be sent, or header.content_sha256 must name an image that the server holds"

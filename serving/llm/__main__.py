@@ -17,6 +17,7 @@ from importlib.metadata import version
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from mediround import InvalidArgument
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.errors import ServingError
 from serving.llm.onnx import OnnxLanguage
@@ -115,7 +116,7 @@ async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
 
 def main(build_engine: Build = build) -> int:
     starting = partial(serve, build_engine=build_engine)
-    cannot_serve = (BundleError, ProviderError, ServingError, OSError, RuntimeError, ValueError)
+    cannot_serve = (BundleError, ProviderError, ServingError, InvalidArgument, OSError, RuntimeError, ValueError)
     return run("python -m serving.llm", LanguageServerSettings, starting, cannot_serve)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mediround import channels
 from mediround import errors as wire
 from serving import request_context
 from serving.bundle import Bundle
@@ -98,11 +99,7 @@ class Peer:
         self.refusal = ""
         """Why it is refused."""
         self._bundle, self._max_references, self._changed = bundle, max_references, changed
-        self._channel = (
-            grpc.aio.secure_channel(address, credentials, _OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(address, _OPTIONS)
-        )
+        self._channel = channels.asynchronous(address, credentials, _OPTIONS)
         self._stub: LanguageServiceAsyncStub = LanguageServiceStub(self._channel)
         self._health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(self._channel)
         self._sent: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -136,7 +133,8 @@ class Peer:
 
     async def _ask(self, prompt: Prompt, digests: set[str]) -> pb.CompleteResponse:
         request = complete_request(prompt, self._bundle.digest, digests)
-        outcome = await self._stub.Complete(request, timeout=request_context.remaining())
+        known = ((request_context.REQUEST_ID, request_context.request_id()),)
+        outcome = await self._stub.Complete(request, timeout=request_context.remaining(), metadata=known)
         for picture in pictures(prompt):
             self._sent[prompt.tenant, picture.digest] = None
             self._sent.move_to_end((prompt.tenant, picture.digest))

@@ -98,7 +98,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     @asynccontextmanager
     async def _call(self, context: Context, method: str) -> AsyncIterator[None]:
-        """Count one call, say by when it must end, and end it with the status of whatever the block raises."""
+        """Count one call, say by which id it is known and by when it must end, and end it with the status of
+        whatever the block raises.
+        """
+        request_context.set_request_id(context.invocation_metadata())
         request_context.set_deadline(context.time_remaining())
         self._calls += 1
         self._idle.clear()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import traceback
 from dataclasses import dataclass
 
@@ -73,11 +72,14 @@ def code_of(error: BaseException) -> str:
 
 
 def refusal(error: Exception, method: str) -> Refusal:
-    """The status of an error. One that is ours to mend is logged with an id, which is all that the caller sees."""
+    """The status of an error, with the request's id. One that is ours to mend is logged with it, and the caller
+    sees no more.
+    """
+    known = error_details_pb2.RequestInfo(request_id=request_context.request_id())
     code = _known(error)
     if code is None:
-        return _internal(error, method)
-    return Refusal(code, str(error), _details(error))
+        return _internal(error, method, known)
+    return Refusal(code, str(error), (*_details(error), known))
 
 
 def _known(error: BaseException) -> grpc.StatusCode | None:
@@ -107,11 +109,9 @@ def _retry(seconds: float) -> Message:
     return detail
 
 
-def _internal(error: Exception, method: str) -> Refusal:
-    incident = secrets.token_hex(8)
-    logger.error("incident %s in %s: %s", incident, method, _story(error))
-    detail = error_details_pb2.RequestInfo(request_id=incident)
-    return Refusal(grpc.StatusCode.INTERNAL, f"internal error; incident {incident}", (detail,))
+def _internal(error: Exception, method: str, known: error_details_pb2.RequestInfo) -> Refusal:
+    logger.error("incident %s in %s: %s", known.request_id, method, _story(error))
+    return Refusal(grpc.StatusCode.INTERNAL, f"internal error; incident {known.request_id}", (known,))
 
 
 def _story(error: BaseException | None) -> str:

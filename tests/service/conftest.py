@@ -35,7 +35,7 @@ async def server(stage: Stage) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.address, timeout=20) as connected:
+    async with AsyncClient(server.address, timeout=20, retries=0) as connected:
         yield connected
 
 

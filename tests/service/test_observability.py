@@ -140,10 +140,14 @@ async def test_deadlines_and_cancellations(client: AsyncClient, stage: Stage) ->
 
 
 async def test_bytes_that_are_not_a_message_are_a_call(client: AsyncClient, stage: Stage) -> None:
-    call = client._channel.unary_unary(f"/{pb.DESCRIPTOR.package}.SegmentationService/AskRound", None, None)
+    call = client._connection._connected().unary_unary(
+        f"/{pb.DESCRIPTOR.package}.SegmentationService/AskRound", None, None
+    )
     with pytest.raises(grpc.aio.AioRpcError):
         await call(b"\xff\xff", timeout=20)
-    unknown = client._channel.unary_unary(f"/{pb.DESCRIPTOR.package}.SegmentationService/{NAME[:3]}", None, None)
+    unknown = client._connection._connected().unary_unary(
+        f"/{pb.DESCRIPTOR.package}.SegmentationService/{NAME[:3]}", None, None
+    )
     with pytest.raises(grpc.aio.AioRpcError):
         await unknown(b"", timeout=20)
     assert value(stage, "mediround_calls_total", method="AskRound", code="INVALID_ARGUMENT") == 1
@@ -176,7 +180,10 @@ async def test_masks_by_what_they_are(executor: Executor) -> None:
     blank = iter([False, True, False, False, True, False])
     stage.vision._logits = lambda *asked: -abs(drawn(*asked)) if next(blank) else drawn(*asked)
     stage.vision._judge = lambda _: next(scores)
-    async with serving(stage.service, observer=stage.observer) as server, AsyncClient(server.address) as client:
+    async with (
+        serving(stage.service, observer=stage.observer) as server,
+        AsyncClient(server.address, retries=0) as client,
+    ):
         results = [
             r async for r in client.segment(picture(), [Round(f"ray {i}") for i in range(6)], correction="always")
         ]
@@ -212,7 +219,10 @@ async def test_prompt_tokens(client: AsyncClient, stage: Stage) -> None:
 
 async def test_what_is_refused_for_a_limit(executor: Executor) -> None:
     stage = build_stage(executor, max_concurrent_rounds=1, max_sessions=2)
-    async with serving(stage.service, observer=stage.observer) as server, AsyncClient(server.address) as client:
+    async with (
+        serving(stage.service, observer=stage.observer) as server,
+        AsyncClient(server.address, retries=0) as client,
+    ):
         sessions = [await client.open(picture(seed=seed)) for seed in range(2)]
         with pytest.raises(ResourceExhausted):
             await client.open(picture(seed=2))
@@ -321,7 +331,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
     [
         (UUID, True),
         (UUID.upper(), True),
-        ("4bf92f3577b34da6a3ce929d0e0e4736", True),
+        ("4bf92f3577b34da6a3ce929d0e0e4736", False),
         ("4711", False),
         ("19700101", False),
         ("Doe-Jane", False),

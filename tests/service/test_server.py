@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from mediround import AsyncClient, Client, NotFound, Tls, Unavailable
+from mediround import AccessDenied, AsyncClient, Client, NotFound, Tls, Unavailable
 from serving import errors
 from serving.__main__ import get_ready
 from serving.api.server import SERVICE, Server, serving
@@ -135,15 +135,34 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Au
     return Authority.make(directory / "ours"), Authority.make(directory / "theirs")
 
 
+async def denied(address: str, tls: Tls | None, words: str) -> None:
+    """Both clients say at once what is wrong for good, however it is asked."""
+    async with AsyncClient(address, tls=tls) as client:
+        for ask in (client.describe, client.ping, client.wait_until_ready, lambda: client.open(picture())):
+            with pytest.raises(AccessDenied, match=words) as caught:
+                await ask()
+            assert not hasattr(caught.value, "retry_after")
+
+    def blocking() -> None:
+        with Client(address, tls=tls) as client:
+            for ask in (client.describe, client.ping, client.wait_until_ready, lambda: client.open(picture())):
+                with pytest.raises(AccessDenied, match=words):
+                    ask()
+
+    await asyncio.to_thread(blocking)
+
+
 async def test_tls(stage: Stage, authorities: tuple[Authority, Authority]) -> None:
     ours, theirs = authorities
     async with serving(stage.service, tls=ours.server()) as server:
         async with AsyncClient(server.address, tls=Tls(ours.certificate)) as client:
             assert (await client.describe()).model_name == "made-up"
-        for wrong in (None, Tls(theirs.certificate)):
-            async with AsyncClient(server.address, tls=wrong) as client:
-                with pytest.raises(Unavailable):
-                    await client.describe()
+        for wrong, words in ((None, "the server speaks TLS"), (Tls(theirs.certificate), "not trusted here")):
+            await denied(server.address, wrong, words)
+        await denied(server.address.replace("127.0.0.1", "localhost"), Tls(ours.certificate), "another host")
+    async with serving(stage.service) as server:
+        await denied(server.address, Tls(ours.certificate), "does not speak TLS")
+    async with serving(stage.service, tls=ours.server()) as server:
 
         def blocking() -> str:
             with Client(server.address, tls=Tls(ours.certificate.read_bytes())) as client:
@@ -162,9 +181,7 @@ async def test_mutual_tls_admits_only_known_clients(
             assert (await client.describe()).model_name == "made-up"
         stranger = theirs.client("/CN=anna", "DNS:anna.example", server_ca=ours)
         for unknown in (Tls(ours.certificate), stranger):
-            async with AsyncClient(server.address, tls=unknown) as client:
-                with pytest.raises(Unavailable):
-                    await client.describe()
+            await denied(server.address, unknown, "does not accept this client's certificate")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +209,7 @@ async def test_callers_are_kept_apart(
         theirs = await ben.open(picture())
         assert not theirs.opening.upload_skipped
         # Ben sends the digest of what Anna alone has sent, then asks in Anna's session.
-        ben._sent, again._sent = anna._sent, anna._sent
+        ben._connection._sent = again._connection._sent = anna._connection._sent
         await anna.open(picture(seed=1))
         assert not (await ben.open(picture(seed=1))).opening.upload_skipped
         assert (await again.open(picture(seed=1))).opening.upload_skipped

@@ -239,7 +239,7 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
 ) -> None:
     async with (
         serving(crowded.service, observer=crowded.observer) as server,
-        AsyncClient(server.address) as client,
+        AsyncClient(server.address, retries=0) as client,
     ):
         session = await client.open(picture())  # raw: nothing to decode
         opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
@@ -255,7 +255,7 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
 
 
 async def test_an_image_that_is_decoded_for_nobody_keeps_its_permit(crowded: Stage, slow: SlowDecoder) -> None:
-    async with serving(crowded.service) as server, AsyncClient(server.address) as client:
+    async with serving(crowded.service) as server, AsyncClient(server.address, retries=0) as client:
         opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
         await until(lambda: crowded.service._openings.given == 4 and slow.begun == 2)
         for call in opening:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from mediround._tls import Tls
+from mediround.errors import InvalidArgument
 from mediround.evaluate import DataError, EvaluationReport, Options, RunError, evaluate
 from mediround.evaluate.report import show
 
@@ -30,7 +31,7 @@ def run(given: argparse.Namespace) -> int:
     """Exit code 0: done, 1: items failed and are listed, 2: the run could not begin or go on, 130: interrupted."""
     try:
         report = _with_progress(given)
-    except (RunError, DataError, OSError) as error:
+    except (RunError, DataError, InvalidArgument, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_RUN
     except KeyboardInterrupt:

@@ -82,9 +82,10 @@ async def evaluate_async(
         RunError: the server cannot be reached, does not serve what was asked, or changed its model; or ``out``
             holds another run. What is finished is kept.
         DataError: ``data`` is no list of dialogues.
+        InvalidArgument: ``server`` is no address, or ``options.timeout`` no time.
     """
     items = read_items(data)
-    async with AsyncClient(server, tls=tls, timeout=options.timeout) as client:
+    async with AsyncClient(server, tls=tls, timeout=options.timeout, retries=0) as client:
         described = await _described(client, server)
         run = _run(described, options)
         with Ledger(out / ledger.FILE, run) as kept:

@@ -93,6 +93,7 @@ def _stream_unary(answer: Callable[[AsyncIterator[M]], Awaitable[Message]], kind
             yield _parsed(kind, raw)
 
     async def call(raws: AsyncIterator[bytes], context: _Context) -> Message:
+        await context.send_initial_metadata((("x-send-image", "1"),))
         try:
             return await answer(messages(raws))
         except Exception as error:

@@ -7,8 +7,8 @@ Health is the standard grpc.health.v1.Health. Service names: "" and "mediround.v
 SERVING after its warm-up, NOT_SERVING for good once it drains), "language" and "vision" (one half of the model each).
 Server reflection (grpc.reflection.v1alpha) is on.
 
-Request metadata: "x-request-id" names a request in the server's log. It must be a UUID or 32 hexadecimal digits;
-anything else is ignored and the server makes an id of its own. No other metadata is read.
+Request metadata: "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12
+hexadecimal digits); anything else is ignored and the server makes an id of its own. No other metadata is read.
 
 Identity: with mutual TLS the caller is the subject of its certificate (its first alternative name where the subject
 is empty), and sessions and held images belong to that caller. Without, all callers are one.
@@ -187,8 +187,13 @@ class ImageHeader(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
     content_sha256: _builtins.bytes
     """SHA-256 of the bytes as sent (32 bytes). Optional with chunks, where it is then checked."""
+    content_bytes: _builtins.int
+    """Number of the bytes that follow. Optional; with it, too many are refused before they are sent: the initial metadata
+    "x-send-image" comes as soon as the header is taken. A client that waits for it never writes to a call that is over.
+    """
     @_builtins.property
     def encoded(self) -> Global___EncodedImage:
         """The bytes are a PNG, JPEG or TIFF file (8 bits a channel; one frame)."""
@@ -203,10 +208,11 @@ class ImageHeader(_message.Message):
         encoded: Global___EncodedImage | None = ...,
         raw: Global___RawPixels | None = ...,
         content_sha256: _builtins.bytes = ...,
+        content_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "encoding", b"encoding", "raw", b"raw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "encoded", b"encoded", "encoding", b"encoding", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "content_sha256", b"content_sha256", "encoded", b"encoded", "encoding", b"encoding", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_encoding: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_encoding: _TypeAlias = _typing.Literal["encoding", b"encoding"]  # noqa: Y015

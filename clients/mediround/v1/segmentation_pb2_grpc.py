@@ -28,7 +28,7 @@ if _version_not_supported:
 class SegmentationServiceStub:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
     """
 
     def __init__(self, channel):
@@ -67,7 +67,7 @@ class SegmentationServiceStub:
 class SegmentationServiceServicer:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
     """
 
     def OpenSession(self, request_iterator, context):
@@ -148,7 +148,7 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
 class SegmentationService:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
     """
 
     @staticmethod

@@ -7,8 +7,8 @@ Health is the standard grpc.health.v1.Health. Service names: "" and "mediround.v
 SERVING after its warm-up, NOT_SERVING for good once it drains), "language" and "vision" (one half of the model each).
 Server reflection (grpc.reflection.v1alpha) is on.
 
-Request metadata: "x-request-id" names a request in the server's log. It must be a UUID or 32 hexadecimal digits;
-anything else is ignored and the server makes an id of its own. No other metadata is read.
+Request metadata: "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12
+hexadecimal digits); anything else is ignored and the server makes an id of its own. No other metadata is read.
 
 Identity: with mutual TLS the caller is the subject of its certificate (its first alternative name where the subject
 is empty), and sessions and held images belong to that caller. Without, all callers are one.
@@ -43,7 +43,7 @@ GRPC_VERSION: str
 class SegmentationServiceStub:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
     """
 
     @_typing.overload
@@ -72,7 +72,7 @@ class SegmentationServiceStub:
 class SegmentationServiceAsyncStub(SegmentationServiceStub):
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -97,7 +97,7 @@ class SegmentationServiceAsyncStub(SegmentationServiceStub):
 class SegmentationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE), RequestInfo with the id to report (INTERNAL).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
     """
 
     @_abc_1.abstractmethod

@@ -15,6 +15,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
+from mediround import channels
 from serving.runtime.graph import Array, Interface, TensorSpec
 from serving.runtime.slab import Slab, Slot
 
@@ -96,7 +97,9 @@ class TritonClient:
         """``version``: of every model. ``admin_key`` is sent with calls that change the server."""
         self._version = version
         self._admin = {_ADMIN_HEADER: admin_key} if admin_key else None
-        self._client = InferenceServerClient(address, creds=credentials, channel_args=_OPTIONS)
+        self._client = InferenceServerClient(
+            address, creds=credentials, channel_args=[*_OPTIONS, *channels.DIRECT]
+        )
         self.sent = self.received = 0
         """Bytes of tensors that went through gRPC."""
 

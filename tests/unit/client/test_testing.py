@@ -59,7 +59,7 @@ def test_without_a_script_every_question_has_a_mask() -> None:
 def test_replies_come_in_turn_and_the_last_stays() -> None:
     mask = np.eye(32, 48, dtype=np.bool_)
     script = {"A": [Unavailable("starting", 0.25), Answer(mask, "Look: [SEG]", score=0.25)], "B": Answer(None)}
-    with serve(script) as server, Client(server.address) as client, client.open(IMAGE) as session:
+    with serve(script) as server, Client(server.address, retries=0) as client, client.open(IMAGE) as session:
         with pytest.raises(Unavailable, match="starting") as caught:
             session.ask("A")
         first, second = session.ask("A"), session.ask("A")
@@ -107,7 +107,7 @@ def test_a_function_sees_what_was_asked() -> None:
 )
 def test_an_error_that_is_scripted_is_the_one_that_is_raised(error: MediRoundError) -> None:
     script = Script({"A": error}, openings=[error])
-    with serve(script) as server, Client(server.address) as client:
+    with serve(script) as server, Client(server.address, retries=0) as client:
         with pytest.raises(MediRoundError) as opening:
             client.open(IMAGE)
         with client.open(IMAGE) as session, pytest.raises(MediRoundError) as asking:
