@@ -101,7 +101,7 @@ def sources(
     queue: AdmissionQueue,
     expectations: CostModel,
 ) -> Sources:
-    """Who is asked for what is so at the moment."""
+    """What metrics read at scrape time."""
     limits, manifest = settings.limits, bundle.manifest
     embeddings = CacheState(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
     uploads = CacheState(lambda: held.uploads.stats, limits.max_upload_bytes_held)
@@ -171,7 +171,7 @@ async def warm_up(target: Orchestrator) -> None:
     side = target.form.manifest.image.side
     pixels = np.random.default_rng(0).integers(1, 256, (side, side, 3), np.uint8)
     session = await target.open("warm-up", pixels)
-    answer = target.form.manifest.answers.template  # trained or not: nobody looks at these masks
+    answer = target.form.manifest.answers.template  # trained or not: these masks are thrown away
     questions = [
         Question("Segment this.", None, AnswerMode.FORCED, answer),
         Question("Segment this.", 0, AnswerMode.FORCED, answer),

@@ -32,7 +32,7 @@ class AnswerMode(Enum):
 
 class Priority(Enum):
     INTERACTIVE = auto()
-    """Somebody waits for the answer."""
+    """A person waits for the answer."""
     BATCH = auto()
     """It takes what interactive requests leave."""
 
@@ -212,6 +212,6 @@ class Session:
 
     session_id: str
     caller: str
-    """Who may use it: the authenticated peer, or the one anonymous caller of an open server."""
+    """Its owner: the authenticated peer, or the one anonymous caller of an open server."""
     image: SourceImage
     rounds: tuple[Round, ...] = field(default=())

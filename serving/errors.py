@@ -7,8 +7,8 @@
     ├── PreconditionFailed    the caller must do something else first
     ├── Exhausted             the caller may try again later: a limit of this server is reached
     ├── Unavailable           the caller may try again later: a part of this server is down
-    │   └── StillWriting      the same; and whoever fills an embedding's place may not have ended
-    ├── DeadlineExceeded      nobody must act: the time that the caller allowed is over
+    │   └── StillWriting      the same; and a buffer of ours may still be written
+    ├── DeadlineExceeded      no one must act: the caller's deadline has passed
     └── EngineFault           we must act: an engine broke its contract
 
 No message carries pixels, file names, user text or identifiers of people.
@@ -98,7 +98,9 @@ class Unavailable(ServingError):
 
 
 class StillWriting(Unavailable):
-    """Who fills an embedding's place was lost without an answer: to its store, the place is nobody's for now."""
+    """The engine filling this buffer was lost without a reply and may still write to it; the store must not reuse
+    it.
+    """
 
 
 class DeadlineExceeded(ServingError):

@@ -24,7 +24,7 @@ class WaveTerms:
 
 
 class Observer(Protocol):
-    """Told on the event loop, so it returns at once; it never raises. Times are in seconds."""
+    """Called on the event loop: returns at once and never raises. Times are in seconds."""
 
     def opened(self, pixels: float | None, preprocess: float) -> None:
         """A session was opened: its image decoded (None: it was held) and brought to the model's sizes."""
@@ -44,22 +44,22 @@ class Observer(Protocol):
 
 
 class NullObserver:
-    """An Observer who does not listen; a base for those who listen to some of it."""
+    """An Observer that ignores every event; a base for those that need only some."""
 
     def opened(self, pixels: float | None, preprocess: float) -> None:
-        """Not listened to."""
+        """Ignored."""
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
-        """Not listened to."""
+        """Ignored."""
 
     def dialogue(self, rounds: int, waves: int) -> None:
-        """Not listened to."""
+        """Ignored."""
 
     def rounds(self, indices: Sequence[int | None], code: str) -> None:
-        """Not listened to."""
+        """Ignored."""
 
     def call(self, method: str, code: str, shed: Shed | None) -> None:
-        """Not listened to."""
+        """Ignored."""
 
 
 class CompositeObserver:

@@ -9,7 +9,7 @@ Concurrency: everything here runs on one event loop. Sessions interleave freely;
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
 bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in
 ``opening_executor``: rounds do not wait for large images. The image is encoded beside the first
-language pass. A cancelled request stops its engines' work, gives its lease and its place back, and leaves its
+language pass. A cancelled request stops its engines' work, gives its lease and its admission back, and leaves its
 session as the last finished wave left it.
 """
 
@@ -75,7 +75,7 @@ class HeldEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class Orchestrator:
-    """Answers rounds. Every collaborator is given; see ``serving.__main__`` for who they are."""
+    """Answers rounds. Every collaborator is given; see ``serving.__main__`` for which."""
 
     language: LanguageEngine
     vision: VisionEngine

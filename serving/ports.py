@@ -68,7 +68,7 @@ class LanguageEngine(Protocol):
 
 
 class EmbeddingLease(Protocol):
-    """A place that holds one image's embedding for as long as the lease is not released."""
+    """The right to one image's embedding until the lease is released."""
 
     @property
     def key(self) -> str: ...
@@ -93,10 +93,10 @@ class EmbeddingStore(Protocol):
     """Content-addressed embeddings within a byte budget. A leased embedding is never evicted or overwritten."""
 
     async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:
-        """Lease the embedding; on a miss ``fill`` is awaited once, however many ask at the same time.
+        """Lease the embedding; on a miss ``fill`` is awaited once, for however many callers at the same time.
 
-        A fill that fails is forgotten and its error reaches all who wait. It is cancelled only when nobody waits.
-        The place of one that ended with ``StillWriting`` is given to nobody.
+        A fill that fails is forgotten and its error reaches every waiter. It is cancelled only when no waiter is
+        left. The buffer of one that ended with ``StillWriting`` is not reused.
 
         Raises:
             Exhausted: every byte of the budget is leased.
@@ -150,10 +150,10 @@ class ExpectedWork:
 
 
 class Gate(Protocol):
-    """Who is worked for at once, and who waits. A request passes it once, before its engines are asked."""
+    """Admission: which requests run now, and which wait. A request passes it once, before its engines are asked."""
 
     def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
-        """Hold a place while the block runs; waits until there is one. Cancelling the task leaves the queue.
+        """Run the block once admitted; waits until then. Cancelling the task leaves the queue.
 
         Raises:
             Exhausted: too much waits, or more than the request's deadline allows for.

@@ -1,6 +1,6 @@
 """Numbers of caches, queues, stores and engines, as values: what ``serving.telemetry`` shows of their owners.
 
-Knows the numbers and what each counts. Does not know who counts them, or under which name they are shown.
+Knows the numbers and what each counts. Does not know their owners, or the names they are shown under.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PlacementStats:
     held: int = 0
     """Now, fills that are on their way included."""
     leased: int = 0
-    """Of those, how many somebody holds, waits for, or still writes."""
+    """Of those, how many are in use, awaited, or being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class SlabStats:
     free: int = 0
     """May be taken."""
     taken: int = 0
-    """Somebody has them."""
+    """In use."""
     withheld: int = 0
-    """Somebody who never answered may still write them."""
+    """A writer that never replied may still write them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _LINE_BYTES = 4096
 
 @contextmanager
 def kept_stderr() -> Iterator[TextIO]:
-    """What is stderr now, for whoever goes on writing to it while ``logged`` takes its place."""
+    """What is stderr now, for code that goes on writing to it while ``logged`` takes its place."""
     with os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as stream:
         yield stream
 
@@ -30,8 +30,8 @@ def kept_stderr() -> Iterator[TextIO]:
 def logged(log: logging.Logger) -> Iterator[None]:
     """Log what is written to stdout and stderr while the block runs, line by line; ``log`` must not write there.
 
-    A line that finds the pipe full is lost rather than waited for: who writes may hold the lock of this
-    interpreter, without which nobody reads.
+    A line that finds the pipe full is lost rather than waited for: the writer may hold this
+    interpreter's lock, without which nothing is read.
     """
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

@@ -1,7 +1,7 @@
-"""How long work takes, and how fast it goes: what admission reckons with.
+"""Cost model: how long each kind of work takes, and how fast work gets done. Admission decides by it.
 
-Knows seconds of encoding, of a language pass and of a mask, as rounds report them, and how much expected work
-was done in how much time. Does not know requests, queues or engines.
+Knows seconds of an encode, a language pass and a mask, learnt from finished rounds, and the expected work done per
+second. Does not know requests, queues or engines.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _RETRY_AFTER_S = 1.0
 
 
 class OpenGate:
-    """A Gate through which everybody passes at once: for one caller, who does not compete with others."""
+    """A Gate that admits every request at once: for a single caller, without competition."""
 
     def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:  # noqa: ARG002  # Gate's signature
         """See ``Gate``."""

@@ -1,6 +1,6 @@
 """What this server serves, as a value: the model and the limits.
 
-Knows what a caller may ask about. Does not know the wire or who built the engines.
+Knows what ``DescribeServer`` answers. Does not know the wire or the engines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who calls.
+"""The caller's name, from what an authenticated connection says of its peer.
 
-Knows what an authenticated connection says of its peer. Does not know what a caller may do: sessions and
-uploads are each caller's own, and that is all there is.
+Knows certificates' names. Does not know what a caller may do: sessions and uploads belong to one caller each, and
+there are no other rights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Decoded images that callers may open again by the digest of what they sent.
+"""Decoded images that callers may open again by the digest of the bytes they sent.
 
-Knows callers, keys, a byte budget and an idle time; what was used longest ago leaves first. Nobody reaches
-what another caller sent, even with the same digest. Does not know formats, the wire or sessions. All on one
-event loop.
+Knows callers, keys, a byte budget and an idle time; the least recently used is evicted first. One caller never
+gets what another sent, even with the same digest. Does not know formats, the wire or sessions. All on one event
+loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from serving.stats import CacheStats
 
 @dataclass(frozen=True, slots=True)
 class UploadKey:
-    """What was sent, and by whom: equal bytes of another shape are another image."""
+    """The caller, and what was sent: equal bytes of another shape are another image."""
 
     caller: str
     digest: bytes
@@ -34,7 +34,7 @@ class _Held:
 
 
 class ImageCache:
-    """Images, RGB uint8 (H, W, 3), within a byte budget, until nobody asked for them for a while."""
+    """Images, RGB uint8 (H, W, 3), within a byte budget, until they were idle for too long."""
 
     def __init__(self, max_bytes: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
         """``clock`` gives seconds, never backwards."""

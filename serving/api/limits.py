@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Each is named in the error of whoever reaches it. Times are in seconds."""
+    """A refused call's error names the limit that it reached. Times are in seconds."""
 
     max_image_bytes: int
     """Of an image as sent."""

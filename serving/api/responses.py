@@ -1,6 +1,6 @@
-"""Results and the server's description, as messages.
+"""Results and the server's description, as messages of the contract.
 
-Knows how domain values stand in the contract. Does not know calls or who asks.
+Knows how domain values are written in the contract. Does not know calls or callers.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The gRPC server of the public contract.
 
 Concurrency: one event loop runs gRPC, the service and the orchestrator. gRPC makes a task of every call, and
-cancels it when its deadline passes, its client gives up, or a drain runs out of time. What is let in at once is
-limited in the service (``serving.admission.permits``); pixels and engines work in threads of their own.
+cancels it when its deadline passes, its client gives up, or a drain runs out of time. The service limits calls at
+once (``serving.admission.permits``); pixels and engines work in threads of their own.
 
-Knows which service stands on which transport (``serving.rpc.server``). Does not know what a call does, or who
-built the service.
+Knows which service is served on which transport (``serving.rpc.server``). Does not know what a call does, or how
+the service is built.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ VISION = "vision"
 """Health of the vision half alone."""
 
 _MAX_MESSAGE_BYTES = 4 << 20
-"""Chunks hold 1 MiB; the service says so itself to who sends a little more."""
+"""Chunks are at most 1 MiB. This limit is higher so that a slightly larger chunk gets INVALID_ARGUMENT, not a
+transport error.
+"""
 
 
 class Server(GrpcServer):

@@ -1,7 +1,7 @@
 """The contract's methods: messages in, one call of the orchestrator, messages out.
 
-Knows which calls are held, and for whom. Does not know transports (``serving.api.server``), statuses
-(``serving.rpc.interceptor``) or how a round is answered (``serving.orchestrator``).
+Knows the limits on calls at once, and the caller of each. Does not know transports (``serving.api.server``),
+statuses (``serving.rpc.interceptor``) or how a round is answered (``serving.orchestrator``).
 """
 
 # ruff: noqa: N802, ARG002  # gRPC spells its methods so, and gives each a request and a context

@@ -72,7 +72,7 @@ async def forever() -> None:
 def measured(
     bundle: Bundle, settings: LanguageServerSettings, engine: ServedEngine, service: LanguageService
 ) -> CollectorRegistry:
-    """What is so at the moment, and what the engine's library measures of itself."""
+    """Current state, and what the engine's library measures of itself."""
     manifest = bundle.manifest
     pictures = collector.CacheState(lambda: service.picture_stats, settings.limits.picture_bytes)
     sources = collector.Sources(

@@ -1,6 +1,6 @@
 """Prompts and completions as messages of the internal contract, both ways.
 
-Knows the contract's fields, and distrusts what it reads: sizes are held against the manifest, and a digest is
+Knows the contract's fields, and does not trust them: sizes are checked against the manifest, and a digest is
 believed only once it was computed here. Does not know calls, engines, or which pictures the other side holds.
 """
 

@@ -1,4 +1,4 @@
-"""One language server as it is seen from here: whether it may be asked, and one prompt asked of it.
+"""One language server as seen from the orchestrator: its state, and prompts sent to it.
 
 Knows the internal contract's calls, and what their failures say of the server. Does not know that there are
 other servers (``serving.llm.remote``).

@@ -1,11 +1,11 @@
-"""The language half in processes of its own.
+"""The language half in other processes: several language servers that serve one model.
 
-Knows several language servers that serve one model: which of them a dialogue goes to, and which is next when
-that one is gone. Does not know calls (``serving.llm.peer``).
+Knows which server a dialogue goes to, and which is next when that one is gone. Does not know calls
+(``serving.llm.peer``).
 
 A dialogue stays with one server, whose prefix cache knows it. A prompt that did not reach an engine moves on to
-the next server at once. One that was lost within an engine is not repeated from here: if it was the prompt that
-killed the engine, it would kill the next one too. Its caller gets UNAVAILABLE, and a retry goes elsewhere.
+the next server at once. One that was lost within an engine is not repeated from here: if the prompt killed the
+engine, it would kill the next one too. Its caller gets UNAVAILABLE, and a retry goes elsewhere.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RemoteLanguage:
         """``available`` now, and each time that it has changed."""
         last = None
         while True:
-            changed = self._changed  # taken before looking, so that nothing is missed while who asks is busy
+            changed = self._changed  # read before the check, so that a change during the yield is not missed
             if self.available != last:
                 last = self.available
                 yield last
@@ -91,7 +91,7 @@ class RemoteLanguage:
                 except NotStarted:
                     continue
         except asyncio.CancelledError:
-            # A task that nobody cancelled: the call was, by closing the channel.
+            # The task was not cancelled: the call was, by closing the channel.
             task = asyncio.current_task()
             if task is None or task.cancelling() or not self._closed:
                 raise

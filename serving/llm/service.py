@@ -1,6 +1,6 @@
 """The internal contract's methods: messages in, one call of the engine, messages out.
 
-Knows what is let in, which pictures are held, and what becomes of calls when the engine dies. Does not know
+Knows the limit on prompts, the pictures held, and what becomes of calls when the engine dies. Does not know
 transports (``serving.llm.server``), statuses (``serving.rpc.interceptor``) or how a prompt is answered.
 """
 

@@ -1,7 +1,7 @@
-"""Whether a prompt can be read at all: its length, ids, placeholders, pixels and boxes.
+"""Checks of a prompt before it is read: its length, ids, placeholders, pixels and boxes.
 
-Every language engine asks here before it does anything. vLLM needs it most: there, an id outside the vocabulary
-or a tensor of another shape kills the engine for everybody. Does not know how prompts are read.
+Every language engine calls them first. vLLM needs them most: there, an id outside the vocabulary or a tensor of
+another shape kills the engine for all callers. Does not know how prompts are read.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEn
     references = options.max_references
     return AsyncEngineArgs(
         model=str(model),
-        served_model_name=manifest.name,  # vLLM's metrics carry it; a path is nobody's business
+        served_model_name=manifest.name,  # shown in vLLM's metrics: do not leak a path
         dtype=options.dtype,
         load_format="safetensors",
         skip_tokenizer_init=True,

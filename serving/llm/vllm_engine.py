@@ -91,7 +91,7 @@ class VllmLanguage:
 
     async def died(self) -> None:
         """Return when ``alive`` is no more."""
-        while self.alive:  # noqa: ASYNC110  # vLLM tells nobody; one looks
+        while self.alive:  # noqa: ASYNC110  # vLLM sends no death notice, so poll
             await asyncio.sleep(LIVENESS_SECONDS)
 
     @property

@@ -1,6 +1,6 @@
-"""The prompt that an engine answers before anybody else's: an image, a reference to it, and a few words.
+"""The warm-up prompt of a language engine: an image, a reference to it, and a few words.
 
-Knows what touches every path of a language engine once. Does not know engines.
+Knows what touches every path of an engine once. Does not know engines.
 """
 
 from __future__ import annotations

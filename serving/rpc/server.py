@@ -1,7 +1,7 @@
-"""A gRPC server round one service: health and reflection beside it, TLS, and a drain.
+"""A gRPC server around one service: health and reflection, TLS, and a drain.
 
 Closing goes in this order: health says NOT_SERVING, new calls are refused, those in flight finish or are
-cancelled. Knows transports and their options. Does not know what a call does, or who built the service.
+cancelled. Knows transports and their options. Does not know what a call does, or how the service is built.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _GIVEN_UP = (asyncio.CancelledError, GeneratorExit)
-"""How work ends that gRPC has stopped: its deadline is over, or nobody waits for it any more."""
+"""How work ends that gRPC has stopped: its deadline has passed, or its client gave up."""
 _TRANSIT_SECONDS = 0.1
 """A client's clock runs ahead of ours by the way here: what it stops so shortly before its deadline was late."""
 

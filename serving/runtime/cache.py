@@ -1,6 +1,6 @@
 """Entries within a byte budget: the least recently used is evicted first.
 
-Knows sizes, the order of use, and what it counts. Does not know what is kept, for whom, or when an entry is found:
+Knows sizes, the order of use, and what it counts. Does not know what is kept, or when an entry counts as found:
 each cache that is made of one has its own rule, and counts hits and misses by it. For one thread; ``stats`` may be
 read from any, and the numbers are then of about the same time.
 """

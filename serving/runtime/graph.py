@@ -1,4 +1,4 @@
-"""One ONNX graph in onnxruntime: opened, held against what the manifest says of it, and run.
+"""One ONNX graph in onnxruntime: opened, compared with what the manifest says of it, and run.
 
 Knows session options, graph interfaces, and onnxruntime's failures. Does not know which graphs there are
 nor what their tensors mean.

@@ -1,10 +1,10 @@
-"""Memory that a server on this host may map: one region of equal slots, each for one array.
+"""Shared memory that a server on this host may map: one region of equal slots, each for one array.
 
-Knows POSIX shared memory on Linux, which slots are free, and which may still be written by somebody who never
-answered. Does not know what lies in a slot, nor the server. All on one event loop.
+Knows POSIX shared memory on Linux, which slots are free, and which may still be written by a process that never
+replied. Does not know what lies in a slot, nor the server. All on one event loop.
 
-A region's file is locked for as long as its owner lives. So a start finds those of dead processes, also of
-other containers, where process ids mean nothing.
+A region's file is locked for as long as its owner lives. So a start can remove the regions of dead processes, also
+of other containers, where process ids mean nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SlabError(OSError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """A place for one array."""
+    """Room for one array."""
 
     slab: Slab
     offset: int
@@ -48,7 +48,7 @@ class Slab:
     """A region and its slots. Close it: its memory is the host's until then."""
 
     def __init__(self, slots: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Take the memory of all slots at once: what is missing is missed now, and not in the midst of a write.
+        """Allocate all slots at once, so that a lack of memory shows now and not in the midst of a write.
 
         Raises:
             SlabError: there is not so much shared memory.
@@ -75,12 +75,12 @@ class Slab:
 
     @property
     def taken(self) -> int:
-        """Slots that somebody has."""
+        """Slots in use."""
         return self.nbytes // self._stride - len(self._free) - len(self._doubtful)
 
     @property
     def withheld(self) -> int:
-        """Slots that somebody may still write."""
+        """Slots whose writer was lost and may still write."""
         return len(self._doubtful)
 
     @property
@@ -88,7 +88,7 @@ class Slab:
         return SlabStats(self.free, self.taken, self.withheld)
 
     def take(self) -> Slot | None:
-        """A slot of nobody's; None when there is none."""
+        """A free slot; None when there is none."""
         if not self._free:
             return None
         offset = self._free.pop()
@@ -96,20 +96,20 @@ class Slab:
         return Slot(self, offset, self._size, values.reshape(self._shape))
 
     def give_back(self, slot: Slot) -> None:
-        """Nobody reads or writes it any more."""
+        """The slot is neither read nor written any more."""
         self._free.append(slot.offset)
 
     def withhold(self, slot: Slot) -> None:
-        """Its writer was lost without an answer: nobody gets it until ``remapped``."""
+        """The slot's writer was lost without a reply: it stays out of use until ``remapped``."""
         self._doubtful.append(slot.offset)
 
     def remapped(self) -> None:
-        """A server that did not have the region maps it: whoever wrote before it is gone."""
+        """A server that did not have the region maps it: every writer before it is gone."""
         self._free += self._doubtful
         self._doubtful.clear()
 
     def close(self) -> None:
-        """Take the region from the host. Arrays in it stay readable while somebody holds them. Idempotent."""
+        """Take the region from the host. Arrays in it stay readable while they are referenced. Idempotent."""
         if self._file < 0:
             return
         (DIRECTORY / self.name).unlink(missing_ok=True)
@@ -129,7 +129,9 @@ def is_gone(key: str) -> bool:
 
 
 def _created(path: Path, nbytes: int) -> int:
-    """A new file with memory behind every byte; locked before it has a name, lest ``sweep`` finds it free."""
+    """Create the backing file fully allocated, and lock it before it is named so that ``sweep`` never takes it for
+    an orphan.
+    """
     file = -1
     try:
         file = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)

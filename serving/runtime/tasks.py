@@ -1,4 +1,4 @@
-"""Waiting for work to end, come what may.
+"""Waiting that survives cancellation.
 
 Knows asyncio's cancellation. Does not know what the work is.
 """

@@ -1,11 +1,11 @@
 """Embeddings in memory: this process's own, or a slab's that a server on this host may map.
 
-Knows leases, a byte budget, who waits for whom, which embedding was used last, and where each one lies. Does not
-know images or what fills an embedding. All on one event loop: between two awaits nothing changes.
+Knows leases, waiters, a byte budget, the order of use, and where each embedding lies. Does not know images or what
+fills an embedding. All on one event loop: between two awaits nothing changes.
 
-With a slab a new embedding lies there. When every slot is taken, the one that was used least recently and that
-nobody leases moves into this process's memory; when all are leased, the new one lies there. Either is served all
-the same, only not by reference.
+With a slab a new embedding is put there. When every slot is taken, the least recently used embedding without a
+lease moves into this process's memory; when all are leased, the new one is allocated there. Either is served, only
+not by reference.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Lease:
 
 
 class MemoryEmbeddings:
-    """An EmbeddingStore. An embedding nobody leases stays until another one needs its bytes."""
+    """An EmbeddingStore. An embedding without a lease stays until another one needs its bytes."""
 
     def __init__(
         self, byte_budget: int, shape: tuple[int, ...], dtype: npt.DTypeLike, slab: Slab | None = None
@@ -90,7 +90,7 @@ class MemoryEmbeddings:
         )
 
     async def acquire(self, key: str, fill: Fill) -> EmbeddingLease:
-        """Lease the embedding of ``key``, filled once for all who ask. See ``EmbeddingStore``."""
+        """Lease the embedding of ``key``, filled once for all callers. See ``EmbeddingStore``."""
         held = self._known.get(key)
         hit = held is not None
         if held is None:
@@ -119,7 +119,7 @@ class MemoryEmbeddings:
         return key in self._known
 
     def _begin(self, key: str, fill: Fill) -> _Held:
-        """Make room for one more, and start to fill it in a task that outlives the one who asked."""
+        """Make room for one more, and start to fill it in a task that outlives the caller's."""
         if (self._count + 1) * self._size > self._budget:
             self._evict()
         held = self._place()
@@ -147,7 +147,7 @@ class MemoryEmbeddings:
         return _Held(np.empty(self._shape, self._dtype), None)
 
     def _moved_out(self, slab: Slab) -> Slot | None:
-        """The slot of the embedding that was used least recently and nobody leases; that one lies outside now."""
+        """The slot of the least recently used embedding without a lease, which moves out of the slab."""
         for held in self._known.values():
             if held.slot is not None and not held.users:
                 slab.give_back(held.slot)
@@ -165,7 +165,8 @@ class MemoryEmbeddings:
 
     async def _fill(self, key: str, held: _Held, fill: Fill) -> None:
         lost = False
-        request_context.set_deadline(None)  # whoever waits has one of its own; the last to give up ends the fill
+        # The fill has no deadline: each waiter has its own, and the last to leave cancels it.
+        request_context.set_deadline(None)
         try:
             await fill(_Lease(key, False, held.values, held.slot))
             held.values.flags.writeable = False
@@ -182,7 +183,7 @@ class MemoryEmbeddings:
             del self._known[key]
 
     async def _filled(self, key: str, held: _Held) -> None:
-        """Wait for the fill. The last one to give up cancels it, and waits until nothing writes any more."""
+        """Wait for the fill. The last waiter to give up cancels it, and waits until nothing writes any more."""
         filling = held.filling
         if filling is None:
             return
@@ -191,7 +192,7 @@ class MemoryEmbeddings:
         except asyncio.CancelledError:
             if held.users == 1:
                 if not filling.done():
-                    self._forget(key, held)  # who asks now begins anew
+                    self._forget(key, held)  # a later acquire() starts a new fill
                     filling.cancel()
                 await wait_until_done(filling)
             raise

@@ -1,6 +1,6 @@
 """Sessions in this process's memory.
 
-Knows who owns a session, whose turn it is, when it expires, and how much all of them hold. Does not know
+Knows the owner of a session, the order of its requests, when it expires, and the bytes of all. Does not know
 what a round is made of. All on one event loop: between two awaits nothing changes.
 """
 
@@ -32,7 +32,7 @@ class _Entry:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Wakes its waiters in the order of their arrival."""
     users: int = 0
-    """Who holds it or waits for it: it is not idle meanwhile."""
+    """Requests that hold it or wait for it: it is not idle meanwhile."""
 
 
 class MemorySessions:
@@ -105,7 +105,7 @@ class MemorySessions:
         Raises:
             PreconditionFailed: it was closed meanwhile.
             Exhausted: they do not fit the memory that all sessions share.
-            ValueError: nobody holds it, or ``session`` is not what it is now.
+            ValueError: it is not held, or ``session`` is not what it is now.
         """
         entry = self._find(session.session_id, session.caller)
         if not entry.turn.locked() or len(session.rounds) != len(entry.session.rounds):
@@ -118,7 +118,7 @@ class MemorySessions:
         return entry.session
 
     async def close(self, session_id: str, caller: str) -> None:
-        """Forget the session; who holds it keeps their snapshot until they are done. See ``SessionStore``."""
+        """Forget the session; a request that holds it keeps its snapshot until it is done. See ``SessionStore``."""
         if self._closed.get(session_id) == caller:
             return
         self._find(session_id, caller)
@@ -142,7 +142,7 @@ class MemorySessions:
             self._entries.move_to_end(session_id)
 
     def sweep(self) -> None:
-        """Drop what has been idle for too long. Every call does; between calls somebody has to."""
+        """Drop what has been idle for too long. Every call does; between calls a timer must."""
         deadline = self._clock() - self._idle_timeout
         old = takewhile(lambda item: item[1].last_used <= deadline, self._entries.items())
         expired = [key for key, entry in old if not entry.users]
@@ -150,7 +150,7 @@ class MemorySessions:
             self._drop(key)
 
     def _make_room(self, caller: str, nbytes: int, sessions: int) -> None:
-        """Let idle sessions give way until this fits: the caller's own first, then whoever was idle longest.
+        """Let idle sessions give way until this fits: the caller's own first, then the longest idle.
 
         Raises:
             Exhausted: too few may do so now; says when enough will. None has given way then.

@@ -1,4 +1,4 @@
-"""What is so at the moment: read from its owner whenever somebody asks for the metrics.
+"""Prometheus collector of current state (queues, caches, engines), read at scrape time.
 
 Knows which number of which owner is which metric of ``serving.telemetry.metrics``. Owners are given as functions,
 so that this module knows no store, engine or queue. Reads on the event loop, where their numbers agree.
@@ -36,7 +36,7 @@ class EngineState:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Who is asked. What a process does not have, it leaves out."""
+    """What is read. A process leaves out what it does not have."""
 
     version: str
     model: Mapping[str, str]

@@ -1,7 +1,7 @@
 """Metrics over HTTP, on a port of their own: ``/metrics`` for Prometheus, ``/`` and ``/status.json`` for people.
 
-Knows HTTP, and that the numbers are read on the event loop, where they agree. Does not know what is measured. Says
-nothing about images, dialogues or callers; who can connect learns how busy the server is.
+Knows HTTP, and that numbers are read on the event loop, where they agree. Does not know what is measured. Says
+nothing about images, dialogues or callers; any client that can connect learns how busy the server is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def exposed(
     Raises:
         OSError: the address cannot be had.
     """
-    # A series for the birth of each counter: nobody asks, and it would double what is sent.
+    # Without the series of each counter's creation time: unused, and it would double what is sent.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
     app.router.add_get("/metrics", _Metrics(registry).answer)

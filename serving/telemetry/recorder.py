@@ -1,6 +1,6 @@
-"""An Observer who counts: what those who work tell becomes counters and histograms.
+"""Observer that turns events into Prometheus counters and histograms.
 
-Knows which event changes which metric of ``serving.telemetry.metrics``. Does not know who asks for the numbers.
+Knows which event changes which metric of ``serving.telemetry.metrics``. Does not know how the numbers are read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The state of the server as one JSON object, computed from the same registry that Prometheus reads.
+"""The state of the server as one JSON object, computed from the registry that Prometheus reads.
 
-Rates and percentiles are of the last minute, as far as somebody looked within it; of all time since the start for
-the first look. Knows metrics by their declarations. Does not know how the object is shown (``status.html``).
+Rates and percentiles are of the last minute, or of the time since the last look before it; the first look sees all
+time since the start. Knows metrics by their declarations. Does not know how the object is shown (``status.html``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from serving.telemetry import metrics as t
 
 WINDOW_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
-"""Looks that follow one another faster leave no trace: nobody makes the window's history long."""
+"""Looks that follow one another faster are not kept, so that the window's history stays short."""
 QUANTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 
 Labels = frozenset[tuple[str, str]]
@@ -87,7 +87,7 @@ class _Span:
 
 
 class StatusBoard:
-    """Who looks sees what went on since the last look of about a minute ago."""
+    """Each look shows what changed since the look of about a minute ago."""
 
     def __init__(self, registry: Collector, clock: Callable[[], float]) -> None:
         """``clock`` gives seconds, never backwards."""

@@ -1,7 +1,6 @@
-"""The tensors of the vision half's two graphs, as a manifest gives them: whoever runs them, they are these, and
-finite.
+"""Tensor names, types and shapes of the two vision graphs, whatever runtime runs them; results must be finite.
 
-Knows names, types and shapes. Does not know what runs the graphs.
+Knows what a manifest says of them. Does not know what runs the graphs.
 """
 
 from __future__ import annotations

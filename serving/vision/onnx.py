@@ -2,7 +2,7 @@
 the mask decoder.
 
 Knows the two graphs' tensors. Does not know images' sizes before preprocessing, masks at the image's size,
-or who holds which embedding. Encodes have a thread of their own, and so have decodes: a round on a known image
+or leases. Encodes have a thread of their own, and so have decodes: a round on a known image
 does not wait until another image is encoded.
 """
 

@@ -15,7 +15,7 @@ SPIN = "MEDIROUND_VLLM_SPIN"
 """Environment variable. 0: sleep soon."""
 SOON = 0.02
 """Seconds. Not 0: of two steps within a millisecond the second's wake-up call can be lost (ZeroMQ's high-water
-mark is 1, and the sender hears late that it may send again); who sleeps then sleeps for five seconds.
+mark is 1, and the sender hears late that it may send again); a worker that sleeps then sleeps for five seconds.
 """
 
 

@@ -1,11 +1,13 @@
-"""The tie to one Triton server: met before it is asked, met again when it was lost, and asked twice at most.
+"""Connection to one Triton server: a handshake before the first call and after each loss; a call is tried at most
+twice.
 
 Knows what the server must serve, which slabs it maps, and what a failure says of it. Does not know what the
 tensors mean. All on one event loop.
 
-A request that names a slot is not over before Triton's reply: until then Triton may read or write there, so a
-cancelled caller waits for it. (A request by value is cancelled at Triton too.) Who gets no reply at all says
-``StillWriting``, unless the server turns out to be another process: it was lost, and does not map our slabs.
+A request that names a slot ends with Triton's reply: until then Triton may read or write there, so a cancelled
+caller waits for it. (A request by value is cancelled at Triton too.) Without a reply the call raises
+``StillWriting``, unless the server turns out to be another process: the old one was lost, and the new one does not
+map our slabs.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ class TritonConnection:
         self.server = f"{await self._client.server()} {self.models[self._expected[0].name].platform}"
 
     async def _map_all(self) -> None:
-        """A server that was lost and that maps no slab of ours is another process: nobody writes there any more.
+        """A server that was lost and maps no slab of ours is another process: the old one writes there no more.
 
         A server that was not lost has been asked to let go of them, and may still write.
         """

@@ -1,9 +1,9 @@
 """The vision half on a Triton server: the image encoder and the mask decoder as its models.
 
-Knows the two models' tensors, and that values in a slot need not travel: the encoder writes the embedding into
-the lease's slot, the decoder reads it there and writes masks into a slot of ours. By gRPC go pixels, features and
-flags; without slots, all. Does not know calls' failures (``serving.vision.triton.connection``), images' sizes
-before preprocessing, or who holds which embedding.
+Knows the two models' tensors, and that values in a slot need not travel: the encoder writes the embedding into the
+lease's slot, the decoder reads it there and writes masks into a slot of ours. By gRPC go pixels, features and
+flags; without slots, everything. Does not know calls' failures (``serving.vision.triton.connection``), images'
+sizes before preprocessing, or leases beyond the one given.
 """
 
 from __future__ import annotations

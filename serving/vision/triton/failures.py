@@ -1,6 +1,6 @@
-"""What Triton's failures mean here, and whether to ask again.
+"""Triton's failures: what each means here, and whether to try again.
 
-Knows Triton's codes and words (of 2.51; docs/triton.md). Triton's words do not leave: a model's may say anything.
+Knows Triton's codes and messages (of 2.51; docs/triton.md). The messages stay inside: a model's may say anything.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def error_of(failure: TritonFailure) -> ServingError:
 def mapping_refusal(failure: TritonFailure) -> str:
     """For the operator of a server that maps no slab: the cause as far as it is known, and the remedy."""
     if kind_of(failure) is FailureKind.FORBIDDEN:
-        return "Triton lets nobody register memory without its admin key: give --triton.admin-key"
+        return "Triton asks for its admin key before it maps memory: --triton.admin-key must be given"
     return (
         f"Triton cannot map our memory ({failure.code}): it must run on this host with the same /dev/shm and as a "
         "user that may read it; or say --triton.slab-bytes 0"
