@@ -150,7 +150,7 @@ class ExpectedWork:
 
 
 class Gate(Protocol):
-    """Admission: which requests run now, and which wait. A request passes it once, before its engines are asked."""
+    """Admission: which requests run now, and which wait. A request passes it once, before its engines."""
 
     def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
         """Run the block once admitted; waits until then. Cancelling the task leaves the queue.

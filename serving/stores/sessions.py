@@ -118,7 +118,7 @@ class MemorySessions:
         return entry.session
 
     async def close(self, session_id: str, caller: str) -> None:
-        """Forget the session; a request that holds it keeps its snapshot until it is done. See ``SessionStore``."""
+        """Forget the session; a request that holds it keeps its snapshot to its end. See ``SessionStore``."""
         if self._closed.get(session_id) == caller:
             return
         self._find(session_id, caller)

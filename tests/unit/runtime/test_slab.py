@@ -112,7 +112,7 @@ async def test_a_full_slab_moves_the_oldest_idle_one_out_and_it_is_still_a_hit(s
         store.release(await filled(store, key, number))
     stats = store.stats
     assert (stats.shared, stats.own) == (PlacementStats(2, 0), PlacementStats(1, 0))
-    assert (stats.moved, stats.beside, stats.evictions) == (1, 0, 0)
+    assert (stats.moved, stats.allocated, stats.evictions) == (1, 0, 0)
     moved = await filled(store, "a", 9)
     assert (moved.hit, moved.slot) == (True, None)
     assert (moved.values == 0).all()
@@ -128,7 +128,7 @@ async def test_when_every_slot_is_leased_an_embedding_lies_beside_the_slab(slab:
     assert (beside.values == 2).all()
     assert [lease.slot is not None for lease in held] == [True, True]
     assert (store.stats.shared, store.stats.own) == (PlacementStats(2, 2), PlacementStats(1, 1))
-    assert (store.stats.beside, store.stats.moved) == (1, 0)
+    assert (store.stats.allocated, store.stats.moved) == (1, 0)
     store.release(held[0])
     assert (store.stats.shared, store.stats.own) == (PlacementStats(2, 1), PlacementStats(1, 1))
 
