@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from mediround import pictures
 from mediround.errors import FieldViolation, InvalidArgument
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -37,7 +38,8 @@ class PilImage(Protocol):
 
 
 ImageSource: TypeAlias = str | PathLike[str] | bytes | bytearray | npt.NDArray[np.uint8] | PilImage
-"""A path or the bytes of a PNG, JPEG or TIFF file; uint8 (H, W) or (H, W, 3) RGB; a PIL image, L or RGB."""
+"""A path or the bytes of a PNG, JPEG or TIFF file; uint8 (H, W) or (H, W, 3) RGB; a PIL image, which must be
+what a file must be (``mediround.pictures``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +130,24 @@ def _is_pil(image: object) -> TypeGuard[PilImage]:
     return pillow is not None and isinstance(image, pillow.Image)
 
 
-def _pil(image: PilImage) -> Upload:
+def _pil(image: Any) -> Upload:
+    """As the same picture would be sent as a file: ``mediround.pictures`` is the rule of both entrances."""
     width, height = image.size
-    match image.mode:
-        case "L":
-            return _raw(height, width, 1, image.tobytes())
-        case "RGB":
-            return _raw(height, width, 3, image.tobytes())
-        case "I" | "F" | "I;16" | "I;16L" | "I;16B" | "I;16N":
-            raise _refused(f"must be a PIL image of mode L or RGB, not {image.mode}; {_WINDOWING}")
-        case mode:
-            raise _refused(
-                f'must be a PIL image of mode L or RGB, not {mode}: convert it, as by image.convert("RGB")'
-            )
+    if not width or not height:
+        raise _refused("must have pixels")
+    try:
+        if refusal := pictures.refusal(image):
+            raise _refused(refusal)
+        rgb = pictures.opaque(image)
+    except InvalidArgument:
+        raise
+    except pictures.MALFORMED as error:
+        raise _refused(f"is closed, truncated or malformed ({type(error).__name__})") from None
+    if rgb is None:
+        raise _refused(pictures.TRANSPARENT)
+    grey = image.mode == "L"
+    payload = rgb.getchannel(0).tobytes() if grey else rgb.tobytes()
+    return _raw(height, width, 1 if grey else 3, payload)
 
 
 def _raw(height: int, width: int, channels: int, payload: bytes) -> Upload:

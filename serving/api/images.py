@@ -3,57 +3,37 @@
 Knows PNG, JPEG and TIFF through Pillow, and raw pixels. What a file claims (size, frames, depth) is checked
 before any pixel is decoded. Does not know callers, sessions or the model.
 
-Choices, each so that a mask lies on the very pixels that the caller sees:
-- 8 bits a channel; more is refused: the caller knows the window, we would guess it.
-- Grey becomes three equal channels; a palette its colours; 1-bit images black and white.
-- Alpha is dropped where it is opaque everywhere, else refused: what lies beneath is undefined.
-- CMYK, LAB and other colour spaces are refused: their RGB depends on a profile.
-- An EXIF orientation other than upright is refused: some viewers turn such an image, others do not.
-- More than one frame is refused: a mask would not say which.
+What a picture must be beyond that, and why, says ``mediround.pictures``; and
 - A file of which a part is missing or damaged is refused, also where a decoder would fill the gap.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from mediround import pictures
+from mediround.pictures import MALFORMED
 from serving.api import integrity
 from serving.api.integrity import FIELD
 from serving.api.limits import Limits
 from serving.domain import U8
 from serving.errors import InvalidInput
 
-WINDOWING = (
-    "must have at most 8 bits a channel: apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send 8 bits"
-)
-
 DICOM_ADVICE = (
     "read its pixels (pydicom: apply_modality_lut, then apply_voi_lut), map them to 8 bits, and send the array "
     "or a PNG"
 )
 
-_ORIENTATION, _TURNED = 0x0112, range(2, 9)
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_LENGTH = 258, 339, 322, 323
-_UNSIGNED = 1
-_PLAIN = frozenset({"1", "L", "P", "RGB"})
-_WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
-_DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _COMPRESSION, _JPEG_TABLES = 259, 347
 _EXTENTS = ((273, 279), (324, 325))
 """Offsets and byte counts, of strips and of tiles."""
 _DICOM = slice(128, 132)
 
-# What Pillow raises for files that lie about themselves. None of them says more than "malformed".
-_MALFORMED = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -105,7 +85,7 @@ def rgb_of_file(payload: bytes, limits: Limits) -> U8:
         raise InvalidInput(FIELD, "must be a PNG, JPEG or TIFF file") from None
     except _BOMB:
         raise _too_large(limits) from None
-    except _MALFORMED as error:
+    except MALFORMED as error:
         # The library's words may quote the file; its error's name does not.
         raise InvalidInput(FIELD, f"is truncated or malformed ({type(error).__name__})") from None
 
@@ -113,18 +93,12 @@ def rgb_of_file(payload: bytes, limits: Limits) -> U8:
 def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:
     """Refuse by what the file's headers say, sizes first: what comes last may decode the pixels."""
     _check_size(image.height, image.width, limits)
-    if image.format == "MPO" or getattr(image, "is_animated", False):
-        raise InvalidInput(FIELD, "must hold one frame; send each as an image of its own")
     if image.format == "PNG":
         _check_png(payload)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image, limits)
-    if image.mode in _DEEP:
-        raise InvalidInput(FIELD, WINDOWING)
-    if image.mode not in _PLAIN | _WITH_ALPHA:
-        raise InvalidInput(FIELD, f"must be grey or RGB; it is {image.mode}: convert it")
-    if image.getexif().get(_ORIENTATION) in _TURNED:
-        raise InvalidInput(FIELD, "must have no EXIF orientation; turn its pixels upright and remove the tag")
+    if refusal := pictures.refusal(image):
+        raise InvalidInput(FIELD, refusal)
 
 
 def _check_whole(image: Image.Image, payload: bytes, limits: Limits) -> None:
@@ -152,16 +126,10 @@ def _check_strips(image: TiffImagePlugin.TiffImageFile, payload: bytes, limits: 
 def _check_png(payload: bytes) -> None:
     if payload[12:16] != b"IHDR":
         raise InvalidInput(FIELD, "is a malformed PNG: its header does not come first")
-    if payload[24] > 8:  # IHDR's bit depth; Pillow would drop the low bits of 16-bit RGB in silence
-        raise InvalidInput(FIELD, WINDOWING)
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
     tags = image.tag_v2
-    depths = tags.get(_BITS_PER_SAMPLE, (1,))
-    formats = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
-    if max(depths) > 8 or any(form != _UNSIGNED for form in formats):
-        raise InvalidInput(FIELD, WINDOWING)
     if tags.get(_COMPRESSION, integrity.UNCOMPRESSED) not in integrity.COMPRESSIONS:
         raise InvalidInput(FIELD, "must be a TIFF compressed by LZW, Deflate or not at all; save it so")
     # A tile may be larger than the image, and is decoded whole.
@@ -182,14 +150,10 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Decode to RGB; alpha only where it hides nothing."""
-    if image.mode in _PLAIN and "transparency" not in image.info:
-        return image.convert("RGB")
-    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
-    lowest, _ = with_alpha.getchannel("A").getextrema()
-    if lowest != 255:
-        raise InvalidInput(FIELD, "must have no transparent pixels; put it on a background first")
-    return with_alpha.convert("RGB")
+    rgb: Image.Image | None = pictures.opaque(image)
+    if rgb is None:
+        raise InvalidInput(FIELD, pictures.TRANSPARENT)
+    return rgb
 
 
 def _too_large(limits: Limits) -> InvalidInput:

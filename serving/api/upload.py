@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from mediround.pictures import WINDOWING
 from mediround.v1 import segmentation_pb2 as pb
-from serving.api.images import WINDOWING, RawShape, check_raw
+from serving.api.images import RawShape, check_raw
 from serving.api.limits import Limits
 from serving.errors import InvalidInput
 

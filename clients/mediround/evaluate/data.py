@@ -10,8 +10,6 @@ import hashlib
 import io
 import json
 import stat
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mediround.medseg import DataError, Dialogue
+from mediround.pictures import MALFORMED
 
 Bits = npt.NDArray[np.bool_]
 
@@ -30,11 +29,6 @@ _MAX_MASK_BYTES = 64 << 20
 _MASK_MODES = frozenset({"1", "L", "P", "RGB"})
 _WHITE = 255
 
-# What Pillow raises for files that lie about themselves. None of them says more than "malformed".
-_MALFORMED = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -138,6 +132,6 @@ def _opened(name: str, payload: bytes, formats: tuple[str, ...]) -> Iterator[Ima
         raise
     except _BOMB:
         raise PictureError(name, "claims more pixels than any image that is served") from None
-    except _MALFORMED as error:
+    except MALFORMED as error:
         kinds = " or ".join(formats)
         raise PictureError(name, f"is no {kinds} file that can be read ({type(error).__name__})") from None

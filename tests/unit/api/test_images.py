@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
+from mediround import InvalidArgument
+from mediround.image import upload
 from serving.api.images import RawShape, check_raw, rgb_of_file, rgb_of_pixels
 from serving.errors import InvalidInput
 from tests.unit.api.files import GREY, RGB, encoded
@@ -204,6 +207,72 @@ def test_what_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         rgb_of_file(data, LIMITS)
     assert caught.value.field == "image"
+
+
+AMBIGUOUS = [
+    "16-bit grey png", "16-bit rgb png", "16-bit grey tiff", "16-bit rgb tiff", "32-bit tiff", "float tiff",
+    "cmyk jpeg", "cmyk tiff", "lab tiff", "one transparent pixel", "transparent grey", "transparent colour",
+    "turned jpeg", "turned png", "mirrored tiff", "two tiff frames", "animated png", "two jpeg frames",
+    "truncated png", "truncated jpeg",
+]  # fmt: skip
+"""Of those above: what is refused since nobody knows which pixels are meant, however Pillow shows it."""
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_what_is_refused_as_a_file_is_refused_as_a_pil_image(name: str, tmp_path: Path) -> None:
+    data, words = REFUSED[name]
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    with Image.open(io.BytesIO(data)) as fresh, Image.open(path) as decoded:
+        shown = [fresh]
+        if name.startswith("truncated"):
+            words = "truncated"
+        else:
+            decoded.load()
+            shown += [] if name == "mirrored tiff" else [decoded]  # Pillow turns a TIFF that it decodes
+        for image in shown:
+            with pytest.raises(InvalidArgument, match=words):
+                upload(image)
+    with pytest.raises(InvalidInput, match=words):
+        rgb_of_file(data, LIMITS)
+
+
+@pytest.mark.parametrize("mode", ["frame", "closed", "empty"])
+def test_pil_images_that_are_no_files(mode: str) -> None:
+    data, _ = REFUSED["two tiff frames"]
+    image = Image.open(io.BytesIO(data))
+    if mode == "frame":
+        image.seek(1)
+        assert upload(image.copy()).payload == RGB.tobytes()
+        image.close()
+        return
+    image.close()
+    with pytest.raises(InvalidArgument, match=r"one frame|closed|pixels"):
+        upload(image if mode == "closed" else Image.new("L", (0, 5)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "GIF", "BMP", "WEBP", "PPM"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "RGBA", "indexed"])
+def test_what_is_served_is_the_same_pixels_at_both_entrances(mode: str, form: str) -> None:
+    image = Image.fromarray(RGB)
+    shown = image.quantize(7) if mode == "indexed" else image.convert(mode)
+    try:
+        data = encoded(shown, form)
+    except (OSError, ValueError):
+        pytest.skip("no such file")
+    with Image.open(io.BytesIO(data)) as opened:
+        sent = upload(opened)
+        raw = sent.header.raw
+        pixels = rgb_of_pixels(sent.payload, RawShape(raw.height, raw.width, raw.channels))
+        np.testing.assert_array_equal(pixels, np.asarray(opened.convert("RGB")))
+        if opened.format in {"PNG", "TIFF", "JPEG"}:
+            np.testing.assert_array_equal(pixels, rgb_of_file(data, LIMITS))
+
+
+def test_more_bits_than_pillow_shows() -> None:
+    deep = b"P6 2 2 65535\n" + bytes(range(24))
+    with Image.open(io.BytesIO(deep)) as image, pytest.raises(InvalidArgument, match="VOI LUT"):
+        upload(image)
 
 
 def test_a_tiff_directory_that_leads_back_to_itself() -> None:
