@@ -50,7 +50,7 @@ async def main() -> None:
     due = [pair for pair in targets if not pair[1].exists()]
     given.out.mkdir(parents=True, exist_ok=True)
     began, gate = time.monotonic(), asyncio.Semaphore(given.at_once)
-    async with AsyncClient(given.server, timeout=300.0) as client:
+    async with AsyncClient(given.server) as client:
         done = sum(await asyncio.gather(*[segment(client, *pair, gate) for pair in due]))
     rate = done / (time.monotonic() - began)
     print(f"{done} of {len(due)} images done, {len(targets) - len(due)} skipped; {rate:.2f} a second")

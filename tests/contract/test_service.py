@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import threading
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -335,6 +336,35 @@ async def test_a_description_names_limits_and_modes(client: AsyncClient) -> None
     assert {name: value for name, value in limits.items() if name in LIMITS} == {
         name: value for name, value in LIMITS.items() if name in limits
     }
+
+
+async def test_a_client_finds_it_ready(client: AsyncClient, implementation: Implementation) -> None:
+    await client.wait_until_ready(timeout=20)
+    assert await client.ping() < 20
+
+    def blocking() -> float:
+        with Client(implementation.address, timeout=20) as other:
+            return other.ping()
+
+    assert await asyncio.to_thread(blocking) < 20
+
+
+async def test_failures_and_results_carry_the_id_that_the_client_made(client: AsyncClient) -> None:
+    async with client.open(picture()) as session:
+        result = await session.ask("Segment the liver.")
+        with pytest.raises(InvalidArgument) as caught:
+            await session.ask(" ")
+    ids = [result.request_id, caught.value.request_id or ""]
+    assert [str(uuid.UUID(each)) for each in ids] == ids
+    assert len(set(ids)) == 2
+
+
+async def test_a_session_is_taken_up_by_its_id(client: AsyncClient) -> None:
+    async with client.open(picture()) as session:
+        await session.ask("Segment the liver.")
+        again = client.session(session.session_id)
+        result = await again.ask("Segment the tumor in it.", refer_to=0)
+    assert (result.index, result.mask.shape) == (1, (48, 64))
 
 
 async def test_health_is_told_of_the_server_and_of_the_service(implementation: Implementation) -> None:

@@ -14,6 +14,11 @@ from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import SERVICE
 from tests.contract.services import DIGEST, IMPLEMENTATIONS, Start, ask, chunk, encoded, header, question, raw
 
+
+def announced(size: int) -> pb.OpenSessionRequest:
+    return header(pb.ImageHeader(encoded=pb.EncodedImage(), content_bytes=size))
+
+
 OPENINGS = {
     "nothing": [],
     "a chunk first": [chunk()],
@@ -28,6 +33,8 @@ OPENINGS = {
     "a short digest": [header(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=b"short"))],
     "another digest": [header(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=DIGEST)), chunk(b"abd")],
     "an unknown digest": [header(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=DIGEST))],
+    "more bytes than are allowed": [announced(4 << 20), chunk()],
+    "other bytes than were announced": [announced(4), chunk()],
     "no rows": [raw(0, 4), chunk()],
     "no columns": [raw(4, 0), chunk()],
     "many raw pixels": [raw(2**32 - 1, 2**32 - 1), chunk()],

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
+from uuid import uuid4
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -31,6 +33,8 @@ SERVES = b"\x08\x01"
 """grpc.health.v1.HealthCheckResponse(status=SERVING)."""
 _ASKED_OF = {b"", b"\n" + bytes([len(_SERVICE)]) + _SERVICE.encode()}
 """grpc.health.v1.HealthCheckRequest: of the server, and of the service by its name."""
+_SEND_IMAGE = (("x-send-image", "1"),)
+_REQUEST_ID = "x-request-id"
 _DISCARDED_SECONDS = 2.0
 _CODES: dict[type[errors.MediRoundError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -87,15 +91,16 @@ def _unary_stream(answers: Callable[[M], AsyncGenerator[Message]], kind: type[M]
     return grpc.unary_stream_rpc_method_handler(call, None, _bytes)
 
 
-def _stream_unary(answer: Callable[[AsyncIterator[M]], Awaitable[Message]], kind: type[M]) -> _Handler:
+def _stream_unary(
+    answer: Callable[[AsyncIterator[M], Callable[[], Awaitable[None]]], Awaitable[Message]], kind: type[M]
+) -> _Handler:
     async def messages(raws: AsyncIterator[bytes]) -> AsyncIterator[M]:
         async for raw in raws:
             yield _parsed(kind, raw)
 
     async def call(raws: AsyncIterator[bytes], context: _Context) -> Message:
-        await context.send_initial_metadata((("x-send-image", "1"),))
         try:
-            return await answer(messages(raws))
+            return await answer(messages(raws), partial(context.send_initial_metadata, _SEND_IMAGE))
         except Exception as error:
             await _discard(raws)
             await _refuse(error, context)
@@ -141,11 +146,19 @@ async def _refuse(error: Exception, context: _Context) -> NoReturn:
         error = errors.ServerFault(f"the script raised {type(error).__name__}: {error}")
     code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
     status = status_pb2.Status(code=code.value[0], message=str(error))
-    for detail in _details(error):
+    for detail in (*_details(error), _request_info(error, context)):
         status.details.add().Pack(detail)
     trailing = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(code, str(error), trailing)
     raise AssertionError("abort raises")
+
+
+def _request_info(error: errors.MediRoundError, context: _Context) -> Message:
+    """The id that the script names, else the caller's own."""
+    sent = {key: value for key, value in context.invocation_metadata() or () if key == _REQUEST_ID}
+    named = getattr(error, "incident", None)
+    detail: Message = error_details_pb2.RequestInfo(request_id=named or sent.get(_REQUEST_ID) or str(uuid4()))
+    return detail
 
 
 def _details(error: errors.MediRoundError) -> list[Message]:
@@ -160,7 +173,5 @@ def _details(error: errors.MediRoundError) -> list[Message]:
             delay = Duration()
             delay.FromNanoseconds(round(error.retry_after * 1e9))
             return [error_details_pb2.RetryInfo(retry_delay=delay)]
-        case errors.ServerFault() if error.incident:
-            return [error_details_pb2.RequestInfo(request_id=error.incident)]
         case _:
             return []

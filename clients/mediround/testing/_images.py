@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from mediround._description import Limits
@@ -41,15 +41,23 @@ class ReceivedImage:
     size: tuple[int, int] | None
 
 
-async def receive(messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits) -> ReceivedImage:
-    """Read an opening's messages. Raises InvalidArgument."""
+async def receive(
+    messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits, accepted: Callable[[], Awaitable[None]]
+) -> ReceivedImage:
+    """Read an opening's messages; ``accepted`` lets the bytes come. Raises InvalidArgument."""
     first = await anext(messages, pb.OpenSessionRequest())
     if not first.HasField("header"):
         raise invalid("header", "must be the first message")
     header, raw = first.header, _raw_shape(first.header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
         raise invalid("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
-    payload = await _payload(messages, limits.max_image_bytes if raw is None else raw[0] * raw[1] * raw[2])
+    max_bytes = limits.max_image_bytes if raw is None else raw[0] * raw[1] * raw[2]
+    if header.content_bytes > max_bytes:
+        raise invalid("header.content_bytes", f"must be at most the {max_bytes} allowed for this image")
+    await accepted()
+    payload = await _payload(messages, max_bytes)
+    if payload and header.content_bytes not in {0, len(payload)}:
+        raise invalid("header.content_bytes", f"must be the number of bytes that come: {len(payload)} did")
     if not payload:
         if not header.content_sha256:
             raise invalid(

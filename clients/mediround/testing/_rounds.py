@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from mediround import masks
 from mediround.errors import FailedPrecondition, MediRoundError, ServerFault
 from mediround.testing._rules import SEG, check_references, mode_of, priority_of
-from mediround.testing._sessions import OpenSessions, ScriptedSession
+from mediround.testing._sessions import ScriptedSession, ScriptedSessions
 from mediround.testing.script import Answer, AskedQuestion, Bits, Reply, Script
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -56,7 +56,7 @@ class _Wave:
 class ScriptedRounds:
     """Answers questions. One event loop's."""
 
-    def __init__(self, script: Script, sessions: OpenSessions) -> None:
+    def __init__(self, script: Script, sessions: ScriptedSessions) -> None:
         self.asked: list[AskedQuestion] = []
         self._script, self._sessions = script, sessions
         self._times: Counter[str] = Counter()

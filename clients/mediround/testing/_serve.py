@@ -23,6 +23,7 @@ from typing import Generic, TypeVar, overload
 
 import grpc
 
+from mediround import channels
 from mediround.testing._edge import SERVES, handlers
 from mediround.testing._servicer import ScriptedService
 from mediround.testing.script import AskedQuestion, Reply, Script
@@ -216,7 +217,7 @@ def _ready(process: subprocess.Popen[bytes], log: Path, seconds: float) -> str:
 
 
 def _serves(address: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
+    with channels.blocking(address, None) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
         try:
             return bool(check(b"", timeout=1.0) == SERVES)

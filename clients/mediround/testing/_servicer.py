@@ -8,7 +8,7 @@ how a reply becomes a round (``mediround.testing._rounds``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -17,7 +17,7 @@ from mediround.errors import InvalidArgument, NotFound
 from mediround.testing._images import ReceivedImage, receive
 from mediround.testing._rounds import RoundsRequest, ScriptedRounds
 from mediround.testing._rules import check_dialogue, check_round, invalid, priority_of
-from mediround.testing._sessions import OpenSessions
+from mediround.testing._sessions import ScriptedSessions
 from mediround.testing.script import Script
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -28,14 +28,16 @@ class ScriptedService:
     """Answers calls. One event loop's."""
 
     def __init__(self, script: Script) -> None:
-        self.sessions = OpenSessions(script.description.limits)
+        self.sessions = ScriptedSessions(script.description.limits)
         self.rounds = ScriptedRounds(script, self.sessions)
         self._served = script.description
         self._openings = list(script.openings)
         self._held: dict[tuple[bytes, tuple[int, int, int] | None], tuple[int, int]] = {}
 
-    async def OpenSession(self, messages: AsyncIterator[pb.OpenSessionRequest]) -> pb.OpenSessionResponse:
-        received = await receive(messages, self._served.limits)
+    async def OpenSession(
+        self, messages: AsyncIterator[pb.OpenSessionRequest], accepted: Callable[[], Awaitable[None]]
+    ) -> pb.OpenSessionResponse:
+        received = await receive(messages, self._served.limits, accepted)
         if self._openings:
             raise self._openings.pop(0)
         height, width = self._size(received)

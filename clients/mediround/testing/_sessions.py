@@ -37,7 +37,7 @@ class ScriptedSession:
     last_used: float = field(default_factory=monotonic)
 
 
-class OpenSessions:
+class ScriptedSessions:
     """All sessions of a server."""
 
     def __init__(self, limits: Limits) -> None:
