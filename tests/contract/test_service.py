@@ -235,11 +235,19 @@ async def test_sessions_that_are_closed_or_another_callers(client: AsyncClient) 
 
 async def test_more_sessions_than_are_held(client: AsyncClient) -> None:
     sessions = [await client.open(picture()) for _ in range(8)]
-    with pytest.raises(ResourceExhausted) as caught:
-        await client.open(picture())
-    assert caught.value.retry_after == 1.0
+    for session in sessions:
+        await session.ask("Segment the liver.")
+    with pytest.raises(ResourceExhausted, match="8 sessions are open") as caught:
+        await client.open(picture(), retries=0)
+    assert 30 < caught.value.retry_after <= 60
     await sessions[0].close()
-    await client.open(picture())
+    unasked = await client.open(picture(), retries=0)
+    with pytest.raises(ResourceExhausted) as caught:
+        await client.open(picture(), retries=0)
+    assert 0 < caught.value.retry_after <= 1
+    await client.open(picture())  # sent again when the one that nobody asked may give way
+    with pytest.raises(NotFound):
+        await unasked.ask("Segment the liver.")
 
 
 # ---- calls that meet, and calls that end early

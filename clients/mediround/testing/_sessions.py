@@ -18,6 +18,8 @@ from mediround.testing.script import Bits
 
 _UNKNOWN = "no such session: it never was, it expired or gave way, or it is not yours; open a new one"
 _CLOSED = "the session is closed; open a new one"
+_UNASKED_SECONDS, _GIVES_WAY_SECONDS = 1.0, 60.0
+"""Idle for so long, a session gives way where no more fit: one of which nothing was asked, and any other."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,11 +51,10 @@ class ScriptedSessions:
         return len(self._open)
 
     def open(self, image: bytes, size: tuple[int, int]) -> ScriptedSession:
-        """Raises ResourceExhausted when no more are held."""
+        """Raises ResourceExhausted when no more are held and none may give way yet."""
         self._sweep()
         if len(self._open) >= self._limits.max_sessions:
-            words = f"{self._limits.max_sessions} sessions are open, the most that this server holds"
-            raise ResourceExhausted(words, 1.0)
+            self._let_one_give_way()
         session = ScriptedSession(secrets.token_urlsafe(16), image, size)
         self._open[session.session_id] = session
         return session
@@ -89,6 +90,21 @@ class ScriptedSessions:
         if session_id not in self._open:
             raise NotFound(_UNKNOWN)
         return self._open[session_id]
+
+    def _let_one_give_way(self) -> None:
+        """Drop the session that may go first; one that was asked something may later than one that was not."""
+        asked = min(_GIVES_WAY_SECONDS, self._limits.session_idle_timeout)
+        ready = {
+            key: session.last_used + (asked if session.masks else min(_UNASKED_SECONDS, asked))
+            for key, session in self._open.items()
+            if not session.users
+        }
+        first = min(ready, key=ready.__getitem__, default=None)
+        wait = asked if first is None else ready[first] - monotonic()
+        if first is None or wait > 0:
+            words = f"{self._limits.max_sessions} sessions are open, the most that this server holds; close some"
+            raise ResourceExhausted(words, wait)
+        del self._open[first]
 
     def _sweep(self) -> None:
         deadline = monotonic() - self._limits.session_idle_timeout
