@@ -1,17 +1,21 @@
 """The words of the domain as values: images, references, questions, rounds, sessions.
 
-Knows shapes and invariants. Does not know tokens' text, resizing, engines, gRPC or time.
+Knows shapes and invariants. Does not know tokens' text, resizing, engines or gRPC.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import TowerSpec
+from serving.runtime.stopwatch import Stopwatch
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -152,6 +156,9 @@ class SegFeature:
     """Of ``[SEG]`` at its position, natural logarithm."""
 
 
+Stage = Literal["queue", "prepare", "language", "encode", "decode", "postprocess", "total"]
+
+
 @dataclass(slots=True)
 class Timings:
     """Seconds a stage took. Stages overlap: their sum may exceed ``total``."""
@@ -163,6 +170,13 @@ class Timings:
     decode: float = 0.0
     postprocess: float = 0.0
     total: float = 0.0
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Add what the block takes to the stage ``name``."""
+        with Stopwatch() as watch:
+            yield
+        setattr(self, name, getattr(self, name) + watch.seconds)
 
 
 @dataclass(frozen=True, slots=True)

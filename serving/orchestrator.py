@@ -20,9 +20,8 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -57,9 +56,10 @@ from serving.ports import (
     SessionStore,
     VisionEngine,
 )
-from serving.prompt import PromptTemplate, Turn, waves
+from serving.prompt import PromptTemplate, Turn
+from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor, wait_until_done
-from serving.wave import WaveItem
+from serving.wave import Plan, WaveItem
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -139,36 +139,43 @@ class Orchestrator:
 
         Whatever is raised, results sent before stay valid and stay part of the session.
         """
-        arrived = perf_counter()
+        arrival = Stopwatch()
         async with self.sessions.exclusive(session_id, caller) as opened:
-            session = opened
-            first = len(session.rounds)
-            self._check(first, questions)
-            turns = self._turns(opened, questions)
-            thresholds = wave.thresholds(first, questions, correction)
-            groups = waves(questions, first)
             known = self.embeddings.holds(opened.image.encoder.key)
-            work = ExpectedWork(encodes=not known, passes=len(groups), masks=len(questions))
+            session, plan = opened, self._plan(opened, questions, correction, known=known)
             async with (
-                self.gate.admitted(work, caller, priority),
-                self._embedding(opened.image, priority) as embedding,
+                self.gate.admitted(plan.work, caller, priority),
+                self._embedding(session.image, priority) as embedding,
             ):
-                queue = perf_counter() - arrived
-                for number, group in enumerate(groups):
-                    began = perf_counter()
-                    timings = Timings(queue=queue if number == 0 else 0.0)
-                    items = [
-                        WaveItem(first + i, thresholds[i], await self._reference(session, questions[i]), turns[i])
-                        for i in group
-                    ]
-                    timings.prepare = perf_counter() - began
+                queue = arrival.seconds
+                timings = Timings(queue=queue, total=queue)
+                for number, items in enumerate(plan.waves):
                     with request_context.prioritised(priority):
-                        session, results = await self._wave(session, items, embedding, timings, number)
-                    timings.total = timings.queue + perf_counter() - began
-                    terms = WaveTerms(correction.threshold, priority, wave.correctable(items, results))
-                    self.observer.wave(results, terms)
+                        session, results = await self._step(session, number, items, embedding, timings)
+                    correctable = wave.correctable(items, results)
+                    self.observer.wave(results, WaveTerms(correction.threshold, priority, correctable))
                     for result in results:
                         yield result
+                    timings = Timings()
+
+    def _plan(
+        self, session: Session, questions: Sequence[Question], correction: Correction, *, known: bool
+    ) -> Plan:
+        """What will be asked of the engines, wave by wave; ``known``: but for the embedding, which is there.
+
+        Pure. Raises InvalidQuestion for what cannot be asked.
+        """
+        first = len(session.rounds)
+        self._check(first, questions)
+        turns = self._turns(session, questions)
+        thresholds = wave.thresholds(first, questions, correction)
+        items = [
+            WaveItem(first + i, threshold, question.refer_to, turn)
+            for i, (question, threshold, turn) in enumerate(zip(questions, thresholds, turns, strict=True))
+        ]
+        groups = wave.waves(questions, first)
+        work = ExpectedWork(encodes=not known, passes=len(groups), masks=len(questions))
+        return Plan(tuple(tuple(items[i] for i in group) for group in groups), work)
 
     def _check(self, first: int, questions: Sequence[Question]) -> None:
         if first + len(questions) > self.max_rounds:
@@ -190,37 +197,39 @@ class Orchestrator:
         wave.check_length(session, turns, self.form)
         return turns
 
-    async def _reference(self, session: Session, question: Question) -> Reference | None:
-        round_index = question.refer_to
-        if round_index is None:
-            return None
-        mask = session.rounds[round_index].mask
-        if mask is None:
-            raise PreconditionFailed(f"round {round_index} has no mask to refer to")
-        return await self._pixels(self.geometry.reference, session.image, mask, round_index)
-
-    async def _wave(
+    async def _step(
         self,
         session: Session,
-        items: Sequence[WaveItem],
+        number: int,
+        planned: Sequence[WaveItem],
         embedding: asyncio.Task[HeldEmbedding],
         timings: Timings,
-        number: int,
     ) -> tuple[Session, list[RoundResult]]:
-        """Read, decode, remember: one language pass and one batch of masks."""
-        began, held_before = perf_counter(), number > 0 and embedding.done()
-        completion = await self._complete(wave.prompt(session, items, self.form))
-        timings.language = perf_counter() - began
-        features = wave.features(items, completion)
-        held = await embedding if any(features) else None
-        segmentations = await self._decode(session.image, items, features, held, timings)
+        """One wave, prepared, read, decoded and remembered: one language pass and one batch of masks."""
+        with timings.stage("total"):
+            with timings.stage("prepare"):
+                items = [replace(item, reference=await self._reference(session, item)) for item in planned]
+            held_before = number > 0 and embedding.done()
+            with timings.stage("language"):
+                completion = await self._complete(wave.prompt(session, items, self.form))
+            features = wave.features(items, completion)
+            held = await embedding if any(features) else None
+            segmentations = await self._decode(session.image, items, features, held, timings)
+            rounds, answers = wave.rounds(items, completion, segmentations, self.form)
+            session = await self.sessions.append(session, rounds)
         hit = held is not None and (held_before or held.lease.hit)
         timings.encode = 0.0 if hit or held is None else held.seconds
-        rounds, answers = wave.rounds(items, completion, segmentations, self.form)
-        session = await self.sessions.append(session, rounds)
         cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, number)
         parts = zip(items, answers, segmentations, strict=True)
-        return session, [RoundResult(a.index, words, s, a.reference, timings, cache) for a, words, s in parts]
+        return session, [RoundResult(i.index, words, s, i.reference, timings, cache) for i, words, s in parts]
+
+    async def _reference(self, session: Session, item: WaveItem) -> Reference | None:
+        if item.refer_to is None:
+            return None
+        mask = session.rounds[item.refer_to].mask
+        if mask is None:
+            raise PreconditionFailed(f"round {item.refer_to} has no mask to refer to")
+        return await self._pixels(self.geometry.reference, session.image, mask, item.refer_to)
 
     async def _complete(self, prompt: Prompt) -> Completion:
         """A prompt that the engine refuses is one that these questions make together."""
@@ -241,11 +250,10 @@ class Orchestrator:
         if held is None:
             return [None] * len(features)
         limits = [item.threshold for item, feature in zip(items, features, strict=True) if feature]
-        began = perf_counter()
-        decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
-        timings.decode = perf_counter() - began
-        masks = await self._pixels(lambda: [self.geometry.mask(logits, image) for logits in decoded.logits])
-        timings.postprocess = perf_counter() - began - timings.decode
+        with timings.stage("decode"):
+            decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
+        with timings.stage("postprocess"):
+            masks = await self._pixels(lambda: [self.geometry.mask(logits, image) for logits in decoded.logits])
         return wave.segmentations(features, decoded, masks)
 
     @asynccontextmanager
@@ -264,10 +272,9 @@ class Orchestrator:
                 self.embeddings.release(task.result().lease)
 
     async def _acquire(self, image: SourceImage) -> HeldEmbedding:
-        began = perf_counter()
-        encoder = image.encoder
+        encoder, watch = image.encoder, Stopwatch()
         lease = await self.embeddings.acquire(encoder.key, lambda lease: self.vision.encode(encoder, lease))
-        return HeldEmbedding(lease, perf_counter() - began)
+        return HeldEmbedding(lease, watch.seconds)
 
     async def _pixels(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run pure work on pixels off the event loop."""

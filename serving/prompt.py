@@ -1,4 +1,4 @@
-"""The dialogue as tokens: the prompt's form, round by round, and which rounds share a language pass.
+"""The dialogue as tokens: the prompt's form, round by round.
 
 Knows the instruction form of the published model (docs/reference.md) and where a ``[SEG]`` feature is
 read. Does not know pixels, engines or sessions' lives. Token ids join only at inserted tokens: each
@@ -109,21 +109,3 @@ class PromptTemplate:
             return split_answer(answer)
         except ValueError as error:
             raise InvalidInput("answer", str(error)) from None
-
-
-def waves(questions: Sequence[Question], first_index: int) -> list[range]:
-    """Group questions, numbered from ``first_index`` in their session, into language passes.
-
-    Attention is causal, so a round's feature needs only what stands before it: every round whose own and
-    earlier references are known can be read in one pass. A wave ends before the first round that refers to
-    a mask of the same wave, and after a round whose words the model has yet to say.
-    """
-    groups: list[range] = []
-    start = 0
-    for position, question in enumerate(questions):
-        refers_into_wave = question.refer_to is not None and question.refer_to >= first_index + start
-        follows_free = position > start and questions[position - 1].mode is not AnswerMode.FORCED
-        if position > start and (refers_into_wave or follows_free):
-            groups.append(range(start, position))
-            start = position
-    return [*groups, range(start, len(questions))] if questions else []

@@ -1,6 +1,6 @@
-"""One wave as values: what is asked of the engines, and what rounds come of their replies.
+"""Waves as values: which rounds share one, what it asks of the engines, and what rounds come of their replies.
 
-Knows correction policies and what a round remembers. Pure: does not know engines, stores, time or order.
+Knows correction policies and what a round remembers. Pure: does not know engines, stores or time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from serving.domain import (
     F32,
     NO_CORRECTION,
+    AnswerMode,
     Correction,
     CorrectionPolicy,
     Mask,
@@ -25,19 +26,49 @@ from serving.domain import (
     Session,
 )
 from serving.errors import EngineFault
-from serving.ports import Completion, DecodedMasks, Prompt
+from serving.ports import Completion, DecodedMasks, ExpectedWork, Prompt
 from serving.prompt import PromptTemplate, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class WaveItem:
-    """A question of the wave with what was prepared for it."""
+    """A question of the wave with what it is asked with."""
 
     index: int
+    """In its session."""
     threshold: float
     """A score at most this is corrected; ``NO_CORRECTION`` where the policy does not apply."""
-    reference: Reference | None
+    refer_to: int | None
     turn: Turn
+    reference: Reference | None = None
+    """Of the round that it refers to, once that one's mask is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How questions will be answered, before the first engine is asked."""
+
+    waves: tuple[tuple[WaveItem, ...], ...]
+    """Without references: those are cut out of masks when their wave's turn comes."""
+    work: ExpectedWork
+
+
+def waves(questions: Sequence[Question], first_index: int) -> list[range]:
+    """Group questions, numbered from ``first_index`` in their session, into language passes.
+
+    Attention is causal, so a round's feature needs only what stands before it: every round whose own and
+    earlier references are known can be read in one pass. A wave ends before the first round that refers to
+    a mask of the same wave, and after a round whose words the model has yet to say.
+    """
+    groups: list[range] = []
+    start = 0
+    for position, question in enumerate(questions):
+        refers_into_wave = question.refer_to is not None and question.refer_to >= first_index + start
+        follows_free = position > start and questions[position - 1].mode is not AnswerMode.FORCED
+        if position > start and (refers_into_wave or follows_free):
+            groups.append(range(start, position))
+            start = position
+    return [*groups, range(start, len(questions))] if questions else []
 
 
 def thresholds(first: int, questions: Sequence[Question], correction: Correction) -> list[float]:

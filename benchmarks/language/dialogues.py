@@ -18,7 +18,8 @@ from serving.bundle import Bundle
 from serving.domain import AnswerMode, Question, Reference, SourceImage
 from serving.geometry import Geometry, pack_mask
 from serving.ports import Completion, LanguageEngine, Prompt
-from serving.prompt import PromptTemplate, waves
+from serving.prompt import PromptTemplate
+from serving.wave import waves
 
 ROUNDS = 5
 Shape = Literal["star", "chain", "none"]

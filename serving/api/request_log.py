@@ -10,12 +10,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
 
 from serving.domain import Priority, RoundResult
 from serving.logs import fields
 from serving.observer import Observer
 from serving.rpc.status import OK, code_of
+from serving.runtime.stopwatch import Stopwatch
 
 LOG = logging.getLogger("serving.rounds")
 
@@ -43,11 +43,11 @@ class RequestLog:
 @contextmanager
 def log_request(observer: Observer, id: str, method: str, rounds: int) -> Iterator[RequestLog]:  # noqa: A002  # as in the log
     """Around a request's work: however it ends, each of its rounds is counted once."""
-    began, request = perf_counter(), RequestLog(id, method, rounds)
+    watch, request = Stopwatch(), RequestLog(id, method, rounds)
     try:
         yield request
     except BaseException as error:
-        _failed(observer, request, code_of(error), perf_counter() - began)
+        _failed(observer, request, code_of(error), watch.seconds)
         raise
     observer.rounds(request.answered, OK)
     if method == "SegmentDialogue":

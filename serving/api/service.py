@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, aclosing
 from functools import partial
-from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
@@ -34,6 +33,7 @@ from serving.domain import U8, RoundResult
 from serving.errors import Exhausted, NotFound, Shed
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
+from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
@@ -71,12 +71,12 @@ class SegmentationService(SegmentationServiceServicer):
         caller = caller_of(context.auth_context())
         with self._openings.permit():
             parcel = await self._received(request_iterator, partial(context.send_initial_metadata, SEND_IMAGE))
-            began = perf_counter()
-            digest, rgb = await self._image(caller, parcel)
-            decoded = perf_counter()
-            session = await self._orchestrator.open(caller, rgb)
-            pixels = decoded - began if parcel.payload else None
-            self._observer.opened(pixels, preprocess=perf_counter() - decoded)
+            with Stopwatch() as decoding:
+                digest, rgb = await self._image(caller, parcel)
+            with Stopwatch() as preprocessing:
+                session = await self._orchestrator.open(caller, rgb)
+            pixels = decoding.seconds if parcel.payload else None
+            self._observer.opened(pixels, preprocessing.seconds)
         return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
 
     async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:

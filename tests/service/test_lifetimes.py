@@ -47,7 +47,7 @@ async def test_rounds_asked_at_once_are_answered_in_order_and_say_how_long_they_
     client: AsyncClient, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, script = [0.0], stage.language.script
-    monkeypatch.setattr("serving.orchestrator.perf_counter", lambda: now[0])
+    monkeypatch.setattr("serving.runtime.stopwatch.perf_counter", lambda: now[0])
     async with client.open(picture()) as session:
         script.hold("complete")
         waiting = []

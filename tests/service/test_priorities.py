@@ -133,7 +133,7 @@ async def test_the_wait_is_part_of_what_the_caller_is_told(
     executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("serving.orchestrator.perf_counter", lambda: now[0])
+    monkeypatch.setattr("serving.runtime.stopwatch.perf_counter", lambda: now[0])
     async with crowd(executor, 2) as (stage, sessions):
         asked = asyncio.create_task(sessions[1].ask("Segment the kidney."))
         await waiting(stage, 1)

@@ -30,9 +30,10 @@ from serving.geometry import Geometry
 from serving.offline import compose
 from serving.orchestrator import Orchestrator
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
-from serving.prompt import PromptTemplate, waves
+from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
+from serving.wave import waves
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.vision import ScriptedVision
 from tests.unit.serving.manifests import manifest
@@ -438,7 +439,7 @@ async def test_engines_see_the_priority_of_the_request_and_its_reader_does_not(s
 
 async def test_timings_are_of_the_round(serving: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     now, language, vision = [0.0], serving.language.script, serving.vision.script
-    monkeypatch.setattr("serving.orchestrator.perf_counter", lambda: now[0])
+    monkeypatch.setattr("serving.runtime.stopwatch.perf_counter", lambda: now[0])
     for script, operation in ((language, "complete"), (vision, "encode"), (vision, "decode")):
         script.hold(operation)
     asking = asyncio.create_task(serving.orchestrator.ask(await serving.open(), "me", forced(), ALWAYS))
