@@ -11,6 +11,7 @@ begins with an underscore may change at any time. More: clients/README.md in the
 """
 
 from mediround._description import Limits, ServerDescription
+from mediround._parts import Box, CacheUse, Reference, Timings
 from mediround._rounds import Round
 from mediround._tls import Tls
 from mediround._version import __version__
@@ -30,7 +31,7 @@ from mediround.errors import (
     ServerFault,
     Unavailable,
 )
-from mediround.results import Box, CacheUse, Reference, RoundResult, Timings
+from mediround.results import RoundResult
 
 __all__ = [
     "AccessDenied",

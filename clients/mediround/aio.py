@@ -19,6 +19,7 @@ from mediround._asynchronous import AsyncConnection
 from mediround._calls import RETRIES, CallDefaults
 from mediround._connection import NOT_CLOSED, not_copied
 from mediround._description import ServerDescription, server_description
+from mediround._overlay import Source, remembered
 from mediround._readiness import Readiness
 from mediround._rounds import (
     DialogueCorrection,
@@ -136,7 +137,7 @@ class AsyncClient:
         call = self._connection.defaults.call(timeout, retries)
         # Reading and hashing a large file would hold up the loop.
         opened = await self._connection.open(await asyncio.to_thread(upload, image), call)
-        return AsyncSession(self._connection, opened, opened_here=True)
+        return AsyncSession(self._connection, opened, opened_here=True, source=remembered(image))
 
 
 class AsyncSession:
@@ -145,9 +146,11 @@ class AsyncSession:
     A session that is collected before it was closed is told by a ``ResourceWarning``, as ``Session`` is.
     """
 
-    def __init__(self, connection: AsyncConnection, opened: Opening, *, opened_here: bool) -> None:
+    def __init__(
+        self, connection: AsyncConnection, opened: Opening, *, opened_here: bool, source: Source | None = None
+    ) -> None:
         self._connection = connection
-        self._left_open = opened_here
+        self._left_open, self._source = opened_here, source
         self.opening = opened
 
     @property
@@ -172,7 +175,7 @@ class AsyncSession:
         request = ask_request(self.session_id, asked, correction, threshold, priority)
         call = self._connection.defaults.call(timeout, retries, priority)
         response = await self._connection.unary("AskRound", request, call)
-        return round_result(response.result, self.opening, call.request_id)
+        return round_result(response.result, self.opening, call.request_id, self._source)
 
     async def segment(
         self,
@@ -189,7 +192,7 @@ class AsyncSession:
         call = self._connection.defaults.call(timeout, retries, priority)
         async with aclosing(self._connection.stream("SegmentDialogue", request, call)) as responses:
             async for response in responses:
-                yield round_result(response.result, self.opening, call.request_id)
+                yield round_result(response.result, self.opening, call.request_id, self._source)
 
     async def close(self) -> None:
         """No more can be asked in it; what the server keeps to save work goes with time. Closing it again is

@@ -17,6 +17,7 @@ from mediround._blocking import BlockingConnection
 from mediround._calls import RETRIES, CallDefaults
 from mediround._connection import NOT_CLOSED, not_copied
 from mediround._description import ServerDescription, server_description
+from mediround._overlay import Source, remembered
 from mediround._readiness import Readiness
 from mediround._rounds import (
     DialogueCorrection,
@@ -71,7 +72,12 @@ class Client:
     def open(self, image: ImageSource, *, timeout: float | None = None, retries: int | None = None) -> Session:
         """Open a session on one image; close it, or use it in a ``with``. None: the client's."""
         call = self._connection.defaults.call(timeout, retries)
-        return Session(self._connection, self._connection.open(upload(image), call), opened_here=True)
+        return Session(
+            self._connection,
+            self._connection.open(upload(image), call),
+            opened_here=True,
+            source=remembered(image),
+        )
 
     def session(self, session_id: str) -> Session:
         """Take up a session whose id is known: its next call says ``NotFound`` if it is gone. Closing the client
@@ -152,9 +158,11 @@ class Session:
     places until its client is closed, or its idle time is over.
     """
 
-    def __init__(self, connection: BlockingConnection, opened: Opening, *, opened_here: bool) -> None:
+    def __init__(
+        self, connection: BlockingConnection, opened: Opening, *, opened_here: bool, source: Source | None = None
+    ) -> None:
         self._connection = connection
-        self._left_open = opened_here
+        self._left_open, self._source = opened_here, source
         self.opening = opened
 
     @property
@@ -192,7 +200,7 @@ class Session:
         request = ask_request(self.session_id, asked, correction, threshold, priority)
         call = self._connection.defaults.call(timeout, retries, priority)
         response = self._connection.unary(self._connection.stub.AskRound, request, call)
-        return round_result(response.result, self.opening, call.request_id)
+        return round_result(response.result, self.opening, call.request_id, self._source)
 
     def segment(
         self,
@@ -209,7 +217,7 @@ class Session:
         call = self._connection.defaults.call(timeout, retries, priority)
         with closing(self._connection.stream(self._connection.stub.SegmentDialogue, request, call)) as responses:
             for response in responses:
-                yield round_result(response.result, self.opening, call.request_id)
+                yield round_result(response.result, self.opening, call.request_id, self._source)
 
     def close(self) -> None:
         """No more can be asked in it; what the server keeps to save work goes with time. Closing it again is

@@ -5,97 +5,40 @@ Knows the public values and how they are read from messages. Does not know calls
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, field, fields
+from os import PathLike, fsdecode, fspath
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 
-from mediround import masks
-from mediround.errors import FieldViolation, InvalidArgument, ProtocolMismatch
+from mediround import masks, rle
+from mediround._overlay import Source, drawn, pixels_of, shown
+from mediround._parts import Box, CacheUse, Reference, Timings
+from mediround._png import png
+from mediround.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    MediRoundError,
+    ProtocolMismatch,
+)
+from mediround.image import ImageSource
 from mediround.v1 import segmentation_pb2 as pb
 
+_PARTS = (Box, Reference, Timings, CacheUse)
 _MOST_PIXELS = 1 << 28
 """Of a mask where the image's size is not known: 256 MiB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle, in pixels of the image; the maxima are inclusive.
-
-    Attributes:
-        x_min: leftmost column; columns count from the left, from 0.
-        y_min: uppermost row; rows count from the top, from 0.
-        x_max: rightmost column, inclusive.
-        y_max: lowest row, inclusive.
-    """
-
-    x_min: int
-    y_min: int
-    x_max: int
-    y_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What the model was shown of the round referred to.
-
-    Attributes:
-        index: zero-based index of the round referred to, in its session.
-        crop: rectangle cut out of the image as the crop.
-        box: rectangle shown as the box.
-        whole_image: whether the mask covered (almost) nothing visible, so that the whole image stood in for it.
-    """
-
-    index: int
-    crop: Box
-    box: Box
-    whole_image: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where a round's time went on the server, in seconds. Stages overlap: their sum may exceed ``total``.
-
-    Attributes:
-        queue: from arrival to the start of work: earlier rounds of the session, and a place.
-        prepare: prompt, crops and boxes.
-        language: reading the dialogue and answering.
-        encode: waiting for the image's embedding; 0 when it was held.
-        decode: from the feature to the mask's logits.
-        postprocess: from logits to the mask of the image's size.
-        total: from arrival to the result.
-    """
-
-    queue: float
-    prepare: float
-    language: float
-    encode: float
-    decode: float
-    postprocess: float
-    total: float
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """What the server had already computed for a round.
-
-    Attributes:
-        embedding_hit: whether the image's embedding was held, and so not computed for this round.
-        cached_tokens: those of ``prompt_tokens`` that were not computed again.
-        prompt_tokens: tokens that the language model was given, image tokens included.
-        wave: zero-based index of the language pass within its request; rounds of one wave share a pass.
-    """
-
-    embedding_hit: bool
-    cached_tokens: int
-    prompt_tokens: int
-    wave: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundResult:
     """One round's answer. Pass it as ``refer_to`` of a later round of the same session.
+
+    ``print(result)`` says it in one line; a notebook shows it. It may be pickled, and then no longer knows its
+    image.
 
     Attributes:
         session_id: the session that was asked.
@@ -117,7 +60,7 @@ class RoundResult:
     session_id: str
     index: int
     answer: str
-    mask: npt.NDArray[np.bool_] | None
+    mask: npt.NDArray[np.bool_] | None = field(repr=False)
     area: int
     box: Box | None
     score: float | None
@@ -128,6 +71,63 @@ class RoundResult:
     cache: CacheUse
     model_digest: str
     request_id: str = ""
+    _source: Source | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    def __getstate__(self) -> list[object]:
+        return [None if each.name == "_source" else getattr(self, each.name) for each in fields(self)]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the mask as a 1-bit PNG, set pixels white.
+
+        Raises:
+            FailedPrecondition: there is no mask.
+            InvalidArgument: the path does not end in ``.png``.
+            OSError: it cannot be written.
+        """
+        name = fsdecode(fspath(path)) if isinstance(path, str | PathLike) else ""
+        if not name.lower().endswith(".png") or "\0" in name:
+            raise InvalidArgument("path: must end in .png", (FieldViolation("path", "must end in .png"),))
+        if self.mask is None:
+            raise FailedPrecondition("this round has no mask to save")
+        Path(name).write_bytes(png(self.mask))
+
+    def overlay(self, image: ImageSource | None = None) -> npt.NDArray[np.uint8]:
+        """RGB uint8 (H, W, 3): the image, the mask tinted red, and what the round refers to outlined in yellow.
+
+        ``image`` is needed where the session was opened on a file's bytes, or what it was opened on is gone.
+
+        Raises:
+            FailedPrecondition: the image is not known, or is a file and Pillow (extra ``images``) is not
+            installed.
+            InvalidArgument: the image is of another size than the mask, or is none.
+            OSError: its path cannot be read.
+        """
+        source = image if image is not None or self._source is None else self._source()
+        if source is None:
+            raise FailedPrecondition("the image is not known here: pass it")
+        base = pixels_of(source)
+        if self.mask is not None and self.mask.shape != base.shape[:2]:
+            words = "must be of the mask's size"
+            raise InvalidArgument(f"image: {words}", (FieldViolation("image", words),))
+        return drawn(base, self.mask, astuple(self.reference.box) if self.reference else None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: the fields; of the mask, ``size`` (H, W) and ``counts``, COCO's run lengths."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name[0] != "_"}
+        values = {name: asdict(value) if isinstance(value, _PARTS) else value for name, value in plain.items()}
+        mask = self.mask
+        counts = None if mask is None else {"size": list(mask.shape), "counts": rle.encode(mask).decode()}
+        return values | {"mask": counts}
+
+    def _repr_png_(self) -> bytes | None:
+        """For notebooks; the mask alone where the image is not known."""
+        try:
+            return shown(self.overlay())
+        except (MediRoundError, OSError):
+            return None if self.mask is None else shown(np.repeat(self.mask[..., None], 3, 2).view(np.uint8) * 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,9 @@ def taken_up(session_id: object) -> Opening:
     return Opening(session_id, None, None, upload_skipped=False, model_digest=None)
 
 
-def round_result(message: pb.RoundResult, session: Opening, request_id: str = "") -> RoundResult:
+def round_result(
+    message: pb.RoundResult, session: Opening, request_id: str = "", source: Source | None = None
+) -> RoundResult:
     """Raises ProtocolMismatch when the mask cannot be read or is not of the image's size."""
     mask = message.mask if message.HasField("mask") else None
     return RoundResult(
@@ -180,7 +182,22 @@ def round_result(message: pb.RoundResult, session: Opening, request_id: str = ""
         cache=_cache_use(message.cache),
         model_digest=message.model_digest,
         request_id=request_id,
+        _source=source,
     )
+
+
+def describe(result: RoundResult) -> str:
+    """A result in one line."""
+    box, score, reference = result.box, result.score, result.reference
+    parts = [
+        f"round {result.index}: {result.answer!r}",
+        "no mask" if result.mask is None else f"{result.area} px",
+        "" if box is None else f"x {box.x_min} to {box.x_max}, y {box.y_min} to {box.y_max}",
+        "" if score is None else f"score {score:.2f}{', corrected' if result.corrected else ''}",
+        "" if reference is None else f"refers to round {reference.index}",
+        f"{result.timings.total * 1000:.0f} ms",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:

@@ -265,6 +265,14 @@ async def test_a_time_without_end(make: Make, server: Server) -> None:
         assert (await either.ask(session, QUESTION, timeout=endless)).index == 0
 
 
+async def test_a_result_shows_the_image_that_its_session_was_opened_on(make: Make, server: Server) -> None:
+    either, image = make(server.address), picture()
+    session = await either.open(image)
+    result = await either.ask(session, QUESTION)
+    np.testing.assert_array_equal(result.overlay(), result.overlay(image))
+    assert [each._repr_png_() for each in await either.segment(session, [Round(QUESTION)])] != [None]
+
+
 # What is sent again
 
 
