@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 from mediround._description import Limits
 from mediround.image import CHUNK_BYTES
+from mediround.pictures import WINDOWING
 from mediround.testing._rules import invalid
 from mediround.v1 import segmentation_pb2 as pb
 
-_WINDOWING = (
-    "must have at most 8 bits a channel: apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send 8 bits"
-)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _PNG, _JPEG, _TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", {b"II*\0": "<", b"MM\0*": ">"}
 _NO_FRAME = {0xC4, 0xC8, 0xCC}
@@ -90,7 +88,7 @@ def _raw_shape(header: pb.ImageHeader, limits: Limits) -> tuple[int, int, int] |
         raise invalid("header.encoding", "must be set: encoded or raw")
     raw = header.raw
     if raw.pixel_type == pb.PIXEL_TYPE_UINT16:
-        raise invalid("header.raw.pixel_type", _WINDOWING)
+        raise invalid("header.raw.pixel_type", WINDOWING)
     if raw.pixel_type != pb.PIXEL_TYPE_UINT8:
         raise invalid("header.raw.pixel_type", "must be UINT8")
     if raw.channels not in {1, 3}:
@@ -134,7 +132,7 @@ def _file_size(payload: bytes) -> tuple[int, int]:
     if payload.startswith(_PNG):
         width, height, depth = struct.unpack_from(">IIB", payload, 16)
         if depth > 8:  # bits
-            raise invalid("image", _WINDOWING)
+            raise invalid("image", WINDOWING)
         return height, width
     if payload.startswith(_JPEG):
         return _jpeg_size(payload)
