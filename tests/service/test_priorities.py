@@ -23,7 +23,10 @@ async def crowd(
 ) -> AsyncIterator[tuple[Stage, list[AsyncSession]]]:
     """One place, which is taken: a round that the language half holds. The first session's is in it."""
     stage = build_stage(executor, concurrency=1, max_wait=max_wait, max_sessions=32, max_concurrent_rounds=32)
-    async with serving(stage.service, observer=stage.observer) as server, AsyncClient(server.address) as client:
+    async with (
+        serving(stage.service, observer=stage.observer) as server,
+        AsyncClient(server.address, retries=0) as client,
+    ):
         opened = [await client.open(picture(seed=seed)) for seed in range(sessions)]
         stage.language.script.hold("complete")
         working = asyncio.create_task(opened[0].ask("Segment the liver."))

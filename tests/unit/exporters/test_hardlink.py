@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from exporters.bundle import DEFAULTS, Sources, write_bundle
@@ -22,7 +23,8 @@ def test_a_repository_keeps_its_graphs_when_its_bundle_is_exported_again(
     made: Made, random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other graphs: one that is written in place would change under the repository's digest."""
-    monkeypatch.setattr(export, "export", lambda graph, path, storage: path.write_bytes(b"another graph"))
+    another = onnx.ModelProto(producer_name="another graph").SerializeToString()
+    monkeypatch.setattr(export, "export", lambda graph, path, storage: path.write_bytes(another))
     bundle, repository, links = (tmp_path / name for name in ("bundle", "repository", "links"))
     shutil.copytree(random_bundle.directory, bundle)
     write_repository(load_bundle(bundle), repository)
