@@ -2,7 +2,7 @@
 
     python examples/fan_out.py --server 127.0.0.1:50051 --images slices --out masks --at-once 4
 
-Masks are written as COCO's run lengths.
+What is written are whole results, their masks as COCO's run lengths.
 """
 
 import argparse
@@ -11,15 +11,9 @@ import json
 import time
 from pathlib import Path
 
-from mediround import AsyncClient, MediRoundError, ResourceExhausted, Round, RoundResult, Unavailable, rle
+from mediround import AsyncClient, MediRoundError, ResourceExhausted, Round, Unavailable
 
 ROUNDS = [Round("Segment the left thalamus."), Round("Segment the same structure on the other side.", refer_to=0)]
-
-
-def coco(result: RoundResult) -> dict[str, object]:
-    mask = result.mask
-    coded = None if mask is None else {"size": mask.shape, "counts": rle.encode(mask).decode()}
-    return {"answer": result.answer, "score": result.score, "segmentation": coded}
 
 
 async def segment(client: AsyncClient, image: Path, target: Path, gate: asyncio.Semaphore) -> bool:
@@ -28,7 +22,7 @@ async def segment(client: AsyncClient, image: Path, target: Path, gate: asyncio.
             async with gate:
                 results = [result async for result in client.segment(image, ROUNDS, priority="batch")]
             part = target.with_suffix(".part")
-            part.write_text(json.dumps([coco(result) for result in results]))
+            part.write_text(json.dumps([result.to_dict() for result in results]))
             part.rename(target)  # whole or not at all
             return True
         except (ResourceExhausted, Unavailable) as busy:

@@ -14,8 +14,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from mediround import Client, InvalidArgument, MediRoundError, Round, masks
-from mediround.v1 import segmentation_pb2 as pb
+from mediround import Client, InvalidArgument, MediRoundError, Round
 
 ROUNDS = [Round("Segment the left thalamus."), Round("Segment the same structure on the other side.", refer_to=0)]
 
@@ -28,8 +27,8 @@ def segment(client: Client, image: bytes, done: Path) -> None:
     try:
         for result in client.segment(image, ROUNDS, priority="batch"):
             if result.mask is not None:
-                (part / f"{result.index}.png").write_bytes(masks.encode(result.mask, pb.MASK_ENCODING_PNG))
-            record[result.index] = [result.answer, result.score, result.model_digest]
+                result.save(part / f"{result.index}.png")
+            record[result.index] = result.to_dict()
     except InvalidArgument as refused:
         record["refused"] = [asdict(violation) for violation in refused.violations]
     (part / "result.json").write_text(json.dumps(record, indent=1))
