@@ -1,4 +1,4 @@
-"""``python -m serving``: the place that builds things (``serving.llm.__main__`` is the other process's).
+"""``python -m serving``: the composition root of the orchestrator (``serving.llm.__main__`` is the other's).
 
 Reads the settings once, builds engines, stores, orchestrator and service, asks one round to warm up, says
 SERVING, and drains on SIGTERM or SIGINT. Before that round it waits for each half that is a server of its own;
@@ -96,15 +96,15 @@ def sources(
     settings: Settings,
     *,
     halves: Engines,
-    held: Stores,
+    memory: Stores,
     shared: SharedMemory,
     queue: AdmissionQueue,
     expectations: CostModel,
 ) -> Sources:
     """What metrics read at scrape time."""
     limits, manifest = settings.limits, bundle.manifest
-    embeddings = CacheState(lambda: held.embeddings.stats, settings.engines.embedding_bytes)
-    uploads = CacheState(lambda: held.uploads.stats, limits.max_upload_bytes_held)
+    embeddings = CacheState(lambda: memory.embeddings.stats, settings.engines.embedding_bytes)
+    uploads = CacheState(lambda: memory.uploads.stats, limits.max_upload_bytes_held)
     vision = halves.remotes.vision
     return Sources(
         version=version("mediround-serving"),
@@ -117,13 +117,13 @@ def sources(
             "pass": lambda: expectations.language_pass.seconds,
             "mask": lambda: expectations.mask.seconds,
         },
-        embeddings=lambda: held.embeddings.stats,
+        embeddings=lambda: memory.embeddings.stats,
         slabs=shared.stats,
         triton=None if vision is None else lambda: vision.counts,
         plain=[
-            (telemetry.SESSIONS, lambda: held.sessions.count),
+            (telemetry.SESSIONS, lambda: memory.sessions.count),
             (telemetry.SESSIONS_LIMIT, lambda: limits.max_sessions),
-            (telemetry.SESSION_BYTES, lambda: held.sessions.nbytes),
+            (telemetry.SESSION_BYTES, lambda: memory.sessions.nbytes),
         ],
     )
 
@@ -133,7 +133,7 @@ def orchestrator(
     settings: Settings,
     *,
     halves: Engines,
-    held: Stores,
+    memory: Stores,
     gate: Gate,
     observer: Observer,
     pixels: Executor,
@@ -143,8 +143,8 @@ def orchestrator(
     return Orchestrator(
         language=halves.language,
         vision=halves.vision,
-        embeddings=held.embeddings,
-        sessions=held.sessions,
+        embeddings=memory.embeddings,
+        sessions=memory.sessions,
         gate=gate,
         observer=observer,
         form=PromptTemplate.of(bundle),
@@ -156,7 +156,7 @@ def orchestrator(
 
 
 def description(bundle: Bundle, settings: Settings) -> ServerDescription:
-    """What ``DescribeServer`` tells."""
+    """What ``DescribeServer`` answers."""
     own = {"max_session_bytes", "max_upload_bytes_held", "session_gives_way_after"}
     return ServerDescription(
         manifest=bundle.manifest,
@@ -185,7 +185,7 @@ async def warm_up(target: Orchestrator) -> None:
 
 
 async def get_ready(target: Orchestrator, *remotes: RemoteHalf) -> None:
-    """Warm up, once the halves that are servers of their own are there.
+    """Warm up, once the halves in other processes serve.
 
     Raises:
         BundleError: one of them does not serve our bundle.
@@ -232,26 +232,26 @@ async def serve(settings: Settings) -> int:
         pixels = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
         openings = stack.enter_context(ThreadPoolExecutor(OPENINGS, thread_name_prefix="openings"))
         shared = stack.enter_context(shared_memory(bundle, settings))
-        held = stores(bundle, settings, shared.embeddings)
+        memory = stores(bundle, settings, shared.embeddings)
         halves = await stack.enter_async_context(engines(bundle, settings, shared))
         target = orchestrator(
             bundle,
             settings,
             halves=halves,
-            held=held,
+            memory=memory,
             gate=queue,
             observer=observer,
             pixels=pixels,
             openings=openings,
         )
-        service = SegmentationService(target, description(bundle, settings), held.uploads, pixels, observer)
+        service = SegmentationService(target, description(bundle, settings), memory.uploads, pixels, observer)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
-        await stack.enter_async_context(background(sweep(held.sessions, held.uploads)))
+        await stack.enter_async_context(background(sweep(memory.sessions, memory.uploads)))
         state = sources(
             bundle,
             settings,
             halves=halves,
-            held=held,
+            memory=memory,
             shared=shared,
             queue=queue,
             expectations=expectations,

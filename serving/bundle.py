@@ -202,10 +202,10 @@ class Bundle:
                 f"{self.directory} holds no {VLLM}/ directory, which the vLLM engine needs: rebuild it with "
                 "`python -m exporters bundle`, or serve it with the ONNX engine"
             )
-        found = {path.relative_to(directory) for path in directory.rglob("*")}
+        paths = {path.relative_to(directory) for path in directory.rglob("*")}
         # Kubernetes' own, of a mounted volume: links to what lies beside them. vLLM reads nothing below it.
-        seen = {path for path in found if not path.parts[0].startswith("..")}
-        files = {f"{VLLM}/{path.as_posix()}" for path in seen if not _is_real_directory(directory / path)}
+        visible = {path for path in paths if not path.parts[0].startswith("..")}
+        files = {f"{VLLM}/{path.as_posix()}" for path in visible if not _is_real_directory(directory / path)}
         if unlisted := sorted(files - self.manifest.files.keys()):
             raise BundleError(f"{self.directory}: not listed in the manifest, remove: {', '.join(unlisted)}")
         return directory

@@ -66,7 +66,7 @@ class Rectangle:
 
 @dataclass(frozen=True, slots=True)
 class TowerImage:
-    """What the vision tower is shown: uint8 RGB (P, P, 3), resized and cropped; ``digest`` of those pixels."""
+    """Input of the vision tower: uint8 RGB (P, P, 3), resized and cropped; ``digest`` of those pixels."""
 
     digest: str
     pixels: U8
@@ -80,7 +80,7 @@ class TowerImage:
 
 @dataclass(frozen=True, slots=True)
 class EncoderImage:
-    """What the image encoder is shown: uint8 RGB (S, S, 3), the image at the top left, zeros elsewhere."""
+    """Input of the image encoder: uint8 RGB (S, S, 3), the image at the top left, zeros elsewhere."""
 
     key: str
     """Content address of the embedding: pixels, valid size, encoder digest and preprocessing."""
@@ -148,7 +148,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class SegFeature:
-    """The language half's word on one ``[SEG]``."""
+    """The language half's result at one ``[SEG]``."""
 
     vector: F32
     """(256,), raw: before correction."""

@@ -1,4 +1,4 @@
-"""Both halves and the memory they share, as the settings say: a part of ``python -m serving``'s composition.
+"""Engines of both halves and the memory they share, built as the settings say: a part of the composition root.
 
 Knows which engine a setting names. Does not know stores, sessions or the service.
 """
@@ -33,7 +33,7 @@ class RemoteHalf(Protocol):
     """A half that is a server of its own."""
 
     async def reached(self) -> None:
-        """Return when it serves. Raises BundleError or OSError when it never will as it is."""
+        """Return when it serves. Raises BundleError or OSError when it cannot without a change."""
 
     def availability(self) -> AsyncGenerator[bool]:
         """Whether it serves, now and each time that it has changed."""
@@ -65,7 +65,7 @@ class Remotes:
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """Both halves, and what metrics tell of them."""
+    """Both halves, and what metrics show of them."""
 
     language: LanguageEngine
     vision: VisionEngine
@@ -111,7 +111,7 @@ async def engines(bundle: Bundle, settings: Settings, shared: SharedMemory) -> A
 
 @contextmanager
 def shared_memory(bundle: Bundle, settings: Settings) -> Iterator[SharedMemory]:
-    """What the settings ask for. Raises SlabError when this host has not so much."""
+    """The slabs that the settings ask for. Raises SlabError when this host has too little memory."""
     image = bundle.manifest.image
     size = int(np.prod(image.embedding)) * np.dtype(image.embedding_dtype).itemsize
     slots = settings.slab_bytes // size
@@ -141,7 +141,7 @@ def remote_language(bundle: Bundle, settings: Settings) -> RemoteLanguage | None
 
 
 def providers(settings: Settings) -> tuple[str, ...]:
-    """Of onnxruntime, in this process."""
+    """Execution providers of onnxruntime in this process."""
     return CUDA if settings.engines.provider == "cuda" else CPU
 
 

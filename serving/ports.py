@@ -1,4 +1,4 @@
-"""The seams: what the orchestrator asks of engines and stores.
+"""Ports: what the orchestrator needs of engines, stores and the gate.
 
 Every Protocol here has at least two implementations and one contract suite (``tests/contract``).
 Engines raise only ``serving.errors``; cancellation of an awaiting task must stop the work.

@@ -1,4 +1,4 @@
-"""What the processes have in common: settings are read, logging is set, and a failed start is one line.
+"""Process plumbing that both servers share: settings, logging, signals, and a failed start in one line.
 
 Knows exit statuses and signals. Does not know what is served.
 """

@@ -1,4 +1,4 @@
-"""What travels with the request that is being worked on: its id, its deadline and its priority.
+"""Request context: what travels with the request being served: its id, its deadline and its priority.
 
 The gRPC edge sets id and deadline, the orchestrator the priority; all are read where work leaves this process. In
 between nothing carries them as arguments. A passed deadline cancels the task, and that alone stops work in this

@@ -148,7 +148,7 @@ class PeerTlsSettings(SettingsSection):
 
 
 class TritonSettings(SettingsSection):
-    """For ``--vision triton://``."""
+    """The vision half on Triton, for ``--vision triton://``."""
 
     version: Annotated[str, AfterValidator(_version)] = "1"
     """Version of both Triton models to call."""

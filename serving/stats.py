@@ -13,10 +13,10 @@ class CacheStats:
     """The same four numbers of every cache, since it was made."""
 
     hits: int
-    """Lookups that found what they asked for, at least in part."""
+    """Lookups that found the entry, at least in part."""
     misses: int
     evictions: int
-    """Entries given up for their bytes; not those that were replaced, or idle for too long."""
+    """Entries evicted to free bytes; not those that were replaced, or idle for too long."""
     nbytes: int
     """Held now."""
 
@@ -46,7 +46,7 @@ class EmbeddingStats(CacheStats):
 
     @property
     def leased(self) -> int:
-        """Wherever they lie."""
+        """Leased embeddings, in the slab and outside."""
         return self.own.leased + self.shared.leased
 
 
@@ -55,7 +55,7 @@ class SlabStats:
     """Slots of a slab, now."""
 
     free: int = 0
-    """May be taken."""
+    """Ready to be taken."""
     taken: int = 0
     """In use."""
     withheld: int = 0

@@ -1,4 +1,4 @@
-"""Waves as values: which rounds share one, what it asks of the engines, and what rounds come of their replies.
+"""Waves as values: which rounds share one, the prompt for the engines, and the rounds made of their replies.
 
 Knows correction policies and what a round remembers. Pure: does not know engines, stores or time.
 """
@@ -131,19 +131,22 @@ def features(items: Sequence[WaveItem], completion: Completion) -> list[SegFeatu
 
 
 def segmentations(
-    found: Sequence[SegFeature | None], decoded: DecodedMasks, masks: Sequence[Mask]
+    features: Sequence[SegFeature | None], decoded: DecodedMasks, masks: Sequence[Mask]
 ) -> list[Segmentation | None]:
     """Join each feature with its part of the decoded batch (K = number of features that there are)."""
     parts = zip(masks, decoded.scores.tolist(), decoded.corrected.tolist(), strict=True)
-    return [_segmentation(feature, *next(parts)) if feature else None for feature in found]
+    return [_segmentation(feature, *next(parts)) if feature else None for feature in features]
 
 
 def rounds(
-    items: Sequence[WaveItem], completion: Completion, found: Sequence[Segmentation | None], form: PromptTemplate
+    items: Sequence[WaveItem],
+    completion: Completion,
+    segmentations: Sequence[Segmentation | None],
+    form: PromptTemplate,
 ) -> tuple[list[Round], list[str]]:
     """What the session remembers of each question, and the answer's words."""
     remembered, answers = [], []
-    for item, segmentation in zip(items, found, strict=True):
+    for item, segmentation in zip(items, segmentations, strict=True):
         answer, closing = item.turn.answer, item.turn.closing
         if not item.turn.forced:
             answer, closing = form.close(completion.token_ids, segmented=segmentation is not None)
@@ -153,9 +156,9 @@ def rounds(
     return remembered, answers
 
 
-def vectors(found: Sequence[SegFeature | None]) -> F32:
+def vectors(features: Sequence[SegFeature | None]) -> F32:
     """The features that there are, as a batch (K, 256)."""
-    return np.stack([feature.vector for feature in found if feature])
+    return np.stack([feature.vector for feature in features if feature])
 
 
 def _read(session: Session, turns: Sequence[Turn], form: PromptTemplate) -> tuple[list[int], list[int], int]:

@@ -30,20 +30,20 @@ class Permits:
     def __init__(self, permits: int, work: str, reason: Shed) -> None:
         """``work`` names the work in the error, for example ``rounds``; ``reason`` in metrics."""
         self._permits, self._work, self._reason = permits, work, reason
-        self._given = 0
+        self._in_use = 0
 
     @property
-    def given(self) -> int:
-        """Permits that are held now."""
-        return self._given
+    def in_use(self) -> int:
+        """Permits in use now."""
+        return self._in_use
 
     @contextmanager
     def permit(self) -> Iterator[None]:
         """Hold one permit. Raises Exhausted when none is left."""
-        if self._given >= self._permits:
+        if self._in_use >= self._permits:
             raise Exhausted(f"{self._permits} {self._work} are in progress", _RETRY_AFTER_S, self._reason)
-        self._given += 1
+        self._in_use += 1
         try:
             yield
         finally:
-            self._given -= 1
+            self._in_use -= 1

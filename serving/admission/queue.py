@@ -98,12 +98,12 @@ class AdmissionQueue:
         ]
         if not before and self._free(priority, encodes):
             return
-        rate, allowed = self._throughput.rate, request_context.remaining()
+        rate, time_left = self._throughput.rate, request_context.remaining()
         wait = (self._left(rate) + sum(before)) / rate
         retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if wait > self._max_wait[priority]:
             raise Exhausted("the queue is full: the expected wait exceeds the limit", retry, Shed.QUEUE)
-        if allowed is not None and wait + cost > allowed:
+        if time_left is not None and wait + cost > time_left:
             raise Exhausted("the expected wait exceeds the deadline", retry, Shed.DEADLINE)
 
     def _left(self, rate: float) -> float:
@@ -116,8 +116,8 @@ class AdmissionQueue:
         self._last_tags = {flow: tag for flow, tag in self._last_tags.items() if tag > self._now}
         tag = self._last_tags.get((priority, caller), self._now) + weighted
         self._last_tags[priority, caller] = tag
-        allowed, now = request_context.remaining(), self._clock()
-        ticket = _Ticket(priority, encodes, cost, tag, now, None if allowed is None else now + allowed)
+        time_left, now = request_context.remaining(), self._clock()
+        ticket = _Ticket(priority, encodes, cost, tag, now, None if time_left is None else now + time_left)
         self._waiting.append(ticket)
         self._let_in(now)
         return ticket

@@ -1,4 +1,4 @@
-"""Bytes of unknown origin as pixels: RGB uint8 (H, W, 3), or a refusal that says what to change.
+"""Image decoding: bytes of unknown origin to RGB uint8 (H, W, 3), or a refusal that says what to change.
 
 Knows PNG, JPEG and TIFF through Pillow, and raw pixels. What a file claims (size, frames, depth) is checked
 before any pixel is decoded. Does not know callers, sessions or the model.

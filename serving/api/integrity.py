@@ -169,10 +169,10 @@ def _segments(payload: bytes) -> Iterator[tuple[int, bytes]]:
         yield marker, payload[position + 2 : position + length]
         position += length
         if marker == _SOS:
-            found = _MARKER_IN_SCAN.search(payload, position)
-            if found is None:
+            match = _MARKER_IN_SCAN.search(payload, position)
+            if match is None:
                 raise _truncated()
-            position = found.start()
+            position = match.start()
 
 
 def _truncated() -> InvalidInput:

@@ -22,7 +22,7 @@ LOG = logging.getLogger("serving.rounds")
 
 @dataclass(slots=True)
 class RequestLog:
-    """What was asked and what came of it so far."""
+    """A request, and its rounds answered so far."""
 
     id: str
     method: str

@@ -1,6 +1,6 @@
-"""Requests for rounds, as the domain has them.
+"""Reader of requests for rounds: messages into questions and corrections of the domain.
 
-Knows which messages make a question and a correction, and refuses what cannot be asked. Does not know
+Knows which messages make a question and a correction, and refuses what is not valid. Does not know
 sessions' rounds: whether a referred round exists is for the orchestrator to say.
 """
 
@@ -73,9 +73,9 @@ class RequestReader:
         if not 1 <= len(request.questions) <= limit:
             raise InvalidInput("questions", f"must hold 1 to {limit} questions")
         correction = self._correction(request.correction, default=CorrectionPolicy.REFERENCED)
-        asked = enumerate(request.questions)
+        questions = enumerate(request.questions)
         with paths_in_dialogue():
-            return [self._question(question, i, request.session_id) for i, question in asked], correction
+            return [self._question(question, i, request.session_id) for i, question in questions], correction
 
     def priority(self, priority: pb.Priority.ValueType) -> Priority:
         """Raises InvalidInput."""

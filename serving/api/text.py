@@ -1,7 +1,7 @@
-"""The words of questions and answers: which are refused.
+"""Checks of the words of questions and answers.
 
 Knows characters, lengths and reserved markers. Does not know tokens: ``serving.tokenizer`` guards the ids,
-this module tells the caller which words to change. Errors' paths are within the question; none repeats the
+this module says which words the caller must change. Errors' paths are within the question; none repeats the
 caller's text.
 """
 
@@ -21,7 +21,7 @@ _REFUSED_CATEGORIES = {"Cc": "a control character", "Cs": "half of a surrogate p
 
 
 def check_question(text: str, max_bytes: int) -> None:
-    """Raises InvalidInput (``text``) for words that the model must not or cannot be asked."""
+    """Raises InvalidInput (``text``) for a question that the model must not or cannot get."""
     if not text.strip():
         raise InvalidInput("text", "must not be empty")
     _check_characters("text", text, max_bytes)
@@ -29,7 +29,7 @@ def check_question(text: str, max_bytes: int) -> None:
 
 
 def check_answer(text: str, max_bytes: int) -> None:
-    """Raises InvalidInput (``answer``) unless a forced answer's words are such, with nothing else reserved."""
+    """Raises InvalidInput (``answer``) unless a forced answer holds ``[SEG]`` once and nothing else reserved."""
     _check_characters("answer", text, max_bytes)
     try:
         parts = split_answer(text)

@@ -1,7 +1,7 @@
-"""An image as it arrives: a header, then chunks.
+"""An image upload: a header, then chunks.
 
 Knows the order of an ``OpenSession`` call's messages and what they may hold together. Does not know pixels,
-callers or what is held already.
+callers or cached images.
 """
 
 from __future__ import annotations

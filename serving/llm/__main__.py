@@ -1,4 +1,4 @@
-"""``python -m serving.llm``: the language half as a process of its own; the second place that builds things.
+"""``python -m serving.llm``: the composition root of the language half as a process of its own.
 
 Reads the settings once, builds the engine, reads one prompt to warm up, says SERVING, and drains on SIGTERM or
 SIGINT. When the engine dies the process ends with status 1, for its supervisor to start another. A start that

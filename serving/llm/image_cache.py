@@ -1,7 +1,7 @@
-"""Pixels that were sent once, so that a dialogue's next rounds name them by digest.
+"""Cache of pixels sent before, so that a dialogue's next rounds name them by digest.
 
-Knows tenants: pixels are found only by the tenant who sent them, so that none learns here which pictures another
-has. Does not know messages.
+Knows tenants: pixels are found only by the tenant that sent them, so that none learns which pictures another has.
+Does not know messages.
 """
 
 from __future__ import annotations

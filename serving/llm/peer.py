@@ -93,7 +93,7 @@ class Peer:
         ``changed`` is called whenever the standing has changed.
         """
         self.address = address
-        self.standing = PeerState.UNKNOWN
+        self.state = PeerState.UNKNOWN
         self.engine = ""
         """What it says of its engine, once it was asked."""
         self.refusal = ""
@@ -107,7 +107,7 @@ class Peer:
     async def follow(self) -> None:
         """Look for as long as the task lives."""
         while True:
-            self._stand(await self._look())
+            self._set_state(await self._look())
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def complete(self, prompt: Prompt) -> Completion:
@@ -133,8 +133,8 @@ class Peer:
 
     async def _ask(self, prompt: Prompt, digests: set[str]) -> pb.CompleteResponse:
         request = complete_request(prompt, self._bundle.digest, digests)
-        known = ((request_context.REQUEST_ID, request_context.request_id()),)
-        outcome = await self._stub.Complete(request, timeout=request_context.remaining(), metadata=known)
+        metadata = ((request_context.REQUEST_ID, request_context.request_id()),)
+        outcome = await self._stub.Complete(request, timeout=request_context.remaining(), metadata=metadata)
         for picture in pictures(prompt):
             self._sent[prompt.tenant, picture.digest] = None
             self._sent.move_to_end((prompt.tenant, picture.digest))
@@ -144,22 +144,22 @@ class Peer:
 
     def _meaning(self, failure: grpc.aio.AioRpcError) -> Exception:
         if failure.code() in _ELSEWHERE:
-            self._stand(PeerState.LOST)  # until the next look
+            self._set_state(PeerState.LOST)  # until the next look
             if BEGUN not in dict(failure.initial_metadata()):
                 return NotStarted(self.address)
         return domain_error(failure)
 
-    def _stand(self, standing: PeerState) -> None:
-        if standing is self.standing:
+    def _set_state(self, state: PeerState) -> None:
+        if state is self.state:
             return
-        self.standing = standing
-        logger.info("language server %s: %s", self.address, self.refusal or standing.value)
+        self.state = state
+        logger.info("language server %s: %s", self.address, self.refusal or state.value)
         self._changed()
 
     async def _look(self) -> PeerState:
         try:
-            if self.standing is not PeerState.SERVING:
-                self._meet(await self._stub.Describe(pb.DescribeRequest(), timeout=_ANSWER_SECONDS))
+            if self.state is not PeerState.SERVING:
+                self._check_description(await self._stub.Describe(pb.DescribeRequest(), timeout=_ANSWER_SECONDS))
             health = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
         except grpc.aio.AioRpcError:
             self.refusal = ""
@@ -168,7 +168,7 @@ class Peer:
             return PeerState.REFUSED
         return PeerState.SERVING if health.status == health_pb2.HealthCheckResponse.SERVING else PeerState.LOST
 
-    def _meet(self, description: pb.DescribeResponse) -> None:
+    def _check_description(self, description: pb.DescribeResponse) -> None:
         """It may be another process than the last one at this address."""
         self._sent.clear()
         self.engine = description.engine

@@ -1,4 +1,4 @@
-"""Keys and values of dialogues' beginnings, so that a round computes only what is new.
+"""Prefix cache: keys and values of dialogues' beginnings, so that a round computes only what is new.
 
 Knows what tokens mean by content, and a byte budget. Does not know prompts or graphs. A match goes by
 content alone: two tokens are the same when text id, pixels or box are the same, and so is all before them.

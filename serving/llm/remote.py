@@ -51,7 +51,7 @@ class RemoteLanguage:
     @property
     def available(self) -> bool:
         """Whether a server serves, as far as is known."""
-        return any(peer.standing is PeerState.SERVING for peer in self._peers)
+        return any(peer.state is PeerState.SERVING for peer in self._peers)
 
     async def availability(self) -> AsyncGenerator[bool]:
         """``available`` now, and each time that it has changed."""
@@ -70,7 +70,7 @@ class RemoteLanguage:
             BundleError: every server was refused; the message says what differs.
         """
         while not self.available:
-            if all(peer.standing is PeerState.REFUSED for peer in self._peers):
+            if all(peer.state is PeerState.REFUSED for peer in self._peers):
                 raise BundleError("; ".join(f"language server {p.address}: {p.refusal}" for p in self._peers))
             await self._changed.wait()
 
@@ -82,7 +82,7 @@ class RemoteLanguage:
             Unavailable: it was lost on the way, or none serves.
         """
         check_prompt(prompt, self._manifest)  # pixels that are held there are not sent, and so not seen, again
-        while any(peer.standing is PeerState.UNKNOWN for peer in self._peers) and not self._closed:
+        while any(peer.state is PeerState.UNKNOWN for peer in self._peers) and not self._closed:
             await self._changed.wait()
         try:
             for peer in self._order(prompt):
@@ -115,7 +115,7 @@ class RemoteLanguage:
 
     def _order(self, prompt: Prompt) -> list[Peer]:
         """Those that serve, this dialogue's first. Rendezvous hashing: one that leaves moves only its own."""
-        serving = [peer for peer in self._peers if peer.standing is PeerState.SERVING and not self._closed]
+        serving = [peer for peer in self._peers if peer.state is PeerState.SERVING and not self._closed]
         return sorted(serving, key=lambda peer: rank(peer.address, prompt.tenant, prompt.dialogue))
 
 

@@ -50,7 +50,7 @@ class LanguageService(LanguageServiceServicer):
     @property
     def in_flight(self) -> int:
         """Prompts that are admitted now."""
-        return self._admission.given
+        return self._admission.in_use
 
     @property
     def alive(self) -> bool:

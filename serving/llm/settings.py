@@ -27,7 +27,7 @@ class LimitSettings(SettingsSection):
 
 
 class OnnxSettings(SettingsSection):
-    """For ``--engine onnx``."""
+    """The ONNX engine, for ``--engine onnx``."""
 
     threads: Positive = Field(default_factory=usable_cpus)
     """Threads within an operator (intra-op). By default the CPUs that this process may use: affinity and control
@@ -38,7 +38,7 @@ class OnnxSettings(SettingsSection):
 
 
 class VllmSettings(SettingsSection):
-    """For ``--engine vllm``."""
+    """The vLLM engine, for ``--engine vllm``."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Element type that the model computes in."""

@@ -1,4 +1,4 @@
-"""One ``AsyncLLM``: starts it, taps it, puts requests to it, and says what went wrong in the words of the domain.
+"""One ``AsyncLLM``: started, tapped and asked, with its failures as errors of the domain.
 
 Knows vLLM's API (0.32, CPU and GPU builds) and how a feature lies in an answer (``serving.llm.plugin.tap``).
 Does not know prompts, waves or sessions. To be imported once ``vllm_options.environment`` is in force.

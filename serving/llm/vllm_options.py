@@ -1,4 +1,4 @@
-"""How vLLM is run: what an owner may choose, and the environment that follows.
+"""Options of vLLM, and the environment variables that follow from them.
 
 Knows vLLM's environment variables. Imports nothing of it: some are read when vLLM is imported.
 """

@@ -44,10 +44,10 @@ def peer_address(text: str) -> str:
 
 
 def _checked(text: str, first_port: int) -> str:
-    found = _ADDRESS.fullmatch(text)
-    if found is None:
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
         raise ValueError(f"must be HOST:PORT, an IPv6 host in brackets: {text!r} is not")
-    if not first_port <= int(found[1]) <= _LAST_PORT:
+    if not first_port <= int(match[1]) <= _LAST_PORT:
         raise ValueError(f"must have a port from {first_port} to {_LAST_PORT}: {text!r} has not")
     return text
 

@@ -73,7 +73,7 @@ def _ratio(quota: str, period: str) -> float | None:
 
 def _unescaped(path: str) -> str:
     """Of mountinfo: a space is ``\\040``."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def _text(path: Path) -> str:

@@ -138,7 +138,7 @@ class MemoryEmbeddings:
         raise Exhausted("every embedding that fits the memory budget is in use", reason=Shed.EMBEDDINGS)
 
     def _place(self) -> _Held:
-        """In the slab if a slot is free or can be made so."""
+        """Room for a new embedding: in the slab if a slot is free or can be freed."""
         if self._slab is not None:
             slot = self._slab.take() or self._moved_out(self._slab)
             if slot is not None:
@@ -158,7 +158,7 @@ class MemoryEmbeddings:
         return None
 
     def _gone(self, held: _Held, *, still_written: bool = False) -> None:
-        """Its bytes are another's now, unless they are ``still_written``."""
+        """Free its bytes, unless they are ``still_written``."""
         self._count -= 1
         if self._slab is not None and held.slot is not None:
             (self._slab.withhold if still_written else self._slab.give_back)(held.slot)

@@ -48,7 +48,7 @@ class MemorySessions:
         *,
         give_way_after_s: float = 60.0,
     ) -> None:
-        """``clock`` gives seconds, never backwards; ``max_remembered``: closed ids known as such.
+        """``clock`` gives seconds, never backwards; ``max_remembered``: closed ids that are remembered.
 
         ``give_way_after_s``: idle for so long, a session makes room for another when the store is full.
         """

@@ -70,7 +70,7 @@ class MetricsRecorder:
             self._shed.labels(shed.value).inc()
 
     def _stages(self, result: RoundResult, masks: int) -> None:
-        """Of one wave; a stage that did not take place is not one that took no time."""
+        """Observe the stages of one wave; one that did not take place is not observed as 0."""
         timings = result.timings
         took_place = {
             "queue": result.cache.wave == 0,

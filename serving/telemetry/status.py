@@ -1,4 +1,4 @@
-"""The state of the server as one JSON object, computed from the registry that Prometheus reads.
+"""Status board: the state of the server as one JSON object, computed from the registry that Prometheus reads.
 
 Rates and percentiles are of the last minute, or of the time since the last look before it; the first look sees all
 time since the start. Knows metrics by their declarations. Does not know how the object is shown (``status.html``).
@@ -68,7 +68,7 @@ class _Span:
         return self.now.get(metric.name, {}).get(frozenset(labels.items()), 0.0)
 
     def risen(self, metric: t.Metric, suffix: str = "_total", **labels: str) -> float:
-        """Of all series that have these labels."""
+        """Increase of all series that have these labels."""
         name, wanted = metric.name + suffix, labels.items()
         before = self.before.get(name, {})
         series = self.now.get(name, {}).items()

@@ -42,6 +42,6 @@ def decoder_interface(image: ImageSpec, feature: int) -> Interface:
 
 
 def check_finite(embedding: F32) -> None:
-    """Raises EngineFault unless every value is: then alone their sum is, which takes a tenth of the time."""
+    """Raises EngineFault unless every value is finite: only then is their sum, which takes a tenth of the time."""
     if not np.isfinite(embedding.sum(dtype=np.float32)):
         raise EngineFault("the image encoder's result is not finite")

@@ -1,5 +1,5 @@
-"""The vision half in this process, by onnxruntime: the image encoder, unless another runtime is given for it, and
-the mask decoder.
+"""The vision half in this process, by onnxruntime: mask decoder and, unless given by another runtime, image
+encoder.
 
 Knows the two graphs' tensors. Does not know images' sizes before preprocessing, masks at the image's size,
 or leases. Encodes have a thread of their own, and so have decodes: a round on a known image
@@ -42,7 +42,7 @@ class ImageEncoder(Protocol):
 
     @property
     def description(self) -> str:
-        """The runtime, and in what it computes."""
+        """The runtime and its precision."""
 
     def run_into(self, feeds: Mapping[str, Array], out: Array, stop: Stop) -> None:
         """Write the embeddings (1, 256, 64, 64) into ``out``, and nothing after the return.
@@ -80,7 +80,7 @@ class OnnxVision:
         return VisionCounts(self._encodes, self._decodes, self._masks)
 
     async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
-        """Write the embedding straight into the lease's place. See ``VisionEngine``.
+        """Write the embedding straight into the lease's buffer. See ``VisionEngine``.
 
         Raises:
             Unavailable: the engine closes.

@@ -243,7 +243,7 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
     ):
         session = await client.open(picture())  # raw: nothing to decode
         opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
-        await until(lambda: crowded.service._openings.given == 4 and slow.begun == 2)
+        await until(lambda: crowded.service._openings.in_use == 4 and slow.begun == 2)
         assert (await session.ask("Segment the liver.", timeout=10)).index == 0
         with pytest.raises(ResourceExhausted, match="4 uploads are in progress") as refused:
             await client.open(png(4))
@@ -257,15 +257,15 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
 async def test_an_image_that_is_decoded_for_nobody_keeps_its_permit(crowded: Stage, slow: SlowDecoder) -> None:
     async with serving(crowded.service) as server, AsyncClient(server.address, retries=0) as client:
         opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
-        await until(lambda: crowded.service._openings.given == 4 and slow.begun == 2)
+        await until(lambda: crowded.service._openings.in_use == 4 and slow.begun == 2)
         for call in opening:
             call.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        await until(lambda: crowded.service._openings.given <= 2)
+        await until(lambda: crowded.service._openings.in_use <= 2)
         await asyncio.sleep(0.1)
-        assert crowded.service._openings.given == 2
+        assert crowded.service._openings.in_use == 2
         slow.let.set()
-        await until(lambda: crowded.service._openings.given == 0)
+        await until(lambda: crowded.service._openings.in_use == 0)
         assert slow.begun == 2  # those that waited never began
         assert crowded.sessions.count == 0
 

@@ -89,7 +89,7 @@ class ModelDescription:
 
 
 class TritonClient:
-    """Make it within the event loop. Every call raises TritonFailure."""
+    """Calls of one server, as a value of the event loop that makes it. Every call raises TritonFailure."""
 
     def __init__(
         self, address: str, version: str, admin_key: str | None, credentials: grpc.ChannelCredentials | None
@@ -177,11 +177,11 @@ class TritonClient:
         await self._client.close()
 
     def _input(self, tensor: InputTensor) -> InferInput:
-        made = InferInput(tensor.name, tensor.values.shape, np_to_triton_dtype(tensor.values.dtype))
+        infer_input = InferInput(tensor.name, tensor.values.shape, np_to_triton_dtype(tensor.values.dtype))
         if tensor.slot is not None:
-            return made.set_shared_memory(tensor.slot.slab.name, tensor.values.nbytes, tensor.slot.offset)
+            return infer_input.set_shared_memory(tensor.slot.slab.name, tensor.values.nbytes, tensor.slot.offset)
         self.sent += tensor.values.nbytes
-        return made.set_data_from_numpy(tensor.values)
+        return infer_input.set_data_from_numpy(tensor.values)
 
     def _array(self, result: InferResult, name: str) -> Array:
         """Raises TritonFailure for an output that is missing or has another length than its shape says."""
@@ -196,10 +196,10 @@ class TritonClient:
 
 
 def _output(output: OutputTensor) -> InferRequestedOutput:
-    made = InferRequestedOutput(output.name)
+    infer_output = InferRequestedOutput(output.name)
     if output.slot is not None:
-        made.set_shared_memory(output.slot.slab.name, output.nbytes, output.slot.offset)
-    return made
+        infer_output.set_shared_memory(output.slot.slab.name, output.nbytes, output.slot.offset)
+    return infer_output
 
 
 def _spec(tensor: object) -> TensorSpec:

@@ -56,7 +56,7 @@ class Expected:
 
 
 class TritonConnection:
-    """Make it within the event loop, and close it."""
+    """One per server. Make it within the event loop, and close it."""
 
     def __init__(
         self, client: TritonClient, expected: Sequence[Expected], slabs: Sequence[Slab], patience: float
@@ -72,10 +72,10 @@ class TritonConnection:
         self._processes = 0  # servers seen that did not map the slabs before
         self._broken: dict[str, float] = {}
         self.server = ""
-        """Triton's version and the first model's platform, once it was met."""
+        """Triton's version and the first model's platform, once a handshake succeeded."""
         self.models: dict[str, ModelDescription] = {}
         self.refusal = ""
-        """Why slabs are not mapped."""
+        """Why slabs are not mapped; empty when they are."""
         self.retries = self.handshakes = self.mappings = 0
 
     def maps(self, slot: Slot | None) -> bool:
@@ -93,7 +93,7 @@ class TritonConnection:
         if self._connected:
             return
         try:
-            await self._meet_unless(lambda: self._connected)
+            await self._handshake_unless(lambda: self._connected)
         except TritonFailure as failure:
             raise self._error(failure) from failure
         except BundleError as differs:
@@ -101,15 +101,15 @@ class TritonConnection:
             raise Unavailable("the vision half serves another model", RETRY_SECONDS) from differs
 
     async def handshake(self) -> None:
-        """Hold the server against what it must serve, and have it map the slabs.
+        """Compare what the server serves with what it must, and have it map the slabs.
 
         Raises:
             TritonFailure: a call failed.
             BundleError: it serves something else.
         """
-        await self._meet_unless(lambda: False)
+        await self._handshake_unless(lambda: False)
 
-    async def _meet_unless(self, needless: Callable[[], bool]) -> None:
+    async def _handshake_unless(self, needless: Callable[[], bool]) -> None:
         """One handshake at a time. A waiter of a failed one has its failure: it would see the same."""
         before = self._failure
         async with self._handshaking:
@@ -160,13 +160,13 @@ class TritonConnection:
             Exhausted, Unavailable, DeadlineExceeded, EngineFault: as ``failures.error_of`` says.
         """
         try:
-            return await self._asked(call)
+            return await self._attempt(call)
         except TritonFailure as failure:
             if kind_of(failure) not in AGAIN:
                 raise self._error(failure) from failure
         self.retries += 1
         try:
-            return await self._asked(call)
+            return await self._attempt(call)
         except TritonFailure as failure:
             raise self._error(failure) from failure
 
@@ -192,14 +192,14 @@ class TritonConnection:
                     await self._client.unregister(name)
         await self._client.close()
 
-    async def _asked(self, call: Call) -> dict[str, Array]:
+    async def _attempt(self, call: Call) -> dict[str, Array]:
         await self.ensure_ready()
         broken = self._broken.get(call.model, 0.0) - monotonic()
         if broken > 0:
             raise Unavailable("a model of the vision half has died; sessions are unharmed", broken)
         process = self._processes
         try:
-            return await self._replied(call)
+            return await self._reply(call)
         except TritonFailure as failure:
             kind = kind_of(failure)
             self._note(kind, call.model)
@@ -207,7 +207,7 @@ class TritonConnection:
                 raise StillWriting("the vision half was lost; sessions are unharmed", RETRY_SECONDS) from failure
             raise
 
-    async def _replied(self, call: Call) -> dict[str, Array]:
+    async def _reply(self, call: Call) -> dict[str, Array]:
         request = asyncio.create_task(self._client.infer(call, self._queue_seconds(), self._seconds(call)))
         try:
             await asyncio.wait([request])
@@ -233,7 +233,7 @@ class TritonConnection:
     async def _is_other_than(self, process: int) -> bool:
         """Whether the server is by now another process, which did not map the slabs."""
         with suppress(TritonFailure, BundleError):
-            await self._meet_unless(lambda: self._processes != process)
+            await self._handshake_unless(lambda: self._processes != process)
         return self._processes != process
 
     def _note(self, kind: FailureKind, model: str = "") -> None:
@@ -277,7 +277,7 @@ class TritonConnection:
 
 
 def differences(expected: Expected, model: ModelDescription) -> list[str]:
-    """What a model lacks to be ours."""
+    """How a model differs from ours; empty when it does not."""
     ours = {spec.name: spec for spec in (*expected.interface.inputs, *expected.interface.outputs)}
     theirs = {spec.name: spec for spec in (*model.interface.inputs, *model.interface.outputs)}
     problems = [
@@ -293,7 +293,7 @@ def differences(expected: Expected, model: ModelDescription) -> list[str]:
 
 
 def _unanswered(request: asyncio.Task[dict[str, Array]]) -> bool:
-    """Of a request that is over here: whether Triton may not know."""
+    """Whether Triton may still be at work on a request that has ended here."""
     if request.cancelled():
         return True
     failure = request.exception()

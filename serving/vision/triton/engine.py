@@ -44,9 +44,9 @@ _PRIORITIES = {Priority.INTERACTIVE: 1, Priority.BATCH: 2}
 @dataclass(frozen=True, slots=True)
 class TritonOptions:
     version: str = "1"
-    """Of both models."""
+    """Version of both models to call."""
     admin_key: str | None = None
-    """What the server wants to see before it maps memory (``--grpc-restricted-protocol``)."""
+    """Key that the server asks for before it maps memory (``--grpc-restricted-protocol``)."""
     patience: float = 30.0
     """Seconds after which a request without a reply counts as lost; two thirds of them in the model's queue."""
 
@@ -64,7 +64,7 @@ class TritonVision:
         masks: Slab | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """``embeddings``: where leases' slots lie, if somewhere. ``masks``: see ``mask_slab``."""
+        """``embeddings``: the slab of leases' slots, if there is one. ``masks``: see ``mask_slab``."""
         manifest = bundle.manifest
         image, feature = manifest.image, manifest.language.feature
         self._judged, self._side = manifest.judge.present, image.logits_side
@@ -85,7 +85,7 @@ class TritonVision:
 
     @property
     def available(self) -> bool:
-        """As ``availability`` found it last."""
+        """Whether both models were ready at the last look of ``availability``."""
         return self._available
 
     @property
@@ -171,7 +171,7 @@ class TritonVision:
         await self._link.close()
 
     def _most(self) -> int:
-        """Features of one call: as the model's configuration says, and as a slot of ours holds."""
+        """Most features in one call: the model's configuration says it, and a slot of ours holds no more."""
         limit = self._link.models[DECODER].parameters.get("max_prompts", "1")
         return min(int(limit), SLOT_MASKS)
 

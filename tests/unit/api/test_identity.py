@@ -37,4 +37,4 @@ def test_permits_are_given_back() -> None:
         assert caught.value.retry_after > 0
     with pytest.raises(ValueError, match="work"), admission.permit():
         raise ValueError("work")
-    assert admission.given == 0
+    assert admission.in_use == 0
