@@ -23,7 +23,7 @@ from rich.progress import Progress
 from benchmarks import service
 from benchmarks.workload import SIDE, Case, case, every_case
 from loadtest.server_process import Launched, launched
-from mediround import Client
+from mediround import Client, __version__
 from serving.runtime.cpus import usable_cpus
 
 COLUMNS = "| case | a: s a dialogue | b / a | bound | share | c / a | bound | share | passes a, b, c | encodes |"
@@ -131,6 +131,7 @@ def _outside(alone: Sequence[Row]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument(

@@ -21,6 +21,7 @@ import numpy as np
 from exporters.compare.drift import DriftLimits, Figures, Half, emulated, measure, pixels
 from exporters.compare.json_report import as_json
 from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
+from mediround import __version__
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.runtime.cpus import usable_cpus
 from serving.runtime.graph import Array, Graph, ProviderError
@@ -44,6 +45,7 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoders", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--data", type=Path, help="dialogues to ask; without it made-up images")
     parser.add_argument("--root", type=Path, default=Path())

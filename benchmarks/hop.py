@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.published import Published, published
 from benchmarks.workload import Case, case, image, questions
 from loadtest.server_process import launched
-from mediround import Client
+from mediround import Client, __version__
 from serving.llm.messages import complete_request, pictures
 from serving.ports import Completion, LanguageEngine, Prompt
 from serving.runtime.cpus import usable_cpus
@@ -96,6 +96,7 @@ def _pairs(metered: Metered) -> list[tuple[int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hop", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--cases", type=case, nargs="+", default=[case("chain:5:1"), case("star:10:1")])

@@ -21,6 +21,7 @@ from demo.stack import ONNX, TRITON, stack
 from loadtest.commands import INVALID, MET, MISSED
 from loadtest.report.model import KneeReport, read
 from loadtest.server_process import Launched, free_port
+from mediround import __version__
 
 SCENARIO = Path("loadtest/scenarios/interactive.toml")
 PER_SECOND = 100
@@ -71,6 +72,7 @@ def profile(py_spy: Path, server: Launched, load: list[str], seconds: int, sampl
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.knee", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/knee"))
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")

@@ -21,7 +21,7 @@ from threading import Event
 from benchmarks import service
 from benchmarks.workload import Case, case
 from loadtest.server_process import free_port, launched
-from mediround import Client
+from mediround import Client, __version__
 from serving.runtime.cpus import usable_cpus
 
 SCRAPE_SECONDS, LOOK_SECONDS = 1.0, 2.0
@@ -93,6 +93,7 @@ def report(found: list[float], asked: Case, bundle: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.telemetry", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--case", type=case, default=case("star:10:4"))

@@ -24,6 +24,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from demo.triton.server import triton
 from exporters.triton_repository import write_repository
+from mediround import __version__
 from serving.bundle import Bundle, load_bundle
 from serving.domain import F32, NO_CORRECTION, EncoderImage
 from serving.ports import EmbeddingLease, VisionEngine
@@ -225,6 +226,7 @@ def serving(address: str | None, bundle: Bundle, out: Path) -> Iterator[Server]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.triton", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--repeats", type=int, default=20)

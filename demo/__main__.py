@@ -23,7 +23,7 @@ from demo.slices import LABELS, SliceDialogue, dialogues
 from demo.stack import ONNX, TRITON, stack
 from demo.table import COLUMNS, HEADER, Answered, table
 from loadtest.server_process import LaunchError
-from mediround import Client, RoundResult
+from mediround import Client, RoundResult, __version__
 
 BUNDLED = Path("models/mediround-lite")
 TITLE = "MediRound-Lite: dialogues about held-out slices of one head"
@@ -87,6 +87,7 @@ def run(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=BUNDLED, help="directory of the model (%(default)s)")
     parser.add_argument(
         "--slices",

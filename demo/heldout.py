@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from demo.slices import LABELS, U8, plane
+from mediround import __version__
 
 MIN_PIXELS = 60
 """A structure counts on a slice from here on, as in training (training/targets.py)."""
@@ -112,6 +113,7 @@ def _structures(slices: Slices, image: str) -> Iterator[list[HeldoutQuestion]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.heldout", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--slices", type=Path, default=Path("models/mediround-lite/slices"))
     parser.add_argument("--out", type=Path, default=Path("build/heldout"))
     given = parser.parse_args()

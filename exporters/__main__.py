@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from exporters.errors import SourceError
+from mediround import __version__
 from mediround.medseg import DataError
 from serving.bundle import BundleError
 
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(chosen: str) -> argparse.ArgumentParser:
     """Knows the names of all commands, and the arguments of the chosen one."""
     parser = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, help=command.help)

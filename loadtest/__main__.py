@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mediround import __version__
+
 NOT_RUN = 2
 CODES = (
     "Exit code 0: the objective is met; 1: it is missed; 2: the run could not begin, or its report not be "
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description="Load for a running server.")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="one scenario, at one rate", description=CODES)
     _add_load(run)

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mediround import InvalidArgument, Tls, channels
+from mediround import InvalidArgument, Tls, __version__, channels
 from serving.rpc.settings import PeerAddress, Seconds, SettingsSection, problems
 
 SERVES, DOES_NOT_SERVE, BAD_SETTINGS = 0, 1, 2
@@ -77,6 +77,9 @@ def status(settings: ProbeSettings) -> str:
 
 
 def main() -> int:
+    if "--version" in sys.argv[1:]:
+        print(__version__)
+        return SERVES
     try:
         settings = ProbeSettings(_cli_parse_args=True)
         answer = status(settings)

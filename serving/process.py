@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from pydantic import ValidationError
 
-from mediround import Tls
+from mediround import Tls, __version__
 from serving import stray_output
 from serving.logs import FORMATTERS, Format, as_json, log_warning
 from serving.rpc.server import ServerTls
@@ -45,6 +45,9 @@ def run(
 
     ``cannot_serve`` are the errors whose message is that line; any other is a fault of ours: logged, and status 1.
     """
+    if "--version" in sys.argv[1:]:
+        print(__version__)
+        return 0
     try:
         settings = settings_type(_cli_parse_args=True)
     except ValidationError as error:

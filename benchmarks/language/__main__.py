@@ -31,6 +31,7 @@ from benchmarks.language.dialogues import (
 from benchmarks.language.plain import PlainLanguage
 from benchmarks.language.rows import chosen_rows
 from benchmarks.language.sensitivity import Decoded, decode, moved
+from mediround import __version__
 from serving.bundle import Bundle, load_bundle
 from serving.domain import F32
 from serving.llm.vllm_engine import VllmLanguage
@@ -217,6 +218,7 @@ async def run(given: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.language", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--slices", type=Path, default=Path("models/mediround-lite/slices"))
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)

@@ -1,4 +1,4 @@
-"""Command line of the client: ``mediround evaluate``.
+"""Command line of the client: ``mediround ask``, ``describe``, ``ping`` and ``evaluate``.
 
 The composition root: it reads arguments, prints, and turns errors into exit codes.
 """
@@ -10,7 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mediround import __version__, _commands
+
 NOT_RUN = 2
+_SERVER = "127.0.0.1:50051"
 _MAX_CONCURRENCY = 64
 
 
@@ -23,7 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mediround", description="Client of MediRound serving.")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    words = f"Ask questions about one image, one after the other. {_commands.CODES}"
+    _add_ask(
+        commands.add_parser("ask", help="ask questions about one image; a line for each answer", description=words)
+    )
+    describe = commands.add_parser(
+        "describe", help="which model a server serves, with which limits and modes", description=_commands.CODES
+    )
+    describe.add_argument("--json", action="store_true", help="as JSON")
+    _add_server(describe, "describe")
+    ping = commands.add_parser("ping", help="whether a server serves", description=_commands.CODES)
+    ping.add_argument("--wait", type=_commands.timeout, metavar="SECONDS", help="wait until it does, so long")
+    _add_server(ping, "ping")
     evaluate = commands.add_parser(
         "evaluate",
         help="replay a data set through a running server and report gIoU, cIoU and Dice",
@@ -31,6 +47,48 @@ def _parser() -> argparse.ArgumentParser:
         "the same --out to go on after an interruption. Exit code 0: done; 1: items failed, they are listed; "
         "2: the run could not begin or go on.",
     )
+    _add_evaluate(evaluate)
+    return parser
+
+
+def _add_ask(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument("image", type=Path, metavar="IMAGE", help="a PNG, JPEG or TIFF file")
+    ask.add_argument("question", nargs="+", metavar="QUESTION", help="what to segment, in words")
+    ask.add_argument(
+        "--refer-to",
+        type=_commands.reference,
+        action="append",
+        default=[],
+        metavar="[QUESTION:]ROUND",
+        help="the last question, or that one, is about the mask of this earlier round; counted from 0; again for "
+        "further questions",
+    )
+    ask.add_argument("--mode", choices=("free", "grammar", "forced"), help="how it answers (the model's default)")
+    ask.add_argument("--json", action="store_true", help="print one JSON object a round")
+    ask.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"write round-K.png (the mask) for each round, and {_commands.RESULTS}",
+    )
+    _add_server(ask, "ask")
+
+
+def _add_server(parser: argparse.ArgumentParser, command: str) -> None:
+    parser.add_argument("--server", default=_SERVER, metavar="ADDR", help=f"host:port ({_SERVER})")
+    parser.add_argument(
+        "--timeout", type=_commands.timeout, metavar="SECONDS", help="of one call, its repetitions included (60)"
+    )
+    _add_tls(parser)
+    parser.set_defaults(run=_commands.run, command=command)
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
+        parser.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=f"TLS: {what}")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--server", required=True, metavar="ADDR", help="host:port")
     evaluate.add_argument("--data", type=Path, required=True, metavar="FILE", help="the data set's JSON")
     evaluate.add_argument("--root", type=Path, required=True, metavar="DIR", help="where its paths begin")
@@ -40,11 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         "--answers", choices=("given", "free"), default="given", help="the data set's words, or the model's own"
     )
     evaluate.add_argument("--concurrency", type=_concurrency, default=4, metavar="N", help="items at once (4)")
-    evaluate.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="of one call (300)")
-    for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
-        evaluate.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=f"TLS: {what}")
+    evaluate.add_argument(
+        "--timeout", type=_commands.timeout, default=300.0, metavar="SECONDS", help="of one call (300)"
+    )
+    _add_tls(evaluate)
     evaluate.set_defaults(run=_evaluate)
-    return parser
 
 
 def _concurrency(text: str) -> int:

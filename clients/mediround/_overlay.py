@@ -61,7 +61,9 @@ def pixels_of(image: ImageSource) -> Pixels:
     try:
         from PIL import Image  # noqa: PLC0415  # its extra need not be installed
     except ModuleNotFoundError:
-        words = "to show an image file, Pillow must be installed: pip install 'mediround-client[images]'"
+        words = (
+            "to show an image file, Pillow must be installed: in the repository, pip install './clients[images]'"
+        )
         raise FailedPrecondition(words) from None
     try:
         with Image.open(io.BytesIO(sent.payload)) as opened:

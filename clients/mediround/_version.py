@@ -1,3 +1,3 @@
-"""The version of this package; its pyproject.toml reads it here."""
+"""The version of this package, as its pyproject.toml has it."""
 
 __version__ = "0.1.0"

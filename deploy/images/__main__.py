@@ -19,7 +19,7 @@ from deploy.images.base import ensure_base
 from deploy.images.buildah import Buildah, BuildahError
 from deploy.images.pip_settings import pip_mounts
 from deploy.images.trial import Outcome, Trial, TrialError
-from mediround import MediRoundError
+from mediround import MediRoundError, __version__
 
 DOCKERFILE = Path("Dockerfile")
 DIRECTORY = Path("build/images")
@@ -116,6 +116,7 @@ def make(buildah: Buildah, given: argparse.Namespace) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("targets", nargs="+", choices=TARGETS)
     parser.add_argument("--base-image", help="an image with Python; made of Debian's packages where none is named")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="of the Dockerfile")

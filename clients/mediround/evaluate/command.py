@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mediround._tls import Tls
+from mediround._commands import tls
 from mediround.errors import InvalidArgument
 from mediround.evaluate import DataError, EvaluationReport, Options, RunError, evaluate
 from mediround.evaluate.report import show
@@ -59,10 +59,5 @@ def _with_progress(given: argparse.Namespace) -> EvaluationReport:
             bar.update(task, completed=done, total=total, failed=failed)
 
         return evaluate(
-            given.server, given.data, given.root, given.out, options, tls=_tls(given), progress=progress
+            given.server, given.data, given.root, given.out, options, tls=tls(given), progress=progress
         )
-
-
-def _tls(given: argparse.Namespace) -> Tls | None:
-    parts = (given.tls_ca, given.tls_certificate, given.tls_key)
-    return Tls(*parts) if any(parts) else None

@@ -183,6 +183,6 @@ def test_without_pillow_a_file_is_not_shown_and_a_mask_is_saved(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(result()), capture_output=True, cwd=tmp_path, check=True
     )
-    assert b"pip install 'mediround-client[images]'" in done.stdout
+    assert b"pip install './clients[images]'" in done.stdout
     with Image.open(tmp_path / "mask.png") as image:
         np.testing.assert_array_equal(np.asarray(image), MASK)

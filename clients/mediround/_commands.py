@@ -1,0 +1,116 @@
+"""``mediround ask``, ``describe`` and ``ping``: a server asked from a terminal or a script.
+
+Knows the commands' arguments, what they print and write, and exit codes. Does not know how anything is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from mediround import _calls
+from mediround._rounds import Round
+from mediround._tls import Tls
+from mediround.client import Client
+from mediround.errors import InvalidArgument, MediRoundError
+from mediround.results import RoundResult
+
+DONE, REFUSED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+CODES = "Exit code 0: done; 1: the server did not do it; 2: the command cannot be run as it is; 130: interrupted."
+RESULTS = "results.json"
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run ``given.command``; its exit code."""
+    try:
+        with Client(given.server, tls=tls(given), timeout=given.timeout) as client:
+            _COMMANDS[given.command](client, given)
+    except (InvalidArgument, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NOT_RUN
+    except MediRoundError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def tls(given: argparse.Namespace) -> Tls | None:
+    """Raises InvalidArgument when a file cannot be used."""
+    parts = (given.tls_ca, given.tls_certificate, given.tls_key)
+    return Tls(*parts) if any(parts) else None
+
+
+def timeout(text: str) -> float:
+    """For argparse."""
+    try:
+        return _calls.seconds(float(text))
+    except (ValueError, InvalidArgument):
+        raise argparse.ArgumentTypeError("must be seconds above 0, or inf for no end") from None
+
+
+def reference(text: str) -> tuple[int | None, int]:
+    """``QUESTION:ROUND``, or ``ROUND`` for the last question; for argparse."""
+    question, separator, earlier = text.rpartition(":")
+    if not earlier.isdecimal() or not (question.isdecimal() if separator else True):
+        raise argparse.ArgumentTypeError("must be ROUND, or QUESTION:ROUND, both counted from 0")
+    return int(question) if separator else None, int(earlier)
+
+
+def _ask(client: Client, given: argparse.Namespace) -> None:
+    rounds = _rounds(given)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    with client.open(given.image) as session:
+        for asked in rounds:
+            result = session.ask(asked.question, refer_to=asked.refer_to, mode=given.mode)
+            print(json.dumps(result.to_dict()) if given.json else result, flush=True)
+            results.append(result)
+    if given.out:
+        _write(results, given.out)
+
+
+def _rounds(given: argparse.Namespace) -> list[Round]:
+    last = len(given.question) - 1
+    references = {last if number is None else number: earlier for number, earlier in given.refer_to}
+    for number, earlier in references.items():
+        if not earlier < number <= last:
+            raise InvalidArgument(f"--refer-to: question {number} of {last + 1} must refer to an earlier round")
+    return [Round(words, references.get(number)) for number, words in enumerate(given.question)]
+
+
+def _write(results: list[RoundResult], out: Path) -> None:
+    for result in results:
+        if result.mask is not None:
+            result.save(out / f"round-{result.index}.png")
+    held = [result.to_dict() for result in results]
+    (out / RESULTS).write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+
+
+def _describe(client: Client, given: argparse.Namespace) -> None:
+    described = asdict(client.describe())
+    if given.json:
+        print(json.dumps(described))
+        return
+    limits = described.pop("limits")
+    for name, value in (described | {f"limits.{name}": value for name, value in limits.items()}).items():
+        print(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+
+
+def _ping(client: Client, given: argparse.Namespace) -> None:
+    if given.wait is not None:
+        client.wait_until_ready(given.wait)
+    print(f"SERVING, {client.ping() * 1000:.1f} ms")
+
+
+_COMMANDS: dict[str, Callable[[Client, argparse.Namespace], None]] = {
+    "ask": _ask,
+    "describe": _describe,
+    "ping": _ping,
+}
