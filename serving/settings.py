@@ -85,9 +85,13 @@ class LimitSettings(SettingsSection):
     delay.
     """
     max_concurrent_uploads: Positive = 8
-    """Sessions being opened at once; each may hold an image's bytes and pixels."""
+    """Images decoded and prepared at once; others wait, interactive first. So many of the largest images may be
+    arriving together.
+    """
     upload_timeout: Seconds = 60.0
     """Seconds that an image may take to arrive, from the first to the last chunk."""
+    min_upload_rate: Positive = 64 << 10
+    """Bytes a second, on average, at which an image must arrive; a slower upload is ended."""
 
 
 class AdmissionSettings(SettingsSection):

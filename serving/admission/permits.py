@@ -6,7 +6,7 @@ that is ``serving.admission.queue``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 from serving.domain import Priority
@@ -22,6 +22,37 @@ class OpenGate:
     def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:  # noqa: ARG002  # Gate's signature
         """See ``Gate``."""
         return nullcontext()
+
+
+class ByteBudget:
+    """Bytes that requests may hold together. All on one event loop."""
+
+    def __init__(self, max_bytes: int, work: str, reason: Shed) -> None:
+        """``work`` names what holds them in the error; ``reason`` in metrics."""
+        self._max_bytes, self._work, self._reason = max_bytes, work, reason
+        self._bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Held now."""
+        return self._bytes
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes more bytes, which are given back after the block; it raises Exhausted."""
+        held = 0
+
+        def take(nbytes: int) -> None:
+            nonlocal held
+            if self._bytes + nbytes > self._max_bytes:
+                raise Exhausted(f"{self._work} hold all the memory for them", _RETRY_AFTER_S, self._reason)
+            self._bytes += nbytes
+            held += nbytes
+
+        try:
+            yield take
+        finally:
+            self._bytes -= held
 
 
 class Permits:

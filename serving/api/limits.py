@@ -27,6 +27,8 @@ class Limits:
     max_concurrent_rounds: int
     """Requests for rounds held at once, those that wait for their session or a place included."""
     max_concurrent_uploads: int
-    """Sessions opened at once: each may hold ``max_image_bytes`` and the pixels decoded from them."""
+    """Images decoded and prepared at once; so many times ``max_image_bytes`` may be on their way."""
     upload_timeout: float
     """From the first to the last chunk."""
+    min_upload_rate: int = 64 << 10
+    """Bytes a second, on average from the first chunk; an upload that is slower is ended."""

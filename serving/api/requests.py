@@ -77,10 +77,10 @@ class RequestReader:
         with paths_in_dialogue():
             return [self._question(question, i, request.session_id) for i, question in questions], correction
 
-    def priority(self, priority: pb.Priority.ValueType) -> Priority:
+    def priority(self, priority: pb.Priority.ValueType, field: str = "priority") -> Priority:
         """Raises InvalidInput."""
         if priority not in _PRIORITIES:
-            raise InvalidInput("priority", "must be INTERACTIVE or BATCH")
+            raise InvalidInput(field, "must be INTERACTIVE or BATCH")
         return _PRIORITIES[priority]
 
     def _question(self, question: pb.Question, position: int, session_id: str) -> Question:

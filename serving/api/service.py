@@ -9,9 +9,9 @@ statuses (``serving.rpc.interceptor``) or how a round is answered (``serving.orc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -20,7 +20,8 @@ import grpc
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
 from serving import request_context
-from serving.admission.permits import Permits
+from serving.admission.permits import ByteBudget, Permits
+from serving.admission.turns import Turns
 from serving.api import responses as answering
 from serving.api.description import ServerDescription
 from serving.api.identity import caller_of
@@ -30,17 +31,21 @@ from serving.api.request_log import RequestLog, log_request
 from serving.api.requests import RequestReader, paths_in_dialogue, paths_in_round
 from serving.api.upload import ReceivedImage, receive
 from serving.domain import U8, RoundResult
-from serving.errors import Exhausted, NotFound, Shed
+from serving.errors import NotFound, Shed
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
 from serving.runtime.stopwatch import Stopwatch
-from serving.runtime.tasks import run_in_executor
+from serving.runtime.tasks import ahead, run_in_executor
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
 
 
 SEND_IMAGE = (("x-send-image", "1"),)
 """Initial metadata: the header is taken, and the image's bytes may come."""
+
+
+_MAX_OPENINGS_WAITING = 512
+"""Their bytes have a bound of their own."""
 
 
 class SegmentationService(SegmentationServiceServicer):
@@ -63,18 +68,25 @@ class SegmentationService(SegmentationServiceServicer):
         self._executor = executor
         self._observer = observer
         self._rounds = Permits(limits.max_concurrent_rounds, "requests for rounds", Shed.REQUESTS)
-        self._openings = Permits(limits.max_concurrent_uploads, "uploads", Shed.UPLOADS)
+        self._openings = Turns(limits.max_concurrent_uploads, _MAX_OPENINGS_WAITING, "images", Shed.UPLOADS)
+        self._upload_bytes = ByteBudget(
+            limits.max_concurrent_uploads * limits.max_image_bytes, "images that are being sent", Shed.UPLOADS
+        )
 
     async def OpenSession(
         self, request_iterator: AsyncIterator[pb.OpenSessionRequest], context: Context
     ) -> pb.OpenSessionResponse:
         caller = caller_of(context.auth_context())
-        with self._openings.permit():
-            parcel = await self._received(request_iterator, partial(context.send_initial_metadata, SEND_IMAGE))
-            with Stopwatch() as decoding:
-                digest, rgb = await self._image(caller, parcel)
-            with Stopwatch() as preprocessing:
-                session = await self._orchestrator.open(caller, rgb)
+        accepted = partial(context.send_initial_metadata, SEND_IMAGE)
+        with self._upload_bytes.share() as take:
+            parcel = await receive(request_iterator, self._description.limits, accepted, take)
+            priority = self._asking.priority(parcel.priority, "header.priority")
+            # A caller that still sends, or asks for an image that is held, takes no turn from work.
+            async with self._openings.turn(priority) if parcel.payload else nullcontext():
+                with Stopwatch() as decoding:
+                    digest, rgb = await self._image(caller, parcel)
+                with Stopwatch() as preprocessing:
+                    session = await self._orchestrator.open(caller, rgb)
             pixels = decoding.seconds if parcel.payload else None
             self._observer.opened(pixels, preprocessing.seconds)
         return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
@@ -99,15 +111,13 @@ class SegmentationService(SegmentationServiceServicer):
             questions, correction = self._asking.dialogue(request)
             log.priority = self._asking.priority(request.priority)
             caller = caller_of(context.auth_context())
-            with self._rounds.permit():
-                results = self._orchestrator.segment(
-                    request.session_id, caller, questions, correction, log.priority
-                )
-                async with aclosing(results):
-                    async for result in results:
-                        answered = await self._answered(result, request.mask_encoding)
-                        log.answer(result)
-                        yield pb.SegmentDialogueResponse(result=answered)
+            results = self._orchestrator.segment(request.session_id, caller, questions, correction, log.priority)
+            # A caller that reads slowly holds neither a permit nor the session: at most max_rounds results wait.
+            async with aclosing(ahead(self._permitted(results))) as ready:
+                async for result in ready:
+                    answered = await self._answered(result, request.mask_encoding)
+                    log.answer(result)
+                    yield pb.SegmentDialogueResponse(result=answered)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
         await self._orchestrator.close(request.session_id, caller_of(context.auth_context()))
@@ -124,16 +134,11 @@ class SegmentationService(SegmentationServiceServicer):
     def _log(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
         return log_request(self._observer, request_context.request_id(), method, rounds)
 
-    async def _received(
-        self, messages: AsyncIterator[pb.OpenSessionRequest], accepted: Callable[[], Awaitable[None]]
-    ) -> ReceivedImage:
-        seconds = self._description.limits.upload_timeout
-        try:
-            async with asyncio.timeout(seconds):
-                return await receive(messages, self._description.limits, accepted)
-        except TimeoutError:
-            words = f"the image took longer than {seconds:g} s to arrive"
-            raise Exhausted(words, reason=Shed.SLOW_CALLER) from None
+    async def _permitted(self, results: AsyncGenerator[RoundResult]) -> AsyncGenerator[RoundResult]:
+        with self._rounds.permit():
+            async with aclosing(results):
+                async for result in results:
+                    yield result
 
     async def _image(self, caller: str, parcel: ReceivedImage) -> tuple[bytes, U8]:
         """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""

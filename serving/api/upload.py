@@ -6,18 +6,23 @@ callers or cached images.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mediround.pictures import WINDOWING
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.images import RawShape, check_raw
 from serving.api.limits import Limits
-from serving.errors import InvalidInput
+from serving.errors import Exhausted, InvalidInput, Shed
 
 MAX_CHUNK_BYTES = 1 << 20
-_DIGEST_BYTES = hashlib.sha256().digest_size
+_EMPTY = hashlib.sha256().digest()
+_DIGEST_BYTES = len(_EMPTY)
+_FIRST_SECONDS = 2.0
+"""For a connection's own delays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class ReceivedImage:
     """None: the payload is a file."""
     promised: bytes
     """SHA-256 that the caller named; empty where none was."""
+    priority: pb.Priority.ValueType
     payload: bytes
     """Empty: the caller asks for bytes that are held."""
 
@@ -40,46 +46,86 @@ class ReceivedImage:
 
 
 async def receive(
-    messages: AsyncIterator[pb.OpenSessionRequest], limits: Limits, accepted: Callable[[], Awaitable[None]]
+    messages: AsyncIterator[pb.OpenSessionRequest],
+    limits: Limits,
+    accepted: Callable[[], Awaitable[None]],
+    take: Callable[[int], None],
 ) -> ReceivedImage:
     """Read a call's messages; ``accepted`` tells the caller that its header is taken, and the bytes may come.
 
-    Raises InvalidInput as soon as one is out of order or one too many.
+    ``take`` reserves memory for each chunk, or raises.
+
+    Raises:
+        InvalidInput: a message is out of order, or one too many.
+        Exhausted: the messages come too slowly.
     """
-    header = await _header(messages)
+    pace = _Pace(limits)
+    header = await _header(messages, pace)
     shape = _shape(header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
         raise InvalidInput("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
     max_bytes = limits.max_image_bytes if shape is None else shape.nbytes
     if header.content_bytes > max_bytes:
         raise InvalidInput("header.content_bytes", f"must be at most the {max_bytes} allowed for this image")
+    if header.content_sha256 == _EMPTY:
+        raise InvalidInput("image", "must not be empty: it has 0 bytes")
     await accepted()
-    payload = await _payload(messages, max_bytes)
+    payload = await _payload(messages, max_bytes, pace, take)
     if payload and header.content_bytes not in {0, len(payload)}:
         raise InvalidInput("header.content_bytes", f"must be the number of bytes that come: {len(payload)} did")
     if not payload and not header.content_sha256:
         raise InvalidInput(
             "chunk", "must be sent, or header.content_sha256 must name an image that the server holds"
         )
-    return ReceivedImage(shape, header.content_sha256, payload)
+    return ReceivedImage(shape, header.content_sha256, header.priority, payload)
 
 
-async def _header(messages: AsyncIterator[pb.OpenSessionRequest]) -> pb.ImageHeader:
-    first = await anext(messages, pb.OpenSessionRequest())
+async def _header(messages: AsyncIterator[pb.OpenSessionRequest], pace: _Pace) -> pb.ImageHeader:
+    first = await _next(messages, pace, 0) or pb.OpenSessionRequest()
     if not first.HasField("header"):
         raise InvalidInput("header", "must be the first message")
     return first.header
 
 
-async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], max_bytes: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """The slowest that chunks may come."""
+
+    limits: Limits
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds(self, received: int) -> float:
+        """Until the next chunk must be here."""
+        slowest = _FIRST_SECONDS + (received + MAX_CHUNK_BYTES) / self.limits.min_upload_rate
+        return self.began + min(slowest, self.limits.upload_timeout) - time.monotonic()
+
+
+async def _next(
+    messages: AsyncIterator[pb.OpenSessionRequest], pace: _Pace, received: int
+) -> pb.OpenSessionRequest | None:
+    try:
+        async with asyncio.timeout(pace.seconds(received)):
+            return await anext(messages, None)
+    except TimeoutError:
+        words = (
+            f"the image must arrive within {pace.limits.upload_timeout:g} s, "
+            f"and at {pace.limits.min_upload_rate} bytes a second"
+        )
+        raise Exhausted(words, reason=Shed.SLOW_CALLER) from None
+
+
+async def _payload(
+    messages: AsyncIterator[pb.OpenSessionRequest], max_bytes: int, pace: _Pace, take: Callable[[int], None]
+) -> bytes:
     payload = bytearray()
-    async for message in messages:
+    while (message := await _next(messages, pace, len(payload))) is not None:
         if message.WhichOneof("part") != "chunk":
             raise InvalidInput("header", "must be sent once, before any chunk")
         if len(message.chunk) > MAX_CHUNK_BYTES:
             raise InvalidInput("chunk", f"must hold at most {MAX_CHUNK_BYTES} bytes")
         if len(payload) + len(message.chunk) > max_bytes:
             raise InvalidInput("chunk", f"all chunks together must hold at most {max_bytes} bytes")
+        take(len(message.chunk))
         payload += message.chunk
     return bytes(payload)
 

@@ -6,8 +6,9 @@ Knows asyncio's cancellation. Does not know what the work is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,6 +28,31 @@ async def run_in_executor(executor: Executor, work: Callable[[], T]) -> T:
         await wait_until_done(working)
         raise
     return working.result()
+
+
+async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """What ``source`` yields, without it waiting for whoever takes that: what is not yet taken is kept here.
+
+    An error of the source is raised after all that it yielded. Closing this closes the source.
+    """
+    ready: asyncio.Queue[list[T]] = asyncio.Queue()  # an empty list ends it
+
+    async def run() -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    ready.put_nowait([item])
+        finally:
+            ready.put_nowait([])
+
+    running = asyncio.create_task(run())
+    try:
+        while item := await ready.get():
+            yield item[0]
+        await running
+    finally:
+        running.cancel()
+        await wait_until_done(running)
 
 
 async def wait_until_done(future: asyncio.Future[Any]) -> None:

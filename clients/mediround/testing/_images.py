@@ -52,6 +52,8 @@ async def receive(
     max_bytes = limits.max_image_bytes if raw is None else raw[0] * raw[1] * raw[2]
     if header.content_bytes > max_bytes:
         raise invalid("header.content_bytes", f"must be at most the {max_bytes} allowed for this image")
+    if header.content_sha256 == hashlib.sha256().digest():
+        raise invalid("image", "must not be empty: it has 0 bytes")
     await accepted()
     payload = await _payload(messages, max_bytes)
     if payload and header.content_bytes not in {0, len(payload)}:

@@ -188,12 +188,15 @@ class ImageHeader(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     content_sha256: _builtins.bytes
     """SHA-256 of the bytes as sent (32 bytes). Optional with chunks, where it is then checked."""
     content_bytes: _builtins.int
     """Number of the bytes that follow. Optional; with it, too many are refused before they are sent: the initial metadata
     "x-send-image" comes as soon as the header is taken. A client that waits for it never writes to a call that is over.
     """
+    priority: Global___Priority.ValueType
+    """Whose turn it is when more images come than can be worked on at once."""
     @_builtins.property
     def encoded(self) -> Global___EncodedImage:
         """The bytes are a PNG, JPEG or TIFF file (8 bits a channel; one frame)."""
@@ -209,10 +212,11 @@ class ImageHeader(_message.Message):
         raw: Global___RawPixels | None = ...,
         content_sha256: _builtins.bytes = ...,
         content_bytes: _builtins.int = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "encoding", b"encoding", "raw", b"raw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "content_sha256", b"content_sha256", "encoded", b"encoded", "encoding", b"encoding", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "content_sha256", b"content_sha256", "encoded", b"encoded", "encoding", b"encoding", "priority", b"priority", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_encoding: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_encoding: _TypeAlias = _typing.Literal["encoding", b"encoding"]  # noqa: Y015
