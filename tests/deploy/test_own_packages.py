@@ -176,13 +176,13 @@ def stage_arguments(stage: str) -> str:
 
 
 def told_installations() -> set[str]:
-    """Arguments of every ``pip install`` of a page or the Makefile that names a directory of ours."""
+    """Arguments of every ``pip install`` of a page or the Makefile that names a directory of ours, not of uv's."""
     makefile = (REPOSITORY / "Makefile").read_text()
     client = re.search(r"^CLIENT := (.*)$", makefile, re.MULTILINE)
     assert client
     told = re.findall(r"\$\(PIP\) (.*)", makefile.replace("$(CLIENT)", client[1]))
     for page in PAGES:
-        told += re.findall(r"\bpip install ([^`\n#|;]*)", page.read_text())
+        told += re.findall(r"(?<!uv )\bpip install ([^`\n#|;]*)", page.read_text())
     return {words.strip() for words in told if CLIENTS_DIRECTORY.search(words) or SERVING_DIRECTORY.search(words)}
 
 
