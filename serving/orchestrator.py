@@ -179,11 +179,13 @@ class Orchestrator:
 
     def _check(self, first: int, questions: Sequence[Question]) -> None:
         if first + len(questions) > self.max_rounds:
-            words = f"a session may hold at most {self.max_rounds} rounds; open a new one"
+            words = f"a session may hold at most {self.max_rounds} rounds, this one has {first}; open a new one"
             raise InvalidQuestion(None, "", words)
         for position, question in enumerate(questions):
             if question.refer_to is not None and not 0 <= question.refer_to < first + position:
                 words = f"must be the index of a round before round {first + position}; it is {question.refer_to}"
+                if first + position == 0:
+                    words = "must be absent: the session has no earlier round to refer to"
                 raise InvalidQuestion(position, "refer_to", words)
 
     def _turns(self, session: Session, questions: Sequence[Question]) -> list[Turn]:

@@ -82,8 +82,11 @@ class PromptTemplate:
             return words.strip(), (*generated, tokens.eos)
         return f"{words}{SEG}{tail}", (*generated, tokens.seg, *self.tokenizer.encode(f"{tail} "), tokens.eos)
 
-    def check_length(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
-        """Raises InvalidQuestion when prompt, its image expanded, and answer exceed the model's context."""
+    def check_length(self, token_ids: Sequence[int], max_new_tokens: int, advice: str) -> None:
+        """Raises InvalidQuestion when prompt, its image expanded, and answer exceed the model's context.
+
+        ``advice``: what the caller may do about it.
+        """
         length = len(token_ids) - 1 + self.manifest.tower.tokens
         limit = self.manifest.language.max_tokens
         if length + max_new_tokens > limit:
@@ -91,7 +94,7 @@ class PromptTemplate:
                 None,
                 "",
                 f"the dialogue ({length} tokens) and its answer (up to {max_new_tokens}) must fit {limit} tokens: "
-                "open a new session",
+                f"{advice}",
             )
 
     def _instruction(self, *, first: bool) -> tuple[int, ...]:

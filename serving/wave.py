@@ -172,8 +172,14 @@ def _read(session: Session, turns: Sequence[Turn], form: PromptTemplate) -> tupl
         if turn is not turns[-1]:
             token_ids += turn.closing
     max_new_tokens = 0 if turns[-1].forced else form.manifest.answers.max_new_tokens
-    form.check_length(token_ids, max_new_tokens)
+    form.check_length(token_ids, max_new_tokens, _shorter(session, turns))
     return token_ids, positions, max_new_tokens
+
+
+def _shorter(session: Session, turns: Sequence[Turn]) -> str:
+    if session.rounds:
+        return "open a new session"
+    return "shorten the question" if len(turns) == 1 else "ask fewer or shorter questions"
 
 
 def _segmentation(feature: SegFeature, mask: Mask, score: float, corrected: bool) -> Segmentation:

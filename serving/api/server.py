@@ -29,9 +29,9 @@ LANGUAGE = "language"
 VISION = "vision"
 """Health of the vision half alone."""
 
-_MAX_MESSAGE_BYTES = 4 << 20
-"""Chunks are at most 1 MiB. This limit is higher so that a slightly larger chunk gets INVALID_ARGUMENT, not a
-transport error.
+_MAX_MESSAGE_BYTES = (16 << 20) + (64 << 10)
+"""Chunks are at most 1 MiB, and questions shorter. Up to 16 MiB of either get INVALID_ARGUMENT with the field that
+must change; beyond, the transport refuses.
 """
 
 

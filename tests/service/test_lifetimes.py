@@ -39,7 +39,7 @@ async def idle(script: Script, operation: str) -> None:
 async def arrived(stage: Stage, rounds: int) -> None:
     """Wait until the server holds as many requests for rounds."""
     async with asyncio.timeout(10):
-        while stage.service._rounds.given < rounds:  # noqa: ASYNC110  # permits are counted; they do not signal
+        while stage.service._rounds.in_use < rounds:  # noqa: ASYNC110  # permits are counted; they do not signal
             await asyncio.sleep(0.002)
 
 

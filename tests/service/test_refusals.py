@@ -181,6 +181,22 @@ async def test_too_many_rounds_in_a_session(client: AsyncClient) -> None:
         assert caught.value.violations[0].field == "questions"
 
 
+@pytest.mark.parametrize("mebibytes", [5, 15])
+async def test_messages_of_many_bytes_are_refused_by_field(stub: SegmentationServiceStub, mebibytes: int) -> None:
+    many = mebibytes << 20
+    header = pb.OpenSessionRequest(header=pb.ImageHeader(encoded=pb.EncodedImage()))
+    question = pb.AskRoundRequest(session_id="s", question=pb.Question(text="x" * many))
+    for call in (
+        lambda: stub.OpenSession(iter([header, pb.OpenSessionRequest(chunk=bytes(many))])),
+        lambda: stub.AskRound(question),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call()
+        refused = from_failure(caught.value)
+        assert isinstance(refused, InvalidArgument)
+        assert refused.violations[0].field in {"chunk", "question.text"}
+
+
 async def test_too_many_tokens(client: AsyncClient) -> None:
     async with client.open(picture()) as session:
         chain = [Round("x" * 64, refer_to=index - 1 if index else None) for index in range(6)]

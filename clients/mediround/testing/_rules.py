@@ -71,6 +71,8 @@ def check_references(questions: list[pb.Question], first: int, max_rounds: int) 
     for index, question in enumerate(questions, start=first):
         if question.HasField("refer_to") and question.refer_to.round >= index:
             words = f"must be the index of a round before round {index}; it is {question.refer_to.round}"
+            if index == 0:
+                words = "must be absent: the session has no earlier round to refer to"
             raise invalid(f"questions[{index - first}].refer_to", words)
 
 

@@ -221,7 +221,7 @@ async def test_free_and_forced_rounds_mix_in_one_dialogue(serving: Stack) -> Non
 @pytest.mark.parametrize("refer_to", [0, 3])
 async def test_a_reference_to_a_round_that_does_not_exist(serving: Stack, refer_to: int) -> None:
     session = await serving.open()
-    with pytest.raises(InvalidQuestion, match=f"index of a round before round .; it is {refer_to}") as caught:
+    with pytest.raises(InvalidQuestion, match="must be absent: the session has no earlier round") as caught:
         await serving.orchestrator.ask(session, "me", forced(refer_to=refer_to), ALWAYS)
     assert (caught.value.position, caught.value.field) == (0, "refer_to")
     with pytest.raises(InvalidQuestion, match="must be the index of a round before round 1; it is 9") as caught:
@@ -234,12 +234,21 @@ async def test_limits_are_named(serving: Stack) -> None:
     session = await serving.open()
     for questions, words in (
         (dialogue([None] * 13), "at most 12 rounds"),
-        ([forced("x" * 5000)], "must fit 4000 tokens"),
+        ([forced("x" * 5000)], "must fit 4000 tokens: shorten the question"),
+        ([forced("x" * 2500)] * 2, "must fit 4000 tokens: ask fewer or shorter questions"),
     ):
         with pytest.raises(InvalidQuestion, match=words) as caught:
             await serving.all(session, questions)
         assert (caught.value.position, caught.value.field) == (None, "")
+    with pytest.raises(InvalidQuestion, match="must be absent: the session has no earlier round"):
+        await serving.all(session, [forced(refer_to=7)])
     assert len(await serving.all(session, dialogue([None] * 12))) == 12
+    with pytest.raises(InvalidQuestion, match="at most 12 rounds, this one has 12; open a new one"):
+        await serving.all(session, [forced()])
+    session = await serving.open()
+    await serving.all(session, [forced("x" * 2500)])
+    with pytest.raises(InvalidQuestion, match="must fit 4000 tokens: open a new session"):
+        await serving.all(session, [forced("x" * 2500)])
 
 
 async def test_referenced_needs_a_known_future(serving: Stack) -> None:

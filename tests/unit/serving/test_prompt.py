@@ -95,8 +95,8 @@ def test_a_template_that_was_not_trained_answers_nothing() -> None:
 
 
 def test_the_limit_counts_the_expanded_image_and_the_answer(form: PromptTemplate) -> None:
-    form.check_length(range(397), max_new_tokens=0)
+    form.check_length(range(397), max_new_tokens=0, advice="shorten it")
     with pytest.raises(InvalidInput, match="must fit 400 tokens"):
-        form.check_length(range(398), max_new_tokens=0)
+        form.check_length(range(398), max_new_tokens=0, advice="shorten it")
     with pytest.raises(InvalidInput, match=r"answer \(up to 1\)"):
-        form.check_length(range(397), max_new_tokens=1)
+        form.check_length(range(397), max_new_tokens=1, advice="shorten it")
