@@ -156,7 +156,7 @@ class SegFeature:
     """Of ``[SEG]`` at its position, natural logarithm."""
 
 
-Stage = Literal["queue", "prepare", "language", "encode", "decode", "postprocess", "total"]
+StageName = Literal["queue", "prepare", "language", "encode", "decode", "postprocess", "total"]
 
 
 @dataclass(slots=True)
@@ -172,7 +172,7 @@ class Timings:
     total: float = 0.0
 
     @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
+    def stage(self, name: StageName) -> Iterator[None]:
         """Add what the block takes to the stage ``name``."""
         with Stopwatch() as watch:
             yield

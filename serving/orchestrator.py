@@ -59,7 +59,7 @@ from serving.ports import (
 from serving.prompt import PromptTemplate, Turn
 from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor, wait_until_done
-from serving.wave import Plan, WaveItem
+from serving.wave import DialoguePlan, WaveItem
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class Orchestrator:
 
     def _plan(
         self, session: Session, questions: Sequence[Question], correction: Correction, *, known: bool
-    ) -> Plan:
+    ) -> DialoguePlan:
         """What will be asked of the engines, wave by wave; ``known``: but for the embedding, which is there.
 
         Pure. Raises InvalidQuestion for what cannot be asked.
@@ -175,7 +175,7 @@ class Orchestrator:
         ]
         groups = wave.waves(questions, first)
         work = ExpectedWork(encodes=not known, passes=len(groups), masks=len(questions))
-        return Plan(tuple(tuple(items[i] for i in group) for group in groups), work)
+        return DialoguePlan(tuple(tuple(items[i] for i in group) for group in groups), work)
 
     def _check(self, first: int, questions: Sequence[Question]) -> None:
         if first + len(questions) > self.max_rounds:

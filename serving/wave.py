@@ -45,7 +45,7 @@ class WaveItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DialoguePlan:
     """How questions will be answered, before the first engine is asked."""
 
     waves: tuple[tuple[WaveItem, ...], ...]
