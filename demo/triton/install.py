@@ -6,9 +6,9 @@ Triton's Python backend. Knows the wheel's layout. Does not download anything.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from demo.triton.server import Installation
@@ -30,4 +30,6 @@ def install(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    install(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m demo.triton.install", description=__doc__)
+    parser.add_argument("directory", type=Path, help="where make env-triton has unpacked the wheel")
+    install(parser.parse_args().directory)

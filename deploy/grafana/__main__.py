@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,8 +14,13 @@ FILE = Path(__file__).with_name("mediround.json")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.grafana", description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the committed one is another"
+    )
+    given = parser.parse_args()
     text = JSONEncoder(sort_keys=True, indent=1).encode(build()) + "\n"
-    if "--check" not in sys.argv[1:]:
+    if not given.check:
         FILE.write_text(text)
     elif FILE.read_text() != text:
         print(f"{FILE} differs from dashboard.py: run 'python -m deploy.grafana' and commit")

@@ -20,16 +20,14 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from mediround import InvalidArgument
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.errors import ServingError
-from serving.llm.onnx import OnnxLanguage
 from serving.llm.server import LanguageServer
 from serving.llm.service import LanguageService
-from serving.llm.settings import LanguageServerSettings
+from serving.llm.settings import LanguageServerSettings, OnnxSettings
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.llm.warmup import first_prompt
 from serving.ports import LanguageEngine
 from serving.process import metrics, run, server_tls, stop_signal, unless_stopped
-from serving.runtime.graph import ProviderError
 from serving.telemetry import collector
 from serving.telemetry import metrics as telemetry
 
@@ -54,14 +52,23 @@ Build = Callable[[Bundle, LanguageServerSettings], Awaitable[ServedEngine]]
 async def build(bundle: Bundle, settings: LanguageServerSettings) -> ServedEngine:
     """The engine that the settings name."""
     if settings.engine == "onnx":
-        onnx = OnnxLanguage(bundle, settings.onnx.threads, settings.onnx.prefix_cache_bytes)
-        prefixes = collector.CacheState(lambda: onnx.cache_stats, settings.onnx.prefix_cache_bytes)
-        return ServedEngine(onnx, died=forever, caches={"prefix": prefixes})
+        return _onnx(bundle, settings.onnx)
     options = VllmOptions(**settings.vllm.model_dump())
     if settings.engine == "vllm-cpu":
         options = replace(ON_CPU, chosen_rows=options.chosen_rows)
     vllm = await VllmLanguage.start(bundle, replace(options, max_references=settings.limits.max_references))
     return ServedEngine(vllm, died=vllm.died, measured=("vllm:",))
+
+
+def _onnx(bundle: Bundle, settings: OnnxSettings) -> ServedEngine:
+    try:
+        from serving.llm.onnx import OnnxLanguage  # noqa: PLC0415  # beside vLLM, ONNX Runtime need not be installed
+    except ModuleNotFoundError as missing:
+        what = f"{missing.name} is not installed: in the repository, pip install ./clients '.[cpu]'"
+        raise RuntimeError(f"{what}, or choose another --engine") from missing
+    onnx = OnnxLanguage(bundle, settings.threads, settings.prefix_cache_bytes)
+    prefixes = collector.CacheState(lambda: onnx.cache_stats, settings.prefix_cache_bytes)
+    return ServedEngine(onnx, died=forever, caches={"prefix": prefixes})
 
 
 async def forever() -> None:
@@ -116,7 +123,7 @@ async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
 
 def main(build_engine: Build = build) -> int:
     starting = partial(serve, build_engine=build_engine)
-    cannot_serve = (BundleError, ProviderError, ServingError, InvalidArgument, OSError, RuntimeError, ValueError)
+    cannot_serve = (BundleError, ServingError, InvalidArgument, OSError, RuntimeError, ValueError)
     return run("python -m serving.llm", LanguageServerSettings, starting, cannot_serve)
 
 

@@ -57,7 +57,7 @@ _FAILURES = (
 """What onnxruntime raises. Its exceptions share no base class."""
 
 
-class ProviderError(Exception):
+class ProviderError(RuntimeError):
     """An execution provider is not there: install the onnxruntime that has it, or ask for another one."""
 
 
