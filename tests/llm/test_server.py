@@ -139,8 +139,8 @@ async def test_prompts_that_do_not_fit(server: LanguageServer, remote: RemoteLan
     side = BUNDLE.manifest.tower.side
     larger = np.zeros((side + 1, side, 3), np.uint8)
     wrong = [
-        (replace(whole, token_ids=whole.token_ids[:-1] + (5,) * 400), "question.text"),
-        (replace(whole, max_new_tokens=400), "question.text"),
+        (replace(whole, token_ids=whole.token_ids[:-1] + (5,) * 400), "prompt.token_ids"),
+        (replace(whole, max_new_tokens=400), "prompt.token_ids"),
         (replace(whole, references=()), "prompt.token_ids"),
         (replace(whole, references=whole.references * 2), "prompt.token_ids"),
         (replace(whole, references=whole.references * 9), "prompt.references"),
