@@ -182,7 +182,7 @@ async def test_faults_of_the_engine_keep_their_incident(
     engine: ScriptedLanguage, remote: RemoteLanguage, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.script.fail_next("complete", ValueError("SECRET"))
-    with pytest.raises(EngineFault, match=r"INTERNAL: internal error; incident [0-9a-f]{16}") as fault:
+    with pytest.raises(EngineFault, match=r"INTERNAL: internal error; incident [0-9a-f-]{32,36}") as fault:
         await remote.complete(prompt())
     assert str(fault.value).rpartition(" ")[2] in caplog.text
     assert "SECRET" not in caplog.text
