@@ -107,7 +107,8 @@ class Peer:
     async def follow(self) -> None:
         """Look for as long as the task lives."""
         while True:
-            self._set_state(await self._look())
+            state, cause = await self._look()
+            self._set_state(state, cause)
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def complete(self, prompt: Prompt) -> Completion:
@@ -144,29 +145,35 @@ class Peer:
 
     def _meaning(self, failure: grpc.aio.AioRpcError) -> Exception:
         if failure.code() in _ELSEWHERE:
-            self._set_state(PeerState.LOST)  # until the next look
+            self._set_state(PeerState.LOST, _words(failure))  # until the next look
             if BEGUN not in dict(failure.initial_metadata()):
                 return NotStarted(self.address)
         return domain_error(failure)
 
-    def _set_state(self, state: PeerState) -> None:
+    def _set_state(self, state: PeerState, cause: str = "") -> None:
+        """Told once for each change: whoever runs this server must see when, and why, a half was lost."""
         if state is self.state:
             return
         self.state = state
-        logger.info("language server %s: %s", self.address, self.refusal or state.value)
+        level = logging.WARNING if state in {PeerState.LOST, PeerState.REFUSED} else logging.INFO
+        words = " ".join([self.refusal or state.value, *([f"({cause})"] if cause else [])])
+        logger.log(level, "language server %s: %s", self.address, words)
         self._changed()
 
-    async def _look(self) -> PeerState:
+    async def _look(self) -> tuple[PeerState, str]:
+        """Its state, and the cause of a loss."""
         try:
             if self.state is not PeerState.SERVING:
                 self._check_description(await self._stub.Describe(pb.DescribeRequest(), timeout=_ANSWER_SECONDS))
             health = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_SECONDS)
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as failure:
             self.refusal = ""
-            return PeerState.LOST
+            return PeerState.LOST, _words(failure)
         if self.refusal:
-            return PeerState.REFUSED
-        return PeerState.SERVING if health.status == health_pb2.HealthCheckResponse.SERVING else PeerState.LOST
+            return PeerState.REFUSED, ""
+        if health.status == health_pb2.HealthCheckResponse.SERVING:
+            return PeerState.SERVING, ""
+        return PeerState.LOST, "its health is NOT_SERVING"
 
     def _check_description(self, description: pb.DescribeResponse) -> None:
         """It may be another process than the last one at this address."""
@@ -200,3 +207,8 @@ def domain_error(failure: grpc.aio.AioRpcError) -> ServingError:
             return DeadlineExceeded("the language half was not done in time")
         case error:
             return EngineFault(f"a language server answered {failure.code().name}: {error}")
+
+
+def _words(failure: grpc.aio.AioRpcError) -> str:
+    """Code and words of a server of ours, or of the transport."""
+    return f"{failure.code().name}: {failure.details()}"

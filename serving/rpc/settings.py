@@ -126,8 +126,8 @@ class ServerSettings(BaseSettings):
     log_format: Format = "text"
     """text: words, then name=value. json: one object a line."""
     metrics_listen: Annotated[str, AfterValidator(lambda text: text and listen_address(text))] = ""
-    """HOST:PORT of the metrics, and here of the status page; none without it. Port 0 takes a free one. Beyond
-    loopback this needs --allow-open-metrics.
+    """HOST:PORT of the metrics; empty: none. Port 0 takes a free one. Beyond loopback this needs
+    --allow-open-metrics. ``python -m serving`` has its status page there, too; a language server has none.
     """
     allow_open_metrics: bool = False
     """Serve metrics beyond loopback, without TLS: anyone on the network can then see how busy this server is."""

@@ -21,6 +21,11 @@ _LOOK_SECONDS = 1.0
 """Looks that follow one another faster are not kept, so that the window's history stays short."""
 QUANTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 
+_NOT_OURS = frozenset(
+    {"OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "DEADLINE_EXCEEDED"}
+)
+"""Codes of rounds that were answered, or that ended by what their callers did or allowed."""
+
 Labels = frozenset[tuple[str, str]]
 Values = Mapping[str, Mapping[Labels, float]]
 
@@ -120,6 +125,7 @@ def _state(span: _Span) -> dict[str, Any]:
             "bytes": span.value(t.SESSION_BYTES),
         },
         "rounds": {code: span.rate(t.ROUNDS, code=code) for code in t.CODES},
+        "failing": sum(span.rate(t.ROUNDS, code=code) for code in t.CODES if code not in _NOT_OURS),
         "shed": {reason: span.rate(t.SHED, reason=reason) for reason in t.SHED.labels["reason"]},
         "queues": [_queue(span, priority) for priority in t.PRIORITIES],
         "stages": [

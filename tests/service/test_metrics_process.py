@@ -153,6 +153,13 @@ def test_the_log_is_one_object_a_line(run: Run) -> None:
     assert run[1]["language"]
 
 
+def test_a_half_that_is_lost_is_warned_of_once_with_code_and_words(run: Run) -> None:
+    lines = [json.loads(line) for line in run[1]["server"].splitlines()]
+    warned = [line for line in lines if line["level"] == "WARNING" and "language server" in line["message"]]
+    assert len(warned) == 1
+    assert "not serving (UNAVAILABLE: " in warned[0]["message"]
+
+
 def test_a_metrics_address_that_is_taken_is_refused_with_one_line(random_bundle: Bundle, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "server.log"
     flags = ["--metrics-listen", f"127.0.0.1:{port}"]

@@ -65,6 +65,7 @@ class TritonConnection:
         self._client, self._expected, self._slabs, self._patience = client, expected, slabs, patience
         self._handshaking = asyncio.Lock()
         self._connected = self._closed = False
+        self.absence = ""  # why it was not ready when last asked
         self._failure: TritonFailure | BundleError | None = None  # of the last handshake
         self._mapped: set[str] = set()
         self._offered: set[str] = set()  # slabs, by handshakes since the last good one
@@ -176,7 +177,9 @@ class TritonConnection:
             ready = all([await self._client.ready(each.name) for each in self._expected])
         except TritonFailure as failure:
             self._note(kind_of(failure))
+            self.absence = f"{failure.code}: {failure.words}"
             return False
+        self.absence = "" if ready else "a model is not ready"
         if not ready:
             self._note(FailureKind.NO_MODEL)
         return ready
@@ -237,15 +240,12 @@ class TritonConnection:
         return self._processes != process
 
     def _note(self, kind: FailureKind, model: str = "") -> None:
-        if kind in UNKNOWN_NOW:
-            self._connected = False
-        if kind is FailureKind.LOST:
-            self._lost = True
+        self._connected = self._connected and kind not in UNKNOWN_NOW
+        self._lost = self._lost or kind is FailureKind.LOST
         if kind is FailureKind.BROKEN:
             self._broken[model] = monotonic() + BROKEN_SECONDS
 
     def _error(self, failure: TritonFailure) -> ServingError:
-        logger.info("Triton: %s", kind_of(failure).value)
         if kind_of(failure) is FailureKind.LATE and request_context.remaining() != 0:
             return Unavailable("the vision half did not answer; sessions are unharmed", RETRY_SECONDS)
         return error_of(failure)

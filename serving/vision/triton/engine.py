@@ -131,6 +131,10 @@ class TritonVision:
             self._available = await self._link.ready()
             if self._available != last:
                 last = self._available
+                if last:
+                    logger.info("Triton: serving")
+                else:
+                    logger.warning("Triton: not serving (%s)", self._link.absence)
                 yield last
             await asyncio.sleep(_LOOK_SECONDS)
 

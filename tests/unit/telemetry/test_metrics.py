@@ -280,6 +280,13 @@ def test_the_board_tells_of_the_last_minute() -> None:
     assert len(board._looks) <= WINDOW_SECONDS + 2
 
 
+@pytest.mark.parametrize(("code", "failing"), [("CANCELLED", False), ("INTERNAL", True), ("UNAVAILABLE", True)])
+def test_what_callers_do_is_no_failure_of_the_server(code: str, *, failing: bool) -> None:
+    registry = fresh()
+    registry._names_to_collectors["mediround_rounds"].labels(code, "0").inc()
+    assert (StatusBoard(registry, lambda: 1.0).look()["failing"] > 0) == failing
+
+
 def test_a_board_without_anything_to_tell() -> None:
     state = StatusBoard(fresh(), lambda: 0.0).look()
     assert {stage["p99"] for stage in state["stages"]} == {None}
