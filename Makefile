@@ -41,7 +41,7 @@ VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 TRITON := build/triton
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
-DEBIAN_PACKAGES := prometheus chromium
+DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
