@@ -33,7 +33,7 @@ _MOST_RETRIES = 100
 _LEAST_PAUSE = 0.25
 _LONGEST_PAUSE = 60.0
 """A server that asks for more time is not waited for."""
-_JITTER = 0.5
+_JITTER = 0.25
 """Share of a pause that is added at random, so that those who were refused together do not come again together."""
 
 
@@ -95,7 +95,7 @@ class Call:
         """
         if not error.not_begun or self._sent_again >= self.retries:
             return None
-        least = max(error.retry_after, _LEAST_PAUSE * (1 << self._sent_again))
+        least = max(error.retry_after, _LEAST_PAUSE) * (1 << self._sent_again)
         wait = least * random.uniform(1, 1 + _JITTER)  # noqa: S311  # no secret
         if error.retry_after > _LONGEST_PAUSE or wait >= self.left:
             return None

@@ -29,6 +29,8 @@ from serving.stats import QueueStats
 
 BATCH_WEIGHT = 16
 _RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
+_SPREAD_AT_MOST = 15.0
+"""Seconds over which refused requests are told to come again: expectations do not see further."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +66,9 @@ class AdmissionQueue:
         self._throughput = Throughput(clock())
         self._waiting: list[_Ticket] = []  # in the order of arrival
         self._working: list[_Ticket] = []
+        self._retries_until = dict.fromkeys(
+            Priority, 0.0
+        )  # when refused work is done, if it is sent again when it was told to be
         self._now = 0.0  # virtual time: the tag of the request that began last
         self._last_tags: dict[tuple[Priority, str], float] = {}
 
@@ -100,11 +105,21 @@ class AdmissionQueue:
             return
         rate, time_left = self._throughput.rate, request_context.remaining()
         wait = (self._left(rate) + sum(before)) / rate
-        retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if wait > self._max_wait[priority]:
-            raise Exhausted("the queue is full: the expected wait exceeds the limit", retry, Shed.QUEUE)
+            words = "the queue is full: the expected wait exceeds the limit"
+            raise Exhausted(words, self._retry_delay(wait, cost / rate, priority), Shed.QUEUE)
+        retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if time_left is not None and wait + cost > time_left:
             raise Exhausted("the expected wait exceeds the deadline", retry, Shed.DEADLINE)
+
+    def _retry_delay(self, wait: float, work: float, priority: Priority) -> float:
+        """When to send it again: after what was refused before, or all of it would come at once and be
+        refused again, but for one.
+        """
+        now = self._clock()
+        begins = min(max(now + wait, self._retries_until[priority]), now + wait + _SPREAD_AT_MOST)
+        self._retries_until[priority] = begins + work
+        return min(max(begins - now, _RETRY_AT_LEAST), _RETRY_AT_MOST)
 
     def _left(self, rate: float) -> float:
         """Expected seconds of what is in progress that are still to be done, were all of it to share alike."""

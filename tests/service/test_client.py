@@ -13,13 +13,14 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 import pytest
 
+from loadtest.server_process import Launched, launched
 from mediround import (
     AsyncClient,
     Cancelled,
@@ -38,6 +39,7 @@ from mediround import (
 from serving.api import service
 from serving.api.server import Server, serving
 from serving.api.upload import ReceivedImage, receive
+from serving.bundle import Bundle
 from serving.errors import EngineFault, Exhausted
 from serving.errors import Unavailable as EngineDown
 from tests.service.harness import Stage, picture
@@ -351,7 +353,7 @@ async def test_results_that_came_are_not_asked_for_again(make: Make, server: Ser
 
 async def test_a_busy_server_is_come_back_to_when_it_says(make: Make, executor: Executor) -> None:
     """Sixteen at once, and room for two."""
-    busy = build_stage(executor, places=1, max_wait=0.05, max_concurrent_rounds=2, max_sessions=64)
+    busy = build_stage(executor, concurrency=1, max_wait=0.05, max_concurrent_rounds=2, max_sessions=64)
     async with serving(busy.service, observer=busy.observer) as server:
         either = make(server.address, timeout=60, retries=100)
 
@@ -362,6 +364,30 @@ async def test_a_busy_server_is_come_back_to_when_it_says(make: Make, executor: 
             return [result.index for result in results]
 
         assert await asyncio.gather(*(reader(number) for number in range(16))) == [[0, 1]] * 16
+
+
+@pytest.fixture(scope="module")
+def real(random_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A server of its own process, whose engines take their time."""
+    with launched(random_bundle.directory, tmp_path_factory.mktemp("real") / "server.log") as running:
+        yield running
+
+
+@pytest.mark.parametrize("priority", ["interactive", "batch"])
+async def test_sixteen_at_once_on_new_images(make: Make, real: Launched, priority: str) -> None:
+    """With the retries that a client has by itself; the time is that of a machine that does much else."""
+    either = make(real.address, timeout=240)
+    seed = hash((type(either), priority)) % (1 << 31)
+
+    async def reader(number: int) -> list[int]:
+        session = await either.open(picture(64, 64, seed=seed + number))
+        asked = {"answer": "It is [SEG].", "priority": priority}
+        first = await either.ask(session, QUESTION, **asked)
+        second = await either.ask(session, QUESTION, refer_to=first, **asked)
+        await either.close(session)
+        return [first.index, second.index]
+
+    assert await asyncio.gather(*(reader(number) for number in range(16))) == [[0, 1]] * 16
 
 
 # One id

@@ -206,6 +206,17 @@ async def test_what_cannot_be_done_soon_is_refused_with_the_time_to_wait() -> No
         assert play.queue.stats(INTERACTIVE).waiting == 3
 
 
+async def test_those_who_are_refused_together_are_told_to_come_one_after_the_other() -> None:
+    async with scene(max_wait=3.5) as play:
+        for name in "abcd":
+            await play.ask(name)
+        told = [(await play.ask(f"refused {number}")).exception().retry_after for number in range(40)]
+        assert told[:4] == pytest.approx([4.0, 5.0, 6.0, 7.0])
+        assert max(told) == pytest.approx(19.0)  # expectations do not see further
+        play.now += 1.0
+        assert not (await play.ask("later")).done()  # one that comes while there is room is not held off
+
+
 async def test_work_in_progress_counts_as_far_as_it_is_not_done() -> None:
     async with scene(max_wait=10.0) as play:
         await play.ask("image", work=IMAGE)
