@@ -89,9 +89,13 @@ class Orchestrator:
     opening_executor: Executor
     max_rounds: int
 
-    async def open(self, caller: str, rgb: U8) -> Session:
-        """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
-        image = await run_in_executor(self.opening_executor, partial(self.geometry.source_image, rgb))
+    async def open(self, caller: str, rgb: U8, executor: Executor | None = None) -> Session:
+        """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held.
+
+        ``executor`` prepares it; ``opening_executor`` by default, where images are decoded, too.
+        """
+        prepare = partial(self.geometry.source_image, rgb)
+        image = await run_in_executor(executor or self.opening_executor, prepare)
         session = Session(secrets.token_urlsafe(16), caller, image)
         await self.sessions.create(session)
         return session

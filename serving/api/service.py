@@ -86,7 +86,9 @@ class SegmentationService(SegmentationServiceServicer):
                 with Stopwatch() as decoding:
                     digest, rgb = await self._image(caller, parcel)
                 with Stopwatch() as preprocessing:
-                    session = await self._orchestrator.open(caller, rgb)
+                    # An image that is held does not wait for those that are decoded.
+                    held = None if parcel.payload else self._orchestrator.pixel_executor
+                    session = await self._orchestrator.open(caller, rgb, held)
             pixels = decoding.seconds if parcel.payload else None
             self._observer.opened(pixels, preprocessing.seconds)
         return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)

@@ -111,6 +111,7 @@ async def test_an_upload_slower_than_the_floor_is_ended(executor: Executor) -> N
         ),
         (pb.ImageHeader(content_sha256=hashlib.sha256().digest()), "image: must not be empty"),
         (pb.ImageHeader(), "chunk: must be sent"),
+        (pb.ImageHeader(priority=9, content_sha256=bytes(32)), "header.priority: must be"),  # type: ignore[arg-type]
     ],
 )
 async def test_a_header_alone_gets_its_verdict(

@@ -247,6 +247,7 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
         assert (await session.ask("Segment the liver.", timeout=10)).index == 0
         opening.append(asyncio.ensure_future(client.open(png(4))))
         await until(lambda: crowded.service._openings.waiting == 1)
+        await client.open(picture(), timeout=10)  # held: it waits for nobody
         assert slow.begun == 2
         slow.let.set()
         assert len({opened.session_id for opened in await asyncio.gather(*opening)}) == 5
