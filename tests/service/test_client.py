@@ -553,8 +553,8 @@ async def test_a_verdict_that_never_comes_does_not_hold_an_image_back(
     async def held_back() -> None:
         """Says nothing yet."""
 
-    async def receiving(messages: Any, limits: Any, accepted: object) -> ReceivedImage:
-        return await receive(messages, limits, held_back)
+    async def receiving(messages: Any, limits: Any, accepted: object, *more: Any) -> ReceivedImage:
+        return await receive(messages, limits, held_back, *more)
 
     monkeypatch.setattr(service, "receive", receiving)
     async with serving(stage.service) as server:
