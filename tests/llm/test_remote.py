@@ -80,6 +80,17 @@ async def test_a_dialogue_stays_with_one_server(seats: list[Seat], remote: Remot
     assert sorted(answered(seats)) == [0, 0, 5]
 
 
+async def test_whatever_proxy_the_host_has(seats: list[Seat], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    engine = RemoteLanguage([seats[0].address], BUNDLE, max_references=8)
+    try:
+        async with asyncio.timeout(20):
+            await engine.complete(rounds(1))
+    finally:
+        await engine.close()
+    assert answered(seats) == [1, 0, 0]
+
+
 async def test_dialogues_spread_and_a_server_that_leaves_moves_only_its_own() -> None:
     addresses = [f"10.0.0.{i}:1" for i in range(4)]
     dialogues = [f"{i}" for i in range(1000)]

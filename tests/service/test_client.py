@@ -275,6 +275,16 @@ async def test_a_result_shows_the_image_that_its_session_was_opened_on(make: Mak
     assert [each._repr_png_() for each in await either.segment(session, [Round(QUESTION)])] != [None]
 
 
+async def test_the_hosts_proxy_is_used_only_where_that_is_asked_for(
+    make: Make, server: Server, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port}")
+    assert (await make(server.address).call("describe")).model_name == "made-up"
+    with pytest.raises(Unavailable):
+        await make(server.address, http_proxy=True).call("describe")
+
+
 # What is sent again
 
 

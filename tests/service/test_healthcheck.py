@@ -29,6 +29,13 @@ async def test_a_server_that_serves(server: Server) -> None:
     assert await probe("--address", server.address) == (0, "SERVING", "")
 
 
+async def test_whatever_proxy_the_host_has(
+    server: Server, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port}")
+    assert await probe("--address", server.address) == (0, "SERVING", "")
+
+
 async def test_a_service_that_it_does_not_have(server: Server) -> None:
     assert await probe("--address", server.address, "--service", "other") == (1, "NOT_FOUND", "")
 
