@@ -60,6 +60,7 @@ VERDICTS = re.compile(
 """What a command that was run says where its exit status is a verdict on this machine or the model."""
 REPORTS = re.compile(r"exporters (parity|vision)\b")
 """Commands whose standard output is JSON and nothing else, whatever their libraries log."""
+TRITON = {"MEDIROUND_TRITON__ADMIN_KEY": "of-these-tests"}
 STAMPS = (".python", ".serving", ".export", ".vllm", ".load", ".evaluate")
 SKIPPED = re.compile(r"no Triton in|this CPU computes in")
 """What a machine may lack, in the words of the command."""
@@ -95,7 +96,7 @@ class Checkout:
         done = subprocess.run(
             ["bash", "-euc", words],
             cwd=self.directory,
-            env=self._environment(LISTEN=self.server),
+            env=self._environment(LISTEN=self.server, **(TRITON if "triton://" in words else {})),
             capture_output=True,
             text=True,
             check=False,
@@ -163,7 +164,8 @@ class Checkout:
         models = self.directory / "build/models"
         write_repository(load_bundle(self.directory / bundle[1]), models)
         log = self.directory / "build/triton.log"
-        return running.enter_context(triton(models, log, installation=installation)).address
+        [key] = TRITON.values()
+        return running.enter_context(triton(models, log, installation=installation, admin_key=key)).address
 
     def _environment(self, **variables: str) -> dict[str, str]:
         return environment(self.directory) | variables

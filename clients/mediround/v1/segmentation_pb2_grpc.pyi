@@ -13,7 +13,8 @@ hexadecimal digits); anything else is ignored and the server makes an id of its 
 Identity: with mutual TLS the caller is the subject of its certificate (its first alternative name where the subject
 is empty), and sessions and held images belong to that caller. Without, all callers are one.
 
-Message sizes: a chunk of an image holds at most 1 MiB. Responses are as large as their masks: a client that asks for
+Message sizes: a chunk of an image holds at most 1 MiB. Of a request of up to 16 MiB the service says which field is
+too long (INVALID_ARGUMENT); beyond, the transport refuses (RESOURCE_EXHAUSTED, without details). Responses are as large as their masks: a client that asks for
 MASK_ENCODING_PACKED_BITS of large images must raise its own limit (gRPC's default is 4 MiB).
 """
 
