@@ -7,12 +7,12 @@ import signal
 import sys
 
 from serving.bundle import Bundle
-from serving.llm.__main__ import Engine, main
+from serving.llm.__main__ import ServedEngine, main
 from serving.llm.settings import LanguageServerSettings
 from tests.scripted.language import ScriptedLanguage
 
 
-async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
+async def build(bundle: Bundle, settings: LanguageServerSettings) -> ServedEngine:
     dead = asyncio.Event()
     language = ScriptedLanguage(bundle.manifest)
 
@@ -25,7 +25,7 @@ async def build(bundle: Bundle, settings: LanguageServerSettings) -> Engine:
     async def died() -> None:
         await dead.wait()
 
-    return Engine(language, died)
+    return ServedEngine(language, died)
 
 
 if __name__ == "__main__":
