@@ -10,7 +10,7 @@ from loadtest.images import ImageMaker, load_pictures
 from loadtest.plan import Plan
 from loadtest.scenario import ScenarioError, read
 from serving.domain import AnswerMode, Question
-from serving.prompt import waves
+from serving.wave import waves
 from tests.conftest import REPOSITORY
 from tests.loadtest.conftest import scenario
 
