@@ -73,7 +73,7 @@ def ask_request(
         question=_question(session_id, asked, "question"),
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
-        priority=_priority(priority),
+        priority=priority_value(priority),
     )
 
 
@@ -92,7 +92,7 @@ def segment_request(
         ],
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
-        priority=_priority(priority),
+        priority=priority_value(priority),
     )
 
 
@@ -151,7 +151,8 @@ def _threshold(threshold: object) -> float | None:
     raise _refused("correction.threshold", "must be between 0 and 1, or None")
 
 
-def _priority(priority: object) -> pb.Priority.ValueType:
+def priority_value(priority: object) -> pb.Priority.ValueType:
+    """As the contract has it. Raises InvalidArgument for any other value."""
     if not isinstance(priority, str) or priority not in _PRIORITIES:
         raise _refused("priority", f"must be one of {', '.join(_PRIORITIES)}")
     return _PRIORITIES[priority]

@@ -29,6 +29,7 @@ from mediround._rounds import (
     Round,
     ask_request,
     checked_rounds,
+    priority_value,
     segment_request,
 )
 from mediround._tls import Tls
@@ -60,10 +61,15 @@ class AsyncClient:
         self._connection = AsyncConnection(address, tls, defaults, http_proxy=http_proxy)
 
     def open(
-        self, image: ImageSource, *, timeout: float | None = None, retries: int | None = None
+        self,
+        image: ImageSource,
+        *,
+        priority: Priority = "interactive",
+        timeout: float | None = None,
+        retries: int | None = None,
     ) -> OpeningSession:
         """Open a session on one image: ``async with client.open(...) as session``, or await it and close it."""
-        return OpeningSession(lambda: self._open(image, timeout, retries))
+        return OpeningSession(lambda: self._open(image, priority, timeout, retries))
 
     def session(self, session_id: str) -> AsyncSession:
         """Take up a session whose id is known: its next call says ``NotFound`` if it is gone. Closing the client
@@ -84,7 +90,7 @@ class AsyncClient:
     ) -> AsyncGenerator[RoundResult]:
         """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
         rounds = checked_rounds(rounds)
-        async with self.open(image, timeout=timeout, retries=retries) as session:
+        async with self.open(image, priority=priority, timeout=timeout, retries=retries) as session:
             results = session.segment(
                 rounds,
                 correction=correction,
@@ -133,10 +139,14 @@ class AsyncClient:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         not_copied(self)
 
-    async def _open(self, image: ImageSource, timeout: float | None, retries: int | None) -> AsyncSession:
-        call = self._connection.defaults.call(timeout, retries)
+    async def _open(
+        self, image: ImageSource, priority: Priority, timeout: float | None, retries: int | None
+    ) -> AsyncSession:
+        queued = priority_value(priority)
+        call = self._connection.defaults.call(timeout, retries, priority)
         # Reading and hashing a large file would hold up the loop.
-        opened = await self._connection.open(await asyncio.to_thread(upload, image), call)
+        parcel = (await asyncio.to_thread(upload, image)).prioritised(queued)
+        opened = await self._connection.open(parcel, call)
         return AsyncSession(self._connection, opened, opened_here=True, source=remembered(image))
 
 

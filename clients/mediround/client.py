@@ -27,6 +27,7 @@ from mediround._rounds import (
     Round,
     ask_request,
     checked_rounds,
+    priority_value,
     segment_request,
 )
 from mediround._tls import Tls
@@ -69,12 +70,24 @@ class Client:
         defaults = CallDefaults.of(timeout, retries)
         self._connection = BlockingConnection(address, tls, defaults, http_proxy=http_proxy)
 
-    def open(self, image: ImageSource, *, timeout: float | None = None, retries: int | None = None) -> Session:
-        """Open a session on one image; close it, or use it in a ``with``. None: the client's."""
-        call = self._connection.defaults.call(timeout, retries)
+    def open(
+        self,
+        image: ImageSource,
+        *,
+        priority: Priority = "interactive",
+        timeout: float | None = None,
+        retries: int | None = None,
+    ) -> Session:
+        """Open a session on one image; close it, or use it in a ``with``. None: the client's.
+
+        Args:
+            priority: ``batch`` lets the images of interactive callers go first on a busy server.
+        """
+        parcel = upload(image).prioritised(priority_value(priority))
+        call = self._connection.defaults.call(timeout, retries, priority)
         return Session(
             self._connection,
-            self._connection.open(upload(image), call),
+            self._connection.open(parcel, call),
             opened_here=True,
             source=remembered(image),
         )
@@ -98,7 +111,7 @@ class Client:
     ) -> Generator[RoundResult]:
         """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
         rounds = checked_rounds(rounds)
-        with self.open(image, timeout=timeout, retries=retries) as session:
+        with self.open(image, priority=priority, timeout=timeout, retries=retries) as session:
             yield from session.segment(
                 rounds,
                 correction=correction,

@@ -51,8 +51,8 @@ class Upload:
 
     @property
     def key(self) -> bytes:
-        """Equal for images that the server would find equal."""
-        return self.header.SerializeToString(deterministic=True)
+        """Equal for images that the server would find equal, however urgent they are."""
+        return self.prioritised(pb.PRIORITY_UNSPECIFIED).header.SerializeToString(deterministic=True)
 
     @property
     def awaits_verdict(self) -> bool:
@@ -60,6 +60,13 @@ class Upload:
         images.
         """
         return len(self.payload) > CHUNK_BYTES
+
+    def prioritised(self, priority: pb.Priority.ValueType) -> Upload:
+        """The same image, whose opening queues so on a busy server."""
+        header = pb.ImageHeader()
+        header.CopyFrom(self.header)
+        header.priority = priority
+        return Upload(header, self.payload)
 
     def inquiry(self) -> Iterator[pb.OpenSessionRequest]:
         """The messages of a call that sends no pixels: the server may hold them."""

@@ -35,6 +35,10 @@ OPENINGS = {
     "an unknown digest": [header(pb.ImageHeader(encoded=pb.EncodedImage(), content_sha256=DIGEST))],
     "more bytes than are allowed": [announced(4 << 20), chunk()],
     "other bytes than were announced": [announced(4), chunk()],
+    "an image of an unknown priority": [
+        header(pb.ImageHeader(encoded=pb.EncodedImage(), priority=99)),  # type: ignore[arg-type]  # of no enum
+        chunk(encoded("PNG", 4, 4)),
+    ],
     "no rows": [raw(0, 4), chunk()],
     "no columns": [raw(4, 0), chunk()],
     "many raw pixels": [raw(2**32 - 1, 2**32 - 1), chunk()],

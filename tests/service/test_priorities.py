@@ -170,6 +170,8 @@ async def test_a_priority_that_is_none(client: AsyncClient) -> None:
     async with client.open(picture()) as session:
         with pytest.raises(InvalidArgument, match="priority"):
             await session.ask("Segment the liver.", priority="urgent")
+        with pytest.raises(InvalidArgument, match="priority"):
+            await client.open(picture(), priority="urgent")
 
 
 async def test_the_blocking_client_has_priorities(executor: Executor) -> None:

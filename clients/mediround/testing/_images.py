@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mediround._description import Limits
 from mediround.image import CHUNK_BYTES
 from mediround.pictures import WINDOWING
-from mediround.testing._rules import invalid
+from mediround.testing._rules import invalid, priority_of
 from mediround.v1 import segmentation_pb2 as pb
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -58,6 +58,7 @@ async def receive(
     payload = await _payload(messages, max_bytes)
     if payload and header.content_bytes not in {0, len(payload)}:
         raise invalid("header.content_bytes", f"must be the number of bytes that come: {len(payload)} did")
+    priority_of(header.priority, "header.priority")
     if not payload:
         if not header.content_sha256:
             raise invalid(

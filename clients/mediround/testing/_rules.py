@@ -76,10 +76,10 @@ def check_references(questions: list[pb.Question], first: int, max_rounds: int) 
             raise invalid(f"questions[{index - first}].refer_to", words)
 
 
-def priority_of(priority: pb.Priority.ValueType) -> Priority:
+def priority_of(priority: pb.Priority.ValueType, field: str = "priority") -> Priority:
     """Raises InvalidArgument."""
     if priority not in _PRIORITIES:
-        raise invalid("priority", "must be INTERACTIVE or BATCH")
+        raise invalid(field, "must be INTERACTIVE or BATCH")
     return _PRIORITIES[priority]
 
 

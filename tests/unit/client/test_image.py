@@ -173,3 +173,11 @@ def test_what_is_remembered_is_bounded() -> None:
     assert images[0] not in sent
     assert images[1] in sent
     assert images[-1] in sent
+
+
+def test_an_image_is_the_same_however_urgent_it_is() -> None:
+    plain = upload(np.zeros((4, 4), np.uint8))
+    batch = plain.prioritised(pb.PRIORITY_BATCH)
+    assert [message.header.priority for message in batch.inquiry()] == [pb.PRIORITY_BATCH]
+    assert next(batch.messages()).header.priority == pb.PRIORITY_BATCH
+    assert batch.key == plain.key
