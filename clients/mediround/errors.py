@@ -17,6 +17,7 @@ Knows gRPC status codes and google.rpc details. Does not know messages, sessions
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
@@ -26,7 +27,10 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS = "grpc-status-details-bin"
+# The transport's own words.
 _TOO_LARGE = "larger than max"
+_SIZES = re.compile(r"\((\d+) vs\. (\d+)\)")
+_LATE = "Deadline Exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +169,24 @@ def _error(code: grpc.StatusCode, message: str, details: status_pb2.Status) -> M
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return InvalidArgument(message, _violations(details))
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            if _TOO_LARGE in message:  # the transport's own word, before any of ours
-                return InvalidArgument(f"the request or its answer is larger than a message may be: {message}")
+            if _TOO_LARGE in message:  # before any word of ours
+                return InvalidArgument(_larger(message))
             return ResourceExhausted(message, **_retry(details))
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, **_retry(details))
+        case grpc.StatusCode.DEADLINE_EXCEEDED if message == _LATE:
+            return DeadlineExceeded("no answer within the time allowed: pass a larger timeout=, or ask for less")
         case code if code in _BY_CODE:
             return _BY_CODE[code](message)
         case _:
             return ServerFault(message, _request_id(details))
+
+
+def _larger(message: str) -> str:
+    """The transport's words for a message that is too large, as a rule with its numbers."""
+    words = "the request, or its answer, is larger than a message may be"
+    sizes = _SIZES.search(message)
+    return f"{words}: it has {sizes[1]} bytes, and must have at most {sizes[2]}" if sizes else words
 
 
 _BY_CODE: dict[grpc.StatusCode, type[MediRoundError]] = {

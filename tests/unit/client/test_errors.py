@@ -90,6 +90,33 @@ def test_what_to_report() -> None:
     assert from_failure(failure(Code.INTERNAL)).incident is None
 
 
+@pytest.mark.parametrize(
+    ("code", "transport", "kind", "words"),
+    [
+        (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", errors.DeadlineExceeded, "pass a larger timeout="),
+        (
+            Code.RESOURCE_EXHAUSTED,
+            "SERVER: Received message larger than max (17000000 vs. 16842752)",
+            errors.InvalidArgument,
+            "it has 17000000 bytes, and must have at most 16842752",
+        ),
+        (
+            Code.RESOURCE_EXHAUSTED,
+            "CLIENT: Sent message larger than max",
+            errors.InvalidArgument,
+            "is larger than",
+        ),
+    ],
+)
+def test_the_transports_own_words_say_what_to_do(
+    code: grpc.StatusCode, transport: str, kind: type[Exception], words: str
+) -> None:
+    error = from_failure(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), transport))
+    assert type(error) is kind
+    assert words in str(error)
+    assert transport not in str(error)
+
+
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
     drawn = {line.partition("── ")[2].split()[0] for line in errors.__doc__.splitlines() if "── " in line}
     real = {
