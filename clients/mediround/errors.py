@@ -30,7 +30,7 @@ _DETAILS = "grpc-status-details-bin"
 # The transport's own words.
 _TOO_LARGE = "larger than max"
 _SIZES = re.compile(r"\((\d+) vs\. (\d+)\)")
-_LATE = "Deadline Exceeded"
+_PLAIN = {"Deadline Exceeded": "no answer within the time allowed: pass a larger timeout=, or ask for less"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +174,8 @@ def _error(code: grpc.StatusCode, message: str, details: status_pb2.Status) -> M
             return ResourceExhausted(message, **_retry(details))
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(message, **_retry(details))
-        case grpc.StatusCode.DEADLINE_EXCEEDED if message == _LATE:
-            return DeadlineExceeded("no answer within the time allowed: pass a larger timeout=, or ask for less")
         case code if code in _BY_CODE:
-            return _BY_CODE[code](message)
+            return _BY_CODE[code](_PLAIN.get(message, message))
         case _:
             return ServerFault(message, _request_id(details))
 
