@@ -147,7 +147,7 @@ async def test_more_than_it_ever_admits_is_the_callers_to_change(
     many = dialogue(random_bundle, 1)
     for _ in range(MAX_QUEUED):
         many = many.say(3).read()
-    with pytest.raises(InvalidInput, match="at once"):
+    with pytest.raises(InvalidInput, match="must be at most 40 with the answer"):
         await vllm_language.complete(many.prompt())
     with pytest.raises(InvalidInput, match="references"):
         await vllm_language.complete(dialogue(random_bundle, ON_CPU.max_references + 2).prompt())
