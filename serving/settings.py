@@ -24,6 +24,7 @@ from serving.rpc.settings import (
     SomeBytes,
     is_loopback,
     peer_address,
+    refuse_unused,
 )
 from serving.runtime.cpus import usable_cpus
 
@@ -228,6 +229,17 @@ class Settings(ServerSettings):
         if server is None:
             return 0
         return min(self.engines.embedding_bytes, SLAB_BYTES * is_loopback(server) if size is None else size)
+
+    @model_validator(mode="after")
+    def _taken_by_the_halves(self) -> Self:
+        if self.vision == ONNX:
+            refuse_unused("triton", self.triton, "--vision is triton:// or tritons://")
+        elsewhere = self.language != ONNX
+        if elsewhere and "prefix_cache_bytes" in self.engines.model_fields_set:
+            raise ValueError("--engines.prefix-cache-bytes must be left out unless --language is onnx")
+        if elsewhere and self.vision != ONNX and self.engines.provider != "cpu":
+            raise ValueError("--engines.provider must be left out unless a half is in this process")
+        return self
 
     @model_validator(mode="after")
     def _encoder_here(self) -> Self:

@@ -53,10 +53,10 @@ async def build(bundle: Bundle, settings: LanguageServerSettings) -> ServedEngin
     """The engine that the settings name."""
     if settings.engine == "onnx":
         return _onnx(bundle, settings.onnx)
-    options = VllmOptions(**settings.vllm.model_dump())
-    if settings.engine == "vllm-cpu":
-        options = replace(ON_CPU, chosen_rows=options.chosen_rows)
-    vllm = await VllmLanguage.start(bundle, replace(options, max_references=settings.limits.max_references))
+    defaults = ON_CPU if settings.engine == "vllm-cpu" else VllmOptions()
+    given = settings.vllm.model_dump(exclude_unset=True)
+    options = replace(defaults, **given, max_references=settings.limits.max_references)
+    vllm = await VllmLanguage.start(bundle, options)
     return ServedEngine(vllm, died=vllm.died, measured=("vllm:",))
 
 

@@ -6,12 +6,21 @@ Does not build anything.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from serving.rpc.settings import MIB, Bytes, ListenAddress, Positive, ServerSettings, SettingsSection, SomeBytes
+from serving.rpc.settings import (
+    MIB,
+    Bytes,
+    ListenAddress,
+    Positive,
+    ServerSettings,
+    SettingsSection,
+    SomeBytes,
+    refuse_unused,
+)
 from serving.runtime.cpus import usable_cpus
 
 
@@ -38,7 +47,9 @@ class OnnxSettings(SettingsSection):
 
 
 class VllmSettings(SettingsSection):
-    """The vLLM engine, for ``--engine vllm``."""
+    """The vLLM engine, for ``--engine vllm`` and ``vllm-cpu``; the latter's dtype is float32 by default, and its
+    cache 256 MiB.
+    """
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Element type that the model computes in."""
@@ -51,7 +62,7 @@ class VllmSettings(SettingsSection):
     prefix_caching: bool = True
     """Reuse keys and values of prompts that begin alike: later rounds compute only what is new."""
     chosen_rows: bool = False
-    """One request reads all features of a wave; otherwise each is a request. Also for vllm-cpu."""
+    """One request reads all features of a wave; otherwise each is a request."""
     batch_invariant: bool = False
     """A request's results do not depend on what else is in its batch; slower, GPUs only."""
 
@@ -70,3 +81,13 @@ class LanguageServerSettings(ServerSettings):
     limits: LimitSettings = LimitSettings()
     onnx: OnnxSettings = Field(default_factory=OnnxSettings)
     vllm: VllmSettings = VllmSettings()
+
+    @model_validator(mode="after")
+    def _taken_by_the_engine(self) -> Self:
+        if self.engine != "onnx":
+            refuse_unused("onnx", self.onnx, "--engine is onnx")
+        else:
+            refuse_unused("vllm", self.vllm, "--engine is vllm or vllm-cpu")
+        if self.engine == "vllm-cpu" and self.vllm.batch_invariant:
+            raise ValueError("--vllm.batch-invariant must be left out unless --engine is vllm: it needs a GPU")
+        return self

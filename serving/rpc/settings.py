@@ -75,6 +75,14 @@ class SettingsSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def refuse_unused(section: str, options: SettingsSection, needs: str) -> None:
+    """No option is ignored in silence. Raises ValueError when one of the section is given: ``needs`` is what it
+    would take.
+    """
+    for name in sorted(options.model_fields_set):
+        raise ValueError(f"--{section}.{name.replace('_', '-')} must be left out unless {needs}")
+
+
 class TlsSettings(SettingsSection):
     """PEM files. With ``client_ca`` every client must present a certificate that it signed."""
 

@@ -47,6 +47,7 @@ def test_a_prompt_of_any_session_fits_by_default() -> None:
         (["--engine", "vllm", "--vllm.chosen-rows"], "bfloat16", True),
         (["--engine", "vllm-cpu"], "float32", False),
         (["--engine", "vllm-cpu", "--vllm.chosen-rows"], "float32", True),
+        (["--engine", "vllm-cpu", "--vllm.dtype", "bfloat16"], "bfloat16", False),
     ],
 )
 async def test_vllm_is_started_as_the_flags_say(
@@ -78,3 +79,32 @@ async def test_vllm_is_started_as_the_flags_say(
 def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
     with pytest.raises(ValidationError):
         parsed(*flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--vllm.dtype", "float32"], "--vllm.dtype must be left out unless --engine is vllm or vllm-cpu"),
+        (["--engine", "vllm", "--onnx.threads", "2"], "--onnx.threads must be left out unless --engine is onnx"),
+        (["--engine", "vllm-cpu", "--vllm.batch-invariant"], "it needs a GPU"),
+    ],
+)
+def test_an_option_that_the_engine_would_not_take_is_refused_by_name(flags: list[str], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        parsed(*flags)
+
+
+async def test_a_cpu_takes_every_option_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[VllmOptions] = []
+
+    async def start(_: Bundle, options: VllmOptions) -> SimpleNamespace:
+        started.append(options)
+        return SimpleNamespace(died=None)
+
+    monkeypatch.setattr("serving.llm.__main__.VllmLanguage.start", start)
+    given = {"kv-cache-bytes": 1 << 30, "max-num-seqs": 3, "max-queued": 5}
+    flags = [text for name, value in given.items() for text in (f"--vllm.{name}", str(value))]
+    await build(load_bundle(Path("models/mediround-lite")), parsed("--engine", "vllm-cpu", *flags))
+    (options,) = started
+    assert (options.kv_cache_bytes, options.max_num_seqs, options.max_queued) == (1 << 30, 3, 5)
+    assert (options.eager, options.block_size) == (True, 32)
