@@ -27,7 +27,7 @@ async def segment(client: AsyncClient, image: Path, target: Path, gate: asyncio.
             return True
         except (ResourceExhausted, Unavailable) as busy:
             await asyncio.sleep(busy.retry_after * 2**attempt)
-        except MediRoundError as error:
+        except (MediRoundError, OSError) as error:
             print(f"{image}: {error}")
             break
     return False
