@@ -36,6 +36,8 @@ SUBSTITUTES = (
         f"--checkpoint {GOLDEN} --base {GOLDEN}/llava_med --clip {GOLDEN}/clip",
     ),
     (r"--golden DIR", f"--golden {GOLDEN}"),
+    (r"\bsources/mediround\b", GOLDEN),
+    (r"\bsources/(llava_med|clip)\b", rf"{GOLDEN}/\1"),
     (r"--bundle (DIR|BUNDLE)\b", f"--bundle {BUNDLED}"),
     (r"--root (DIR|IMAGES)\b", "--root build/few"),
     (r"\b(dialogues|DIALOGUES)\.json\b", "build/few/dialogues.json"),
