@@ -25,6 +25,7 @@ class Scored:
     """One round, scored against the label of the structure that was meant."""
 
     round: int
+    """Its index in the dialogue, from 0."""
     relation: str
     ambiguous: bool
     structure: str
@@ -50,7 +51,7 @@ def score_dialogue(scene: Scene, asked: Sequence[Asked], said: Sequence[Said]) -
         hard = ambiguous(asked, number)
         relation = one.relation.name.lower()
         scored.append(
-            Scored(number + 1, relation, hard, NAMES[one.target], named, answer.mask is not None,
+            Scored(number, relation, hard, NAMES[one.target], named, answer.mask is not None,
                    dice(mask, truth), iou(mask, truth), answer.score, answer.corrected)
         )  # fmt: skip
     return scored
