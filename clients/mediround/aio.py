@@ -145,8 +145,8 @@ class AsyncClient:
         queued = priority_value(priority)
         call = self._connection.defaults.call(timeout, retries, priority)
         # Reading and hashing a large file would hold up the loop.
-        parcel = (await asyncio.to_thread(upload, image)).prioritised(queued)
-        opened = await self._connection.open(parcel, call)
+        prepared = (await asyncio.to_thread(upload, image)).prioritised(queued)
+        opened = await self._connection.open(prepared, call)
         return AsyncSession(self._connection, opened, opened_here=True, source=remembered(image))
 
 

@@ -83,11 +83,11 @@ class Client:
         Args:
             priority: ``batch`` lets the images of interactive callers go first on a busy server.
         """
-        parcel = upload(image).prioritised(priority_value(priority))
+        prepared = upload(image).prioritised(priority_value(priority))
         call = self._connection.defaults.call(timeout, retries, priority)
         return Session(
             self._connection,
-            self._connection.open(parcel, call),
+            self._connection.open(prepared, call),
             opened_here=True,
             source=remembered(image),
         )

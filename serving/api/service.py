@@ -22,7 +22,7 @@ from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
 from serving import request_context
 from serving.admission.permits import ByteBudget, Permits
 from serving.admission.turns import Turns
-from serving.api import responses as answering
+from serving.api import responses
 from serving.api.description import ServerDescription
 from serving.api.identity import caller_of
 from serving.api.image_cache import ImageCache, UploadKey
@@ -63,7 +63,7 @@ class SegmentationService(SegmentationServiceServicer):
         limits = description.limits
         self._orchestrator = orchestrator
         self._description = description
-        self._asking = RequestReader(description)
+        self._requests = RequestReader(description)
         self._uploads = uploads
         self._executor = executor
         self._observer = observer
@@ -79,47 +79,49 @@ class SegmentationService(SegmentationServiceServicer):
         caller = caller_of(context.auth_context())
         accepted = partial(context.send_initial_metadata, SEND_IMAGE)
         with self._upload_bytes.share() as take:
-            parcel = await receive(request_iterator, self._description.limits, accepted, take)
-            priority = self._asking.priority(parcel.priority, "header.priority")
+            received = await receive(request_iterator, self._description.limits, accepted, take)
+            priority = self._requests.priority(received.priority, "header.priority")
             # A caller that still sends, or asks for an image that is held, takes no turn from work.
-            async with self._openings.turn(priority) if parcel.payload else nullcontext():
+            async with self._openings.turn(priority) if received.payload else nullcontext():
                 with Stopwatch() as decoding:
-                    digest, rgb = await self._image(caller, parcel)
+                    digest, rgb = await self._image(caller, received)
                 with Stopwatch() as preprocessing:
                     # An image that is held does not wait for those that are decoded.
-                    held = None if parcel.payload else self._orchestrator.pixel_executor
+                    held = None if received.payload else self._orchestrator.pixel_executor
                     session = await self._orchestrator.open(caller, rgb, held)
-            pixels = decoding.seconds if parcel.payload else None
+            pixels = decoding.seconds if received.payload else None
             self._observer.opened(pixels, preprocessing.seconds)
-        return answering.opened(session, digest, self._description.model_digest, upload_skipped=not parcel.payload)
+        return responses.opened(
+            session, digest, self._description.model_digest, upload_skipped=not received.payload
+        )
 
     async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:
         with self._log(context, "AskRound", 1) as log, paths_in_round():
-            question, correction = self._asking.round(request)
-            log.priority = self._asking.priority(request.priority)
+            question, correction = self._requests.round(request)
+            log.priority = self._requests.priority(request.priority)
             caller = caller_of(context.auth_context())
             with self._rounds.permit():
                 result = await self._orchestrator.ask(
                     request.session_id, caller, question, correction, log.priority
                 )
-                answered = await self._answered(result, request.mask_encoding)
+                encoded = await self._response(result, request.mask_encoding)
             log.answer(result)
-            return pb.AskRoundResponse(result=answered)
+            return pb.AskRoundResponse(result=encoded)
 
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest, context: Context
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
         with self._log(context, "SegmentDialogue", len(request.questions)) as log, paths_in_dialogue():
-            questions, correction = self._asking.dialogue(request)
-            log.priority = self._asking.priority(request.priority)
+            questions, correction = self._requests.dialogue(request)
+            log.priority = self._requests.priority(request.priority)
             caller = caller_of(context.auth_context())
             results = self._orchestrator.segment(request.session_id, caller, questions, correction, log.priority)
             # A caller that reads slowly holds neither a permit nor the session: at most max_rounds results wait.
             async with aclosing(ahead(self._permitted(results))) as ready:
                 async for result in ready:
-                    answered = await self._answered(result, request.mask_encoding)
+                    encoded = await self._response(result, request.mask_encoding)
                     log.answer(result)
-                    yield pb.SegmentDialogueResponse(result=answered)
+                    yield pb.SegmentDialogueResponse(result=encoded)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
         await self._orchestrator.close(request.session_id, caller_of(context.auth_context()))
@@ -131,7 +133,7 @@ class SegmentationService(SegmentationServiceServicer):
         context: Context,
     ) -> pb.DescribeServerResponse:
         engines = self._orchestrator
-        return answering.description(self._description, engines.language.description, engines.vision.description)
+        return responses.description(self._description, engines.language.description, engines.vision.description)
 
     def _log(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
         return log_request(self._observer, request_context.request_id(), method, rounds)
@@ -142,24 +144,24 @@ class SegmentationService(SegmentationServiceServicer):
                 async for result in results:
                     yield result
 
-    async def _image(self, caller: str, parcel: ReceivedImage) -> tuple[bytes, U8]:
+    async def _image(self, caller: str, received: ReceivedImage) -> tuple[bytes, U8]:
         """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""
-        if not parcel.payload:
-            cached = self._uploads.get(UploadKey(caller, parcel.promised, parcel.shape))
+        if not received.payload:
+            cached = self._uploads.get(UploadKey(caller, received.promised, received.shape))
             if cached is None:
                 raise NotFound("no image of this content_sha256 is held: its bytes must be sent")
-            return parcel.promised, cached
-        digest, rgb = await run_in_executor(self._orchestrator.opening_executor, partial(self._decoded, parcel))
-        self._uploads.put(UploadKey(caller, digest, parcel.shape), rgb)
+            return received.promised, cached
+        digest, rgb = await run_in_executor(self._orchestrator.opening_executor, partial(self._decoded, received))
+        self._uploads.put(UploadKey(caller, digest, received.shape), rgb)
         return digest, rgb
 
-    def _decoded(self, parcel: ReceivedImage) -> tuple[bytes, U8]:
-        digest = parcel.digest()
-        if parcel.shape is not None:
-            return digest, rgb_of_pixels(parcel.payload, parcel.shape)
-        return digest, rgb_of_file(parcel.payload, self._description.limits)
+    def _decoded(self, received: ReceivedImage) -> tuple[bytes, U8]:
+        digest = received.digest()
+        if received.shape is not None:
+            return digest, rgb_of_pixels(received.payload, received.shape)
+        return digest, rgb_of_file(received.payload, self._description.limits)
 
-    async def _answered(self, result: RoundResult, encoding: pb.MaskEncoding.ValueType) -> pb.RoundResult:
+    async def _response(self, result: RoundResult, encoding: pb.MaskEncoding.ValueType) -> pb.RoundResult:
         loop = asyncio.get_running_loop()
         digest = self._description.model_digest
-        return await loop.run_in_executor(self._executor, answering.round_result, result, encoding, digest)
+        return await loop.run_in_executor(self._executor, responses.round_result, result, encoding, digest)

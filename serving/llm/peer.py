@@ -151,7 +151,7 @@ class Peer:
         return domain_error(failure)
 
     def _set_state(self, state: PeerState, cause: str = "") -> None:
-        """Told once for each change: whoever runs this server must see when, and why, a half was lost."""
+        """Logs each change once: an operator must see when, and why, a half was lost."""
         if state is self.state:
             return
         self.state = state

@@ -31,7 +31,7 @@ async def run_in_executor(executor: Executor, work: Callable[[], T]) -> T:
 
 
 async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """What ``source`` yields, without it waiting for whoever takes that: what is not yet taken is kept here.
+    """Yields what ``source`` yields, which runs ahead of the reader: what is not yet taken is kept here.
 
     An error of the source is raised after all that it yielded. Closing this closes the source.
     """
