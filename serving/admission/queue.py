@@ -1,8 +1,10 @@
 """Admission queue: which requests run now, and in which order the rest wait.
 
 A request waits only if the work ahead of it can finish within its deadline and the limit on waiting; otherwise it
-is refused at once, with a time to retry. Work is counted in the seconds it is expected to take
-(``serving.admission.cost``), so an image that must be encoded weighs more than a round on a known one.
+is refused at once, with a time to retry. A request that comes again by the same id may then wait for as long as it
+was told to keep away: expectations err, and nothing may be refused for ever. Work is counted in the seconds it is
+expected to take (``serving.admission.cost``), so an image that must be encoded weighs more than a round on a known
+one.
 
 Order: weighted fair queueing. Callers share alike, however many requests each has. Interactive requests go before
 batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves. Batch
@@ -31,6 +33,8 @@ BATCH_WEIGHT = 16
 _RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
 _SPREAD_AT_MOST = 15.0
 """Seconds over which refused requests are told to come again: expectations do not see further."""
+_DELAYS_KEPT = 4096
+"""Refused requests that are known again when they come back."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,9 +70,9 @@ class AdmissionQueue:
         self._throughput = Throughput(clock())
         self._waiting: list[_Ticket] = []  # in the order of arrival
         self._working: list[_Ticket] = []
-        self._retries_until = dict.fromkeys(
-            Priority, 0.0
-        )  # when refused work is done, if it is sent again when it was told to be
+        # When refused work is done, if it is sent again when it was told to be.
+        self._retries_until = dict.fromkeys(Priority, 0.0)
+        self._delays: dict[str, float] = {}  # request id → seconds that it was told to keep away; the oldest first
         self._now = 0.0  # virtual time: the tag of the request that began last
         self._last_tags: dict[tuple[Priority, str], float] = {}
 
@@ -96,6 +100,7 @@ class AdmissionQueue:
 
     def _check(self, cost: float, priority: Priority, encodes: bool) -> None:
         """Raises Exhausted for a request that would wait too long. One that can begin at once never does."""
+        longest = max(self._max_wait[priority], self._delays.pop(request_context.request_id(), 0.0))
         before = [
             ticket.cost
             for ticket in self._waiting
@@ -105,7 +110,7 @@ class AdmissionQueue:
             return
         rate, time_left = self._throughput.rate, request_context.remaining()
         wait = (self._left(rate) + sum(before)) / rate
-        if wait > self._max_wait[priority]:
+        if wait > longest:
             words = "the queue is full: the expected wait exceeds the limit"
             raise Exhausted(words, self._retry_delay(wait, cost / rate, priority), Shed.QUEUE)
         retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
@@ -119,7 +124,12 @@ class AdmissionQueue:
         now = self._clock()
         begins = min(max(now + wait, self._retries_until[priority]), now + wait + _SPREAD_AT_MOST)
         self._retries_until[priority] = begins + work
-        return min(max(begins - now, _RETRY_AT_LEAST), _RETRY_AT_MOST)
+        delay = min(max(begins - now, _RETRY_AT_LEAST), _RETRY_AT_MOST)
+        if request := request_context.request_id():
+            self._delays[request] = delay
+            if len(self._delays) > _DELAYS_KEPT:
+                del self._delays[next(iter(self._delays))]
+        return delay
 
     def _left(self, rate: float) -> float:
         """Expected seconds of what is in progress that are still to be done, were all of it to share alike."""

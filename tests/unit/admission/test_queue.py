@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from serving import request_context
 from serving.admission.cost import CostModel, Throughput
-from serving.admission.queue import BATCH_WEIGHT, AdmissionQueue
+from serving.admission.queue import _DELAYS_KEPT, BATCH_WEIGHT, AdmissionQueue
 from serving.domain import CacheUse, Priority, RoundResult, Timings
 from serving.errors import Exhausted, Shed
 from serving.observer import WaveTerms
@@ -61,11 +62,13 @@ class Scene:
         caller: str = "anna",
         work: ExpectedWork = ROUND,
         allowed: float | None = None,
+        request_id: str = "",
     ) -> asyncio.Task[None]:
         self._ends[name] = asyncio.Event()
 
         async def request() -> None:
             request_context.set_deadline(allowed)
+            request_context.set_request_id([(request_context.REQUEST_ID, request_id)] if request_id else [])
             async with self.queue.admitted(work, caller, priority):
                 self.begun.append(name)
                 await self._ends[name].wait()
@@ -215,6 +218,28 @@ async def test_those_who_are_refused_together_are_told_to_come_one_after_the_oth
         assert max(told) == pytest.approx(19.0)  # expectations do not see further
         play.now += 1.0
         assert not (await play.ask("later")).done()  # one that comes while there is room is not held off
+
+
+async def test_a_request_that_comes_again_may_wait_as_long_as_it_was_told_to_keep_away() -> None:
+    """Expectations err: others were faster, work took longer."""
+    known, other = (str(uuid.UUID(int=number)) for number in range(2))
+    async with scene(max_wait=3.5) as play:
+        for name in "abcd":
+            await play.ask(name)
+        told = (await play.ask("first", request_id=known)).exception().retry_after
+        assert told == pytest.approx(4.0)
+        assert (await play.ask("another", request_id=other)).exception()
+        assert not (await play.ask("again", request_id=known)).done()
+        assert (await play.ask("twice", request_id=known)).exception(), "a promise is kept once"
+
+
+async def test_few_requests_are_known_again() -> None:
+    async with scene(max_wait=3.5) as play:
+        for name in "abcd":
+            await play.ask(name)
+        for number in range(_DELAYS_KEPT + 3):
+            await play.ask("refused", request_id=str(uuid.UUID(int=number)))
+        assert len(play.queue._delays) == _DELAYS_KEPT
 
 
 async def test_work_in_progress_counts_as_far_as_it_is_not_done() -> None:
