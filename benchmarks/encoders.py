@@ -18,7 +18,7 @@ from typing import get_args
 
 import numpy as np
 
-from exporters.compare.drift import DriftLimits, Figures, Half, emulated, measure, pixels
+from exporters.compare.drift import DriftFigures, DriftLimits, Half, emulated, measure, pixels
 from exporters.compare.json_report import as_json
 from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
 from mediround import __version__
@@ -39,7 +39,7 @@ class Row:
     seconds: float
     ratio: float
     """How many times as fast as the reference, pair by pair."""
-    figures: Figures
+    figures: DriftFigures
     problems: tuple[str, ...]
 
 

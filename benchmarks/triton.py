@@ -41,7 +41,7 @@ AT_ONCE = (1, 8, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class TritonUnderLoad:
     """A Triton, whoever started it."""
 
     address: str
@@ -116,7 +116,7 @@ class Row:
 
 
 @asynccontextmanager
-async def ways(bundle: Bundle, server: Server) -> AsyncIterator[list[Way]]:
+async def ways(bundle: Bundle, server: TritonUnderLoad) -> AsyncIterator[list[Way]]:
     image = bundle.manifest.image
     slab, masks = Slab(8, image.embedding, image.embedding_dtype), mask_slab(bundle, max(AT_ONCE))
     options = TritonOptions(admin_key=server.admin_key)
@@ -140,7 +140,7 @@ def _store(bundle: Bundle, slab: Slab | None = None) -> MemoryEmbeddings:
     return MemoryEmbeddings.of(image, 8 * int(np.prod(image.embedding)) * 4, slab)
 
 
-async def measure(bundle: Bundle, server: Server, repeats: int, count: int) -> list[Row]:
+async def measure(bundle: Bundle, server: TritonUnderLoad, repeats: int, count: int) -> list[Row]:
     draw = np.random.default_rng(1)
     features = draw.standard_normal((ROUNDS, bundle.manifest.language.feature), np.float32)
     async with ways(bundle, server) as every:
@@ -200,7 +200,7 @@ async def _moved(way: Way, image: EncoderImage, feature: F32) -> tuple[int, int]
     return second - first, third - second
 
 
-def _batches(server: Server) -> tuple[int, int]:
+def _batches(server: TritonUnderLoad) -> tuple[int, int]:
     """Requests that the decoder's model has computed, and runs that it took."""
     with InferenceServerClient(server.address) as client:
         (model,) = client.get_inference_statistics(DECODER).model_stats
@@ -214,14 +214,14 @@ def _image(bundle: Bundle, seed: int) -> EncoderImage:
 
 
 @contextmanager
-def serving(address: str | None, bundle: Bundle, out: Path) -> Iterator[Server]:
+def serving(address: str | None, bundle: Bundle, out: Path) -> Iterator[TritonUnderLoad]:
     """The server at ``address``, or one of our own."""
     if address:
-        yield Server(address, os.environ.get(ADMIN_KEY))
+        yield TritonUnderLoad(address, os.environ.get(ADMIN_KEY))
         return
     write_repository(bundle, out / "model_repository")
     with triton(out / "model_repository", out / "triton.log") as started:
-        yield Server(started.address, started.admin_key)
+        yield TritonUnderLoad(started.address, started.admin_key)
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo.overlay import Panel, strip
+from demo.overlay import PicturePanel, strip
 from demo.page import DialogueSection, render
 from demo.slices import LABELS, SliceDialogue, dialogues
 from demo.stack import ONNX, TRITON, stack
-from demo.table import COLUMNS, HEADER, Answered, table
+from demo.table import COLUMNS, HEADER, AnsweredRound, table
 from loadtest.server_process import LaunchError
 from mediround import Client, RoundResult, __version__
 
@@ -34,7 +34,7 @@ NOTES = [
 ]
 
 
-def hold(client: Client, dialogue: SliceDialogue) -> Iterator[Answered]:
+def hold(client: Client, dialogue: SliceDialogue) -> Iterator[AnsweredRound]:
     """Ask live, round by round, as a person would."""
     with client.open(dialogue.path) as session:
         results: list[RoundResult] = []
@@ -43,12 +43,12 @@ def hold(client: Client, dialogue: SliceDialogue) -> Iterator[Answered]:
             if earlier is not None and earlier.mask is None:
                 raise SystemExit(f"round {earlier.index} has no mask to refer to; its answer: {earlier.answer}")
             results.append(session.ask(asked.question, refer_to=earlier))
-            yield Answered(asked, results[-1])
+            yield AnsweredRound(asked, results[-1])
 
 
-def section(dialogue: SliceDialogue, answered: list[Answered]) -> DialogueSection:
+def section(dialogue: SliceDialogue, answered: list[AnsweredRound]) -> DialogueSection:
     panels = [
-        Panel(
+        PicturePanel(
             heading=a.asked.question,
             footing=f"{a.result.answer}  Dice {a.dice:.2f}",
             mask=a.result.mask,
@@ -62,10 +62,10 @@ def section(dialogue: SliceDialogue, answered: list[Answered]) -> DialogueSectio
 
 def run(
     bundle: Path, slices: Path, out: Path, console: Console, *, engine: str | None, vision: str
-) -> list[Answered]:
+) -> list[AnsweredRound]:
     """All dialogues; writes pictures and the page into ``out``."""
     sections: list[DialogueSection] = []
-    everything: list[Answered] = []
+    everything: list[AnsweredRound] = []
     listed = list(dialogues(slices))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as progress:

@@ -23,7 +23,7 @@ INK, PAPER = (225, 228, 232), (22, 24, 28)
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class PicturePanel:
     heading: str
     """The question."""
     footing: str
@@ -36,7 +36,7 @@ class Panel:
     """(H, W): the atlas' structure."""
 
 
-def strip(image: U8, panels: list[Panel]) -> Image.Image:
+def strip(image: U8, panels: list[PicturePanel]) -> Image.Image:
     """Panels side by side on the image, RGB uint8 (H, W, 3)."""
     width = len(panels) * (PANEL + MARGIN) + MARGIN
     canvas = Image.new("RGB", (width, HEADING + PANEL + FOOTING), PAPER)
@@ -50,7 +50,7 @@ def strip(image: U8, panels: list[Panel]) -> Image.Image:
     return canvas
 
 
-def _picture(image: U8, panel: Panel) -> Image.Image:
+def _picture(image: U8, panel: PicturePanel) -> Image.Image:
     pixels = np.asarray(_scaled(Image.fromarray(image), Image.Resampling.BICUBIC)).copy()
     if panel.mask is not None:
         bits = _bits(panel.mask)

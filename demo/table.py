@@ -25,7 +25,7 @@ HEADER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredRound:
     asked: SliceQuestion
     result: RoundResult
 
@@ -57,7 +57,7 @@ class Answered:
         ]
 
 
-def table(title: str, answered: Sequence[Answered]) -> Table:
+def table(title: str, answered: Sequence[AnsweredRound]) -> Table:
     """What fits 80 columns: questions and answers on up to two lines each, every other cell on one."""
     view = Table(
         title=f"\n{title}",

@@ -72,7 +72,9 @@ def write_variant(
     return verdict
 
 
-def _complete(bundle: Bundle, form: Form, made: Path, figures: drift.Figures, limits: drift.DriftLimits) -> None:
+def _complete(
+    bundle: Bundle, form: Form, made: Path, figures: drift.DriftFigures, limits: drift.DriftLimits
+) -> None:
     """The other files, the report, and last the manifest."""
     written = {name for graph in GRAPHS for name in (graph, graph + EXTERNAL)} | {PRECISION_REPORT}
     kept = {name: digest for name, digest in bundle.manifest.files.items() if name not in written}

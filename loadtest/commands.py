@@ -21,7 +21,7 @@ from loadtest.report import compare, model, tables
 from loadtest.report.compare import NotComparable
 from loadtest.report.model import PAGE, Report, ReportError, Step
 from loadtest.report.write import publish, publish_knee
-from loadtest.run import RunError, Subject
+from loadtest.run import LoadRunError, Subject
 from loadtest.scenario import Scenario, ScenarioError, read
 from loadtest.server_metrics import Endpoint, ScrapeError
 from loadtest.sweep import Sweep
@@ -35,7 +35,15 @@ def run(given: argparse.Namespace) -> int:
     """Run ``given.command``; its exit code."""
     try:
         return {"run": _run, "knee": _knee, "compare": _compare}[given.command](given)
-    except (RunError, ScenarioError, ScrapeError, ReportError, NotComparable, InvalidArgument, OSError) as error:
+    except (
+        LoadRunError,
+        ScenarioError,
+        ScrapeError,
+        ReportError,
+        NotComparable,
+        InvalidArgument,
+        OSError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_RUN
     except KeyboardInterrupt:

@@ -33,7 +33,7 @@ Progress = Callable[[float, Recording, int], None]
 """Told of the seconds that passed, the record so far, and the dialogues under way."""
 
 
-class RunError(Exception):
+class LoadRunError(Exception):
     """The run could not begin; the message says what to do."""
 
 
@@ -93,7 +93,7 @@ async def _described(client: AsyncClient, address: str) -> ServerDescription:
     try:
         return await client.describe(timeout=_HELLO)
     except MediRoundError as error:
-        raise RunError(
+        raise LoadRunError(
             f"{address}: {error}; is a server running there (make serve), is --target right?"
         ) from error
 
@@ -101,18 +101,18 @@ async def _described(client: AsyncClient, address: str) -> ServerDescription:
 def _suits(described: ServerDescription, scenario: Scenario) -> None:
     asked = scenario.dialogues
     if asked.rounds[1] > described.limits.max_rounds:
-        raise RunError(
+        raise LoadRunError(
             f"dialogues.rounds: up to {asked.rounds[1]}; the server takes {described.limits.max_rounds}"
         )
     if asked.answers not in described.answer_modes:
-        raise RunError(f"dialogues.answers: the server does not answer in mode {asked.answers}")
+        raise LoadRunError(f"dialogues.answers: the server does not answer in mode {asked.answers}")
 
 
 async def _readable(metrics: Sequence[Endpoint]) -> None:
     try:
         await asyncio.gather(*(endpoint.read() for endpoint in metrics))
     except ScrapeError as error:
-        raise RunError(f"--metrics: {error}") from error
+        raise LoadRunError(f"--metrics: {error}") from error
 
 
 def _now() -> str:

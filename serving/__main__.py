@@ -45,7 +45,7 @@ from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.telemetry import metrics as telemetry
-from serving.telemetry.collector import CacheState, Sources, StateCollector
+from serving.telemetry.collector import CacheState, StateCollector, StateSources
 from serving.telemetry.recorder import MetricsRecorder
 from serving.telemetry.status import StatusBoard
 
@@ -100,13 +100,13 @@ def sources(
     shared: SharedMemory,
     queue: AdmissionQueue,
     expectations: CostModel,
-) -> Sources:
+) -> StateSources:
     """What metrics read at scrape time."""
     limits, manifest = settings.limits, bundle.manifest
     embeddings = CacheState(lambda: memory.embeddings.stats, settings.engines.embedding_bytes)
     uploads = CacheState(lambda: memory.uploads.stats, limits.max_upload_bytes_held)
     vision = halves.remotes.vision
-    return Sources(
+    return StateSources(
         version=version("mediround-serving"),
         model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
         engines=halves.health,

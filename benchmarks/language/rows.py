@@ -43,7 +43,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RowsCase:
     shape: Shape
     rounds: int
     image: str
@@ -51,10 +51,10 @@ class Case:
     at_once: int
 
 
-def cases() -> list[Case]:
+def cases() -> list[RowsCase]:
     series = itertools.product(SHAPES, ("new", "warm"), (1, 8))
-    repeated = [Case(shape, 10, "again", 1) for shape in ("star", "none")]
-    return [Case(*shape, image, many) for shape, image, many in series] + repeated
+    repeated = [RowsCase(shape, 10, "again", 1) for shape in ("star", "none")]
+    return [RowsCase(*shape, image, many) for shape, image, many in series] + repeated
 
 
 class RowsBench:
@@ -65,7 +65,7 @@ class RowsBench:
         self.form = PromptTemplate.of(bundle)
         self._numbers = itertools.count(step=count)
 
-    async def cost(self, engine: VllmLanguage, case: Case) -> Cost:
+    async def cost(self, engine: VllmLanguage, case: RowsCase) -> Cost:
         first = next(self._numbers)
         asked = shaped(self.bundle, self.slices, case.shape, case.rounds, self.count, first)
         if case.image == "warm":
@@ -89,7 +89,7 @@ class RowsBench:
         )
         return Cost(*(value / self.count for value in spent))
 
-    async def line(self, apart: VllmLanguage, together: VllmLanguage, case: Case) -> str:
+    async def line(self, apart: VllmLanguage, together: VllmLanguage, case: RowsCase) -> str:
         pairs = [(await self.cost(apart, case), await self.cost(together, case)) for _ in range(self.repeats)]
         first, second = (_median(costs) for costs in zip(*pairs, strict=True))
         ratios = [one.seconds / other.seconds for one, other in pairs]

@@ -18,7 +18,7 @@ from pathlib import Path
 from deploy.images.base import ensure_base
 from deploy.images.buildah import Buildah, BuildahError
 from deploy.images.pip_settings import pip_mounts
-from deploy.images.trial import Outcome, Trial, TrialError
+from deploy.images.trial import Trial, TrialError, TrialOutcome
 from mediround import MediRoundError, __version__
 
 DOCKERFILE = Path("Dockerfile")
@@ -71,7 +71,7 @@ def try_orchestrator(buildah: Buildah, bundle: Path, picture: Path) -> None:
         report(trial.run(picture))
 
 
-def report(outcome: Outcome) -> None:
+def report(outcome: TrialOutcome) -> None:
     count = len(outcome.distributions)
     print(f"== it ran, as a user without rights; its environment has {count} packages, no torch and no pip:")
     print("   " + " ".join(outcome.distributions))

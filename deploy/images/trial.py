@@ -39,7 +39,7 @@ class TrialError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     distributions: Sequence[str]
     results: Sequence[RoundResult]
     written: Sequence[str]
@@ -55,7 +55,7 @@ class Trial:
         self._bundle, self._log = bundle.resolve(), log
         self._address = f"127.0.0.1:{free_port()}"
 
-    def run(self, picture: Path) -> Outcome:
+    def run(self, picture: Path) -> TrialOutcome:
         """All of it.
 
         Raises:
@@ -78,7 +78,7 @@ class Trial:
         if code:
             raise TrialError(f"told to stop, the server ended with {code}: {self._log}")
         written = [path for path in self._in("sh", "-c", _FIND_WRITTEN).splitlines() if path not in _ENGINES]
-        return Outcome(distributions, results, written)
+        return TrialOutcome(distributions, results, written)
 
     def _in(self, *command: str) -> str:
         environment = ("--env", f"MEDIROUND_HEALTH_ADDRESS={self._address}")

@@ -34,7 +34,7 @@ _CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
+class ReplayEngines:
     language: LanguageEngine
     vision: VisionEngine
     embeddings: MemoryEmbeddings | None
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @asynccontextmanager
-async def engines(bundle: Bundle, given: argparse.Namespace) -> AsyncIterator[Engines]:
+async def engines(bundle: Bundle, given: argparse.Namespace) -> AsyncIterator[ReplayEngines]:
     """The engines that ``given`` names, closed at the end.
 
     Raises:
@@ -78,7 +78,7 @@ async def engines(bundle: Bundle, given: argparse.Namespace) -> AsyncIterator[En
             raise SourceError(str(error)) from error
         if isinstance(vision, TritonVision):
             await _reached(vision)
-        yield Engines(language, vision, _embeddings(bundle, shared))
+        yield ReplayEngines(language, vision, _embeddings(bundle, shared))
 
 
 def _settings(given: argparse.Namespace) -> Settings:

@@ -19,7 +19,7 @@ def gate_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", type=Path, required=True, metavar="REPORT", help="report.json of mediround evaluate"
         )
-    default = gate.Tolerance()
+    default = gate.GateTolerance()
     parser.add_argument(
         "--max-dice-loss", type=float, default=default.dice, help="over all, and of each round index (%(default)s)"
     )
@@ -30,7 +30,7 @@ def gate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _gate(given: argparse.Namespace) -> int:
-    tolerance = gate.Tolerance(given.max_dice_loss, given.max_flipped)
+    tolerance = gate.GateTolerance(given.max_dice_loss, given.max_flipped)
     verdict = gate.judge(gate.read(given.baseline), gate.read(given.candidate), tolerance)
     for name, change in [("all", verdict.overall), *((str(n), c) for n, c in enumerate(verdict.by_round))]:
         print(

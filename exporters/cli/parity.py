@@ -14,7 +14,7 @@ from pathlib import Path
 from exporters.cli.engines import add_arguments, engines
 from exporters.compare.golden import Origin, read_golden, read_origin
 from exporters.compare.json_report import as_json
-from exporters.compare.parity import ParityReport, Tolerance, replay
+from exporters.compare.parity import ParityReport, ParityTolerance, replay
 from exporters.errors import SourceError
 from exporters.stdout import logs_on_stderr
 from serving.bundle import Bundle, load_bundle
@@ -45,7 +45,7 @@ def _parity(given: argparse.Namespace) -> int:
 
 
 async def _replay(bundle: Bundle, given: argparse.Namespace) -> ParityReport:
-    tolerance = Tolerance(given.feature_tolerance, given.score_tolerance, given.logit_tolerance)
+    tolerance = ParityTolerance(given.feature_tolerance, given.score_tolerance, given.logit_tolerance)
     async with engines(bundle, given) as ours:
         return await replay(
             bundle, ours.language, ours.vision, read_golden(given.golden), tolerance, ours.embeddings

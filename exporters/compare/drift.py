@@ -14,7 +14,7 @@ import numpy as np
 
 from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.onnx.emulation import Array, Emulated
-from exporters.onnx.first_difference import Layer, first_drifted
+from exporters.onnx.first_difference import DriftedLayer, first_drifted
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER
 
 Outputs = Mapping[str, Array]
@@ -55,7 +55,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class DriftFigures:
     """What was measured; the worst over images and masks unless a name says otherwise."""
 
     images: int
@@ -100,9 +100,9 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class DriftVerdict:
-    figures: Figures
+    figures: DriftFigures
     problems: tuple[str, ...]
-    first_drifted: Layer | None
+    first_drifted: DriftedLayer | None
     """Looked for when there are problems, on the first image. None: no layer drifts by itself."""
 
     def json(self) -> dict[str, object]:
@@ -124,7 +124,7 @@ def judge(full: Path, variant: Path, comparison: Comparison) -> DriftVerdict:
     return DriftVerdict(figures, problems, _layer(full, variant, first, threads) if problems else None)
 
 
-def measure(asked: Sequence[DecodeInputs], full: Half, variant: Half) -> Figures:
+def measure(asked: Sequence[DecodeInputs], full: Half, variant: Half) -> DriftFigures:
     """Ask both halves the same; each decodes its own embeddings.
 
     Raises:
@@ -156,7 +156,7 @@ def _encoded(encoder: Run, asked: Sequence[DecodeInputs]) -> Iterator[Array]:
         yield encoder(pixels(each))["image_embeddings"]
 
 
-def _layer(full: Path, variant: Path, asked: DecodeInputs, threads: int) -> Layer | None:
+def _layer(full: Path, variant: Path, asked: DecodeInputs, threads: int) -> DriftedLayer | None:
     """In the encoder, else in the decoder when both are shown the float32 embedding."""
     feeds = pixels(asked)
     if layer := first_drifted(full / IMAGE_ENCODER, variant / IMAGE_ENCODER, feeds, threads):
@@ -216,8 +216,8 @@ class _Tally:
         self.scores.append(float(np.abs(full["score"] - variant["score"])[judged].max(initial=0.0)))
         self.corrected += int(np.count_nonzero(full["corrected"] != variant["corrected"]))
 
-    def figures(self, images: int) -> Figures:
-        return Figures(
+    def figures(self, images: int) -> DriftFigures:
+        return DriftFigures(
             images=images,
             masks=len(self.ious),
             embedding_cosine=float(np.min(self.cosines)),  # NaN stays NaN, and NaN fails

@@ -27,7 +27,7 @@ class NotComparableError(SourceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class GateTolerance:
     """Largest losses that pass."""
 
     dice: float = 0.005
@@ -111,7 +111,7 @@ def read(path: Path) -> Evaluated:
         raise SourceError(f"{made}: is no report of mediround evaluate; run it again") from error
 
 
-def judge(baseline: Evaluated, candidate: Evaluated, tolerance: Tolerance) -> GateVerdict:
+def judge(baseline: Evaluated, candidate: Evaluated, tolerance: GateTolerance) -> GateVerdict:
     """Compare two runs. Raises NotComparableError, and SourceError for a stored mask that cannot be read."""
     _check_comparable(baseline, candidate)
     pairs = tuple(_pairs(baseline, candidate))
@@ -173,7 +173,7 @@ def _change(pairs: Sequence[Pair]) -> Change:
     )
 
 
-def _loss(change: Change, tolerance: Tolerance) -> list[str]:
+def _loss(change: Change, tolerance: GateTolerance) -> list[str]:
     if change.loss <= tolerance.dice:
         return []
     return [

@@ -21,7 +21,7 @@ from serving.ports import EmbeddingStore, LanguageEngine, VisionEngine
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class ParityTolerance:
     """Largest differences that pass. ``logit``: a pixel may flip when its own logit is closer to 0."""
 
     feature: float = 1e-4
@@ -51,7 +51,7 @@ class ParityReport:
     model_digest: str
     engines: tuple[str, str]
     """What ran the language half and the vision half."""
-    tolerance: Tolerance
+    tolerance: ParityTolerance
     rounds: tuple[RoundParity, ...]
     passed: bool
 
@@ -64,7 +64,7 @@ async def replay(  # noqa: PLR0917  # the fifth and sixth are given by name
     language: LanguageEngine,
     vision: VisionEngine,
     dialogues: Iterable[RecordedDialogue],
-    tolerance: Tolerance,
+    tolerance: ParityTolerance,
     embeddings: EmbeddingStore | None = None,
 ) -> ParityReport:
     """Every dialogue with policy ``referenced`` and the answers given, references from predicted masks.
@@ -86,7 +86,9 @@ async def replay(  # noqa: PLR0917  # the fifth and sixth are given by name
     return ParityReport(f"{manifest.name} {manifest.version}", bundle.digest, engines, tolerance, rounds, passed)
 
 
-def _compared(dialogue: RecordedDialogue, replayed: ReplayedDialogue, tolerance: Tolerance) -> list[RoundParity]:
+def _compared(
+    dialogue: RecordedDialogue, replayed: ReplayedDialogue, tolerance: ParityTolerance
+) -> list[RoundParity]:
     ids_equal = replayed.token_ids == dialogue.token_ids
     parities = []
     for index, (expected, found) in enumerate(zip(dialogue.rounds, replayed.rounds, strict=True)):
@@ -113,7 +115,7 @@ def _compared(dialogue: RecordedDialogue, replayed: ReplayedDialogue, tolerance:
     return parities
 
 
-def _judged(parity: RoundParity, tolerance: Tolerance) -> RoundParity:
+def _judged(parity: RoundParity, tolerance: ParityTolerance) -> RoundParity:
     passed = (
         parity.token_ids_equal
         and parity.reference_equal is not False

@@ -24,7 +24,7 @@ _MOST_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DriftedLayer:
     graph: str
     value: str
     operator: str
@@ -34,7 +34,7 @@ class Layer:
     """Difference in proportion to its values; infinite where a value is not finite."""
 
 
-def first_drifted(expected: Path, actual: Path, feeds: Mapping[str, Array], threads: int) -> Layer | None:
+def first_drifted(expected: Path, actual: Path, feeds: Mapping[str, Array], threads: int) -> DriftedLayer | None:
     """The first value, in the order of ``expected``, that differs by more than ``DRIFTED``."""
     watched = _watched(expected)
     full = Emulated(expected, threads, list(watched))(feeds)
@@ -42,7 +42,7 @@ def first_drifted(expected: Path, actual: Path, feeds: Mapping[str, Array], thre
     for name, node in watched.items():
         drift = _drift(full[name], variant[name])
         if drift > DRIFTED:
-            return Layer(expected.name, name, node.op_type, _module(node), drift)
+            return DriftedLayer(expected.name, name, node.op_type, _module(node), drift)
     return None
 
 

@@ -82,7 +82,7 @@ def measured(
     """Current state, and what the engine's library measures of itself."""
     manifest = bundle.manifest
     pictures = collector.CacheState(lambda: service.picture_stats, settings.limits.picture_bytes)
-    sources = collector.Sources(
+    sources = collector.StateSources(
         version=version("mediround-serving"),
         model={"name": manifest.name, "version": manifest.version, "digest": bundle.digest[:12]},
         engines={"language": collector.EngineState(lambda: engine.language.description, up=lambda: service.alive)},

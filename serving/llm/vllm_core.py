@@ -28,7 +28,7 @@ from serving.domain import F32, SegFeature
 from serving.errors import EngineFault, Unavailable
 from serving.llm.plugin.rows import CHOSEN_ROWS
 from serving.llm.vllm_options import VllmOptions
-from serving.llm.vllm_requests import Answer, Item, VllmRequest
+from serving.llm.vllm_requests import MediaItem, VllmAnswer, VllmRequest
 
 SHUTDOWN_SECONDS = 10.0
 FEATURE_TAP = "serving.llm.plugin.tap.FeatureTap"
@@ -113,7 +113,7 @@ class VllmCore:
         """Requests that vLLM holds."""
         return int(self._llm.get_num_unfinished_requests())
 
-    async def answer(self, request: VllmRequest) -> Answer:
+    async def answer(self, request: VllmRequest) -> VllmAnswer:
         """Run one request. Cancelling the task aborts it.
 
         Raises:
@@ -158,7 +158,7 @@ class VllmCore:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _read(self, request: VllmRequest, output: Any) -> Answer:
+    def _read(self, request: VllmRequest, output: Any) -> VllmAnswer:
         """Raises EngineFault, and ends ``alive``, for an answer that did not pass the tap."""
         completion = output.outputs[0]
         table = self._table(completion.logprobs, len(completion.token_ids))
@@ -171,7 +171,7 @@ class VllmCore:
             read += [_feature(row) if np.isfinite(row).all() else None for row in rows]
         if len(request.rows) > len(read):
             read.append(_feature(table[0]))  # the prompt's last row is the first that is sampled from
-        return Answer(
+        return VllmAnswer(
             token_ids=tuple(completion.token_ids),
             features=table[:, 1:],
             log_probabilities=tuple(table[:, 0].tolist()),
@@ -234,5 +234,5 @@ def _prompt(request: VllmRequest) -> dict[str, Any]:
     return prompt
 
 
-def _tensors(items: Sequence[Item]) -> list[torch.Tensor]:
+def _tensors(items: Sequence[MediaItem]) -> list[torch.Tensor]:
     return [torch.from_numpy(item.values) for item in items]

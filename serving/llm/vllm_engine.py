@@ -16,7 +16,7 @@ from serving.bundle import Bundle, Manifest
 from serving.errors import Exhausted, InvalidInput, Unavailable
 from serving.llm.validation import check_prompt
 from serving.llm.vllm_options import VllmOptions, environment
-from serving.llm.vllm_requests import Answer, VllmRequest, completion, requests, unread
+from serving.llm.vllm_requests import VllmAnswer, VllmRequest, completion, requests, unread
 from serving.llm.warmup import first_prompt
 from serving.ports import Completion, Prompt
 from serving.runtime.tasks import wait_until_done
@@ -50,7 +50,7 @@ class VllmLanguage:
 
     def __init__(self, core: VllmCore, manifest: Manifest, options: VllmOptions) -> None:
         self._core, self._manifest, self._options = core, manifest, options
-        self._running: set[asyncio.Task[Answer]] = set()
+        self._running: set[asyncio.Task[VllmAnswer]] = set()
         self._admitted = 0
         self._closed = False
         self._requests = self._computed = self._cached = self._generated = 0
@@ -154,7 +154,7 @@ class VllmLanguage:
             raise Exhausted(f"the language engine's queue is full ({limit} requests)")
         self._admitted += count
 
-    async def _answers(self, parts: Sequence[VllmRequest]) -> list[Answer]:
+    async def _answers(self, parts: Sequence[VllmRequest]) -> list[VllmAnswer]:
         tasks = [asyncio.create_task(self._core.answer(request)) for request in parts]
         self._running.update(tasks)
         try:
@@ -170,7 +170,7 @@ class VllmLanguage:
                 await wait_until_done(task)
             self._running.difference_update(tasks)
 
-    def _count(self, parts: Sequence[VllmRequest], answers: Sequence[Answer]) -> None:
+    def _count(self, parts: Sequence[VllmRequest], answers: Sequence[VllmAnswer]) -> None:
         for request, answer in zip(parts, answers, strict=True):
             self._requests += 1
             self._computed += request.length - answer.cached_tokens

@@ -19,7 +19,7 @@ from serving.ports import Completion, Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class MediaItem:
     """A tensor for the model, and the content that vLLM's caches know it by."""
 
     key: str
@@ -33,10 +33,10 @@ class VllmRequest:
     token_ids: tuple[int, ...]
     length: int
     """Of the prompt, the image's tokens included."""
-    image: tuple[Item, ...]
+    image: tuple[MediaItem, ...]
     """One, or none where the prompt ends before its placeholder."""
-    crops: tuple[Item, ...]
-    boxes: tuple[Item, ...]
+    crops: tuple[MediaItem, ...]
+    boxes: tuple[MediaItem, ...]
     """In the order of their placeholders."""
     salt: str
     """Prompts of different salts share nothing of the prefix cache."""
@@ -51,7 +51,7 @@ class VllmRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class VllmAnswer:
     """To one request: n tokens, and what was read where each was sampled."""
 
     token_ids: tuple[int, ...]
@@ -82,7 +82,7 @@ def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[V
 
 
 def unread(
-    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[Answer]
+    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[VllmAnswer]
 ) -> list[VllmRequest]:
     """One for each feature that the answers lack, since the prefix cache had its row. Slow if there are any.
 
@@ -97,7 +97,7 @@ def unread(
 
 
 def completion(
-    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[Answer]
+    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[VllmAnswer]
 ) -> Completion:
     """Join the answers to ``requests(prompt)`` and to what was ``unread`` of it, in their order."""
     words: tuple[int, ...] = ()
@@ -116,7 +116,9 @@ def completion(
     )
 
 
-def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tuple[int, ...], SegFeature | None]:
+def _generated(
+    prompt: Prompt, manifest: Manifest, answer: VllmAnswer
+) -> tuple[tuple[int, ...], SegFeature | None]:
     """The words, and the feature at ``[SEG]`` or, with ``ensure_seg``, at the words' end."""
     last = answer.token_ids[-1]
     ended = last == manifest.tokens.eos
@@ -125,7 +127,7 @@ def _generated(prompt: Prompt, manifest: Manifest, answer: Answer) -> tuple[tupl
     return (answer.token_ids[:-1] if ended else answer.token_ids), None
 
 
-def _features_by_row(parts: Sequence[VllmRequest], answers: Sequence[Answer]) -> dict[int, SegFeature]:
+def _features_by_row(parts: Sequence[VllmRequest], answers: Sequence[VllmAnswer]) -> dict[int, SegFeature]:
     """By row."""
     return {
         row: feature
@@ -147,14 +149,14 @@ def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[
     preprocessing = hashlib.sha256(tower.model_dump_json().encode()).hexdigest()[:16]
     normalised: dict[str, F32] = {}
 
-    def picture(kind: str, shown: TowerImage) -> Item:
+    def picture(kind: str, shown: TowerImage) -> MediaItem:
         if shown.digest not in normalised:
             normalised[shown.digest] = shown.normalised(tower)
         # As an image and as a crop the same pixels become different tokens.
-        return Item(f"{kind}-{preprocessing}-{shown.digest}", normalised[shown.digest])
+        return MediaItem(f"{kind}-{preprocessing}-{shown.digest}", normalised[shown.digest])
 
-    def box(reference: Reference) -> Item:
-        return Item(f"bbox-{reference.box.tobytes().hex()}", reference.box)
+    def box(reference: Reference) -> MediaItem:
+        return MediaItem(f"bbox-{reference.box.tobytes().hex()}", reference.box)
 
     image = (picture("image", prompt.image),)
     crops = tuple(picture("crop", reference.crop) for reference in prompt.references)

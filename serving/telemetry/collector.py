@@ -35,7 +35,7 @@ class EngineState:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class StateSources:
     """What is read. A process leaves out what it does not have."""
 
     version: str
@@ -58,7 +58,7 @@ class Sources:
 class StateCollector(Collector):
     """A Collector for a registry."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: StateSources) -> None:
         self._sources = sources
 
     def collect(self) -> Iterator[Family]:

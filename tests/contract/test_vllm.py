@@ -17,7 +17,7 @@ from serving.bundle import Bundle, BundleError
 from serving.errors import EngineFault, Exhausted, InvalidInput, Unavailable
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
-from serving.llm.vllm_requests import Item, VllmRequest, requests
+from serving.llm.vllm_requests import MediaItem, VllmRequest, requests
 from serving.ports import Completion, Prompt
 from tests.contract.conftest import MAX_QUEUED, needs_vllm
 from tests.scripted.prompts import Draft, draft
@@ -182,12 +182,12 @@ async def test_a_storm_of_cancels_leaves_nothing_behind(
         {"crops": ()},
         {"boxes": ()},
         {"image": ()},
-        {"image": (Item("wrong", np.zeros((1, 3, 8, 8), np.float32)),)},
-        {"image": (Item("wrong", np.zeros((3, 8, 8), np.float32)),)},
-        {"crops": (Item("wrong", np.zeros((3, 112, 112), np.float16)),)},
-        {"boxes": (Item("wrong", np.full(4, np.nan, np.float32)),)},
-        {"boxes": (Item("wrong", np.zeros(5, np.float32)),)},
-        {"boxes": (Item("wrong", np.zeros(4, np.float32)), Item("more", np.zeros(4, np.float32)))},
+        {"image": (MediaItem("wrong", np.zeros((1, 3, 8, 8), np.float32)),)},
+        {"image": (MediaItem("wrong", np.zeros((3, 8, 8), np.float32)),)},
+        {"crops": (MediaItem("wrong", np.zeros((3, 112, 112), np.float16)),)},
+        {"boxes": (MediaItem("wrong", np.full(4, np.nan, np.float32)),)},
+        {"boxes": (MediaItem("wrong", np.zeros(5, np.float32)),)},
+        {"boxes": (MediaItem("wrong", np.zeros(4, np.float32)), MediaItem("more", np.zeros(4, np.float32)))},
     ],
     ids=str,
 )

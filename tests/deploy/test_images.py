@@ -88,9 +88,9 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The pictures with which a trial was made; each passes."""
     tried: list[Path] = []
 
-    def tries(self: Trial, picture: Path) -> trial.Outcome:
+    def tries(self: Trial, picture: Path) -> trial.TrialOutcome:
         tried.append(picture)
-        return trial.Outcome(["numpy==2"], [], [])
+        return trial.TrialOutcome(["numpy==2"], [], [])
 
     monkeypatch.setattr(Trial, "run", tries)
     return tried

@@ -15,7 +15,7 @@ from demo.triton.server import Triton
 from exporters.__main__ import main
 from exporters.cli import engines
 from exporters.compare.golden import RecordedDialogue, read_golden
-from exporters.compare.parity import ParityReport, Tolerance, replay
+from exporters.compare.parity import ParityReport, ParityTolerance, replay
 from serving.bundle import Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
@@ -49,7 +49,7 @@ def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[ParityReport
 
 async def on_onnx(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> ParityReport:
     language, vision = OnnxLanguage(bundle, 2, 1 << 28), OnnxVision(bundle, 2)
-    report = await replay(bundle, language, vision, dialogues, Tolerance())
+    report = await replay(bundle, language, vision, dialogues, ParityTolerance())
     await language.close()
     await vision.close()
     return report
@@ -61,7 +61,7 @@ async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tu
     started, reports = choosing.counts.requests, []
     for engine in (plain, choosing):
         language = Tenant(engine)
-        reports.append(await replay(bundle, language, vision, dialogues, Tolerance()))
+        reports.append(await replay(bundle, language, vision, dialogues, ParityTolerance()))
     await choosing.close()
     await vision.close()
     assert choosing.counts.requests - started < plain.counts.requests == len(reports[0].rounds)
@@ -89,7 +89,7 @@ async def on_triton(bundle: Bundle, dialogues: Iterable[RecordedDialogue], serve
     language = OnnxLanguage(bundle, 2, 1 << 28)
     vision = TritonVision(bundle, server.address, options, embeddings=slab, masks=masks)
     store = MemoryEmbeddings.of(image, slab.nbytes, slab)
-    report = await replay(bundle, language, vision, dialogues, Tolerance(), store)
+    report = await replay(bundle, language, vision, dialogues, ParityTolerance(), store)
     await language.close()
     await vision.close()
     slab.close()

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from demo.heldout import write
-from exporters.compare.gate import Tolerance, judge, read
+from exporters.compare.gate import GateTolerance, judge, read
 from loadtest.server_process import launched
 from mediround.evaluate import EvaluationReport, Options, evaluate
 from serving.bundle import MANIFEST, MASK_DECODER
@@ -72,8 +72,8 @@ def test_a_damaged_decoder_fails_the_gate_and_the_same_bundle_passes(data: Path,
     assert report.overall.dice > 0.6
     evaluated(damaged(tmp_path / "bundle"), data, tmp_path / "damaged")
     sound = read(tmp_path / "sound")
-    assert not judge(sound, read(tmp_path / "again"), Tolerance()).problems
-    verdict = judge(sound, read(tmp_path / "damaged"), Tolerance())
+    assert not judge(sound, read(tmp_path / "again"), GateTolerance()).problems
+    verdict = judge(sound, read(tmp_path / "damaged"), GateTolerance())
     assert verdict.overall.loss > 0.02
     assert any("Dice fell" in problem for problem in verdict.problems)
     assert any("flipped" in problem for problem in verdict.problems)

@@ -62,7 +62,7 @@ class OutputTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TritonCall:
     model: str
     inputs: Sequence[InputTensor]
     outputs: Sequence[OutputTensor]
@@ -103,7 +103,7 @@ class TritonClient:
         self.sent = self.received = 0
         """Bytes of tensors that went through gRPC."""
 
-    async def infer(self, call: Call, queue_seconds: float, seconds: float) -> dict[str, Array]:
+    async def infer(self, call: TritonCall, queue_seconds: float, seconds: float) -> dict[str, Array]:
         """Outputs by name, without those in slots, which are written when this returns.
 
         ``queue_seconds``: how long the request may wait for its model, at most what its configuration says.

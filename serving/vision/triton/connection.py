@@ -25,7 +25,7 @@ from serving.errors import ServingError, StillWriting, Unavailable
 from serving.runtime.graph import Array, Interface
 from serving.runtime.slab import PREFIX, Slab, Slot, is_gone
 from serving.runtime.tasks import wait_until_done
-from serving.vision.triton.client import Call, ModelDescription, TritonClient, TritonFailure
+from serving.vision.triton.client import ModelDescription, TritonCall, TritonClient, TritonFailure
 from serving.vision.triton.failures import (
     AGAIN,
     BROKEN_SECONDS,
@@ -153,7 +153,7 @@ class TritonConnection:
         self._lost = False
         self._offered.clear()
 
-    async def ask(self, call: Call) -> dict[str, Array]:
+    async def ask(self, call: TritonCall) -> dict[str, Array]:
         """Have a model compute; see ``TritonClient.infer``.
 
         Raises:
@@ -195,7 +195,7 @@ class TritonConnection:
                     await self._client.unregister(name)
         await self._client.close()
 
-    async def _attempt(self, call: Call) -> dict[str, Array]:
+    async def _attempt(self, call: TritonCall) -> dict[str, Array]:
         await self.ensure_ready()
         broken = self._broken.get(call.model, 0.0) - monotonic()
         if broken > 0:
@@ -210,7 +210,7 @@ class TritonConnection:
                 raise StillWriting("the vision half was lost; sessions are unharmed", RETRY_SECONDS) from failure
             raise
 
-    async def _reply(self, call: Call) -> dict[str, Array]:
+    async def _reply(self, call: TritonCall) -> dict[str, Array]:
         request = asyncio.create_task(self._client.infer(call, self._queue_seconds(), self._seconds(call)))
         try:
             await asyncio.wait([request])
@@ -225,7 +225,7 @@ class TritonConnection:
             raise (StillWriting if call.writes else Unavailable)("the engine is closing")
         return request.result()
 
-    def _seconds(self, call: Call) -> float:
+    def _seconds(self, call: TritonCall) -> float:
         """By value the caller's deadline ends the request; by reference only its reply does."""
         return self._patience if call.by_reference else request_context.within(self._patience)
 

@@ -26,7 +26,7 @@ from serving.runtime.graph import Array
 from serving.runtime.slab import Slab, SlabError, Slot
 from serving.stats import TritonCounts
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
-from serving.vision.triton.client import Call, InputTensor, OutputTensor, TritonClient, TritonFailure
+from serving.vision.triton.client import InputTensor, OutputTensor, TritonCall, TritonClient, TritonFailure
 from serving.vision.triton.connection import Expected, TritonConnection
 from serving.vision.triton.failures import kind_of
 
@@ -225,8 +225,8 @@ class TritonVision:
         finally:
             (self._masks.withhold if still_written else self._masks.give_back)(slot)
 
-    def _call(self, model: str, inputs: tuple[InputTensor, ...], outputs: tuple[OutputTensor, ...]) -> Call:
-        return Call(model, inputs, outputs, _PRIORITIES[request_context.priority()])
+    def _call(self, model: str, inputs: tuple[InputTensor, ...], outputs: tuple[OutputTensor, ...]) -> TritonCall:
+        return TritonCall(model, inputs, outputs, _PRIORITIES[request_context.priority()])
 
 
 def mask_slab(bundle: Bundle, slots: int) -> Slab:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from demo.page import DialogueSection, render
 from demo.slices import SliceQuestion, dialogues
-from demo.table import HEADER, Answered, table
+from demo.table import HEADER, AnsweredRound, table
 from mediround.results import CacheUse, RoundResult, Timings
 from tests.conftest import REPOSITORY
 
@@ -21,17 +21,17 @@ TIMINGS = Timings(
 )
 
 
-def answered(asked: SliceQuestion, index: int, answer: str) -> Answered:
+def answered(asked: SliceQuestion, index: int, answer: str) -> AnsweredRound:
     mask = asked.truth
     cache = CacheUse(embedding_hit=index > 0, cached_tokens=85, prompt_tokens=100, wave=0)
     fixed = {"area": int(mask.sum()), "box": None, "score": 0.7, "seg_probability": 1.0, "corrected": False}
     result = RoundResult(
         "s", index, answer, mask, reference=None, timings=TIMINGS, cache=cache, model_digest="d" * 64, **fixed
     )
-    return Answered(asked, result)
+    return AnsweredRound(asked, result)
 
 
-def held(answer: str | None = None) -> list[Answered]:
+def held(answer: str | None = None) -> list[AnsweredRound]:
     """Every dialogue that the demo holds, answered in full."""
     return [
         answered(asked, index, answer or f"It is the {asked.target} [SEG].")
@@ -40,7 +40,7 @@ def held(answer: str | None = None) -> list[Answered]:
     ]
 
 
-def printed(rounds: list[Answered]) -> list[str]:
+def printed(rounds: list[AnsweredRound]) -> list[str]:
     console = Console(width=80, file=io.StringIO(), legacy_windows=False)
     console.print(table("slice", rounds))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # the StringIO above
@@ -88,7 +88,7 @@ def test_square_brackets_of_an_answer_are_no_markup() -> None:
 @pytest.mark.parametrize("refer_to", [None, 0, 3])
 def test_references_are_named_by_the_index_that_the_client_has(refer_to: int | None) -> None:
     one = held()[0]
-    referring = Answered(replace(one.asked, refer_to=refer_to), one.result)
+    referring = AnsweredRound(replace(one.asked, refer_to=refer_to), one.result)
     assert referring.refers_to == ("" if refer_to is None else f"round {refer_to}")
 
 

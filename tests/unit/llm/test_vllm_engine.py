@@ -13,7 +13,7 @@ from serving.domain import SegFeature
 from serving.errors import EngineFault, Exhausted, Unavailable
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions, environment
-from serving.llm.vllm_requests import Answer, VllmRequest
+from serving.llm.vllm_requests import VllmAnswer, VllmRequest
 from serving.ports import Completion
 from tests.scripted.prompts import Draft, draft
 from tests.unit.serving.manifests import manifest
@@ -35,7 +35,7 @@ class Core:
     asked: list[VllmRequest] = field(default_factory=list)
     steps: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(count=0, largest=0))
 
-    async def answer(self, request: VllmRequest) -> Answer:
+    async def answer(self, request: VllmRequest) -> VllmAnswer:
         self.running += 1
         try:
             if request.length > self.limit:
@@ -49,7 +49,7 @@ class Core:
         read = tuple(
             None if row in self.cached_rows and row in request.chosen else feature for row in request.rows
         )
-        return Answer((7,), zeros, (0.0,), 0, read)
+        return VllmAnswer((7,), zeros, (0.0,), 0, read)
 
     async def close(self) -> None:
         self.closed += 1

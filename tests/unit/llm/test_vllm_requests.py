@@ -10,7 +10,7 @@ import pytest
 from serving.bundle import Manifest
 from serving.domain import SegFeature
 from serving.llm import vllm_requests
-from serving.llm.vllm_requests import Answer, VllmRequest, completion, unread
+from serving.llm.vllm_requests import VllmAnswer, VllmRequest, completion, unread
 from serving.ports import Prompt
 from tests.scripted.pictures import reference, tower_image
 from tests.scripted.prompts import Draft, draft
@@ -36,11 +36,11 @@ def filled(number: float) -> SegFeature:
     return SegFeature(np.full(MODEL.language.feature, number, np.float32), -number)
 
 
-def answer(request: VllmRequest, *ids: int, cached: int = 0, without: tuple[int, ...] = ()) -> Answer:
+def answer(request: VllmRequest, *ids: int, cached: int = 0, without: tuple[int, ...] = ()) -> VllmAnswer:
     """Row k of the features is all k; what was read at row r of the prompt is all r, if not ``without``."""
     rows = np.repeat(np.arange(len(ids), dtype=np.float32)[:, np.newaxis], MODEL.language.feature, 1)
     read = tuple(None if row in without else filled(row) for row in request.rows)
-    return Answer(ids, rows, tuple(-float(k) for k in range(len(ids))), cached, read)
+    return VllmAnswer(ids, rows, tuple(-float(k) for k in range(len(ids))), cached, read)
 
 
 def test_each_feature_is_a_request_that_ends_before_its_seg() -> None:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.stats import CacheStats, EmbeddingStats, PlacementStats, QueueStats, SlabStats, TritonCounts
 from serving.telemetry import metrics as telemetry
-from serving.telemetry.collector import CacheState, EngineState, LibraryMetrics, Sources, StateCollector
+from serving.telemetry.collector import CacheState, EngineState, LibraryMetrics, StateCollector, StateSources
 from serving.telemetry.metrics import CATALOGUE, Metric, MetricKind
 from serving.telemetry.recorder import MetricsRecorder
 from serving.telemetry.status import WINDOW_SECONDS, StatusBoard, quantile
@@ -29,10 +29,10 @@ UNITS = ("_seconds", "_bytes", "_masks", "_tokens")
 OBJECTIVES = {0.05, 0.1, 0.15, 0.25, 0.4, 1.0}
 
 
-def sources(caches: tuple[str, ...] = telemetry.CACHES) -> Sources:
+def sources(caches: tuple[str, ...] = telemetry.CACHES) -> StateSources:
     """A process that has everything, and in which nothing has happened."""
     plain = (telemetry.PROMPTS, telemetry.SESSIONS, telemetry.SESSIONS_LIMIT, telemetry.SESSION_BYTES)
-    return Sources(
+    return StateSources(
         version="0",
         model={"name": "made-up", "version": "0", "digest": "d" * 12},
         engines={name: EngineState(lambda: "scripted/hash", lambda: True) for name in telemetry.ENGINES},
@@ -123,7 +123,7 @@ def test_what_a_library_measures_beside() -> None:
     assert not list(LibraryMetrics((), library).collect())
 
 
-def told(asked: Sources) -> dict[str, float]:
+def told(asked: StateSources) -> dict[str, float]:
     """By name and labels' values."""
     return {
         " ".join([sample.name.removeprefix("mediround_"), *sample.labels.values()]): sample.value
@@ -134,7 +134,7 @@ def told(asked: Sources) -> dict[str, float]:
 
 def test_queues_caches_engines_and_sessions() -> None:
     """Each number in its own series: no two are alike."""
-    asked = Sources(
+    asked = StateSources(
         version="1.2.3",
         model={"name": "made-up", "version": "4", "digest": "d" * 12},
         engines={

@@ -14,7 +14,7 @@ import pytest
 
 from exporters.__main__ import main
 from exporters.compare import drift, recorded_inputs
-from exporters.compare.drift import Comparison, DriftLimits, Figures
+from exporters.compare.drift import Comparison, DriftFigures, DriftLimits
 from exporters.compare.recorded_inputs import DecodeInputs
 from exporters.onnx import half_precision
 from exporters.onnx.emulation import Emulated
@@ -114,7 +114,7 @@ def test_the_emulation_of_float32_is_onnxruntime(random_bundle: Bundle, question
     np.testing.assert_allclose(Emulated(path, 2)(feeds)["image_embeddings"], expected, atol=1e-5)
 
 
-GOOD = Figures(
+GOOD = DriftFigures(
     images=1,
     masks=1,
     embedding_cosine=1.0,

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from exporters.__main__ import main
-from exporters.compare.gate import GateVerdict, NotComparableError, Tolerance, judge, read
+from exporters.compare.gate import GateTolerance, GateVerdict, NotComparableError, judge, read
 from exporters.errors import SourceError
 from mediround import rle
 from mediround.evaluate.ledger import ItemRecord, Ledger, RoundRecord, Run
 from mediround.evaluate.metrics import overlap
 
 RUN = Run("referenced", "given", "m", "1", "a" * 64, 0.6, True, "0.1.0", "a", "b")
-DEFAULT = Tolerance()
+DEFAULT = GateTolerance()
 OTHER = replace(RUN, model_digest="b" * 64, vision_engine="c")
 TARGET = np.zeros((10, 20), np.bool_)
 TARGET[:5, :10] = True  # 50 of 200 pixels
@@ -45,20 +45,20 @@ def written(directory: Path, run: Run, items: list[list[RoundRecord]], data: str
     return directory / "report.json"
 
 
-def judged(tmp_path: Path, candidate: list[list[RoundRecord]], tolerance: Tolerance = DEFAULT) -> GateVerdict:
+def judged(tmp_path: Path, candidate: list[list[RoundRecord]], tolerance: GateTolerance = DEFAULT) -> GateVerdict:
     baseline = written(tmp_path / "baseline", RUN, [[shifted(0), shifted(0)], [shifted(0)]])
     return judge(read(baseline), read(written(tmp_path / "candidate", OTHER, candidate)), tolerance)
 
 
 def test_equal_masks_pass(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, [[shifted(0), shifted(0)], [shifted(0)]], Tolerance(0, 0))
+    verdict = judged(tmp_path, [[shifted(0), shifted(0)], [shifted(0)]], GateTolerance(0, 0))
     assert not verdict.problems
     assert not verdict.most_moved(10)
     assert (verdict.overall.masks, verdict.overall.flipped_share) == (3, 0)
 
 
 def test_a_loss_of_dice_over_all_and_in_a_round_fails(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, [[shifted(0), shifted(1)], [shifted(0)]], Tolerance(dice=0.05, flipped=1))
+    verdict = judged(tmp_path, [[shifted(0), shifted(1)], [shifted(0)]], GateTolerance(dice=0.05, flipped=1))
     assert verdict.overall.loss == pytest.approx(0.2 / 3, abs=1e-6)
     assert [change.loss for change in verdict.by_round] == pytest.approx([0, 0.2], abs=1e-6)
     assert len(verdict.problems) == 2
@@ -67,13 +67,13 @@ def test_a_loss_of_dice_over_all_and_in_a_round_fails(tmp_path: Path) -> None:
 
 
 def test_one_round_index_can_fail_alone(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, [[shifted(0), shifted(1)], [shifted(0)]], Tolerance(dice=0.1, flipped=1))
+    verdict = judged(tmp_path, [[shifted(0), shifted(1)], [shifted(0)]], GateTolerance(dice=0.1, flipped=1))
     assert len(verdict.problems) == 1
     assert verdict.problems[0].startswith("round 1:")
 
 
 def test_flipped_pixels_fail(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, [[shifted(0), shifted(0)], [shifted(2)]], Tolerance(dice=1, flipped=0.06))
+    verdict = judged(tmp_path, [[shifted(0), shifted(0)], [shifted(2)]], GateTolerance(dice=1, flipped=0.06))
     assert verdict.overall.flipped_share == 40 / 600
     assert len(verdict.problems) == 1
     assert "6.6667% of the pixels flipped (tolerated: 6.0000%)" in verdict.problems[0]
@@ -82,7 +82,7 @@ def test_flipped_pixels_fail(tmp_path: Path) -> None:
 
 
 def test_a_mask_that_is_no_longer_there_flips_its_pixels(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, [[shifted(0), shifted(0)], [NO_MASK]], Tolerance(dice=1, flipped=0.05))
+    verdict = judged(tmp_path, [[shifted(0), shifted(0)], [NO_MASK]], GateTolerance(dice=1, flipped=0.05))
     assert verdict.overall.answered_otherwise == 1
     assert len(verdict.problems) == 1
 
@@ -90,7 +90,7 @@ def test_a_mask_that_is_no_longer_there_flips_its_pixels(tmp_path: Path) -> None
 def test_a_better_candidate_passes_in_dice(tmp_path: Path) -> None:
     baseline = read(written(tmp_path / "a", RUN, [[shifted(3)]]))
     candidate = read(written(tmp_path / "b", OTHER, [[shifted(1)]]))
-    assert not judge(baseline, candidate, Tolerance(dice=0, flipped=1)).problems
+    assert not judge(baseline, candidate, GateTolerance(dice=0, flipped=1)).problems
 
 
 def test_an_item_that_failed_in_the_candidate_fails(tmp_path: Path) -> None:
@@ -110,21 +110,21 @@ def test_runs_of_other_data_or_settings_are_not_compared(tmp_path: Path, run: Ru
     baseline = read(written(tmp_path / "a", RUN, [[shifted(0)]]))
     candidate = read(written(tmp_path / "b", run, [[shifted(0)]], data))
     with pytest.raises(NotComparableError, match=words):
-        judge(baseline, candidate, Tolerance())
+        judge(baseline, candidate, GateTolerance())
 
 
 def test_runs_without_a_common_item_are_not_compared(tmp_path: Path) -> None:
     baseline = read(written(tmp_path / "a", RUN, [[shifted(0)]]))
     candidate = read(written(tmp_path / "b", OTHER, []))
     with pytest.raises(NotComparableError, match="no item"):
-        judge(baseline, candidate, Tolerance())
+        judge(baseline, candidate, GateTolerance())
 
 
 def test_a_damaged_mask_is_named(tmp_path: Path) -> None:
     baseline = read(written(tmp_path / "a", RUN, [[shifted(0)]]))
     candidate = read(written(tmp_path / "b", OTHER, [[replace(shifted(0), counts="oops")]]))
     with pytest.raises(SourceError, match="item 0, round 0: a stored mask is damaged"):
-        judge(baseline, candidate, Tolerance())
+        judge(baseline, candidate, GateTolerance())
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from serving import request_context
 from serving.errors import DeadlineExceeded, StillWriting, Unavailable
 from serving.runtime.graph import Array, Interface
 from serving.runtime.slab import Slab
-from serving.vision.triton.client import Call, ModelDescription, OutputTensor, TritonFailure
+from serving.vision.triton.client import ModelDescription, OutputTensor, TritonCall, TritonFailure
 from serving.vision.triton.connection import Expected, TritonConnection
 
 LATE = TritonFailure("DEADLINE_EXCEEDED", "Deadline Exceeded")
@@ -63,7 +63,7 @@ class MadeUp:
         await self._answer("register")
         self.mapped[slab.name] = slab.key
 
-    async def infer(self, call: Call, queue_seconds: float, seconds: float) -> dict[str, Array]:
+    async def infer(self, call: TritonCall, queue_seconds: float, seconds: float) -> dict[str, Array]:
         self.queue_seconds.append(queue_seconds)
         self.seconds.append(seconds)
         await self._answer("infer")
@@ -83,10 +83,10 @@ class Tied:
     connection: TritonConnection
     slab: Slab
 
-    def call(self) -> Call:
+    def call(self) -> TritonCall:
         slot = self.slab.take()
         assert slot is not None
-        return Call("model", (), (OutputTensor("output", slot, 16),), 1)
+        return TritonCall("model", (), (OutputTensor("output", slot, 16),), 1)
 
 
 @pytest.fixture
