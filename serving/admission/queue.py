@@ -111,8 +111,9 @@ class AdmissionQueue:
         rate, time_left = self._throughput.rate, request_context.remaining()
         wait = (self._left(rate) + sum(before)) / rate
         if wait > longest:
-            words = "the queue is full: the expected wait exceeds the limit"
-            raise Exhausted(words, self._retry_delay(wait, cost / rate, priority), Shed.QUEUE)
+            delay = self._retry_delay(wait, cost / rate, priority)
+            self._remember(delay)
+            raise Exhausted("the queue is full: the expected wait exceeds the limit", delay, Shed.QUEUE)
         retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if time_left is not None and wait + cost > time_left:
             raise Exhausted("the expected wait exceeds the deadline", retry, Shed.DEADLINE)
@@ -124,12 +125,14 @@ class AdmissionQueue:
         now = self._clock()
         begins = min(max(now + wait, self._retries_until[priority]), now + wait + _SPREAD_AT_MOST)
         self._retries_until[priority] = begins + work
-        delay = min(max(begins - now, _RETRY_AT_LEAST), _RETRY_AT_MOST)
+        return min(max(begins - now, _RETRY_AT_LEAST), _RETRY_AT_MOST)
+
+    def _remember(self, delay: float) -> None:
+        """This request, by its id, was told to keep away for ``delay`` seconds."""
         if request := request_context.request_id():
             self._delays[request] = delay
             if len(self._delays) > _DELAYS_KEPT:
                 del self._delays[next(iter(self._delays))]
-        return delay
 
     def _left(self, rate: float) -> float:
         """Expected seconds of what is in progress that are still to be done, were all of it to share alike."""
