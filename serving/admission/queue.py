@@ -2,12 +2,13 @@
 
 A request waits only if the work ahead of it can finish within its deadline and the limit on waiting; otherwise it
 is refused at once, with a time to retry. A request that comes again by the same id may then wait for as long as it
-was told to keep away: expectations err, and nothing may be refused for ever. Work is counted in the seconds it is
-expected to take (``serving.admission.cost``), so an image that must be encoded weighs more than a round on a known
-one.
+was told to keep away, behind those that can still be in time: expectations err, and nothing may be refused for
+ever. Work is counted in the seconds it is expected to take (``serving.admission.cost``), so an image that must be
+encoded weighs more than a round on a known one.
 
 Order: weighted fair queueing. Callers share alike, however many requests each has. Interactive requests go before
-batch ones, which get one part in ``BATCH_WEIGHT`` + 1 of the work while both wait, so that none starves. Batch
+batch ones and before those that came again, which get one part in ``BACKGROUND_WEIGHT`` + 1 of the work while both
+wait, so that none starves. Batch
 requests hold at most half of the concurrency, so an interactive one never waits for a whole batch of them.
 Requests that need their image encoded have a limit of their own: a round on a known image takes a fraction of
 their time, and does not wait for them.
@@ -29,7 +30,7 @@ from serving.errors import Exhausted, Shed
 from serving.ports import ExpectedWork
 from serving.stats import QueueStats
 
-BATCH_WEIGHT = 16
+BACKGROUND_WEIGHT = 16
 _RETRY_AT_LEAST, _RETRY_AT_MOST = 0.1, 60.0
 _SPREAD_AT_MOST = 15.0
 """Seconds over which refused requests are told to come again: expectations do not see further."""
@@ -41,6 +42,8 @@ _DELAYS_KEPT = 4096
 class _Ticket:
     priority: Priority
     encodes: bool
+    late: bool
+    """It came again, to wait longer than others may."""
     cost: float
     tag: float
     """Virtual time at which it would be finished: the lowest is next."""
@@ -74,7 +77,7 @@ class AdmissionQueue:
         self._retries_until = dict.fromkeys(Priority, 0.0)
         self._delays: dict[str, float] = {}  # request id → seconds that it was told to keep away; the oldest first
         self._now = 0.0  # virtual time: the tag of the request that began last
-        self._last_tags: dict[tuple[Priority, str], float] = {}
+        self._last_tags: dict[tuple[Priority, bool, str], float] = {}
 
     def stats(self, priority: Priority) -> QueueStats:
         waiting = [ticket for ticket in self._waiting if ticket.priority is priority]
@@ -89,8 +92,8 @@ class AdmissionQueue:
     @asynccontextmanager
     async def _admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AsyncIterator[None]:
         cost, encodes, done = self._expectations.cost(work), work.encodes > 0, 0.0
-        self._check(cost, priority, encodes)
-        ticket = self._join(cost, caller, priority, encodes)
+        late = self._late(cost, priority, encodes)
+        ticket = self._join(cost, caller, priority, encodes, late)
         try:
             await ticket.turn
             yield
@@ -98,25 +101,40 @@ class AdmissionQueue:
         finally:
             self._leave(ticket, done)
 
-    def _check(self, cost: float, priority: Priority, encodes: bool) -> None:
-        """Raises Exhausted for a request that would wait too long. One that can begin at once never does."""
-        longest = max(self._max_wait[priority], self._delays.pop(request_context.request_id(), 0.0))
-        before = [
-            ticket.cost
-            for ticket in self._waiting
-            if (priority is Priority.BATCH or ticket.priority is priority) and (encodes or not ticket.encodes)
-        ]
+    def _late(self, cost: float, priority: Priority, encodes: bool) -> bool:
+        """Whether it waits longer than others may, as it was told to. One that can begin at once never does.
+
+        Raises:
+            Exhausted: it would wait too long.
+        """
+        promised = self._delays.pop(request_context.request_id(), 0.0)
+        before = self._work_before(priority, encodes, late=False)
         if not before and self._free(priority, encodes):
-            return
+            return False
         rate, time_left = self._throughput.rate, request_context.remaining()
-        wait = (self._left(rate) + sum(before)) / rate
-        if wait > longest:
-            delay = self._retry_delay(wait, cost / rate, priority)
-            self._remember(delay)
-            raise Exhausted("the queue is full: the expected wait exceeds the limit", delay, Shed.QUEUE)
+        left = self._left(rate)
+        wait = (left + before) / rate
+        late = wait > self._max_wait[priority]
+        if late:
+            wait = (left + self._work_before(priority, encodes, late=True)) / rate
+            if wait > promised:
+                delay = self._retry_delay(wait, cost / rate, priority)
+                self._remember(delay)
+                raise Exhausted("the queue is full: the expected wait exceeds the limit", delay, Shed.QUEUE)
         retry = min(max(wait, _RETRY_AT_LEAST), _RETRY_AT_MOST)
         if time_left is not None and wait + cost > time_left:
             raise Exhausted("the expected wait exceeds the deadline", retry, Shed.DEADLINE)
+        return late
+
+    def _work_before(self, priority: Priority, encodes: bool, *, late: bool) -> float:
+        """Seconds of the work that waits and goes before a request that comes now."""
+        batch = priority is Priority.BATCH
+        return sum(
+            ticket.cost
+            for ticket in self._waiting
+            if (batch or (ticket.priority is priority and (late or not ticket.late)))
+            and (encodes or not ticket.encodes)
+        )
 
     def _retry_delay(self, wait: float, work: float, priority: Priority) -> float:
         """When to send it again: after what was refused before, or all of it would come at once and be
@@ -139,13 +157,14 @@ class AdmissionQueue:
         now, share = self._clock(), rate / max(len(self._working), 1)
         return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in self._working)
 
-    def _join(self, cost: float, caller: str, priority: Priority, encodes: bool) -> _Ticket:
-        weighted = cost * (BATCH_WEIGHT if priority is Priority.BATCH else 1)
-        self._last_tags = {flow: tag for flow, tag in self._last_tags.items() if tag > self._now}
-        tag = self._last_tags.get((priority, caller), self._now) + weighted
-        self._last_tags[priority, caller] = tag
+    def _join(self, cost: float, caller: str, priority: Priority, encodes: bool, late: bool) -> _Ticket:
+        flow = (priority, late, caller)
+        weighted = cost * (BACKGROUND_WEIGHT if late or priority is Priority.BATCH else 1)
+        self._last_tags = {known: tag for known, tag in self._last_tags.items() if tag > self._now}
+        tag = self._last_tags.get(flow, self._now) + weighted
+        self._last_tags[flow] = tag
         time_left, now = request_context.remaining(), self._clock()
-        ticket = _Ticket(priority, encodes, cost, tag, now, None if time_left is None else now + time_left)
+        ticket = _Ticket(priority, encodes, late, cost, tag, now, None if time_left is None else now + time_left)
         self._waiting.append(ticket)
         self._let_in(now)
         return ticket

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serving import request_context
 from serving.admission.cost import CostModel, Throughput
-from serving.admission.queue import _DELAYS_KEPT, BATCH_WEIGHT, AdmissionQueue
+from serving.admission.queue import _DELAYS_KEPT, BACKGROUND_WEIGHT, AdmissionQueue
 from serving.domain import CacheUse, Priority, RoundResult, Timings
 from serving.errors import Exhausted, Shed
 from serving.observer import WaveTerms
@@ -133,10 +133,10 @@ async def test_batch_does_not_starve() -> None:
     async with scene(max_wait=1000.0) as play:
         await play.ask("working")
         await play.ask("batch", BATCH)
-        for number in range(2 * BATCH_WEIGHT):
+        for number in range(2 * BACKGROUND_WEIGHT):
             await play.ask(f"{number}")
         await play.end_all()
-        assert play.begun.index("batch") == pytest.approx(BATCH_WEIGHT, abs=2)
+        assert play.begun.index("batch") == pytest.approx(BACKGROUND_WEIGHT, abs=2)
 
 
 async def test_batch_leaves_places_to_interactive() -> None:
@@ -231,6 +231,23 @@ async def test_a_request_that_comes_again_may_wait_as_long_as_it_was_told_to_kee
         assert (await play.ask("another", request_id=other)).exception()
         assert not (await play.ask("again", request_id=known)).done()
         assert (await play.ask("twice", request_id=known)).exception(), "a promise is kept once"
+
+
+async def test_a_request_that_comes_again_holds_up_none_that_can_be_in_time() -> None:
+    known = str(uuid.UUID(int=1))
+    async with scene(max_wait=3.5) as play:
+        for name in "abcd":
+            await play.ask(name)
+        await play.ask("refused", request_id=known)
+        again = await play.ask("again", request_id=known)
+        await play.end("a")
+        await play.ask("fresh")
+        for name in "bcd":
+            await play.end(name)
+        assert play.begun == ["a", "b", "c", "d", "fresh"]
+        await play.end("fresh")
+        assert play.begun[-1] == "again"
+        assert not again.done()
 
 
 async def test_few_requests_are_known_again() -> None:
