@@ -6,7 +6,7 @@ Does not build anything.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -47,18 +47,26 @@ class OnnxSettings(SettingsSection):
 
 
 class VllmSettings(SettingsSection):
-    """The vLLM engine, for ``--engine vllm`` and ``vllm-cpu``; the latter's dtype is float32 by default, and its
-    cache 256 MiB.
+    """The vLLM engine, for ``--engine vllm`` and ``vllm-cpu``; the latter's dtype is float32 by default, its step
+    2048 tokens, and its cache 256 MiB.
     """
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Element type that the model computes in."""
     max_num_seqs: Positive = 32
     """Most requests in one engine step. A prompt takes one for each mask of its wave."""
+    max_num_batched_tokens: Positive = 8192
+    """Most tokens in one engine step, at least --vllm.max-num-seqs; a longer prompt takes several. More fills a
+    large GPU better, and takes more of its memory.
+    """
     max_queued: Positive = 256
     """Requests admitted, running or waiting; more are refused with a retry delay."""
     kv_cache_bytes: Bytes | None = None
-    """Bytes of the attention key and value cache; by default what is left of the GPU's memory."""
+    """Bytes of the attention key and value cache; by default what is left of vLLM's share of the GPU's memory."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
+    """vLLM's share of the GPU's whole memory, as a fraction; so much must be free when it starts. Less where the
+    vision half is on the same GPU. GPUs only.
+    """
     prefix_caching: bool = True
     """Reuse keys and values of prompts that begin alike: later rounds compute only what is new."""
     chosen_rows: bool = False
@@ -90,4 +98,8 @@ class LanguageServerSettings(ServerSettings):
             refuse_unused("vllm", self.vllm, "--engine is vllm or vllm-cpu")
         if self.engine == "vllm-cpu" and self.vllm.batch_invariant:
             raise ValueError("--vllm.batch-invariant must be left out unless --engine is vllm: it needs a GPU")
+        if self.engine == "vllm-cpu" and "gpu_memory_utilization" in self.vllm.model_fields_set:
+            raise ValueError(
+                "--vllm.gpu-memory-utilization must be left out unless --engine is vllm: it needs a GPU"
+            )
         return self

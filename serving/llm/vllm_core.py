@@ -89,7 +89,7 @@ class VllmCore:
         arguments = _arguments(model, manifest, options)
         try:
             llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
-        except ValueError as error:
+        except (ValueError, NotImplementedError) as error:
             raise RuntimeError(f"vLLM refuses its options: {error}") from error
         core = cls(llm, manifest, steps, chosen_rows=options.chosen_rows)
         try:
@@ -209,8 +209,10 @@ def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEn
         generation_config="vllm",
         max_model_len=manifest.language.max_tokens + 1,  # vLLM samples after the longest prompt too
         max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
         block_size=options.block_size,
         kv_cache_memory_bytes=options.kv_cache_bytes,
+        gpu_memory_utilization=options.gpu_memory_utilization,
         enable_prefix_caching=options.prefix_caching,
         enforce_eager=options.eager,
         max_logprobs=manifest.language.feature,

@@ -202,6 +202,44 @@ async def test_the_processor_refuses_what_would_kill_the_engine(
     assert (await core.answer(one_request(random_bundle))).token_ids
 
 
+async def test_every_id_that_vllm_renders_has_a_row(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    """vLLM 0.33 refuses what has none, without a tokenizer, too; the image's placeholder has none."""
+    from serving.llm.vllm_core import _prompt  # noqa: PLC0415  # only where vLLM is installed
+
+    request, manifest = one_request(random_bundle), random_bundle.manifest
+    at = request.token_ids.index(manifest.tokens.image)
+    for ids in (request.token_ids, (*request.token_ids[:at], manifest.tokens.seg, *request.token_ids[at:])):
+        asked = _prompt(replace(request, token_ids=ids))
+        rendered = (await vllm_language._core._llm.renderer.render_cmpl_async([asked]))[0]
+        assert all(0 <= token < manifest.language.vocabulary for token in rendered["prompt_token_ids"])
+        assert len(rendered["prompt_token_ids"]) == len(ids) - 1 + manifest.tower.tokens
+        (image,) = rendered["mm_placeholders"]["image"]  # where its placeholder was, whatever stands before
+        assert (image.offset, image.length) == (ids.index(manifest.tokens.image), manifest.tower.tokens)
+
+
+async def test_an_image_is_known_by_its_pixels(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
+    """Of one tenant, with the same words: the prefix cache takes no image for another."""
+    seen = [
+        (await vllm_language.complete(dialogue(random_bundle, 2, seed).prompt(tenant="images")))
+        for seed in (1, 2, 1)
+    ]
+    assert _same(seen[0], seen[2])
+    assert not _same(seen[0], seen[1])
+    assert seen[0].cached_tokens == seen[1].cached_tokens
+    assert seen[2].cached_tokens > seen[0].cached_tokens
+
+
+async def test_a_pipeline_is_refused_at_the_start(random_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its last worker samples, and the tap would lack the others."""
+    needs_vllm()
+    from serving.llm import vllm_core  # noqa: PLC0415  # only where vLLM is installed
+
+    made = vllm_core._arguments
+    monkeypatch.setattr(vllm_core, "_arguments", lambda *given: replace(made(*given), pipeline_parallel_size=2))
+    with pytest.raises(RuntimeError, match="Pipeline parallelism is not supported for this model"):
+        await vllm_core.VllmCore.start(random_bundle.vllm_model(), random_bundle.manifest, ON_CPU)
+
+
 async def test_an_id_without_a_row_is_refused(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
     core, request = vllm_language._core, one_request(random_bundle)
     for wrong in (-1, random_bundle.manifest.language.vocabulary + 1):

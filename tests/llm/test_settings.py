@@ -40,30 +40,54 @@ def test_a_prompt_of_any_session_fits_by_default() -> None:
     assert parsed().limits.max_references >= orchestrator.limits.max_rounds
 
 
-@pytest.mark.parametrize(
-    ("flags", "dtype", "chosen_rows"),
-    [
-        (["--engine", "vllm"], "bfloat16", False),
-        (["--engine", "vllm", "--vllm.chosen-rows"], "bfloat16", True),
-        (["--engine", "vllm-cpu"], "float32", False),
-        (["--engine", "vllm-cpu", "--vllm.chosen-rows"], "float32", True),
-        (["--engine", "vllm-cpu", "--vllm.dtype", "bfloat16"], "bfloat16", False),
-    ],
-)
-async def test_vllm_is_started_as_the_flags_say(
-    monkeypatch: pytest.MonkeyPatch, flags: list[str], dtype: str, chosen_rows: bool
-) -> None:
-    started: list[VllmOptions] = []
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[VllmOptions]:
+    """The options of every vLLM that would have been started."""
+    found: list[VllmOptions] = []
 
     async def start(_: Bundle, options: VllmOptions) -> SimpleNamespace:
-        started.append(options)
+        found.append(options)
         return SimpleNamespace(died=None)
 
     monkeypatch.setattr("serving.llm.__main__.VllmLanguage.start", start)
-    settings = parsed(*flags, "--limits.max-references", "9")
-    await build(load_bundle(Path("models/mediround-lite")), settings)
+    return found
+
+
+async def start(*flags: str) -> None:
+    await build(load_bundle(Path("models/mediround-lite")), parsed(*flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "chosen_rows", "step"),
+    [
+        (["--engine", "vllm"], "bfloat16", False, 8192),
+        (["--engine", "vllm", "--vllm.chosen-rows"], "bfloat16", True, 8192),
+        (["--engine", "vllm", "--vllm.max-num-batched-tokens", "16384"], "bfloat16", False, 16384),
+        (["--engine", "vllm-cpu"], "float32", False, 2048),
+        (["--engine", "vllm-cpu", "--vllm.chosen-rows"], "float32", True, 2048),
+        (["--engine", "vllm-cpu", "--vllm.dtype", "bfloat16"], "bfloat16", False, 2048),
+    ],
+)
+async def test_vllm_is_started_as_the_flags_say(
+    started: list[VllmOptions], flags: list[str], dtype: str, chosen_rows: bool, step: int
+) -> None:
+    await start(*flags, "--limits.max-references", "9")
     (options,) = started
     assert (options.dtype, options.chosen_rows, options.max_references) == (dtype, chosen_rows, 9)
+    assert options.max_num_batched_tokens == step
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm-cpu"])
+async def test_a_step_has_a_token_for_every_request(started: list[VllmOptions], engine: str) -> None:
+    with pytest.raises(ValueError, match=r"--vllm.max-num-batched-tokens must be at least --vllm.max-num-seqs"):
+        await start("--engine", engine, "--vllm.max-num-seqs", "9000")
+    assert started == []
+
+
+async def test_a_gpu_may_be_shared(started: list[VllmOptions]) -> None:
+    await start("--engine", "vllm")
+    await start("--engine", "vllm", "--vllm.gpu-memory-utilization", "0.7")
+    assert [options.gpu_memory_utilization for options in started] == [0.92, 0.7]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +98,9 @@ async def test_vllm_is_started_as_the_flags_say(
         ["--engine", "other"],
         ["--limits.max-calls", "0"],
         ["--onnx.prefix-cache-bytes", "-1"],
+        ["--engine", "vllm", "--vllm.max-num-batched-tokens", "0"],
+        ["--engine", "vllm", "--vllm.gpu-memory-utilization", "0"],
+        ["--engine", "vllm", "--vllm.gpu-memory-utilization", "1.1"],
     ],
 )
 def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
@@ -87,6 +114,7 @@ def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
         (["--vllm.dtype", "float32"], "--vllm.dtype must be left out unless --engine is vllm or vllm-cpu"),
         (["--engine", "vllm", "--onnx.threads", "2"], "--onnx.threads must be left out unless --engine is onnx"),
         (["--engine", "vllm-cpu", "--vllm.batch-invariant"], "it needs a GPU"),
+        (["--engine", "vllm-cpu", "--vllm.gpu-memory-utilization", "0.5"], "it needs a GPU"),
     ],
 )
 def test_an_option_that_the_engine_would_not_take_is_refused_by_name(flags: list[str], words: str) -> None:
@@ -94,17 +122,10 @@ def test_an_option_that_the_engine_would_not_take_is_refused_by_name(flags: list
         parsed(*flags)
 
 
-async def test_a_cpu_takes_every_option_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[VllmOptions] = []
-
-    async def start(_: Bundle, options: VllmOptions) -> SimpleNamespace:
-        started.append(options)
-        return SimpleNamespace(died=None)
-
-    monkeypatch.setattr("serving.llm.__main__.VllmLanguage.start", start)
-    given = {"kv-cache-bytes": 1 << 30, "max-num-seqs": 3, "max-queued": 5}
-    flags = [text for name, value in given.items() for text in (f"--vllm.{name}", str(value))]
-    await build(load_bundle(Path("models/mediround-lite")), parsed("--engine", "vllm-cpu", *flags))
+async def test_a_cpu_takes_every_option_that_is_given(started: list[VllmOptions]) -> None:
+    given = {"kv-cache-bytes": 1 << 30, "max-num-seqs": 3, "max-num-batched-tokens": 7, "max-queued": 5}
+    await start("--engine", "vllm-cpu", *(text for k, v in given.items() for text in (f"--vllm.{k}", str(v))))
     (options,) = started
     assert (options.kv_cache_bytes, options.max_num_seqs, options.max_queued) == (1 << 30, 3, 5)
+    assert options.max_num_batched_tokens == 7
     assert (options.eager, options.block_size) == (True, 32)

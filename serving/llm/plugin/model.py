@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.model_executor.models.clip import CLIPVisionModel
-from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.interfaces import SupportsMultiModal
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from serving.llm.plugin.config import MediRoundConfig
 from serving.llm.plugin.processing import FIELDS, Dummy, Info, Processor
 
+AT_ONCE = 16
+"""Most pictures in one pass of CLIP."""
+
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummy)
-class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
+class MediRoundForSegmentation(nn.Module, SupportsMultiModal):
     """Reads a dialogue on an image; ``last_rows`` are the hidden states that the step's tokens come from."""
 
     packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}  # noqa: RUF012  # vLLM's form
@@ -33,9 +36,7 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
         config: MediRoundConfig = vllm_config.model_config.hf_config
         text, vision = config.text_config, config.vision_config
         self.config = config
-        media = [config.image_token_id, config.crop_token_id, config.bbox_token_id]
-        self.configure_mm_token_handling(vocab_size=text.vocab_size, mm_token_ids=media)  # type: ignore[operator]  # the mixins are untyped
-        with self._mark_tower_model(vllm_config, set(FIELDS)):  # type: ignore[operator]  # as above
+        with self._mark_tower_model(vllm_config, set(FIELDS)):  # type: ignore[operator]  # the mixins are untyped
             self.vision_tower = CLIPVisionModel(
                 vision,
                 # Hidden states are counted from the embeddings (0) to the last layer's output.
@@ -65,7 +66,6 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
                 )
             ]
         )
-        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
         self.last_rows: Tensor | None = None
 
     @classmethod
@@ -85,8 +85,10 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal, SupportsPP):
     def _embedded(self, modality: str, items: Tensor) -> Tensor:
         if modality == "bbox":
             return self.bbox_encoder(items).unsqueeze(1)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-        tokens = self.vision_tower(items)  # (items, 1 + patches, C), the class token first
-        return self.mm_projector(tokens[:, 1:] if modality == "image" else tokens[:, :1])  # type: ignore[no-any-return]  # as above
+        wanted = slice(1, None) if modality == "image" else slice(1)  # of 1 + patches, the class token first
+        # A step may bring crops by the dozen; what CLIP needs to compute them would grow with them.
+        tokens = torch.cat([self.vision_tower(part)[:, wanted] for part in torch.split(items, AT_ONCE)])
+        return self.mm_projector(tokens)  # type: ignore[no-any-return]  # as above
 
     def forward(
         self,

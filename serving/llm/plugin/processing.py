@@ -75,6 +75,13 @@ class Info(BaseProcessingInfo):
         return {"image": config.image_token_id, "crop": config.crop_token_id, "bbox": config.bbox_token_id}
 
     @property
+    def shown(self) -> dict[str, int]:
+        """The id at each place that an item takes. From 0.33 on vLLM wants every one to have a row, although what
+        the item is goes over it: the image's placeholder has none. ``[SEG]`` is no user's text either.
+        """
+        return {**self.placeholders, "image": self.config.seg_token_id}
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         side = self.config.vision_config.image_size
         return {"image": (3, side, side), "crop": (3, side, side), "bbox": (4,)}
@@ -144,9 +151,9 @@ class Processor(BaseMultiModalProcessor):
         hf_processor_mm_kwargs: Mapping[str, object],  # noqa: ARG002  # vLLM's signature
         out_mm_kwargs: Any,  # noqa: ARG002  # vLLM's signature
     ) -> Sequence[PromptReplacement]:
-        lengths = self.info.lengths
+        lengths, shown = self.info.lengths, self.info.shown
         return [
-            PromptReplacement(modality=modality, target=[token], replacement=[token] * lengths[modality])
+            PromptReplacement(modality=modality, target=[token], replacement=[shown[modality]] * lengths[modality])
             for modality, token in self.info.placeholders.items()
         ]
 

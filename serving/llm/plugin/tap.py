@@ -93,8 +93,14 @@ class V2FeatureSampler(FeatureSampler):
 
 
 def tapped(runner: Any) -> FeatureSampler:
-    """The tap for a model runner's sampler, of either kind; the one that is there if it is tapped already."""
+    """The tap for a model runner's sampler, of either kind; the one that is there if it is tapped already.
+
+    Raises:
+        RuntimeError: the runner has none, as all but the last of a pipeline have on V2.
+    """
     sampler = runner.sampler
+    if sampler is None:
+        raise RuntimeError("this worker of vLLM's samples nothing: pipeline_parallel_size must be 1")
     if isinstance(sampler, FeatureSampler):
         return sampler
     if hasattr(sampler, "add_request"):

@@ -142,3 +142,10 @@ def test_the_tap_is_installed_once(base: type, kind: type) -> None:
     assert isinstance(installed, kind)
     assert worker.install_feature_tap() == FEATURE
     assert runner.sampler is installed is tapped(runner)
+
+
+def test_a_pipeline_has_no_sampler_to_tap() -> None:
+    worker = FeatureTap()
+    worker.model_runner = SimpleNamespace(sampler=None)
+    with pytest.raises(RuntimeError, match="pipeline_parallel_size must be 1"):
+        worker.install_feature_tap()

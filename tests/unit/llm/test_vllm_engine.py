@@ -173,3 +173,10 @@ def test_the_environment_lets_nothing_else_in() -> None:
     assert variables["VLLM_BATCH_INVARIANT"] == "1"
     assert environment(VllmOptions())["VLLM_BATCH_INVARIANT"] == "0"
     assert [environment(options)["MEDIROUND_VLLM_SPIN"] for options in (VllmOptions(), ON_CPU)] == ["1", "0"]
+
+
+def test_float32_is_float32_on_a_gpu() -> None:
+    """TF32, which Triton's kernels and NVIDIA's libraries take by default, moves features by 1e-2."""
+    exact = {"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"}
+    assert exact.items() <= environment(VllmOptions(dtype="float32")).items()
+    assert not exact.keys() & environment(VllmOptions()).keys()
