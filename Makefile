@@ -39,13 +39,14 @@ CLIENT := --editable ./clients
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 TRITON := build/triton
+GPU := build/gpu
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
 DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton debian demo lite images serve evaluate loadtest test check format bench proto lock wheel clean distclean FORCE
+.PHONY: help env env-export env-vllm env-triton env-gpu debian demo lite images serve evaluate loadtest test check gpu-check format bench proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -111,6 +112,19 @@ $(TRITON)/.installed: demo/triton/install.py demo/triton/server.py demo/triton/s
 	$(BIN)/python -m demo.triton.install $(TRITON)
 	@touch $@
 
+env-gpu: $(GPU)/.installed ## Install into build/gpu what gpu-check needs on a GPU's host (many GB)
+
+# Editable, for vLLM finds our plug-in by it. TensorRT's libraries come from NVIDIA's index.
+$(GPU)/.installed: pyproject.toml clients/pyproject.toml constraints.txt | $(VENV)/.serving
+	@echo "== installing vLLM, TensorRT and ONNX Runtime for CUDA into $(GPU) (many minutes)"
+	rm -rf $(GPU)
+	$(BIN)/python -m venv $(GPU)/gpu
+	$(GPU)/gpu/bin/pip install --constraint constraints.txt $(CLIENT) --editable '.[gpu,export,test]'
+	$(GPU)/gpu/bin/pip install --constraint constraints.txt $(CLIENT) --editable '.[tensorrt]'
+	$(BIN)/python -m venv $(GPU)/cuda
+	$(GPU)/cuda/bin/pip install --constraint constraints.txt $(CLIENT) --editable '.[cuda]'
+	@touch $@
+
 demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filter triton,$(VISION)),$(TRITON)/.installed) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
 	$(BIN)/python -m demo --bundle $(BUNDLE) --slices $(SLICES) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
 	  $(if $(VISION),--vision $(VISION))
@@ -147,6 +161,9 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	@for stubs in clients/mediround/v1 serving/llm/v1; do \
 	  diff -r build/proto/$$stubs $$stubs --exclude=__init__.py --exclude=__pycache__ \
 	    || { echo "$$stubs differs from protos/: run 'make proto' and commit"; exit 1; }; done
+
+gpu-check: $(VENV)/.serving ## Run what only a GPU can show, after env-gpu (docs/gpu-verification.md); report in build/gpu-check.md
+	$(BIN)/python -m deploy.gpu_check --bundle $(BUNDLE)
 
 format: $(VENV)/.export ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .

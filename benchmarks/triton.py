@@ -36,6 +36,8 @@ from serving.vision.triton.engine import DECODER, TritonOptions, TritonVision, m
 IN_PROCESS, BY_REFERENCE, BY_VALUE = "in this process", "Triton, shared memory", "Triton, by gRPC"
 ADMIN_KEY = "MEDIROUND_TRITON__ADMIN_KEY"
 """Environment variable, as the orchestrator's."""
+STARTED_SECONDS = 60.0
+"""Until a Triton that somebody started must serve the bundle."""
 ROUNDS = 5
 AT_ONCE = (1, 8, 32)
 
@@ -127,6 +129,10 @@ async def ways(bundle: Bundle, server: TritonUnderLoad) -> AsyncIterator[list[Wa
         Way(BY_VALUE, TritonVision(bundle, server.address, options), _store(bundle)),
     ]
     try:
+        async with asyncio.timeout(STARTED_SECONDS):
+            for way in made:
+                if isinstance(way.engine, TritonVision):
+                    await way.engine.reached()
         yield made
     finally:
         for way in made:

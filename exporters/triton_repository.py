@@ -137,20 +137,14 @@ def _parameter(config: model_config_pb2.ModelConfig, name: str) -> str | None:
 
 def _models(image: ImageSpec, feature: int) -> tuple[_Model, _Model]:
     """Encoder: a ViT's time grows with its batch, so it batches little; one at a time on a CPU, whose memory its
-    attention would take (0.8 GB an image at 1024). Decoder: small and for every round, so it batches.
+    attention would take (0.8 GB an image at 1024). Decoder: small and for every round, so it batches. Both are
+    such that their activations fit a GPU beside vLLM (docs/vision.md).
     """
+    encoder, decoder = encoder_interface(image), decoder_interface(image, feature)
+    masks = BatchLimits(8, 4)
     return (
-        _Model(
-            "image_encoder", IMAGE_ENCODER, encoder_interface(image), BatchLimits(4, None), BatchLimits(1, None)
-        ),
-        _Model(
-            "mask_decoder",
-            MASK_DECODER,
-            decoder_interface(image, feature),
-            BatchLimits(16, 8),
-            BatchLimits(16, 8),
-            (1, 8),
-        ),
+        _Model("image_encoder", IMAGE_ENCODER, encoder, BatchLimits(2, None), BatchLimits(1, None)),
+        _Model("mask_decoder", MASK_DECODER, decoder, masks, masks, (1, 4)),
     )
 
 

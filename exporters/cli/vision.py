@@ -16,9 +16,12 @@ from exporters.compare.json_report import as_json
 from exporters.errors import SourceError
 from exporters.progress import timed
 from exporters.stdout import logs_on_stderr
-from exporters.tensorrt.build import Builder, BuildPaths, build_plans, check_plans
+from exporters.tensorrt import triton_release
+from exporters.tensorrt.build import Builder, BuildPaths, build_plans, check_plans, require_release
 from exporters.tensorrt.compiler import Compiler, EngineUnavailableError
 from exporters.tensorrt.gpu import Gpu, find_gpu
+from exporters.tensorrt.memory import GpuMemory, require_room
+from exporters.tensorrt.plans import Host
 from exporters.variant import Form, write_variant
 from serving.bundle import load_bundle
 from serving.runtime.cpus import usable_cpus
@@ -78,18 +81,35 @@ def tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
         "--capability", type=_capability, help="of the GPU, such as 9.0; that of this host's by default"
     )
     parser.add_argument("--workspace-mib", type=int, help="most scratch memory of one layer on the GPU")
+    parser.add_argument(
+        "--server-tensorrt",
+        metavar="VERSION",
+        default=triton_release.TENSORRT,
+        help=f"the TensorRT in Triton; %(default)s is that of {triton_release.IMAGE}",
+    )
+    parser.add_argument(
+        "--language-share", type=_share, default=0.0, help="with --check: of the GPU's memory, that vLLM will take"
+    )
+    parser.add_argument(
+        "--gpus",
+        nargs=2,
+        metavar=("LANGUAGE", "VISION"),
+        help="with --check: each half's GPU; --language-share counts where they are one (the default)",
+    )
     parser.set_defaults(run=_tensorrt)
 
 
 def _tensorrt(given: argparse.Namespace) -> int:
     if (given.bundle is None) != given.check:
         raise SourceError("name a --bundle to build, or --check a repository that has plans")
+    return _check(given) if given.check else _build(given)
+
+
+def _build(given: argparse.Namespace) -> int:
     progress, compiler = timed(), Compiler(_module(given.runtime))
+    require_release(compiler, given.server_tensorrt)
     workspace = given.workspace_mib * MIB if given.workspace_mib else None
-    workshop = Builder(compiler, Gpu(given.capability) if given.capability else find_gpu(), workspace)
-    if given.check:
-        check_plans(given.repository, workshop, progress)
-        return 0
+    workshop = Builder(compiler, _gpu(given), workspace)
     bundle = load_bundle(given.bundle)
     if given.precision not in {None, bundle.manifest.image.precision}:
         raise SourceError(
@@ -99,6 +119,27 @@ def _tensorrt(given: argparse.Namespace) -> int:
     for plan in build_plans(bundle, BuildPaths(given.repository, given.plans), workshop, progress):
         print(plan)  # what this command makes
     return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    progress, gpu = timed(), _gpu(given)
+    try:
+        compiler = Compiler(_module("tensorrt"))
+    except EngineUnavailableError:
+        compiler = None  # the sidecars say what the server needs to know
+    found = check_plans(
+        given.repository, Host("tensorrt", given.server_tensorrt, gpu.capability), compiler, progress
+    )
+    if gpu.memory is None:
+        progress("memory is not summed: nvidia-smi did not say how much the GPU has")
+    else:
+        apart = given.gpus is not None and given.gpus[0] != given.gpus[1]
+        progress(require_room(found, GpuMemory(gpu.memory, 0.0 if apart else given.language_share)))
+    return 0
+
+
+def _gpu(given: argparse.Namespace) -> Gpu:
+    return Gpu(given.capability) if given.capability else find_gpu()
 
 
 def _module(runtime: str) -> Any:
@@ -113,3 +154,13 @@ def _capability(text: str) -> str:
     if not re.fullmatch(r"\d{1,2}\.\d", text):
         raise argparse.ArgumentTypeError(f"must be of the form 9.0, not {text!r}")
     return text
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, not {text!r}")
+    return share

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exporters.errors import UnsupportedSourceError
 from exporters.progress import Progress
 from exporters.tensorrt import plans
-from exporters.tensorrt.compiler import BuildError, BuildRequest, Built, Compiler, Range
+from exporters.tensorrt.compiler import BuildError, BuildRequest, Built, Compiler, EngineUnavailableError, Range
 from exporters.tensorrt.gpu import Gpu
 from exporters.triton_repository import CONFIG, BatchLimits, read_digest, read_limits
 from exporters.variant import GRAPHS, PRECISION_REPORT
@@ -78,25 +78,47 @@ def build_plans(bundle: Bundle, places: BuildPaths, workshop: Builder, progress:
             progress(f"building {plan.name}")
             began = time.monotonic()
             built = _build(bundle.path(graph), recipe, places.plans, workshop.compiler)
-            progress(f"built in {time.monotonic() - began:.1f} s, {len(built.plan) / 1e6:.1f} MB")
+            progress(f"built in {time.monotonic() - began:.1f} s, {_sizes(built)}")
             for warning in built.warnings:
                 progress(f"TensorRT warns: {warning}")
-            plans.write(built.plan, recipe, places.plans)
+            plans.write(built.plan, recipe, built.activation, places.plans)
         found.append(plan)
         if not workshop.compiler.offline:
             progress(f"placed {plans.place(plan, places.repository, workshop.host)}")
     return found
 
 
-def check_plans(repository: Path, workshop: Builder, progress: Progress) -> None:
-    """Refuse a repository whose plans this host should not serve, before Triton starts.
+def require_release(compiler: Compiler, server: str) -> None:
+    """Refuse to build plans that the server cannot load. TensorRT-RTX's are for no server.
+
+    Raises:
+        EngineUnavailableError: the message says what to install.
+    """
+    if not compiler.offline and compiler.version != server:
+        raise EngineUnavailableError(
+            f"TensorRT {compiler.version} is here, and the server has {server}, which loads its own plans alone: "
+            f"install tensorrt-cu13=={server}, or name the server's with --server-tensorrt (docs/vision.md)"
+        )
+
+
+def check_plans(repository: Path, host: plans.Host, compiler: Compiler | None, progress: Progress) -> list[Path]:
+    """Refuse a repository whose plans ``host`` should not serve, before Triton starts. Returns its plans.
+
+    Each is also loaded, where the TensorRT here is the server's. None: there is none here.
 
     Raises:
         SourceError: the message says which plan, and what differs.
     """
-    for plan in plans.check_repository(repository, workshop.host):
-        _load(workshop.compiler, plan.read_bytes(), plan.name)
-        progress(f"{plan} is for this host")
+    found = []
+    for plan in plans.check_repository(repository, host):
+        if compiler is not None and compiler.version == host.version:
+            _load(compiler, plan.read_bytes(), plan.name)
+            progress(f"{plan} is for this host")
+        else:
+            here = compiler.version if compiler else "none"
+            progress(f"{plan} is for this host by its sidecar; not loaded, for TensorRT here is {here}")
+        found.append(plan)
+    return found
 
 
 def profile_for(manifest: Manifest, graph: str, limits: BatchLimits) -> Mapping[str, Range]:
@@ -159,13 +181,21 @@ def _build(graph: Path, recipe: plans.Recipe, directory: Path, compiler: Compile
     request = BuildRequest(graph, profile, recipe.capability, recipe.workspace)
     built = compiler.build(request, cache.read_bytes() if cache.is_file() else None)
     if not compiler.offline:
-        _load(compiler, built.plan, recipe.name)
+        built = replace(built, activation=_load(compiler, built.plan, recipe.name))
     if built.timings is not None:
         directory.mkdir(parents=True, exist_ok=True)
         cache.write_bytes(built.timings)
     return built
 
 
-def _load(compiler: Compiler, plan: bytes, name: str) -> None:
-    if not compiler.loads(plan):
+def _load(compiler: Compiler, plan: bytes, name: str) -> int:
+    """Bytes of its activations."""
+    activation = compiler.load(plan)
+    if activation is None:
         raise BuildError(f"{name} does not load here: {compiler.complaints or 'TensorRT does not say why'}")
+    return activation
+
+
+def _sizes(built: Built) -> str:
+    activation = "unknown" if built.activation is None else f"{built.activation / 1e6:.1f} MB"
+    return f"{len(built.plan) / 1e6:.1f} MB, activations {activation}"

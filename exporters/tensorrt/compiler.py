@@ -8,6 +8,7 @@ API: https://docs.nvidia.com/deeplearning/tensorrt/ (releases 10 and 11).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from exporters.errors import SourceError
 
 Shape = tuple[int, ...]
 Runtime = Literal["tensorrt", "tensorrt_rtx"]
+_ACTIVATION = re.compile(r"Total Activation Memory: (\d+) bytes")
 _TOLD = 8
 """Messages of a failed build that its error repeats."""
 
@@ -56,6 +58,8 @@ class Built:
     """The timing cache after the build; None where the module keeps none."""
     warnings: tuple[str, ...]
     """What TensorRT had to say of a graph that it took, such as an overflow to be expected."""
+    activation: int | None
+    """Bytes of GPU memory that one context takes for activations, as the builder logs it; None if it does not."""
 
 
 class Compiler:
@@ -65,7 +69,8 @@ class Compiler:
         self._trt = trt
         self._said: list[str] = []
         self._warned: list[str] = []
-        self._logger = _logger(trt, self._said.append, self._warned.append)
+        self._informed: list[str] = []
+        self._logger = _logger(trt, self._said.append, self._warned.append, self._informed.append)
 
     @property
     def runtime(self) -> Runtime:
@@ -88,6 +93,9 @@ class Compiler:
     def build(self, request: BuildRequest, timings: bytes | None = None) -> Built:
         """Compute in the types that stand in the graph, for the shapes of the profile. Blocks for minutes.
 
+        TF32 is off, which TensorRT takes for float32 otherwise: what stands in float32, in half-precision graphs
+        too, is what needs it (the judge's threshold, the position code).
+
         Args:
             timings: the cache of an earlier build on the same GPU and version. One of another is ignored.
 
@@ -95,25 +103,31 @@ class Compiler:
             BuildError: the graph or the profile is not taken.
             EngineUnavailableError: the module cannot build for this architecture.
         """
-        self._said.clear()
-        self._warned.clear()
+        for kept in (self._said, self._warned, self._informed):
+            kept.clear()
         builder = self._trt.Builder(self._logger)
         network = self._network(builder, request.graph)
         config = builder.create_builder_config()
         self._set_profile(builder, config, network, request)
         self._set_target(config, request.capability)
+        self._forbid_tf32(config)
         if request.workspace is not None:
             config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, request.workspace)
         cache = None if self.offline else self._use_timings(config, timings)
         plan = builder.build_serialized_network(network, config)
         if plan is None:  # the reason is in the log alone
             raise self._failed(request.graph, "the build failed")
-        return Built(bytes(plan), None if cache is None else bytes(cache.serialize()), tuple(self._warned))
+        timed = None if cache is None else bytes(cache.serialize())
+        return Built(bytes(plan), timed, tuple(self._warned), self._logged_activation())
 
-    def loads(self, plan: bytes) -> bool:
-        """Whether this host's GPU takes the plan. Never without a GPU."""
+    def load(self, plan: bytes) -> int | None:
+        """Bytes of activations in one context, at the profile's largest shapes, if this host's GPU takes the plan.
+
+        None if it does not: never without a GPU.
+        """
         self._said.clear()
-        return self._trt.Runtime(self._logger).deserialize_cuda_engine(plan) is not None
+        engine = self._trt.Runtime(self._logger).deserialize_cuda_engine(plan)
+        return None if engine is None else int(engine.device_memory_size_v2)
 
     def _network(self, builder: Any, graph: Path) -> Any:
         flags = self._trt.NetworkDefinitionCreationFlag
@@ -147,6 +161,14 @@ class Compiler:
         config.num_compute_capabilities = 1
         config.set_compute_capability(target, 0)
 
+    def _forbid_tf32(self, config: Any) -> None:
+        if (tf32 := getattr(self._trt.BuilderFlag, "TF32", None)) is not None:  # a release without has no TF32
+            config.clear_flag(tf32)
+
+    def _logged_activation(self) -> int | None:
+        found = [match for words in self._informed if (match := _ACTIVATION.search(words))]
+        return int(found[-1][1]) if found else None
+
     def _use_timings(self, config: Any, timings: bytes | None) -> Any:
         cache = config.create_timing_cache(timings or b"")
         if not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -158,9 +180,12 @@ class Compiler:
         return BuildError(f"{graph.name}: {what}: {self.complaints}")
 
 
-def _logger(trt: Any, fail: Callable[[str], None], warn: Callable[[str], None]) -> Any:
+def _logger(
+    trt: Any, fail: Callable[[str], None], warn: Callable[[str], None], inform: Callable[[str], None]
+) -> Any:
     severity_of = trt.ILogger.Severity
     told = {severity_of.INTERNAL_ERROR: fail, severity_of.ERROR: fail, severity_of.WARNING: warn}
+    told[severity_of.INFO] = inform
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # its base comes with the module
         def __init__(self) -> None:

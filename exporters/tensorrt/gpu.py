@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from exporters.errors import SourceError
 
-_QUERY = ("--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
+_QUERY = ("--query-gpu=name,compute_cap,driver_version,memory.total", "--format=csv,noheader,nounits")
 _SECONDS = 30
+_MIB = 1 << 20
 
 
 class NoGpuError(SourceError):
@@ -25,6 +26,8 @@ class Gpu:
     """Its architecture, such as 9.0."""
     name: str | None = None
     driver: str | None = None
+    memory: int | None = None
+    """Bytes in all."""
 
 
 def find_gpu() -> Gpu:
@@ -44,14 +47,20 @@ def find_gpu() -> Gpu:
 
 
 def parse_gpus(said: str) -> Gpu:
-    """From nvidia-smi's lines ``name, compute capability, driver``. Raises as ``find_gpu`` does."""
-    lines = [[field.strip() for field in line.rsplit(",", 2)] for line in said.splitlines() if line.strip()]
-    if not lines or any(len(fields) != 3 for fields in lines):
+    """From nvidia-smi's lines ``name, compute capability, driver, MiB``; of several the least memory.
+
+    Raises:
+        NoGpuError: as ``find_gpu`` does.
+    """
+    lines = [[field.strip() for field in line.rsplit(",", 3)] for line in said.splitlines() if line.strip()]
+    if not lines or any(len(fields) != 4 for fields in lines):
         raise NoGpuError("nvidia-smi lists no GPU: name its --capability")
-    if len({capability for _, capability, _ in lines}) > 1:
+    if len({fields[1] for fields in lines}) > 1:
         raise NoGpuError(
             "this host has GPUs of several architectures: show TensorRT one of them (CUDA_VISIBLE_DEVICES), "
             "and name its --capability"
         )
-    name, capability, driver = lines[0]
-    return Gpu(capability, name, driver)
+    name, capability, driver, _ = lines[0]
+    sizes = [fields[3] for fields in lines]  # "[N/A]" where the GPU has its host's memory
+    known = all(size.isdecimal() for size in sizes)
+    return Gpu(capability, name, driver, min(map(int, sizes)) * _MIB if known else None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from exporters import hardlink
 from exporters.errors import SourceError
@@ -69,27 +69,30 @@ class Sidecar(Recipe):
     """What lies beside a plan."""
 
     plan: Digest
+    activation: NonNegativeInt | None
+    """Bytes of GPU memory that one context takes for activations; None where no builder said so."""
 
     def follows(self, recipe: Recipe) -> bool:
         """Whether a build would make the same again. Driver and GPU of one architecture may differ."""
-        apart = {"plan", "gpu", "driver"}
+        apart = {"plan", "activation", "gpu", "driver"}
         return self.model_dump(exclude=apart) == recipe.model_dump(exclude=apart)
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What will run a plan."""
+    """What will run a plan: the server's TensorRT, which need not be the one installed here, and its GPU."""
 
     runtime: Runtime
     version: str
     capability: str
 
 
-def write(plan: bytes, recipe: Recipe, directory: Path) -> Path:
+def write(plan: bytes, recipe: Recipe, activation: int | None, directory: Path) -> Path:
     """The plan and then its sidecar: without the latter a plan is never served. Returns the plan's path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / recipe.name
-    sidecar = Sidecar(plan=hashlib.sha256(plan).hexdigest(), **recipe.model_dump())
+    digest = hashlib.sha256(plan).hexdigest()
+    sidecar = Sidecar(plan=digest, activation=activation, **recipe.model_dump())
     beside(path).unlink(missing_ok=True)
     _replace(path, plan)
     _replace(beside(path), (sidecar.model_dump_json(indent=2) + "\n").encode())

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings
 
 from exporters.__main__ import main
 from exporters.cli import vision
+from exporters.tensorrt import triton_release
 from exporters.tensorrt.build import Builder, BuildPaths, build_plans
 from exporters.tensorrt.compiler import Compiler
 from exporters.tensorrt.gpu import Gpu
@@ -45,9 +46,15 @@ def image_environment(target: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in block[1].split() if word != "\\")
 
 
+def filled(text: str, **variables: str) -> str:
+    """As compose fills ``${NAME:-default}`` in."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1], found[2]), text)
+
+
 def environment(service: str) -> dict[str, str]:
     """Of the image, then of the service."""
-    return image_environment(service.partition("-")[0]) | COMPOSE["services"][service]["environment"]
+    ours = {name: filled(value) for name, value in COMPOSE["services"][service]["environment"].items()}
+    return image_environment(service.partition("-")[0]) | ours
 
 
 def understood(name: str, programs: tuple[type[BaseSettings], ...]) -> bool:
@@ -116,8 +123,22 @@ def test_triton_waits_for_the_check_of_what_it_will_load() -> None:
     assert checks["network_mode"] == "none"
 
 
+def test_both_halves_share_a_gpu_by_one_figure() -> None:
+    """vLLM takes what the check leaves to it."""
+    checked = next(word for word in COMPOSE["services"]["plans-check"]["command"] if "share" in word)
+    taken = environment("language")["MEDIROUND_LLM_VLLM__GPU_MEMORY_UTILIZATION"]
+    assert (taken, filled(checked)) == ("0.7", "--language-share=0.7")
+    assert filled(checked, MEDIROUND_LANGUAGE_SHARE="0.5") == "--language-share=0.5"
+    asked = COMPOSE["services"]["plans-check"]["command"]
+    reserved = [COMPOSE["services"][name]["deploy"]["resources"] for name in ("language", "vision")]
+    assert asked[asked.index("--gpus") + 1 :] == [
+        each["reservations"]["devices"][0]["device_ids"][0] for each in reserved
+    ]
+
+
 def test_the_exporter_is_given_tritons_tensorrt() -> None:
-    (argument,) = COMPOSE["services"]["plans-check"]["build"]["args"]
+    ((argument, wheel),) = COMPOSE["services"]["plans-check"]["build"]["args"].items()
+    assert filled(wheel) == triton_release.WHEEL
     text = (REPOSITORY / "Dockerfile").read_text()
     stage = re.search(r"^FROM \S+ AS exporter-environment$.*?(?=^FROM )", text, re.M | re.S)
     assert stage
@@ -127,35 +148,44 @@ def test_the_exporter_is_given_tritons_tensorrt() -> None:
 
 @pytest.fixture
 def check(random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """What the service does in a repository of ours, on a GPU of 9.0; its argument is TensorRT's version."""
-    gpu = Gpu("9.0")
+    """What the service does in a repository of ours, on a GPU of 9.0, with variables of compose."""
+    gpu = Gpu("9.0", memory=24 << 30)
     built_with = Builder(Compiler(TensorRt()), gpu)
     main(["repository", "--bundle", str(random_bundle.directory), "--out", str(tmp_path / "models")])
     build_plans(random_bundle, BuildPaths(tmp_path / "models", tmp_path / "plans"), built_with, lambda _: None)
     command = COMPOSE["services"]["plans-check"]["command"]
     mounted = COMPOSE["services"]["plans-check"]["volumes"][0].split(":")[-2]
-    ours = [word.replace(mounted, str(tmp_path / "models")) for word in command]
-    assert ours != command
+    monkeypatch.setattr(vision, "_module", {"tensorrt": TensorRt()}.__getitem__)
+    monkeypatch.setattr(vision, "find_gpu", lambda: gpu)
 
-    def checked(version: str = TensorRt.__version__) -> int:
-        found = TensorRt()
-        found.__version__ = version
-        monkeypatch.setattr(vision, "_module", {"tensorrt": found}.__getitem__)
-        monkeypatch.setattr(vision, "find_gpu", lambda: gpu)
-        return main(ours)
+    def checked(**variables: str) -> int:
+        return main([filled(word, **variables).replace(mounted, str(tmp_path / "models")) for word in command])
 
     return checked
 
 
-def test_the_check_passes_plans_that_are_for_this_host(check: Callable[..., int]) -> None:
-    assert check() == 0
-
-
-def test_the_check_refuses_plans_of_another_tensorrt(
+def test_the_check_passes_plans_that_are_for_this_host(
     check: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check("11.5.0.1") == 2
-    assert "TensorRT version 11.4.0.106, not 11.5.0.1" in capsys.readouterr().err
+    assert check() == 0
+    said = capsys.readouterr().err
+    assert said.count("is for this host\n") == 2
+    assert "18.8 of the GPU's 24.0 GiB: vLLM (70%) 16.8 GiB" in said
+
+
+def test_the_check_refuses_plans_of_another_tensorrt_than_the_servers(
+    check: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(MEDIROUND_TENSORRT="11.5.0.1") == 2
+    assert f"TensorRT version {triton_release.TENSORRT}, not 11.5.0.1" in capsys.readouterr().err
+
+
+def test_the_check_refuses_plans_that_do_not_fit_beside_vllm(
+    check: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(MEDIROUND_LANGUAGE_SHARE="0.92") == 2
+    assert "the GPU has 24.0 GiB, and 24.1 GiB would be taken (vLLM (92%) 22.1 GiB" in capsys.readouterr().err
+    assert check(MEDIROUND_LANGUAGE_SHARE="0.92", MEDIROUND_LANGUAGE_GPU="1") == 0  # another GPU
 
 
 def test_the_check_refuses_other_bytes_and_what_is_missing(

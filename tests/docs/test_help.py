@@ -39,6 +39,7 @@ COMMANDS = {
     "demo.heldout": DEMO,
     "demo.triton.install": DEMO,
     "deploy.images": DEMO,
+    "deploy.gpu_check": ("mediround-serving",),
     "deploy.grafana": EXPORT,
     "benchmarks": EXPORT,
     "benchmarks.encoders": EXPORT,

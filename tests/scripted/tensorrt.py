@@ -6,7 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from exporters.tensorrt import triton_release
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER
+
+ACTIVATION = 1 << 29
+"""Bytes, of each plan once it is loaded."""
 
 
 class Cache:
@@ -20,7 +24,9 @@ class Cache:
 class Config:
     def __init__(self, trt: TensorRt) -> None:
         self._trt = trt
-        self.limits: list[tuple[str, int]] = []
+
+    def clear_flag(self, flag: str) -> None:
+        self._trt.cleared.append(flag)
 
     def create_timing_cache(self, content: bytes) -> Cache:
         return Cache(content)
@@ -39,19 +45,22 @@ class Config:
 class TensorRt:
     """The module."""
 
-    __version__ = "11.4.0.106"
+    __version__ = triton_release.TENSORRT
     IBuilderConfig = Config
+    BuilderFlag: Any = SimpleNamespace(TF32="tf32", REFIT="refit")
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
 
     class ILogger:
-        Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
+        Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3)
 
     def __init__(self) -> None:
         self.builds: list[str] = []
         self.caches: list[bytes] = []
         self.foreign_caches: set[bytes] = set()
         self.pools: list[tuple[str, int]] = []
+        self.cleared: list[str] = []
+        """Flags of builds."""
         self.loads = True
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802  # TensorRT's name
@@ -85,6 +94,6 @@ class TensorRt:
     def Runtime(self, logger: Any) -> Any:  # noqa: N802  # TensorRT's name
         def load(plan: bytes) -> object | None:
             logger.log(self.ILogger.Severity.ERROR, "incompatible device")
-            return object() if self.loads else None
+            return SimpleNamespace(device_memory_size_v2=ACTIVATION) if self.loads else None
 
         return SimpleNamespace(deserialize_cuda_engine=load)

@@ -31,7 +31,7 @@ async def test_batches_form(random_bundle: Bundle, random_triton: Triton) -> Non
                 assert done.requests == len(counts)
                 if len(set(counts)) == 1:
                     assert done.runs < 24
-                    assert 1 < max(done.sizes) <= 16
+                    assert 1 < max(done.sizes) <= 8
 
 
 async def test_a_full_queue_is_exhausted_and_passes(random_bundle: Bundle, random_triton: Triton) -> None:
@@ -49,7 +49,7 @@ async def test_a_full_queue_is_exhausted_and_passes(random_bundle: Bundle, rando
 async def test_a_person_who_waits_goes_before_dialogues_known_in_advance(
     random_bundle: Bundle, random_triton: Triton
 ) -> None:
-    """Of 17 encodes that queue, four a batch at most, the one that came last."""
+    """Of 17 encodes that queue, two a batch at most, the one that came last."""
     ended: list[Priority] = []
 
     async def encode(on: Stage, seed: int, claimed: Priority) -> None:

@@ -41,7 +41,7 @@ def test_production_runs_plans_wherever_triton_puts_them(model: str) -> None:
 
 
 def test_its_limits_can_be_read(tmp_path: Path) -> None:
-    assert read_limits(COMMITTED / "image_encoder" / "config.pbtxt") == BatchLimits(4, None)
-    assert read_limits(COMMITTED / "mask_decoder" / "config.pbtxt") == BatchLimits(16, 8)
+    assert read_limits(COMMITTED / "image_encoder" / "config.pbtxt") == BatchLimits(2, None)
+    assert read_limits(COMMITTED / "mask_decoder" / "config.pbtxt") == BatchLimits(8, 4)
     with pytest.raises(SourceError, match="exporters repository"):
         read_limits(tmp_path / "config.pbtxt")

@@ -11,7 +11,7 @@ import pytest
 
 from serving.bundle import BundleError
 from serving.errors import EngineFault, Unavailable
-from serving.runtime.graph import CPU, CUDA, Graph, Interface, ProviderError, TensorSpec
+from serving.runtime.graph import CPU, CUDA, Graph, Interface, ProviderError, TensorSpec, _load_cuda
 from serving.runtime.worker import Stop
 from tests.unit.runtime.graphs import ROWS, WIDTH, gather, products
 
@@ -72,9 +72,11 @@ class Session:
 
     asked: ClassVar[dict[str, object]] = {}
     providers: ClassVar[list[str]] = []
+    order: ClassVar[list[str]] = []
 
     def __init__(self, path: str, options: object, **asked: object) -> None:
         type(self).asked = asked
+        self.order.append("session")
 
     def get_providers(self) -> list[str]:
         return self.providers
@@ -88,7 +90,15 @@ class Session:
 
 @pytest.fixture
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
-    """As onnxruntime-gpu would say."""
+    """As onnxruntime-gpu would say, on a host whose cuDNN is missing."""
+
+    def preload() -> None:
+        Session.order.append("libraries")
+        print("Failed to load libcudnn.so.9: cannot open shared object file")
+
+    _load_cuda.cache_clear()
+    monkeypatch.setattr(Session, "order", [])
+    monkeypatch.setattr("serving.runtime.graph.onnxruntime.preload_dlls", preload)
     monkeypatch.setattr("serving.runtime.graph.onnxruntime.get_available_providers", lambda: [*CUDA, *CPU])
     monkeypatch.setattr("serving.runtime.graph.onnxruntime.InferenceSession", Session)
     return Session
@@ -102,8 +112,34 @@ def test_cuda_is_asked_for_with_its_options(
     assert graph.description == "onnxruntime/CUDAExecutionProvider"
     assert with_cuda.asked["providers"] == ["CUDAExecutionProvider"]
     assert with_cuda.asked["provider_options"] == [
-        {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        {
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",  # float32 is float32
+        }
     ]
+
+
+def test_cudas_libraries_are_loaded_once_and_before_a_session(
+    with_cuda: type[Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From their wheels: a host needs no toolkit."""
+    monkeypatch.setattr(with_cuda, "providers", [*CUDA, *CPU])
+    for _ in range(2):
+        Graph(tmp_path / "g.onnx", ROWS, threads=1, providers=CUDA)
+    assert with_cuda.order == ["libraries", "session", "session"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cpu_needs_no_libraries_of_cuda(
+    with_cuda: type[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(with_cuda, "providers", [*CPU])
+    Graph(tmp_path / "g.onnx", ROWS, threads=1)
+    assert with_cuda.order == ["session"]
 
 
 def test_a_fall_back_to_the_cpu_is_refused(
@@ -112,7 +148,8 @@ def test_a_fall_back_to_the_cpu_is_refused(
     """What onnxruntime does in silence when there is no GPU, or a library is missing."""
     monkeypatch.setattr(with_cuda, "providers", [*CPU])
     with pytest.raises(
-        ProviderError, match=r"g\.onnx: CUDAExecutionProvider was asked for, CPUExecutionProvider came"
+        ProviderError,
+        match=r"g\.onnx: CUDAExecutionProvider was asked for, CPUExecutionProvider came.*libcudnn\.so\.9",
     ):
         Graph(tmp_path / "g.onnx", ROWS, threads=1, providers=CUDA)
 

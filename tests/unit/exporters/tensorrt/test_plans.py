@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporters.errors import SourceError
+from exporters.tensorrt.memory import TRITON, GpuMemory, require_room
 from exporters.tensorrt.plans import (
     Host,
     PlanError,
@@ -25,6 +26,9 @@ from exporters.tensorrt.plans import (
 GRAPH, BUNDLE = "a" * 64, "b" * 64
 HOST = Host("tensorrt", "11.4.0.106", "9.0")
 CONTENT = b"a plan"
+GIB = 1 << 30
+ACTIVATION = 3 * GIB
+"""Bytes."""
 
 
 def recipe(**changes: object) -> Recipe:
@@ -45,7 +49,7 @@ def recipe(**changes: object) -> Recipe:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    return write(CONTENT, recipe(), tmp_path / "plans")
+    return write(CONTENT, recipe(), ACTIVATION, tmp_path / "plans")
 
 
 @pytest.fixture
@@ -183,6 +187,31 @@ def test_a_repository_without_a_digest_is_refused(plan: Path, repository: Path) 
 
 def test_a_second_placement_replaces_the_first(plan: Path, repository: Path, tmp_path: Path) -> None:
     place(plan, repository, HOST)
-    again = write(b"again", recipe(workspace=1 << 30), tmp_path / "others")
+    again = write(b"again", recipe(workspace=1 << 30), None, tmp_path / "others")
     assert place(again, repository, HOST).read_bytes() == b"again"
     assert plan.read_bytes() == CONTENT
+
+
+def test_what_fits_is_summed(plan: Path) -> None:
+    words = require_room([plan, plan], GpuMemory(80 * GIB, language=0.7))
+    assert words == (
+        "63.0 of the GPU's 80.0 GiB: vLLM (70%) 56.0 GiB, weights 0.0 GiB, activations 6.0 GiB, "
+        "Triton itself, about 1.0 GiB"
+    )
+
+
+def test_what_fits_alone_does_not_fit_beside_the_language_half(plan: Path) -> None:
+    """To the byte: three plans' activations, their weights and Triton itself."""
+    three = [plan] * 3
+    needed = 3 * (ACTIVATION + len(CONTENT)) + TRITON
+    assert require_room(three, GpuMemory(needed))
+    with pytest.raises(PlanError, match=r"has 10\.0 GiB, and 10\.0 GiB would be taken"):
+        require_room(three, GpuMemory(needed - 1))
+    with pytest.raises(PlanError, match=r"19\.2 GiB would be taken \(vLLM \(92%\) 9\.2 GiB"):
+        require_room(three, GpuMemory(needed, language=0.92))
+
+
+def test_a_plan_that_does_not_say_what_it_takes_is_refused(tmp_path: Path) -> None:
+    silent = write(CONTENT, recipe(), None, tmp_path)
+    with pytest.raises(PlanError, match="does not say what memory it takes"):
+        require_room([silent], GpuMemory(80 * GIB))
