@@ -7,8 +7,16 @@ Health is the standard grpc.health.v1.Health. Service names: "" and "mediround.v
 SERVING after its warm-up, NOT_SERVING for good once it drains), "language" and "vision" (one half of the model each).
 Server reflection (grpc.reflection.v1alpha) is on.
 
-Request metadata: "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12
-hexadecimal digits); anything else is ignored and the server makes an id of its own. No other metadata is read.
+Request metadata, all optional:
+- "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12 hexadecimal
+  digits), new for every request and the same for its repetitions; anything else is ignored and the server makes an id of
+  its own. The same id with the same request is answered by the first result, and nothing is done twice: for OpenSession,
+  AskRound, AskRoundWithProgress, SegmentDialogue, AmendRound, RewindSession and ForkSession, among the last requests of
+  the session (Limits.max_requests_remembered). The same id with another request is FAILED_PRECONDITION,
+  IDEMPOTENCY_MISMATCH. A repetition that meets the first waits for it. A dialogue that was cut off goes on where it ended.
+- "x-mediround-session" is the session's id, on every call that has one (of ForkSession: the session that is branched),
+  for proxies that keep a session with one server. Where it is sent it must be the request's session.
+No other metadata is read.
 
 Identity: with mutual TLS the caller is the subject of its certificate (its first alternative name where the subject
 is empty), and sessions and held images belong to that caller. Without, all callers are one.
@@ -22,6 +30,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -155,6 +164,81 @@ PRIORITY_BATCH: Priority.ValueType  # 2
 """Takes what interactive requests leave, and may wait longer."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _ProgressStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProgressStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProgressStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROGRESS_STAGE_UNSPECIFIED: _ProgressStage.ValueType  # 0
+    PROGRESS_STAGE_QUEUED: _ProgressStage.ValueType  # 1
+    """Waits for its session's earlier requests, or for a place."""
+    PROGRESS_STAGE_PREPARE: _ProgressStage.ValueType  # 2
+    """Crops and boxes of what is referred to."""
+    PROGRESS_STAGE_LANGUAGE: _ProgressStage.ValueType  # 3
+    PROGRESS_STAGE_ENCODE: _ProgressStage.ValueType  # 4
+    """The language half has answered; the image's embedding is still on its way."""
+    PROGRESS_STAGE_DECODE: _ProgressStage.ValueType  # 5
+
+class ProgressStage(_ProgressStage, metaclass=_ProgressStageEnumTypeWrapper): ...
+
+PROGRESS_STAGE_UNSPECIFIED: ProgressStage.ValueType  # 0
+PROGRESS_STAGE_QUEUED: ProgressStage.ValueType  # 1
+"""Waits for its session's earlier requests, or for a place."""
+PROGRESS_STAGE_PREPARE: ProgressStage.ValueType  # 2
+"""Crops and boxes of what is referred to."""
+PROGRESS_STAGE_LANGUAGE: ProgressStage.ValueType  # 3
+PROGRESS_STAGE_ENCODE: ProgressStage.ValueType  # 4
+"""The language half has answered; the image's embedding is still on its way."""
+PROGRESS_STAGE_DECODE: ProgressStage.ValueType  # 5
+Global___ProgressStage: _TypeAlias = ProgressStage  # noqa: Y015
+
+class _ReferenceSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReferenceSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReferenceSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFERENCE_SOURCE_UNSPECIFIED: _ReferenceSource.ValueType  # 0
+    REFERENCE_SOURCE_ROUND: _ReferenceSource.ValueType  # 1
+    """An earlier round's mask: the model's own, or a seed's."""
+    REFERENCE_SOURCE_GIVEN: _ReferenceSource.ValueType  # 2
+    """A mask sent with the question."""
+    REFERENCE_SOURCE_AMENDED: _ReferenceSource.ValueType  # 3
+    """An earlier round's mask as a person has edited it."""
+
+class ReferenceSource(_ReferenceSource, metaclass=_ReferenceSourceEnumTypeWrapper): ...
+
+REFERENCE_SOURCE_UNSPECIFIED: ReferenceSource.ValueType  # 0
+REFERENCE_SOURCE_ROUND: ReferenceSource.ValueType  # 1
+"""An earlier round's mask: the model's own, or a seed's."""
+REFERENCE_SOURCE_GIVEN: ReferenceSource.ValueType  # 2
+"""A mask sent with the question."""
+REFERENCE_SOURCE_AMENDED: ReferenceSource.ValueType  # 3
+"""An earlier round's mask as a person has edited it."""
+Global___ReferenceSource: _TypeAlias = ReferenceSource  # noqa: Y015
+
+class _SessionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SESSION_STATE_UNSPECIFIED: _SessionState.ValueType  # 0
+    SESSION_STATE_OPEN: _SessionState.ValueType  # 1
+    """In memory: the next round may be asked."""
+    SESSION_STATE_PARKED: _SessionState.ValueType  # 2
+    """In the store alone: the next call brings it back, perhaps after `resume` (NEEDS_IMAGE)."""
+
+class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper): ...
+
+SESSION_STATE_UNSPECIFIED: SessionState.ValueType  # 0
+SESSION_STATE_OPEN: SessionState.ValueType  # 1
+"""In memory: the next round may be asked."""
+SESSION_STATE_PARKED: SessionState.ValueType  # 2
+"""In the store alone: the next call brings it back, perhaps after `resume` (NEEDS_IMAGE)."""
+Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
+
 @_typing.final
 class OpenSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -190,6 +274,9 @@ class ImageHeader(_message.Message):
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     CONTENT_BYTES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     content_sha256: _builtins.bytes
     """SHA-256 of the bytes as sent (32 bytes). Optional with chunks, where it is then checked."""
     content_bytes: _builtins.int
@@ -198,6 +285,18 @@ class ImageHeader(_message.Message):
     """
     priority: Global___Priority.ValueType
     """Whose turn it is when more images come than can be worked on at once."""
+    session_id: _builtins.str
+    """Names the new session: 128 random bits or more of the caller's own, as 22 to 64 characters of A-Z, a-z, 0-9, "-" and
+    "_" (base64url or hexadecimal). It must not have been used before. Empty: the server makes one.
+    """
+    keep: _builtins.bool
+    """The session is somebody's work: idle for too long it is parked, not dropped, where the server has a store that
+    outlives it. Without: never in a store. A server that keeps sessions in memory alone drops both, and says so.
+    """
+    resume: _builtins.bool
+    """Gives a parked session (`session_id`) its image again: what NEEDS_IMAGE asks for. It must be the same image, sent in
+    the same bytes. The answer is the session's; one that has its image is answered at once.
+    """
     @_builtins.property
     def encoded(self) -> Global___EncodedImage:
         """The bytes are a PNG, JPEG or TIFF file (8 bits a channel; one frame)."""
@@ -214,10 +313,13 @@ class ImageHeader(_message.Message):
         content_sha256: _builtins.bytes = ...,
         content_bytes: _builtins.int = ...,
         priority: Global___Priority.ValueType = ...,
+        session_id: _builtins.str = ...,
+        keep: _builtins.bool = ...,
+        resume: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "encoding", b"encoding", "raw", b"raw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "content_sha256", b"content_sha256", "encoded", b"encoded", "encoding", b"encoding", "priority", b"priority", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "content_sha256", b"content_sha256", "encoded", b"encoded", "encoding", b"encoding", "keep", b"keep", "priority", b"priority", "raw", b"raw", "resume", b"resume", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_encoding: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_encoding: _TypeAlias = _typing.Literal["encoding", b"encoding"]  # noqa: Y015
@@ -279,6 +381,8 @@ class OpenSessionResponse(_message.Message):
     UPLOAD_SKIPPED_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     height: _builtins.int
     width: _builtins.int
@@ -288,6 +392,12 @@ class OpenSessionResponse(_message.Message):
     """SHA-256 of the bytes, to open further sessions without an upload."""
     model_digest: _builtins.str
     """SHA-256 of the served bundle's manifest, hex."""
+    rounds: _builtins.int
+    """Rounds that it has: of a session that is resumed, or that was opened by this request before."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the session ends if nothing is asked of it meanwhile. In every answer about a session."""
+
     def __init__(
         self,
         *,
@@ -297,10 +407,12 @@ class OpenSessionResponse(_message.Message):
         upload_skipped: _builtins.bool = ...,
         content_sha256: _builtins.bytes = ...,
         model_digest: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        rounds: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "height", b"height", "model_digest", b"model_digest", "session_id", b"session_id", "upload_skipped", b"upload_skipped", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "expires_at", b"expires_at", "height", b"height", "model_digest", b"model_digest", "rounds", b"rounds", "session_id", b"session_id", "upload_skipped", b"upload_skipped", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +428,8 @@ class Question(_message.Message):
     REFER_TO_FIELD_NUMBER: _builtins.int
     ANSWER_MODE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    GIVEN_MASK_FIELD_NUMBER: _builtins.int
+    SEED_MASK_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     answer_mode: Global___AnswerMode.ValueType
     """UNSPECIFIED: FORCED when an answer is given, else the model's default mode."""
@@ -327,6 +441,16 @@ class Question(_message.Message):
     def refer_to(self) -> Global___RoundReference:
         """An earlier round of the same session, whose mask the question is about."""
 
+    @_builtins.property
+    def given_mask(self) -> Global___GivenMask:
+        """A mask that the question is about in place of a round's: a person's, or another session's. Not beside refer_to."""
+
+    @_builtins.property
+    def seed_mask(self) -> Global___Mask:
+        """A seed round: question, answer (with "[SEG]" once; mode FORCED or unset) and mask are given, and the model is not
+        asked. It joins the dialogue as a forced round does, and later questions may refer to it as to any.
+        """
+
     def __init__(
         self,
         *,
@@ -334,14 +458,25 @@ class Question(_message.Message):
         refer_to: Global___RoundReference | None = ...,
         answer_mode: Global___AnswerMode.ValueType = ...,
         answer: _builtins.str = ...,
+        given_mask: Global___GivenMask | None = ...,
+        seed_mask: Global___Mask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_refer_to", b"_refer_to", "refer_to", b"refer_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask", "_refer_to", b"_refer_to", "_seed_mask", b"_seed_mask", "given_mask", b"given_mask", "refer_to", b"refer_to", "seed_mask", b"seed_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_refer_to", b"_refer_to", "answer", b"answer", "answer_mode", b"answer_mode", "refer_to", b"refer_to", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask", "_refer_to", b"_refer_to", "_seed_mask", b"_seed_mask", "answer", b"answer", "answer_mode", b"answer_mode", "given_mask", b"given_mask", "refer_to", b"refer_to", "seed_mask", b"seed_mask", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__given_mask: _TypeAlias = _typing.Literal["given_mask"]  # noqa: Y015
+    _WhichOneofArgType__given_mask: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask"]  # noqa: Y015
     _WhichOneofReturnType__refer_to: _TypeAlias = _typing.Literal["refer_to"]  # noqa: Y015
     _WhichOneofArgType__refer_to: _TypeAlias = _typing.Literal["_refer_to", b"_refer_to"]  # noqa: Y015
+    _WhichOneofReturnType__seed_mask: _TypeAlias = _typing.Literal["seed_mask"]  # noqa: Y015
+    _WhichOneofArgType__seed_mask: _TypeAlias = _typing.Literal["_seed_mask", b"_seed_mask"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__given_mask) -> _WhichOneofReturnType__given_mask | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__refer_to) -> _WhichOneofReturnType__refer_to | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed_mask) -> _WhichOneofReturnType__seed_mask | None: ...
 
 Global___Question: _TypeAlias = Question  # noqa: Y015
 
@@ -351,23 +486,69 @@ class RoundReference(_message.Message):
 
     ROUND_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROUND_ID_FIELD_NUMBER: _builtins.int
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Zero-based index of the round in its session."""
     session_id: _builtins.str
     """Optional; when set it must be the session asked, so that a result of another session is refused."""
+    round_id: _builtins.str
+    """RoundResult.round_id and .mask_digest as the caller knows them. Optional; when set they must be those of the round at
+    `round` as it is now, or the question is refused (STALE): after an undo the index is another round's, after an amend
+    the mask is another.
+    """
+    mask_digest: _builtins.bytes
     def __init__(
         self,
         *,
         round: _builtins.int = ...,
         session_id: _builtins.str = ...,
+        round_id: _builtins.str = ...,
+        mask_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mask_digest", b"mask_digest", "round", b"round", "round_id", b"round_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoundReference: _TypeAlias = RoundReference  # noqa: Y015
+
+@_typing.final
+class GivenMask(_message.Message):
+    """A mask that the model did not make. It must be of the image's size and have a pixel set; its data must have at most
+    Limits.max_given_mask_bytes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_FIELD_NUMBER: _builtins.int
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    mask_digest: _builtins.bytes
+    """A mask that the session holds already: of any round, as it is, as it was, or as it was used."""
+    origin: _builtins.str
+    """Where it comes from, for the caller: comes back in ReferenceUsed. At most 64 bytes of printable UTF-8; never logged."""
+    @_builtins.property
+    def mask(self) -> Global___Mask:
+        """In any encoding. `area` and `box` are not read."""
+
+    def __init__(
+        self,
+        *,
+        mask: Global___Mask | None = ...,
+        mask_digest: _builtins.bytes = ...,
+        origin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["given", b"given", "mask", b"mask", "mask_digest", b"mask_digest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["given", b"given", "mask", b"mask", "mask_digest", b"mask_digest", "origin", b"origin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_given: _TypeAlias = _typing.Literal["mask", "mask_digest"]  # noqa: Y015
+    _WhichOneofArgType_given: _TypeAlias = _typing.Literal["given", b"given"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_given) -> _WhichOneofReturnType_given | None: ...
+
+Global___GivenMask: _TypeAlias = GivenMask  # noqa: Y015
 
 @_typing.final
 class Correction(_message.Message):
@@ -448,6 +629,110 @@ class AskRoundResponse(_message.Message):
 Global___AskRoundResponse: _TypeAlias = AskRoundResponse  # noqa: Y015
 
 @_typing.final
+class AskRoundWithProgressRequest(_message.Message):
+    """The fields of AskRoundRequest, with the same meaning; a repetition by the one is one of the other, too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    MASK_ENCODING_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    mask_encoding: Global___MaskEncoding.ValueType
+    priority: Global___Priority.ValueType
+    @_builtins.property
+    def question(self) -> Global___Question: ...
+    @_builtins.property
+    def correction(self) -> Global___Correction: ...
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        question: Global___Question | None = ...,
+        correction: Global___Correction | None = ...,
+        mask_encoding: Global___MaskEncoding.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskRoundWithProgressRequest: _TypeAlias = AskRoundWithProgressRequest  # noqa: Y015
+
+@_typing.final
+class AskRoundWithProgressResponse(_message.Message):
+    """One of the two."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___RoundResult: ...
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    def __init__(
+        self,
+        *,
+        result: Global___RoundResult | None = ...,
+        progress: Global___Progress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "_result", b"_result", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "_result", b"_result", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
+    _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
+
+Global___AskRoundWithProgressResponse: _TypeAlias = AskRoundWithProgressResponse  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    """Where a request stands. Sent when it changes; what is not read in time may be left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_FIELD_NUMBER: _builtins.int
+    WAVE_FIELD_NUMBER: _builtins.int
+    WAVES_FIELD_NUMBER: _builtins.int
+    stage: Global___ProgressStage.ValueType
+    queue_position: _builtins.int
+    """QUEUED: requests before this one, and when its turn is expected."""
+    wave: _builtins.int
+    """Else: the language pass under way, counted from 0, and how many the request takes."""
+    waves: _builtins.int
+    @_builtins.property
+    def expected_wait(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        stage: Global___ProgressStage.ValueType = ...,
+        queue_position: _builtins.int = ...,
+        expected_wait: _duration_pb2.Duration | None = ...,
+        wave: _builtins.int = ...,
+        waves: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_wait", b"expected_wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_wait", b"expected_wait", "queue_position", b"queue_position", "stage", b"stage", "wave", b"wave", "waves", b"waves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
 class SegmentDialogueRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -456,9 +741,12 @@ class SegmentDialogueRequest(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     MASK_ENCODING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     mask_encoding: Global___MaskEncoding.ValueType
     priority: Global___Priority.ValueType
+    progress: _builtins.bool
+    """Also say where the request stands: messages with `progress` in place of `result`."""
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]:
         """References count from the session's first round."""
@@ -473,10 +761,11 @@ class SegmentDialogueRequest(_message.Message):
         correction: Global___Correction | None = ...,
         mask_encoding: Global___MaskEncoding.ValueType = ...,
         priority: Global___Priority.ValueType = ...,
+        progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "questions", b"questions", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "progress", b"progress", "questions", b"questions", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,18 +776,24 @@ class SegmentDialogueResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def result(self) -> Global___RoundResult: ...
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
     def __init__(
         self,
         *,
         result: Global___RoundResult | None = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
 
 Global___SegmentDialogueResponse: _TypeAlias = SegmentDialogueResponse  # noqa: Y015
 
@@ -516,6 +811,11 @@ class RoundResult(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    ROUND_ID_FIELD_NUMBER: _builtins.int
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
+    AMENDED_FIELD_NUMBER: _builtins.int
+    SEEDED_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Zero-based index of this round in its session."""
     answer: _builtins.str
@@ -527,6 +827,17 @@ class RoundResult(_message.Message):
     corrected: _builtins.bool
     """Whether the corrector replaced the feature."""
     model_digest: _builtins.str
+    """11 to 19: of what computed it."""
+    round_id: _builtins.str
+    """Names this round for good: after an undo its index is another round's."""
+    mask_digest: _builtins.bytes
+    """Names the mask, whatever its encoding: SHA-256 of the text "mediround.v1.Mask", of height and width (4 bytes each, the
+    most significant first) and of the mask in PACKED_BITS. Empty without a mask.
+    """
+    amended: _builtins.bool
+    """Whether the mask is a person's, in place of the model's."""
+    seeded: _builtins.bool
+    """Whether the round was given as a whole (Question.seed_mask)."""
     @_builtins.property
     def mask(self) -> Global___Mask:
         """Absent when the model answered without [SEG]."""
@@ -539,6 +850,8 @@ class RoundResult(_message.Message):
     def timings(self) -> Global___Timings: ...
     @_builtins.property
     def cache(self) -> Global___CacheUse: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -552,10 +865,15 @@ class RoundResult(_message.Message):
         timings: Global___Timings | None = ...,
         cache: Global___CacheUse | None = ...,
         model_digest: _builtins.str = ...,
+        round_id: _builtins.str = ...,
+        mask_digest: _builtins.bytes = ...,
+        amended: _builtins.bool = ...,
+        seeded: _builtins.bool = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "cache", b"cache", "mask", b"mask", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "cache", b"cache", "expires_at", b"expires_at", "mask", b"mask", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "answer", b"answer", "cache", b"cache", "corrected", b"corrected", "mask", b"mask", "model_digest", b"model_digest", "reference", b"reference", "round", b"round", "score", b"score", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "cache", b"cache", "corrected", b"corrected", "expires_at", b"expires_at", "mask", b"mask", "mask_digest", b"mask_digest", "model_digest", b"model_digest", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
@@ -655,9 +973,20 @@ class ReferenceUsed(_message.Message):
     CROP_FIELD_NUMBER: _builtins.int
     BOX_FIELD_NUMBER: _builtins.int
     WHOLE_IMAGE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    ROUND_ID_FIELD_NUMBER: _builtins.int
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     whole_image: _builtins.bool
     """True when the mask covered (almost) nothing visible and the whole image stood in for it."""
+    source: Global___ReferenceSource.ValueType
+    origin: _builtins.str
+    """Of the mask given, or of the amend."""
+    round_id: _builtins.str
+    """The round referred to; with source GIVEN empty, and `round` is 0."""
+    mask_digest: _builtins.bytes
+    """The mask that was used: it stays so, whatever becomes of the round."""
     @_builtins.property
     def crop(self) -> Global___PixelBox:
         """Rectangle cut out as the crop (maxima inclusive)."""
@@ -673,10 +1002,14 @@ class ReferenceUsed(_message.Message):
         crop: Global___PixelBox | None = ...,
         box: Global___PixelBox | None = ...,
         whole_image: _builtins.bool = ...,
+        source: Global___ReferenceSource.ValueType = ...,
+        origin: _builtins.str = ...,
+        round_id: _builtins.str = ...,
+        mask_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "crop", b"crop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "crop", b"crop", "round", b"round", "whole_image", b"whole_image"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "crop", b"crop", "mask_digest", b"mask_digest", "origin", b"origin", "round", b"round", "round_id", b"round_id", "source", b"source", "whole_image", b"whole_image"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -900,6 +1233,9 @@ class Limits(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
     SESSION_IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SESSION_LIFETIME_FIELD_NUMBER: _builtins.int
+    MAX_GIVEN_MASK_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_REMEMBERED_FIELD_NUMBER: _builtins.int
     max_image_bytes: _builtins.int
     max_image_pixels: _builtins.int
     max_aspect_ratio: _builtins.int
@@ -909,8 +1245,16 @@ class Limits(_message.Message):
     max_tokens: _builtins.int
     """Of the whole dialogue, image tokens included."""
     max_sessions: _builtins.int
+    max_given_mask_bytes: _builtins.int
+    """Of Mask.data, of one mask that is given. All of a request together: 16 MiB."""
+    max_requests_remembered: _builtins.int
+    """Of one session: as many requests are known again by their ids."""
     @_builtins.property
     def session_idle_timeout(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def session_lifetime(self) -> _duration_pb2.Duration:
+        """From its opening, however much it is used."""
+
     def __init__(
         self,
         *,
@@ -922,11 +1266,558 @@ class Limits(_message.Message):
         max_tokens: _builtins.int = ...,
         max_sessions: _builtins.int = ...,
         session_idle_timeout: _duration_pb2.Duration | None = ...,
+        session_lifetime: _duration_pb2.Duration | None = ...,
+        max_given_mask_bytes: _builtins.int = ...,
+        max_requests_remembered: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session_idle_timeout", b"session_idle_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session_idle_timeout", b"session_idle_timeout", "session_lifetime", b"session_lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_aspect_ratio", b"max_aspect_ratio", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_question_bytes", b"max_question_bytes", "max_rounds", b"max_rounds", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "session_idle_timeout", b"session_idle_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_aspect_ratio", b"max_aspect_ratio", "max_given_mask_bytes", b"max_given_mask_bytes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_question_bytes", b"max_question_bytes", "max_requests_remembered", b"max_requests_remembered", "max_rounds", b"max_rounds", "max_sessions", b"max_sessions", "max_tokens", b"max_tokens", "session_idle_timeout", b"session_idle_timeout", "session_lifetime", b"session_lifetime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class GetSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionRequest: _TypeAlias = GetSessionRequest  # noqa: Y015
+
+@_typing.final
+class GetSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___SessionSummary: ...
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundSummary]: ...
+    def __init__(
+        self,
+        *,
+        session: Global___SessionSummary | None = ...,
+        rounds: _abc.Iterable[Global___RoundSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rounds", b"rounds", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
+
+@_typing.final
+class SessionSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    height: _builtins.int
+    width: _builtins.int
+    rounds: _builtins.int
+    """Number of rounds."""
+    keep: _builtins.bool
+    state: Global___SessionState.ValueType
+    content_sha256: _builtins.bytes
+    """SHA-256 of the image's bytes as they were sent."""
+    model_digest: _builtins.str
+    """Of the model that answered its rounds."""
+    @_builtins.property
+    def opened_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        rounds: _builtins.int = ...,
+        keep: _builtins.bool = ...,
+        state: Global___SessionState.ValueType = ...,
+        opened_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        content_sha256: _builtins.bytes = ...,
+        model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "opened_at", b"opened_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "expires_at", b"expires_at", "height", b"height", "keep", b"keep", "model_digest", b"model_digest", "opened_at", b"opened_at", "rounds", b"rounds", "session_id", b"session_id", "state", b"state", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionSummary: _TypeAlias = SessionSummary  # noqa: Y015
+
+@_typing.final
+class RoundSummary(_message.Message):
+    """A round without its mask's pixels: GetMask sends those."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    ROUND_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SEG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    CORRECTED_FIELD_NUMBER: _builtins.int
+    AMENDED_FIELD_NUMBER: _builtins.int
+    SEEDED_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    round_id: _builtins.str
+    question: _builtins.str
+    """As they were asked and answered."""
+    answer: _builtins.str
+    score: _builtins.float
+    """As in RoundResult."""
+    seg_probability: _builtins.float
+    corrected: _builtins.bool
+    amended: _builtins.bool
+    seeded: _builtins.bool
+    @_builtins.property
+    def reference(self) -> Global___ReferenceUsed: ...
+    @_builtins.property
+    def mask(self) -> Global___MaskSummary:
+        """The mask as it is now; absent where the round has none."""
+
+    @_builtins.property
+    def original(self) -> Global___MaskSummary:
+        """The model's own, or the seed's, where it was amended."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        round_id: _builtins.str = ...,
+        question: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        score: _builtins.float | None = ...,
+        seg_probability: _builtins.float | None = ...,
+        corrected: _builtins.bool = ...,
+        amended: _builtins.bool = ...,
+        seeded: _builtins.bool = ...,
+        reference: Global___ReferenceUsed | None = ...,
+        mask: Global___MaskSummary | None = ...,
+        original: Global___MaskSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_original", b"_original", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "mask", b"mask", "original", b"original", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_original", b"_original", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "corrected", b"corrected", "mask", b"mask", "original", b"original", "question", b"question", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType__original: _TypeAlias = _typing.Literal["original"]  # noqa: Y015
+    _WhichOneofArgType__original: _TypeAlias = _typing.Literal["_original", b"_original"]  # noqa: Y015
+    _WhichOneofReturnType__reference: _TypeAlias = _typing.Literal["reference"]  # noqa: Y015
+    _WhichOneofArgType__reference: _TypeAlias = _typing.Literal["_reference", b"_reference"]  # noqa: Y015
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    _WhichOneofReturnType__seg_probability: _TypeAlias = _typing.Literal["seg_probability"]  # noqa: Y015
+    _WhichOneofArgType__seg_probability: _TypeAlias = _typing.Literal["_seg_probability", b"_seg_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__original) -> _WhichOneofReturnType__original | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference) -> _WhichOneofReturnType__reference | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seg_probability) -> _WhichOneofReturnType__seg_probability | None: ...
+
+Global___RoundSummary: _TypeAlias = RoundSummary  # noqa: Y015
+
+@_typing.final
+class MaskSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
+    mask_digest: _builtins.bytes
+    area: _builtins.int
+    @_builtins.property
+    def box(self) -> Global___PixelBox:
+        """Absent when no pixel is set."""
+
+    def __init__(
+        self,
+        *,
+        mask_digest: _builtins.bytes = ...,
+        area: _builtins.int = ...,
+        box: Global___PixelBox | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_box", b"_box", "box", b"box"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_box", b"_box", "area", b"area", "box", b"box", "mask_digest", b"mask_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__box: _TypeAlias = _typing.Literal["box"]  # noqa: Y015
+    _WhichOneofArgType__box: _TypeAlias = _typing.Literal["_box", b"_box"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__box) -> _WhichOneofReturnType__box | None: ...
+
+Global___MaskSummary: _TypeAlias = MaskSummary  # noqa: Y015
+
+@_typing.final
+class GetMaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROUND_ID_FIELD_NUMBER: _builtins.int
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
+    MASK_ENCODING_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    round_id: _builtins.str
+    """The round's mask as it is now."""
+    mask_digest: _builtins.bytes
+    """Any mask that the session holds: of a round, as it is, as it was, or as it was used."""
+    original: _builtins.bool
+    """With round_id: the model's own (or the seed's), also where it was amended."""
+    mask_encoding: Global___MaskEncoding.ValueType
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        round_id: _builtins.str = ...,
+        mask_digest: _builtins.bytes = ...,
+        original: _builtins.bool = ...,
+        mask_encoding: Global___MaskEncoding.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mask_digest", b"mask_digest", "round_id", b"round_id", "which", b"which"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mask_digest", b"mask_digest", "mask_encoding", b"mask_encoding", "original", b"original", "round_id", b"round_id", "session_id", b"session_id", "which", b"which"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_which: _TypeAlias = _typing.Literal["round_id", "mask_digest"]  # noqa: Y015
+    _WhichOneofArgType_which: _TypeAlias = _typing.Literal["which", b"which"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_which) -> _WhichOneofReturnType_which | None: ...
+
+Global___GetMaskRequest: _TypeAlias = GetMaskRequest  # noqa: Y015
+
+@_typing.final
+class GetMaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_FIELD_NUMBER: _builtins.int
+    MASK_DIGEST_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    mask_digest: _builtins.bytes
+    @_builtins.property
+    def mask(self) -> Global___Mask: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        mask: Global___Mask | None = ...,
+        mask_digest: _builtins.bytes = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "mask", b"mask", "mask_digest", b"mask_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMaskResponse: _TypeAlias = GetMaskResponse  # noqa: Y015
+
+@_typing.final
+class ListSessionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1 to 1000; 0: 100."""
+    page_token: _builtins.str
+    """Of the answer before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionSummary]: ...
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___SessionSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class KeepAliveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepAliveRequest: _TypeAlias = KeepAliveRequest  # noqa: Y015
+
+@_typing.final
+class KeepAliveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    rounds: _builtins.int
+    """Number of rounds."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        rounds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepAliveResponse: _TypeAlias = KeepAliveResponse  # noqa: Y015
+
+@_typing.final
+class RewindSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_ROUNDS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    rounds: _builtins.int
+    """Keeps so many rounds, the first ones. Must be set; at most the rounds there are."""
+    expected_rounds: _builtins.int
+    """When set, the session must have so many rounds now, or nothing is done (MOVED_ON)."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        rounds: _builtins.int | None = ...,
+        expected_rounds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds", "_rounds", b"_rounds", "expected_rounds", b"expected_rounds", "rounds", b"rounds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds", "_rounds", b"_rounds", "expected_rounds", b"expected_rounds", "rounds", b"rounds", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_rounds: _TypeAlias = _typing.Literal["expected_rounds"]  # noqa: Y015
+    _WhichOneofArgType__expected_rounds: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
+    _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_rounds) -> _WhichOneofReturnType__expected_rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
+
+Global___RewindSessionRequest: _TypeAlias = RewindSessionRequest  # noqa: Y015
+
+@_typing.final
+class RewindSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    rounds: _builtins.int
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        rounds: _builtins.int = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewindSessionResponse: _TypeAlias = RewindSessionResponse  # noqa: Y015
+
+@_typing.final
+class ForkSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NEW_SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_ROUNDS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    new_session_id: _builtins.str
+    """Names the new session, as ImageHeader.session_id does. Must be set."""
+    rounds: _builtins.int
+    """It begins with so many rounds, the first ones. Unset: all."""
+    expected_rounds: _builtins.int
+    """When set, the session must have so many rounds now, or nothing is done (MOVED_ON)."""
+    keep: _builtins.bool
+    """As ImageHeader.keep, of the new session."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        new_session_id: _builtins.str = ...,
+        rounds: _builtins.int | None = ...,
+        expected_rounds: _builtins.int | None = ...,
+        keep: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds", "_rounds", b"_rounds", "expected_rounds", b"expected_rounds", "rounds", b"rounds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds", "_rounds", b"_rounds", "expected_rounds", b"expected_rounds", "keep", b"keep", "new_session_id", b"new_session_id", "rounds", b"rounds", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_rounds: _TypeAlias = _typing.Literal["expected_rounds"]  # noqa: Y015
+    _WhichOneofArgType__expected_rounds: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
+    _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_rounds) -> _WhichOneofReturnType__expected_rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
+
+Global___ForkSessionRequest: _TypeAlias = ForkSessionRequest  # noqa: Y015
+
+@_typing.final
+class ForkSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    rounds: _builtins.int
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        rounds: _builtins.int = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "rounds", b"rounds", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSessionResponse: _TypeAlias = ForkSessionResponse  # noqa: Y015
+
+@_typing.final
+class AmendRoundRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROUND_ID_FIELD_NUMBER: _builtins.int
+    GIVEN_MASK_FIELD_NUMBER: _builtins.int
+    EXPECTED_ROUNDS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    round_id: _builtins.str
+    """The round whose mask it is; STALE where it was undone."""
+    expected_rounds: _builtins.int
+    """When set, the session must have so many rounds now, or nothing is done (MOVED_ON)."""
+    @_builtins.property
+    def given_mask(self) -> Global___GivenMask:
+        """The mask in its place. By the digest of the round's original mask the amend is taken back."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        round_id: _builtins.str = ...,
+        given_mask: Global___GivenMask | None = ...,
+        expected_rounds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds", "expected_rounds", b"expected_rounds", "given_mask", b"given_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds", "expected_rounds", b"expected_rounds", "given_mask", b"given_mask", "round_id", b"round_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_rounds: _TypeAlias = _typing.Literal["expected_rounds"]  # noqa: Y015
+    _WhichOneofArgType__expected_rounds: _TypeAlias = _typing.Literal["_expected_rounds", b"_expected_rounds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_rounds) -> _WhichOneofReturnType__expected_rounds | None: ...
+
+Global___AmendRoundRequest: _TypeAlias = AmendRoundRequest  # noqa: Y015
+
+@_typing.final
+class AmendRoundResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def round(self) -> Global___RoundSummary: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        round: Global___RoundSummary | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "round", b"round"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendRoundResponse: _TypeAlias = AmendRoundResponse  # noqa: Y015

@@ -28,7 +28,21 @@ if _version_not_supported:
 class SegmentationServiceStub:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all),
+    ErrorInfo with domain "mediround" (NOT_FOUND, FAILED_PRECONDITION, ABORTED, where there is a reason to tell). Reasons:
+    SESSION_EXPIRED       NOT_FOUND            it was there and is gone: idle or open for too long, or it gave way
+    SESSION_CLOSED        FAILED_PRECONDITION  it was closed
+    SESSION_ID_USED       FAILED_PRECONDITION  a new session needs an id that was never used
+    NEEDS_IMAGE           FAILED_PRECONDITION  it is parked without its image: OpenSession with `resume` and the bytes
+    OTHER_IMAGE           FAILED_PRECONDITION  `resume` with another image than the session's
+    OTHER_MODEL           FAILED_PRECONDITION  its rounds are another model's: it may be read, not asked
+    STALE                 FAILED_PRECONDITION  a reference or an amend names a round or mask that is no longer so
+    NO_MASK               FAILED_PRECONDITION  the round has no mask to refer to, or to amend
+    MASK_NOT_HELD         FAILED_PRECONDITION  the session holds no mask of this digest: send the mask
+    NOT_AUTHENTICATED     FAILED_PRECONDITION  only callers with a certificate have a list of sessions
+    IDEMPOTENCY_MISMATCH  FAILED_PRECONDITION  the request id stands for another request
+    MOVED_ON              ABORTED              the session has other rounds than the caller thinks: read it, decide again
+    Another caller's session is like one that never was: NOT_FOUND without a reason.
     """
 
     def __init__(self, channel):
@@ -62,12 +76,66 @@ class SegmentationServiceStub:
                 request_serializer=mediround_dot_v1_dot_segmentation__pb2.DescribeServerRequest.SerializeToString,
                 response_deserializer=mediround_dot_v1_dot_segmentation__pb2.DescribeServerResponse.FromString,
                 _registered_method=True)
+        self.AskRoundWithProgress = channel.unary_stream(
+                '/mediround.v1.SegmentationService/AskRoundWithProgress',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.AskRoundWithProgressRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.AskRoundWithProgressResponse.FromString,
+                _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/mediround.v1.SegmentationService/GetSession',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.GetMask = channel.unary_unary(
+                '/mediround.v1.SegmentationService/GetMask',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.GetMaskRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.GetMaskResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/mediround.v1.SegmentationService/ListSessions',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.KeepAlive = channel.unary_unary(
+                '/mediround.v1.SegmentationService/KeepAlive',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.KeepAliveRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.KeepAliveResponse.FromString,
+                _registered_method=True)
+        self.RewindSession = channel.unary_unary(
+                '/mediround.v1.SegmentationService/RewindSession',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.RewindSessionRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.RewindSessionResponse.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/mediround.v1.SegmentationService/ForkSession',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
+        self.AmendRound = channel.unary_unary(
+                '/mediround.v1.SegmentationService/AmendRound',
+                request_serializer=mediround_dot_v1_dot_segmentation__pb2.AmendRoundRequest.SerializeToString,
+                response_deserializer=mediround_dot_v1_dot_segmentation__pb2.AmendRoundResponse.FromString,
+                _registered_method=True)
 
 
 class SegmentationServiceServicer:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all),
+    ErrorInfo with domain "mediround" (NOT_FOUND, FAILED_PRECONDITION, ABORTED, where there is a reason to tell). Reasons:
+    SESSION_EXPIRED       NOT_FOUND            it was there and is gone: idle or open for too long, or it gave way
+    SESSION_CLOSED        FAILED_PRECONDITION  it was closed
+    SESSION_ID_USED       FAILED_PRECONDITION  a new session needs an id that was never used
+    NEEDS_IMAGE           FAILED_PRECONDITION  it is parked without its image: OpenSession with `resume` and the bytes
+    OTHER_IMAGE           FAILED_PRECONDITION  `resume` with another image than the session's
+    OTHER_MODEL           FAILED_PRECONDITION  its rounds are another model's: it may be read, not asked
+    STALE                 FAILED_PRECONDITION  a reference or an amend names a round or mask that is no longer so
+    NO_MASK               FAILED_PRECONDITION  the round has no mask to refer to, or to amend
+    MASK_NOT_HELD         FAILED_PRECONDITION  the session holds no mask of this digest: send the mask
+    NOT_AUTHENTICATED     FAILED_PRECONDITION  only callers with a certificate have a list of sessions
+    IDEMPOTENCY_MISMATCH  FAILED_PRECONDITION  the request id stands for another request
+    MOVED_ON              ABORTED              the session has other rounds than the caller thinks: read it, decide again
+    Another caller's session is like one that never was: NOT_FOUND without a reason.
     """
 
     def OpenSession(self, request_iterator, context):
@@ -109,6 +177,64 @@ class SegmentationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AskRoundWithProgress(self, request, context):
+        """AskRound, with word of where the request stands until its result, which comes last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSession(self, request, context):
+        """Says what a session holds: its rounds without their masks. Does not wait for rounds that are under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMask(self, request, context):
+        """Sends one mask of a session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Lists the sessions of an authenticated caller, the latest opened first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepAlive(self, request, context):
+        """Says that a session is still in use, which puts off its end. Every other call of a session does, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewindSession(self, request, context):
+        """Undoes the last rounds of a session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Opens a session that begins with the first rounds of another, on the same image; the two then go their own ways.
+        What was computed for the image and for these rounds is shared. A session that is a branch itself may be branched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AmendRound(self, request, context):
+        """Puts a mask that a person has edited in place of a round's. Later questions that refer to the round are about it;
+        rounds that were asked before keep what they used, and the model's own mask stays readable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SegmentationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +263,46 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
                     request_deserializer=mediround_dot_v1_dot_segmentation__pb2.DescribeServerRequest.FromString,
                     response_serializer=mediround_dot_v1_dot_segmentation__pb2.DescribeServerResponse.SerializeToString,
             ),
+            'AskRoundWithProgress': grpc.unary_stream_rpc_method_handler(
+                    servicer.AskRoundWithProgress,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.AskRoundWithProgressRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.AskRoundWithProgressResponse.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.GetSessionRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'GetMask': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMask,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.GetMaskRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.GetMaskResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.ListSessionsRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'KeepAlive': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepAlive,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.KeepAliveRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.KeepAliveResponse.SerializeToString,
+            ),
+            'RewindSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindSession,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.RewindSessionRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.RewindSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.ForkSessionRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'AmendRound': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendRound,
+                    request_deserializer=mediround_dot_v1_dot_segmentation__pb2.AmendRoundRequest.FromString,
+                    response_serializer=mediround_dot_v1_dot_segmentation__pb2.AmendRoundResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'mediround.v1.SegmentationService', rpc_method_handlers)
@@ -148,7 +314,21 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
 class SegmentationService:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all),
+    ErrorInfo with domain "mediround" (NOT_FOUND, FAILED_PRECONDITION, ABORTED, where there is a reason to tell). Reasons:
+    SESSION_EXPIRED       NOT_FOUND            it was there and is gone: idle or open for too long, or it gave way
+    SESSION_CLOSED        FAILED_PRECONDITION  it was closed
+    SESSION_ID_USED       FAILED_PRECONDITION  a new session needs an id that was never used
+    NEEDS_IMAGE           FAILED_PRECONDITION  it is parked without its image: OpenSession with `resume` and the bytes
+    OTHER_IMAGE           FAILED_PRECONDITION  `resume` with another image than the session's
+    OTHER_MODEL           FAILED_PRECONDITION  its rounds are another model's: it may be read, not asked
+    STALE                 FAILED_PRECONDITION  a reference or an amend names a round or mask that is no longer so
+    NO_MASK               FAILED_PRECONDITION  the round has no mask to refer to, or to amend
+    MASK_NOT_HELD         FAILED_PRECONDITION  the session holds no mask of this digest: send the mask
+    NOT_AUTHENTICATED     FAILED_PRECONDITION  only callers with a certificate have a list of sessions
+    IDEMPOTENCY_MISMATCH  FAILED_PRECONDITION  the request id stands for another request
+    MOVED_ON              ABORTED              the session has other rounds than the caller thinks: read it, decide again
+    Another caller's session is like one that never was: NOT_FOUND without a reason.
     """
 
     @staticmethod
@@ -276,6 +456,222 @@ class SegmentationService:
             '/mediround.v1.SegmentationService/DescribeServer',
             mediround_dot_v1_dot_segmentation__pb2.DescribeServerRequest.SerializeToString,
             mediround_dot_v1_dot_segmentation__pb2.DescribeServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AskRoundWithProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/AskRoundWithProgress',
+            mediround_dot_v1_dot_segmentation__pb2.AskRoundWithProgressRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.AskRoundWithProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/GetSession',
+            mediround_dot_v1_dot_segmentation__pb2.GetSessionRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/GetMask',
+            mediround_dot_v1_dot_segmentation__pb2.GetMaskRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.GetMaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/ListSessions',
+            mediround_dot_v1_dot_segmentation__pb2.ListSessionsRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepAlive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/KeepAlive',
+            mediround_dot_v1_dot_segmentation__pb2.KeepAliveRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.KeepAliveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/RewindSession',
+            mediround_dot_v1_dot_segmentation__pb2.RewindSessionRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.RewindSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/ForkSession',
+            mediround_dot_v1_dot_segmentation__pb2.ForkSessionRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendRound(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediround.v1.SegmentationService/AmendRound',
+            mediround_dot_v1_dot_segmentation__pb2.AmendRoundRequest.SerializeToString,
+            mediround_dot_v1_dot_segmentation__pb2.AmendRoundResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,8 +7,16 @@ Health is the standard grpc.health.v1.Health. Service names: "" and "mediround.v
 SERVING after its warm-up, NOT_SERVING for good once it drains), "language" and "vision" (one half of the model each).
 Server reflection (grpc.reflection.v1alpha) is on.
 
-Request metadata: "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12
-hexadecimal digits); anything else is ignored and the server makes an id of its own. No other metadata is read.
+Request metadata, all optional:
+- "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12 hexadecimal
+  digits), new for every request and the same for its repetitions; anything else is ignored and the server makes an id of
+  its own. The same id with the same request is answered by the first result, and nothing is done twice: for OpenSession,
+  AskRound, AskRoundWithProgress, SegmentDialogue, AmendRound, RewindSession and ForkSession, among the last requests of
+  the session (Limits.max_requests_remembered). The same id with another request is FAILED_PRECONDITION,
+  IDEMPOTENCY_MISMATCH. A repetition that meets the first waits for it. A dialogue that was cut off goes on where it ended.
+- "x-mediround-session" is the session's id, on every call that has one (of ForkSession: the session that is branched),
+  for proxies that keep a session with one server. Where it is sent it must be the request's session.
+No other metadata is read.
 
 Identity: with mutual TLS the caller is the subject of its certificate (its first alternative name where the subject
 is empty), and sessions and held images belong to that caller. Without, all callers are one.
@@ -44,7 +52,21 @@ GRPC_VERSION: str
 class SegmentationServiceStub:
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all),
+    ErrorInfo with domain "mediround" (NOT_FOUND, FAILED_PRECONDITION, ABORTED, where there is a reason to tell). Reasons:
+      SESSION_EXPIRED       NOT_FOUND            it was there and is gone: idle or open for too long, or it gave way
+      SESSION_CLOSED        FAILED_PRECONDITION  it was closed
+      SESSION_ID_USED       FAILED_PRECONDITION  a new session needs an id that was never used
+      NEEDS_IMAGE           FAILED_PRECONDITION  it is parked without its image: OpenSession with `resume` and the bytes
+      OTHER_IMAGE           FAILED_PRECONDITION  `resume` with another image than the session's
+      OTHER_MODEL           FAILED_PRECONDITION  its rounds are another model's: it may be read, not asked
+      STALE                 FAILED_PRECONDITION  a reference or an amend names a round or mask that is no longer so
+      NO_MASK               FAILED_PRECONDITION  the round has no mask to refer to, or to amend
+      MASK_NOT_HELD         FAILED_PRECONDITION  the session holds no mask of this digest: send the mask
+      NOT_AUTHENTICATED     FAILED_PRECONDITION  only callers with a certificate have a list of sessions
+      IDEMPOTENCY_MISMATCH  FAILED_PRECONDITION  the request id stands for another request
+      MOVED_ON              ABORTED              the session has other rounds than the caller thinks: read it, decide again
+    Another caller's session is like one that never was: NOT_FOUND without a reason.
     """
 
     @_typing.overload
@@ -68,12 +90,46 @@ class SegmentationServiceStub:
     """
     DescribeServer: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.DescribeServerRequest, _segmentation_pb2.DescribeServerResponse]
     """Says which model is served, with which limits and modes."""
+    AskRoundWithProgress: _grpc.UnaryStreamMultiCallable[_segmentation_pb2.AskRoundWithProgressRequest, _segmentation_pb2.AskRoundWithProgressResponse]
+    """AskRound, with word of where the request stands until its result, which comes last."""
+    GetSession: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.GetSessionRequest, _segmentation_pb2.GetSessionResponse]
+    """Says what a session holds: its rounds without their masks. Does not wait for rounds that are under way."""
+    GetMask: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.GetMaskRequest, _segmentation_pb2.GetMaskResponse]
+    """Sends one mask of a session."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.ListSessionsRequest, _segmentation_pb2.ListSessionsResponse]
+    """Lists the sessions of an authenticated caller, the latest opened first."""
+    KeepAlive: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.KeepAliveRequest, _segmentation_pb2.KeepAliveResponse]
+    """Says that a session is still in use, which puts off its end. Every other call of a session does, too."""
+    RewindSession: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.RewindSessionRequest, _segmentation_pb2.RewindSessionResponse]
+    """Undoes the last rounds of a session."""
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.ForkSessionRequest, _segmentation_pb2.ForkSessionResponse]
+    """Opens a session that begins with the first rounds of another, on the same image; the two then go their own ways.
+    What was computed for the image and for these rounds is shared. A session that is a branch itself may be branched.
+    """
+    AmendRound: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.AmendRoundRequest, _segmentation_pb2.AmendRoundResponse]
+    """Puts a mask that a person has edited in place of a round's. Later questions that refer to the round are about it;
+    rounds that were asked before keep what they used, and the model's own mask stays readable.
+    """
 
 @_typing.type_check_only
 class SegmentationServiceAsyncStub(SegmentationServiceStub):
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all),
+    ErrorInfo with domain "mediround" (NOT_FOUND, FAILED_PRECONDITION, ABORTED, where there is a reason to tell). Reasons:
+      SESSION_EXPIRED       NOT_FOUND            it was there and is gone: idle or open for too long, or it gave way
+      SESSION_CLOSED        FAILED_PRECONDITION  it was closed
+      SESSION_ID_USED       FAILED_PRECONDITION  a new session needs an id that was never used
+      NEEDS_IMAGE           FAILED_PRECONDITION  it is parked without its image: OpenSession with `resume` and the bytes
+      OTHER_IMAGE           FAILED_PRECONDITION  `resume` with another image than the session's
+      OTHER_MODEL           FAILED_PRECONDITION  its rounds are another model's: it may be read, not asked
+      STALE                 FAILED_PRECONDITION  a reference or an amend names a round or mask that is no longer so
+      NO_MASK               FAILED_PRECONDITION  the round has no mask to refer to, or to amend
+      MASK_NOT_HELD         FAILED_PRECONDITION  the session holds no mask of this digest: send the mask
+      NOT_AUTHENTICATED     FAILED_PRECONDITION  only callers with a certificate have a list of sessions
+      IDEMPOTENCY_MISMATCH  FAILED_PRECONDITION  the request id stands for another request
+      MOVED_ON              ABORTED              the session has other rounds than the caller thinks: read it, decide again
+    Another caller's session is like one that never was: NOT_FOUND without a reason.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,11 +150,45 @@ class SegmentationServiceAsyncStub(SegmentationServiceStub):
     """
     DescribeServer: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.DescribeServerRequest, _segmentation_pb2.DescribeServerResponse]  # type: ignore[assignment]
     """Says which model is served, with which limits and modes."""
+    AskRoundWithProgress: _aio.UnaryStreamMultiCallable[_segmentation_pb2.AskRoundWithProgressRequest, _segmentation_pb2.AskRoundWithProgressResponse]  # type: ignore[assignment]
+    """AskRound, with word of where the request stands until its result, which comes last."""
+    GetSession: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.GetSessionRequest, _segmentation_pb2.GetSessionResponse]  # type: ignore[assignment]
+    """Says what a session holds: its rounds without their masks. Does not wait for rounds that are under way."""
+    GetMask: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.GetMaskRequest, _segmentation_pb2.GetMaskResponse]  # type: ignore[assignment]
+    """Sends one mask of a session."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.ListSessionsRequest, _segmentation_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the sessions of an authenticated caller, the latest opened first."""
+    KeepAlive: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.KeepAliveRequest, _segmentation_pb2.KeepAliveResponse]  # type: ignore[assignment]
+    """Says that a session is still in use, which puts off its end. Every other call of a session does, too."""
+    RewindSession: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.RewindSessionRequest, _segmentation_pb2.RewindSessionResponse]  # type: ignore[assignment]
+    """Undoes the last rounds of a session."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.ForkSessionRequest, _segmentation_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    """Opens a session that begins with the first rounds of another, on the same image; the two then go their own ways.
+    What was computed for the image and for these rounds is shared. A session that is a branch itself may be branched.
+    """
+    AmendRound: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.AmendRoundRequest, _segmentation_pb2.AmendRoundResponse]  # type: ignore[assignment]
+    """Puts a mask that a person has edited in place of a round's. Later questions that refer to the round are about it;
+    rounds that were asked before keep what they used, and the model's own mask stays readable.
+    """
 
 class SegmentationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Segments one image in a dialogue of rounds. Every failure carries google.rpc.Status details in the trailing metadata
     "grpc-status-details-bin": BadRequest with field violations (INVALID_ARGUMENT), RetryInfo (RESOURCE_EXHAUSTED,
-    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all).
+    UNAVAILABLE: nothing was done, the same request may be sent again then), RequestInfo with the request's id (all),
+    ErrorInfo with domain "mediround" (NOT_FOUND, FAILED_PRECONDITION, ABORTED, where there is a reason to tell). Reasons:
+      SESSION_EXPIRED       NOT_FOUND            it was there and is gone: idle or open for too long, or it gave way
+      SESSION_CLOSED        FAILED_PRECONDITION  it was closed
+      SESSION_ID_USED       FAILED_PRECONDITION  a new session needs an id that was never used
+      NEEDS_IMAGE           FAILED_PRECONDITION  it is parked without its image: OpenSession with `resume` and the bytes
+      OTHER_IMAGE           FAILED_PRECONDITION  `resume` with another image than the session's
+      OTHER_MODEL           FAILED_PRECONDITION  its rounds are another model's: it may be read, not asked
+      STALE                 FAILED_PRECONDITION  a reference or an amend names a round or mask that is no longer so
+      NO_MASK               FAILED_PRECONDITION  the round has no mask to refer to, or to amend
+      MASK_NOT_HELD         FAILED_PRECONDITION  the session holds no mask of this digest: send the mask
+      NOT_AUTHENTICATED     FAILED_PRECONDITION  only callers with a certificate have a list of sessions
+      IDEMPOTENCY_MISMATCH  FAILED_PRECONDITION  the request id stands for another request
+      MOVED_ON              ABORTED              the session has other rounds than the caller thinks: read it, decide again
+    Another caller's session is like one that never was: NOT_FOUND without a reason.
     """
 
     @_abc_1.abstractmethod
@@ -147,5 +237,73 @@ class SegmentationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_segmentation_pb2.DescribeServerResponse, _abc.Awaitable[_segmentation_pb2.DescribeServerResponse]]:
         """Says which model is served, with which limits and modes."""
+
+    @_abc_1.abstractmethod
+    def AskRoundWithProgress(
+        self,
+        request: _segmentation_pb2.AskRoundWithProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_segmentation_pb2.AskRoundWithProgressResponse], _abc.AsyncIterator[_segmentation_pb2.AskRoundWithProgressResponse]]:
+        """AskRound, with word of where the request stands until its result, which comes last."""
+
+    @_abc_1.abstractmethod
+    def GetSession(
+        self,
+        request: _segmentation_pb2.GetSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.GetSessionResponse, _abc.Awaitable[_segmentation_pb2.GetSessionResponse]]:
+        """Says what a session holds: its rounds without their masks. Does not wait for rounds that are under way."""
+
+    @_abc_1.abstractmethod
+    def GetMask(
+        self,
+        request: _segmentation_pb2.GetMaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.GetMaskResponse, _abc.Awaitable[_segmentation_pb2.GetMaskResponse]]:
+        """Sends one mask of a session."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _segmentation_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.ListSessionsResponse, _abc.Awaitable[_segmentation_pb2.ListSessionsResponse]]:
+        """Lists the sessions of an authenticated caller, the latest opened first."""
+
+    @_abc_1.abstractmethod
+    def KeepAlive(
+        self,
+        request: _segmentation_pb2.KeepAliveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.KeepAliveResponse, _abc.Awaitable[_segmentation_pb2.KeepAliveResponse]]:
+        """Says that a session is still in use, which puts off its end. Every other call of a session does, too."""
+
+    @_abc_1.abstractmethod
+    def RewindSession(
+        self,
+        request: _segmentation_pb2.RewindSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.RewindSessionResponse, _abc.Awaitable[_segmentation_pb2.RewindSessionResponse]]:
+        """Undoes the last rounds of a session."""
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _segmentation_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.ForkSessionResponse, _abc.Awaitable[_segmentation_pb2.ForkSessionResponse]]:
+        """Opens a session that begins with the first rounds of another, on the same image; the two then go their own ways.
+        What was computed for the image and for these rounds is shared. A session that is a branch itself may be branched.
+        """
+
+    @_abc_1.abstractmethod
+    def AmendRound(
+        self,
+        request: _segmentation_pb2.AmendRoundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_segmentation_pb2.AmendRoundResponse, _abc.Awaitable[_segmentation_pb2.AmendRoundResponse]]:
+        """Puts a mask that a person has edited in place of a round's. Later questions that refer to the round are about it;
+        rounds that were asked before keep what they used, and the model's own mask stays readable.
+        """
 
 def add_SegmentationServiceServicer_to_server(servicer: SegmentationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
