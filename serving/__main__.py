@@ -41,6 +41,7 @@ from serving.process import background, metrics, run, server_tls, stop_signal, u
 from serving.prompt import PromptTemplate
 from serving.runtime.graph import ProviderError
 from serving.runtime.slab import Slab
+from serving.sessions.keeper import SessionKeeper
 from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
@@ -75,6 +76,7 @@ def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
             idle,
             clock,
             give_way_after_s=limits.session_gives_way_after,
+            lifetime_s=limits.session_lifetime,
         ),
         embeddings=MemoryEmbeddings.of(bundle.manifest.image, settings.engines.embedding_bytes, slab),
         uploads=ImageCache(limits.max_upload_bytes_held, idle, clock),
@@ -140,17 +142,17 @@ def orchestrator(
     openings: Executor,
 ) -> Orchestrator:
     """The orchestrator of these parts."""
+    geometry = Geometry.of(bundle)
     return Orchestrator(
+        keeper=SessionKeeper(memory.sessions, geometry, openings, bundle.digest),
         language=halves.language,
         vision=halves.vision,
         embeddings=memory.embeddings,
-        sessions=memory.sessions,
         gate=gate,
         observer=observer,
         form=PromptTemplate.of(bundle),
-        geometry=Geometry.of(bundle),
+        geometry=geometry,
         pixel_executor=pixels,
-        opening_executor=openings,
         max_rounds=settings.limits.max_rounds,
     )
 

@@ -1,13 +1,14 @@
-"""The words of the domain as values: images, references, questions, rounds, sessions.
+"""The words of the domain as values: images, masks, references, questions, and what is measured of a round.
 
-Knows shapes and invariants. Does not know tokens' text, resizing, engines or gRPC.
+Knows shapes and invariants. Does not know rounds and sessions (``serving.history``), tokens' text, resizing,
+engines or gRPC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
@@ -108,9 +109,10 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An earlier mask as the language half sees it: a crop (one token) and a box (one token)."""
+    """A mask as the language half sees it: a crop (one token) and a box (one token)."""
 
     round: int
+    """Whose mask it is; 0 where it was given with the question."""
     crop: TowerImage
     crop_rectangle: Rectangle
     box: F32
@@ -127,12 +129,32 @@ class Mask:
     size: tuple[int, int]
     area: int
     box: Rectangle | None
+    digest: bytes
+    """SHA-256 of size and bits, as the contract says: equal masks have equal ones."""
 
     def bits(self) -> Bits:
         """bool (H, W)."""
         height, width = self.size
         flat = np.unpackbits(self.packed, count=height * width)
         return flat.reshape(height, width).view(np.bool_)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRound:
+    """What a caller takes the round that it refers to for; empty: it does not say."""
+
+    round_id: str = ""
+    mask_digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenMask:
+    """A mask that the model did not make, and where the caller has it from."""
+
+    digest: bytes
+    mask: Mask | None
+    """None: one that the session holds, by its digest."""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +166,17 @@ class Question:
     mode: AnswerMode
     answer: str = ""
     """Forced mode: the words, ``[SEG]`` exactly once."""
+    expected_round: KnownRound = KnownRound()
+    """What ``refer_to`` must be."""
+    given_mask: GivenMask | None = None
+    """What the question is about in place of a round."""
+    seed_mask: Mask | None = None
+    """The round's mask, which is given: the model is not asked. Forced, with an answer."""
+
+    @property
+    def refers(self) -> bool:
+        """Whether it is about a mask."""
+        return self.refer_to is not None or self.given_mask is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,39 +226,40 @@ class Segmentation:
 
     mask: Mask
     score: float | None
-    """The judge's, of the raw feature; None for a model without a judge."""
+    """The judge's, of the raw feature; None for a model without a judge, and for a mask that was given."""
     corrected: bool
-    log_probability: float
+    log_probability: float | None
+    """Of ``[SEG]``; None for a mask that was given."""
+
+
+class WorkStage(Enum):
+    """Where a request stands."""
+
+    QUEUED = auto()
+    PREPARE = auto()
+    LANGUAGE = auto()
+    ENCODE = auto()
+    """The language half has answered; the embedding is still on its way."""
+    DECODE = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """A finished round, as the session remembers it."""
+class Progress:
+    """Where a request stands now."""
 
-    token_ids: tuple[int, ...]
-    """All tokens that the round adds to the dialogue; reference placeholders included."""
-    reference: Reference | None
-    mask: Mask | None
-
-
-@dataclass(frozen=True, slots=True)
-class RoundResult:
-    """A finished round, as the caller sees it."""
-
-    index: int
-    answer: str
-    segmentation: Segmentation | None
-    reference: Reference | None
-    timings: Timings
-    cache: CacheUse
+    stage: WorkStage
+    position: int = 0
+    """Queued: requests before it, as far as that is known."""
+    expected_wait: float = 0.0
+    """Queued: seconds."""
+    wave: int = 0
+    """Not queued: of ``waves``, from 0."""
+    waves: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """An image and its rounds so far. Immutable: a round that fails leaves the session as it was."""
+Tell = Callable[[Progress], None]
+"""Hears where a request stands; returns at once."""
 
-    session_id: str
-    caller: str
-    """Its owner: the authenticated peer, or the one anonymous caller of an open server."""
-    image: SourceImage
-    rounds: tuple[Round, ...] = field(default=())
+
+def unheard(_: Progress) -> None:
+    """Nobody asked."""

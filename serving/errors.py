@@ -5,6 +5,7 @@
     │   └── InvalidQuestion   one of its questions, or their number and length together
     ├── NotFound              the caller names something that is not there (for them)
     ├── PreconditionFailed    the caller must do something else first
+    ├── MovedOn               the caller must read the session and decide again
     ├── Exhausted             the caller may try again later: a limit of this server is reached
     ├── Unavailable           the caller may try again later: a part of this server is down
     │   └── StillWriting      the same; and a buffer of ours may still be written
@@ -37,6 +38,23 @@ class Shed(StrEnum):
     """An engine's own queue."""
     SLOW_CALLER = "slow_caller"
     """Chunks or results did not move for too long."""
+
+
+class Reason(StrEnum):
+    """Why a session, or what is named in it, is not as its caller thinks: words for programs, in the contract."""
+
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_CLOSED = "SESSION_CLOSED"
+    SESSION_ID_USED = "SESSION_ID_USED"
+    NEEDS_IMAGE = "NEEDS_IMAGE"
+    OTHER_IMAGE = "OTHER_IMAGE"
+    OTHER_MODEL = "OTHER_MODEL"
+    STALE = "STALE"
+    NO_MASK = "NO_MASK"
+    MASK_NOT_HELD = "MASK_NOT_HELD"
+    NOT_AUTHENTICATED = "NOT_AUTHENTICATED"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+    MOVED_ON = "MOVED_ON"
 
 
 class ServingError(Exception):
@@ -73,11 +91,28 @@ class InvalidQuestion(InvalidInput):
 
 
 class NotFound(ServingError):
-    """Unknown session, expired session, another caller's session, or bytes that are not held."""
+    """Unknown session, expired session, another caller's session, or bytes that are not held.
+
+    ``reason`` is for the owner alone: None where another caller's session must look like one that never was.
+    """
+
+    def __init__(self, description: str, reason: Reason | None = None) -> None:
+        super().__init__(description)
+        self.reason = reason
 
 
 class PreconditionFailed(ServingError):
     """The session's state does not allow the request: it is closed, or the round referred to has no mask."""
+
+    def __init__(self, description: str, reason: Reason | None = None) -> None:
+        super().__init__(description)
+        self.reason = reason
+
+
+class MovedOn(ServingError):
+    """The session has other rounds than the request was made for: another request came between."""
+
+    reason = Reason.MOVED_ON
 
 
 class Exhausted(ServingError):

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mediround.masks import packed_digest
 from serving.bundle import IMAGE_ENCODER, Bundle, ImageSpec, TowerSpec
 from serving.domain import F32, U8, Bits, EncoderImage, Mask, Rectangle, Reference, SourceImage, TowerImage
 
@@ -105,9 +106,10 @@ class Geometry:
 
 
 def pack_mask(bits: Bits) -> Mask:
-    """Pack a mask, bool (H, W), with its area and box."""
+    """Pack a mask, bool (H, W), with its area, box and digest."""
     height, width = bits.shape
-    return Mask(np.packbits(bits), (height, width), int(np.count_nonzero(bits)), bounding_rectangle(bits))
+    packed, area = np.packbits(bits), int(np.count_nonzero(bits))
+    return Mask(packed, (height, width), area, bounding_rectangle(bits), packed_digest(packed, height, width))
 
 
 def bounding_rectangle(bits: Bits) -> Rectangle | None:

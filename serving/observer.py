@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.domain import Priority, RoundResult
+from serving.domain import Priority
 from serving.errors import Shed
+from serving.history.rounds import RoundResult
 
 
 @dataclass(frozen=True, slots=True)

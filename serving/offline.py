@@ -20,6 +20,7 @@ from serving.observer import NullObserver, Observer
 from serving.orchestrator import Orchestrator
 from serving.ports import EmbeddingStore, Gate, LanguageEngine, SessionStore, VisionEngine
 from serving.prompt import PromptTemplate
+from serving.sessions.keeper import SessionKeeper
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.vision.onnx import OnnxVision
@@ -55,7 +56,7 @@ async def offline(
         stack.push_async_callback(vision.close)
         pixels = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
         form, geometry = PromptTemplate.of(bundle), Geometry.of(bundle)
-        yield compose(form, geometry, language, vision, pixels, embeddings=embeddings)
+        yield compose(form, geometry, language, vision, pixels, embeddings=embeddings, model_digest=bundle.digest)
 
 
 def compose(  # the first five are what every orchestrator has of its own
@@ -71,18 +72,19 @@ def compose(  # the first five are what every orchestrator has of its own
     gate: Gate | None = None,
     observer: Observer | None = None,
     max_rounds: int = MAX_ROUNDS,
+    model_digest: str = "",
 ) -> Orchestrator:
     """The orchestrator of these parts. ``openings`` works on the pixels of new images; by default, ``pixels``."""
+    store = sessions or MemorySessions(SESSIONS, SESSION_BYTES, SESSION_IDLE_SECONDS, time.monotonic)
     return Orchestrator(
+        keeper=SessionKeeper(store, geometry, openings or pixels, model_digest),
         language=language,
         vision=vision,
         embeddings=embeddings or MemoryEmbeddings.of(geometry.image, EMBEDDING_BYTES),
-        sessions=sessions or MemorySessions(SESSIONS, SESSION_BYTES, SESSION_IDLE_SECONDS, time.monotonic),
         gate=gate or OpenGate(),
         observer=observer or NullObserver(),
         form=form,
         geometry=geometry,
         pixel_executor=pixels,
-        opening_executor=openings or pixels,
         max_rounds=max_rounds,
     )

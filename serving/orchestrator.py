@@ -7,8 +7,8 @@ embeddings lie.
 
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
-bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in
-``opening_executor``: rounds do not wait for large images. The image is encoded beside the first
+bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in another
+(``serving.sessions.keeper``): rounds do not wait for large images. The image is encoded beside the first
 language pass. A cancelled request stops its engines' work, gives its lease and its admission back, and leaves its
 session as the last finished wave left it.
 """
@@ -16,10 +16,9 @@ session as the last finished wave left it.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -31,78 +30,70 @@ from serving.domain import (
     U8,
     CacheUse,
     Correction,
-    CorrectionPolicy,
     Priority,
+    Progress,
     Question,
-    Reference,
-    RoundResult,
     SegFeature,
     Segmentation,
-    Session,
-    SourceImage,
     Timings,
+    WorkStage,
 )
-from serving.errors import InvalidInput, InvalidQuestion, PreconditionFailed
+from serving.errors import InvalidInput, InvalidQuestion
 from serving.geometry import Geometry
+from serving.history import changes
+from serving.history.record import Session
+from serving.history.rounds import RoundResult
 from serving.observer import Observer, WaveTerms
-from serving.ports import (
-    Completion,
-    EmbeddingLease,
-    EmbeddingStore,
-    ExpectedWork,
-    Gate,
-    LanguageEngine,
-    Prompt,
-    SessionStore,
-    VisionEngine,
-)
-from serving.prompt import PromptTemplate, Turn
+from serving.ports import Completion, EmbeddingStore, Gate, LanguageEngine, VisionEngine
+from serving.prompt import PromptTemplate
 from serving.runtime.stopwatch import Stopwatch
-from serving.runtime.tasks import run_in_executor, wait_until_done
-from serving.wave import DialoguePlan, WaveItem
+from serving.sessions.embedding import HeldEmbedding, embedding_of
+from serving.sessions.keeper import NewSession, SessionKeeper
+from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
+from serving.wave import WaveItem
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class HeldEmbedding:
-    """An embedding that this request holds, and the seconds it took to have it."""
+@dataclass(slots=True)
+class _Work:
+    """A request at work: what its waves have in common, and the session as the last one left it."""
 
-    lease: EmbeddingLease
-    seconds: float
+    request: DialogueRequest
+    session: Session
+    waves: int
+    embedding: asyncio.Task[HeldEmbedding] | None
+    """None: no round needs one."""
+    number: int = 0
+    """Of the wave."""
+
+    def tell(self, stage: WorkStage) -> None:
+        self.request.tell(Progress(stage, wave=self.number, waves=self.waves))
 
 
 @dataclass(frozen=True, slots=True)
 class Orchestrator:
     """Answers rounds. Every collaborator is given; see ``serving.__main__`` for which."""
 
+    keeper: SessionKeeper
     language: LanguageEngine
     vision: VisionEngine
     embeddings: EmbeddingStore
-    sessions: SessionStore
     gate: Gate
     observer: Observer
     form: PromptTemplate
     geometry: Geometry
     pixel_executor: Executor
-    opening_executor: Executor
     max_rounds: int
 
-    async def open(self, caller: str, rgb: U8, executor: Executor | None = None) -> Session:
-        """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held.
-
-        ``executor`` prepares it; ``opening_executor`` by default, where images are decoded, too.
-        """
-        prepare = partial(self.geometry.source_image, rgb)
-        image = await run_in_executor(executor or self.opening_executor, prepare)
-        session = Session(secrets.token_urlsafe(16), caller, image)
-        await self.sessions.create(session)
-        return session
+    async def open(self, caller: str, rgb: U8) -> Session:
+        """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
+        return await self.keeper.open(NewSession(caller), rgb)
 
     async def close(self, session_id: str, caller: str) -> None:
         """Close a session. Raises NotFound when the caller has none of this id."""
-        await self.sessions.close(session_id, caller)
+        await self.keeper.close(session_id, caller)
 
     async def ask(
         self,
@@ -112,20 +103,10 @@ class Orchestrator:
         correction: Correction,
         priority: Priority = Priority.INTERACTIVE,
     ) -> RoundResult:
-        """Answer one live round; see ``segment``. Raises InvalidInput for policy REFERENCED: no round is known to
-        refer to this one.
-        """
-        if correction.policy is CorrectionPolicy.REFERENCED:
-            raise InvalidInput(
-                "correction.policy",
-                "must be ALWAYS or OFF for a single round: REFERENCED needs a dialogue known in advance",
-            )
-        async with aclosing(self.segment(session_id, caller, [question], correction, priority)) as results:
-            # To its end: to the gate, work that is left early is not done.
-            [result] = [each async for each in results]
-            return result
+        """Answer one live round; see ``answer``, of which this is the short form."""
+        return await self.answer(DialogueRequest(session_id, caller, [question], correction, priority))
 
-    async def segment(
+    def segment(
         self,
         session_id: str,
         caller: str,
@@ -133,120 +114,135 @@ class Orchestrator:
         correction: Correction,
         priority: Priority = Priority.INTERACTIVE,
     ) -> AsyncGenerator[RoundResult]:
+        """Answer questions known in advance; see ``answers``."""
+        return self.answers(DialogueRequest(session_id, caller, questions, correction, priority))
+
+    async def answer(self, request: DialogueRequest) -> RoundResult:
+        """Answer a request for one live round; see ``answers`` and ``check_live``."""
+        check_live(request)
+        async with aclosing(self.answers(request)) as results:
+            # To its end: to the gate, work that is left early is not done.
+            [result] = [each async for each in results]
+            return result
+
+    async def answers(self, request: DialogueRequest) -> AsyncGenerator[RoundResult]:
         """Answer questions known in advance; results come as soon as their wave is decoded.
 
         Raises:
             InvalidQuestion: a reference to a round that does not exist, too many rounds or tokens. Known before
                 the first wave, but for the length of a dialogue with free answers.
-            PreconditionFailed: a reference to a round without a mask.
+            PreconditionFailed: a reference to a round without a mask, or to what is no longer so; the request's id
+                stands for another request.
+            MovedOn: part of this request was answered before, and the session has changed since.
             Exhausted: the session store is full, or too much work waits.
 
-        Whatever is raised, results sent before stay valid and stay part of the session.
+        Whatever is raised, results sent before stay valid and stay part of the session. A request that comes again
+        is answered as before, and goes on where it ended.
         """
         arrival = Stopwatch()
-        async with self.sessions.exclusive(session_id, caller) as opened:
-            known = self.embeddings.holds(opened.image.encoder.key)
-            session, plan = opened, self._plan(opened, questions, correction, known=known)
-            async with (
-                self.gate.admitted(plan.work, caller, priority),
-                self._embedding(session.image, priority) as embedding,
-            ):
-                queue = arrival.seconds
-                timings = Timings(queue=queue, total=queue)
-                for number, items in enumerate(plan.waves):
-                    with request_context.prioritised(priority):
-                        session, results = await self._step(session, number, items, embedding, timings)
-                    correctable = wave.correctable(items, results)
-                    self.observer.wave(results, WaveTerms(correction.threshold, priority, correctable))
-                    for result in results:
-                        yield result
-                    timings = Timings()
+        request.tell(Progress(WorkStage.QUEUED))
+        async with self.keeper.exclusive(request.session_id, request.caller) as session, AsyncExitStack() as stack:
+            known = changes.earlier_request(session.record, request.key)
+            before = known.results if known else ()
+            for result in before:
+                yield result
+            if len(before) == len(request.questions):
+                return
+            changes.check_unmoved(session.record, before)
+            planned = plan(session.record, request, len(before), self.form, self.max_rounds)
+            work = await self._begin(request, session, planned, stack)
+            queue = arrival.seconds
+            timings = Timings(queue=queue, total=queue)
+            for number, items in enumerate(planned.waves, planned.first):
+                work.number = number
+                with request_context.prioritised(request.priority):
+                    results = await self._step(work, items, timings)
+                self._observe(request, items, results)
+                for result in results:
+                    yield result
+                timings = Timings()
 
-    def _plan(
-        self, session: Session, questions: Sequence[Question], correction: Correction, *, known: bool
-    ) -> DialoguePlan:
-        """What will be asked of the engines, wave by wave; ``known``: but for the embedding, which is there.
+    async def _begin(
+        self, request: DialogueRequest, session: Session, planned: DialoguePlan, stack: AsyncExitStack
+    ) -> _Work:
+        """Admitted, with the embedding on its way, until the stack is left; seeds alone need neither."""
+        if not planned.passes:
+            return _Work(request, session, planned.last, None)
+        known = self.embeddings.holds(session.image.encoder.key)
+        admitted = self.gate.admitted(planned.work(known=known), request.caller, request.priority, request.tell)
+        await stack.enter_async_context(admitted)
+        coming = embedding_of(session.image, self.embeddings, self.vision, request.priority)
+        return _Work(request, session, planned.last, await stack.enter_async_context(coming))
 
-        Pure. Raises InvalidQuestion for what cannot be asked.
-        """
-        first = len(session.rounds)
-        self._check(first, questions)
-        turns = self._turns(session, questions)
-        thresholds = wave.thresholds(first, questions, correction)
-        items = [
-            WaveItem(first + i, threshold, question.refer_to, turn)
-            for i, (question, threshold, turn) in enumerate(zip(questions, thresholds, turns, strict=True))
-        ]
-        groups = wave.waves(questions, first)
-        work = ExpectedWork(encodes=not known, passes=len(groups), masks=len(questions))
-        return DialoguePlan(tuple(tuple(items[i] for i in group) for group in groups), work)
+    def _observe(
+        self, request: DialogueRequest, items: Sequence[WaveItem], results: Sequence[RoundResult]
+    ) -> None:
+        """Tell of the rounds that the model was asked."""
+        of_model = [result for result in results if not result.round.seeded]
+        if of_model:
+            correctable = wave.correctable(items, results)
+            self.observer.wave(of_model, WaveTerms(request.correction.threshold, request.priority, correctable))
 
-    def _check(self, first: int, questions: Sequence[Question]) -> None:
-        if first + len(questions) > self.max_rounds:
-            words = f"a session may hold at most {self.max_rounds} rounds, this one has {first}; open a new one"
-            raise InvalidQuestion(None, "", words)
-        for position, question in enumerate(questions):
-            if question.refer_to is not None and not 0 <= question.refer_to < first + position:
-                words = f"must be the index of a round before round {first + position}; it is {question.refer_to}"
-                if first + position == 0:
-                    words = "must be absent: the session has no earlier round to refer to"
-                raise InvalidQuestion(position, "refer_to", words)
-
-    def _turns(self, session: Session, questions: Sequence[Question]) -> list[Turn]:
-        """The tokens of every question; refuses a dialogue that is too long whatever will be answered."""
-        turns = []
-        for position, question in enumerate(questions):
-            try:
-                turns.append(self.form.turn(question, first=not session.rounds and position == 0))
-            except InvalidInput as error:
-                raise InvalidQuestion(position, error.field, error.description) from None
-        wave.check_length(session, turns, self.form)
-        return turns
-
-    async def _step(
-        self,
-        session: Session,
-        number: int,
-        planned: Sequence[WaveItem],
-        embedding: asyncio.Task[HeldEmbedding],
-        timings: Timings,
-    ) -> tuple[Session, list[RoundResult]]:
+    async def _step(self, work: _Work, planned: Sequence[WaveItem], timings: Timings) -> list[RoundResult]:
         """One wave, prepared, read, decoded and remembered: one language pass and one batch of masks."""
+        embedding = work.embedding
         with timings.stage("total"):
             with timings.stage("prepare"):
-                items = [replace(item, reference=await self._reference(session, item)) for item in planned]
-            held_before = number > 0 and embedding.done()
+                work.tell(WorkStage.PREPARE)
+                items = await self._with_references(work.session, planned)
+            held_before = work.number > 0 and embedding is not None and embedding.done()
             with timings.stage("language"):
-                completion = await self._complete(wave.prompt(session, items, self.form))
+                completion = await self._read(work, items)
             features = wave.features(items, completion)
-            held = await embedding if any(features) else None
-            segmentations = await self._decode(session.image, items, features, held, timings)
-            rounds, answers = wave.rounds(items, completion, segmentations, self.form)
-            session = await self.sessions.append(session, rounds)
-        hit = held is not None and (held_before or held.lease.hit)
-        timings.encode = 0.0 if hit or held is None else held.seconds
-        cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, number)
-        parts = zip(items, answers, segmentations, strict=True)
-        return session, [RoundResult(i.index, words, s, i.reference, timings, cache) for i, words, s in parts]
+            held = await self._held(work) if any(features) else None
+            segmentations = await self._decode(work, items, features, held, timings)
+            rounds = wave.rounds(items, completion, segmentations, self.form)
+            hit = held is not None and (held_before or held.lease.hit)
+            timings.encode = 0.0 if hit or held is None else held.seconds
+            cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, work.number)
+            results = [RoundResult(i.index, r, timings, cache) for i, r in zip(items, rounds, strict=True)]
+            record = changes.with_rounds(work.session.record, rounds, results, work.request.key)
+            await self.keeper.store.commit(record)
+        work.session = replace(work.session, record=record)
+        return results
 
-    async def _reference(self, session: Session, item: WaveItem) -> Reference | None:
-        if item.refer_to is None:
-            return None
-        mask = session.rounds[item.refer_to].mask
-        if mask is None:
-            raise PreconditionFailed(f"round {item.refer_to} has no mask to refer to")
-        return await self._pixels(self.geometry.reference, session.image, mask, item.refer_to)
+    async def _with_references(self, session: Session, planned: Sequence[WaveItem]) -> list[WaveItem]:
+        """Items with what the language half is shown of the masks that they are about."""
+        items: list[WaveItem] = []
+        for item in planned:
+            referred = wave.referred_mask(session.record, items, item.question)
+            if referred is None:
+                items.append(item)
+                continue
+            cut = self.geometry.reference
+            shown = await self._pixels(cut, session.image, referred.mask, referred.round)
+            items.append(replace(item, referred=referred, reference=shown))
+        return items
 
-    async def _complete(self, prompt: Prompt) -> Completion:
-        """A prompt that the engine refuses is one that these questions make together."""
+    async def _read(self, work: _Work, items: Sequence[WaveItem]) -> Completion:
+        """The language pass of a wave, if it takes one. A prompt that the engine refuses is one that these
+        questions make together.
+        """
+        if not wave.model_rounds(items):
+            return wave.NO_PASS
+        work.tell(WorkStage.LANGUAGE)
         try:
-            return await self.language.complete(prompt)
+            return await self.language.complete(wave.prompt(work.session, items, self.form))
+        except InvalidQuestion:
+            raise
         except InvalidInput as error:
             raise InvalidQuestion(None, "", error.description) from error
 
+    async def _held(self, work: _Work) -> HeldEmbedding | None:
+        if work.embedding is None:
+            return None
+        if not work.embedding.done():
+            work.tell(WorkStage.ENCODE)
+        return await work.embedding
+
     async def _decode(
         self,
-        image: SourceImage,
+        work: _Work,
         items: Sequence[WaveItem],
         features: Sequence[SegFeature | None],
         held: HeldEmbedding | None,
@@ -255,32 +251,14 @@ class Orchestrator:
         """Decode the features that there are as one batch, and bring the masks to the image's size."""
         if held is None:
             return [None] * len(features)
+        work.tell(WorkStage.DECODE)
         limits = [item.threshold for item, feature in zip(items, features, strict=True) if feature]
         with timings.stage("decode"):
             decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
         with timings.stage("postprocess"):
+            image = work.session.image
             masks = await self._pixels(lambda: [self.geometry.mask(logits, image) for logits in decoded.logits])
         return wave.segmentations(features, decoded, masks)
-
-    @asynccontextmanager
-    async def _embedding(
-        self, image: SourceImage, priority: Priority
-    ) -> AsyncIterator[asyncio.Task[HeldEmbedding]]:
-        """The image's embedding, on its way while the block runs, given back after it."""
-        with request_context.prioritised(priority):
-            task = asyncio.create_task(self._acquire(image))
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await wait_until_done(task)
-            if not task.cancelled() and not task.exception():
-                self.embeddings.release(task.result().lease)
-
-    async def _acquire(self, image: SourceImage) -> HeldEmbedding:
-        encoder, watch = image.encoder, Stopwatch()
-        lease = await self.embeddings.acquire(encoder.key, lambda lease: self.vision.encode(encoder, lease))
-        return HeldEmbedding(lease, watch.seconds)
 
     async def _pixels(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run pure work on pixels off the event loop."""

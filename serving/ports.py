@@ -6,12 +6,24 @@ Engines raise only ``serving.errors``; cancellation of an awaiting task must sto
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.domain import F32, Bits, EncoderImage, Priority, Reference, Round, SegFeature, Session, TowerImage
+from serving.domain import (
+    F32,
+    Bits,
+    EncoderImage,
+    Priority,
+    Reference,
+    SegFeature,
+    SourceImage,
+    Tell,
+    TowerImage,
+    unheard,
+)
+from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
 from serving.runtime.slab import Slot
 
 
@@ -20,7 +32,8 @@ class Prompt:
     """A dialogue up to where the language half must read or answer."""
 
     dialogue: str
-    """Groups prompts that extend one another (the session's id): a hint for prefix caches, never a key."""
+    """Groups prompts that extend one another (a session and its branches): a hint for prefix caches, never a key.
+    """
     tenant: str
     """Whose dialogue it is (the caller): what an engine keeps of one tenant's prompts never serves another's."""
     token_ids: tuple[int, ...]
@@ -152,8 +165,12 @@ class ExpectedWork:
 class Gate(Protocol):
     """Admission: which requests run now, and which wait. A request passes it once, before its engines."""
 
-    def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
+    def admitted(
+        self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell = unheard
+    ) -> AbstractAsyncContextManager[None]:
         """Run the block once admitted; waits until then. Cancelling the task leaves the queue.
+
+        ``tell`` hears of its place, when it must wait and when that changes.
 
         Raises:
             Exhausted: too much waits, or more than the request's deadline allows for.
@@ -161,26 +178,48 @@ class Gate(Protocol):
 
 
 class SessionStore(Protocol):
-    """Sessions by id. One request at a time holds a session; others wait in the order of their arrival."""
+    """Sessions, by caller and id: what one caller has is not there for another, whose ids may be the same.
+
+    One request at a time holds a session; others wait in the order of their arrival. Records are pure values. A
+    store that keeps them elsewhere need not keep what is derived (the tower's and the encoder's pixels,
+    ``Round.reference``), and has it there again before a session is held.
+
+    Every method but ``page`` raises, for a session that cannot be had:
+        NotFound: unknown, or another caller's (no reason); its end was reached (SESSION_EXPIRED).
+        PreconditionFailed: closed, also while waiting (SESSION_CLOSED).
+    """
 
     async def create(self, session: Session) -> None:
-        """Raises Exhausted when the store's limit of sessions or bytes is reached."""
-
-    def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
-        """Hold the session as it is now.
-
-        Raises:
-            NotFound: unknown, expired, or another caller's.
-            PreconditionFailed: closed, also while waiting.
+        """Raises Exhausted when the store's limit of sessions or bytes is reached, PreconditionFailed
+        (SESSION_ID_USED) where the caller had a session of this id.
         """
 
-    async def append(self, session: Session, rounds: Sequence[Round]) -> Session:
-        """Commit finished rounds to a session that is held; returns it as it is now. All of them, or none.
+    def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
+        """Hold the session as it is when its turn comes. Raises PreconditionFailed (NEEDS_IMAGE) where it is
+        parked without its image.
+        """
+
+    async def commit(self, record: SessionRecord) -> None:
+        """Take the next record (``version`` one above) of the session that is held: wholly, or not at all. What
+        was not changed is the same object as before.
 
         Raises:
-            PreconditionFailed: it was closed meanwhile.
             Exhausted: the store is full.
         """
 
+    async def read(self, session_id: str, caller: str) -> Snapshot:
+        """The session as the last commit left it, without waiting for a turn. Counts as use."""
+
+    async def resume(self, session_id: str, caller: str, image: SourceImage) -> None:
+        """Give a parked session its image again; nothing where it has one."""
+
+    async def page(self, caller: str, after: tuple[float, str] | None, count: int) -> list[SessionSummary]:
+        """At most ``count`` of the caller's sessions, the latest opened first, behind the one that ``after`` names
+        by ``opened_at`` and id; None: from the first.
+        """
+
+    def seconds_left(self, session_id: str, caller: str) -> float:
+        """Until the session ends if nothing is asked of it from now on; 0 where it is gone. Raises nothing."""
+
     async def close(self, session_id: str, caller: str) -> None:
-        """Close it for good and free its memory. Idempotent. Raises NotFound as ``exclusive`` does."""
+        """Close it for good and free its memory. Idempotent."""

@@ -59,8 +59,9 @@ class PromptTemplate:
                 model was not trained on its template; the field's path is within the question.
         """
         tokens, encode = self.manifest.tokens, self.tokenizer.encode
-        if question.refer_to is not None:
-            opening = (*self._instruction(first=first), tokens.crop, tokens.bbox)
+        if question.refers:
+            line = encode("\n ") if first else ()
+            opening = (*self._instruction(first=first), *line, tokens.crop, tokens.bbox)
             lead = " "
         elif first:
             opening, lead = self._instruction(first=True), "\n "

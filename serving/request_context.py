@@ -23,6 +23,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 """Whatever else a caller may send, a name or a number of a patient has not this form."""
 
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+_REPEATABLE: ContextVar[bool] = ContextVar("repeatable", default=False)
 _DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 _PRIORITY: ContextVar[Priority] = ContextVar("priority", default=Priority.INTERACTIVE)
 
@@ -32,11 +33,17 @@ def set_request_id(metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
     sent = (value for key, value in metadata or () if key == REQUEST_ID)
     plain = next((value for value in sent if isinstance(value, str) and _UUID.fullmatch(value)), None)
     _REQUEST_ID.set(plain.lower() if plain else str(uuid4()))
+    _REPEATABLE.set(plain is not None)
 
 
 def request_id() -> str:
     """Empty outside a request."""
     return _REQUEST_ID.get()
+
+
+def repeatable_id() -> str | None:
+    """The id, if it is the caller's own: the request may come again by it."""
+    return request_id() if _REPEATABLE.get() else None
 
 
 def set_deadline(seconds: float | None) -> None:

@@ -81,6 +81,10 @@ class LimitSettings(SettingsSection):
     """Seconds without a request after which a session makes room for a new one when no more fit; the longest idle
     first, the same caller's before others'. A caller's own of which nothing was asked yet gives way after 1 s.
     """
+    session_lifetime: Seconds = 30 * 24 * 3600.0
+    """Seconds from its opening after which a session ends, however much it is used."""
+    max_given_mask_bytes: Bytes = 2 * MIB
+    """Largest mask that a caller gives, in bytes as it is sent."""
     max_concurrent_rounds: Positive = 512
     """Requests for rounds held at once, running or waiting; more are refused with RESOURCE_EXHAUSTED and a retry
     delay.

@@ -5,6 +5,8 @@ Knows bool arrays (H, W) and encodings. Does not know messages, images or sessio
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,7 @@ from mediround._png import png
 from mediround.v1 import segmentation_pb2 as pb
 
 Bits = npt.NDArray[np.bool_]
+_KIND = b"mediround.v1.Mask"
 
 
 def encode(mask: Bits, encoding: pb.MaskEncoding.ValueType) -> bytes:
@@ -42,6 +45,19 @@ def decode(data: bytes, encoding: pb.MaskEncoding.ValueType, height: int, width:
             return _unpack(data, height, width)
         case _:
             raise ValueError(f"cannot decode a mask of encoding {encoding}")
+
+
+def digest(mask: Bits) -> bytes:
+    """What the contract names a mask by, bool (H, W): 32 bytes. Raises ValueError for another array."""
+    rle.check(mask)
+    return packed_digest(np.packbits(mask), *mask.shape)
+
+
+def packed_digest(packed: npt.NDArray[np.uint8], height: int, width: int) -> bytes:
+    """The same, of one bit a pixel (PACKED_BITS)."""
+    hashed = hashlib.sha256(_KIND + height.to_bytes(4) + width.to_bytes(4))
+    hashed.update(packed.data)
+    return hashed.digest()
 
 
 def _unpack(data: bytes, height: int, width: int) -> Bits:

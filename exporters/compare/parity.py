@@ -16,7 +16,8 @@ import numpy as np
 from exporters.compare.golden import RecordedDialogue, RecordedRound
 from exporters.compare.replay import ReplayedDialogue, Replayer
 from serving.bundle import Bundle
-from serving.domain import F32, Reference, RoundResult
+from serving.domain import F32, Reference
+from serving.history.rounds import RoundResult
 from serving.ports import EmbeddingStore, LanguageEngine, VisionEngine
 
 

@@ -13,8 +13,9 @@ from typing import Self
 
 from exporters.compare.golden import IMAGE_PLACEHOLDER
 from serving.bundle import Bundle
-from serving.domain import F32, U8, Correction, CorrectionPolicy, Question, Reference, RoundResult, SourceImage
+from serving.domain import F32, U8, Correction, CorrectionPolicy, Question, Reference, SourceImage
 from serving.geometry import Geometry
+from serving.history.rounds import RoundResult
 from serving.offline import compose
 from serving.ports import (
     Completion,
@@ -94,8 +95,8 @@ class Replayer:
         correction = Correction(CorrectionPolicy.REFERENCED, self.form.manifest.judge.threshold)
         replies = orchestrator.segment(session.session_id, _CALLER, questions, correction)
         results = [result async for result in replies]
-        async with orchestrator.sessions.exclusive(session.session_id, _CALLER) as finished:
-            ids = [token for answered in finished.rounds for token in answered.token_ids]
+        finished = await orchestrator.keeper.read(session.session_id, _CALLER)
+        ids = [token for answered in finished.record.rounds for token in answered.token_ids]
         image = self.form.manifest.tokens.image
         rounds = tuple(
             ReplayedRound(result, raw, feature, logits)

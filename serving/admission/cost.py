@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
-from serving.domain import RoundResult
+from serving.history.rounds import RoundResult
 from serving.observer import NullObserver, WaveTerms
 from serving.ports import ExpectedWork
 

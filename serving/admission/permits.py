@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
-from serving.domain import Priority
+from serving.domain import Priority, Tell, unheard
 from serving.errors import Exhausted, Shed
 from serving.ports import ExpectedWork
 
@@ -19,7 +19,13 @@ _RETRY_AFTER_S = 1.0
 class OpenGate:
     """A Gate that admits every request at once: for a single caller, without competition."""
 
-    def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:  # noqa: ARG002  # Gate's signature
+    def admitted(
+        self,
+        work: ExpectedWork,  # noqa: ARG002  # Gate's signature
+        caller: str,  # noqa: ARG002
+        priority: Priority,  # noqa: ARG002
+        tell: Tell = unheard,  # noqa: ARG002
+    ) -> AbstractAsyncContextManager[None]:
         """See ``Gate``."""
         return nullcontext()
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from serving import request_context
 from serving.admission.cost import CostModel, Throughput
-from serving.domain import Priority
+from serving.domain import Priority, Progress, Tell, WorkStage, unheard
 from serving.errors import Exhausted, Shed
 from serving.ports import ExpectedWork
 from serving.stats import QueueStats
@@ -50,6 +50,7 @@ class _Ticket:
     since: float
     """When it came; once it runs, when it began."""
     must_end: float | None
+    tell: Tell
     turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -85,15 +86,19 @@ class AdmissionQueue:
         cost = sum(ticket.cost for ticket in waiting)
         return QueueStats(self._held(priority), len(waiting), cost, age)
 
-    def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AbstractAsyncContextManager[None]:
+    def admitted(
+        self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell = unheard
+    ) -> AbstractAsyncContextManager[None]:
         """Run the block once admitted. See ``Gate``."""
-        return self._admitted(work, caller, priority)
+        return self._admitted(work, caller, priority, tell)
 
     @asynccontextmanager
-    async def _admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AsyncIterator[None]:
+    async def _admitted(
+        self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell
+    ) -> AsyncIterator[None]:
         cost, encodes, done = self._expectations.cost(work), work.encodes > 0, 0.0
         late = self._late(cost, priority, encodes)
-        ticket = self._join(cost, caller, priority, encodes, late)
+        ticket = self._join(cost, caller, priority, encodes=encodes, late=late, tell=tell)
         try:
             await ticket.turn
             yield
@@ -157,14 +162,17 @@ class AdmissionQueue:
         now, share = self._clock(), rate / max(len(self._working), 1)
         return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in self._working)
 
-    def _join(self, cost: float, caller: str, priority: Priority, encodes: bool, late: bool) -> _Ticket:
+    def _join(
+        self, cost: float, caller: str, priority: Priority, *, encodes: bool, late: bool, tell: Tell
+    ) -> _Ticket:
         flow = (priority, late, caller)
         weighted = cost * (BACKGROUND_WEIGHT if late or priority is Priority.BATCH else 1)
         self._last_tags = {known: tag for known, tag in self._last_tags.items() if tag > self._now}
         tag = self._last_tags.get(flow, self._now) + weighted
         self._last_tags[flow] = tag
         time_left, now = request_context.remaining(), self._clock()
-        ticket = _Ticket(priority, encodes, late, cost, tag, now, None if time_left is None else now + time_left)
+        must_end = None if time_left is None else now + time_left
+        ticket = _Ticket(priority, encodes, late, cost, tag, now, must_end, tell)
         self._waiting.append(ticket)
         self._let_in(now)
         return ticket
@@ -196,6 +204,17 @@ class AdmissionQueue:
         if not self._waiting and not self._working:
             self._now = 0.0
             self._last_tags.clear()
+        self._tell_places()
+
+    def _tell_places(self) -> None:
+        """Those that wait hear of their place, where they listen."""
+        if all(ticket.tell is unheard for ticket in self._waiting):
+            return
+        rate = self._throughput.rate
+        before = self._left(rate)
+        for position, ticket in enumerate(sorted(self._waiting, key=lambda ticket: ticket.tag)):
+            ticket.tell(Progress(WorkStage.QUEUED, position, before / rate))
+            before += ticket.cost
 
     def _may_begin(self, ticket: _Ticket) -> bool:
         return self._free(ticket.priority, ticket.encodes) and not ticket.turn.done()

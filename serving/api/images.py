@@ -20,7 +20,7 @@ from mediround.pictures import MALFORMED
 from serving.api import integrity
 from serving.api.integrity import FIELD
 from serving.api.limits import Limits
-from serving.domain import U8
+from serving.domain import U8, Bits
 from serving.errors import InvalidInput
 
 DICOM_ADVICE = (
@@ -88,6 +88,34 @@ def rgb_of_file(payload: bytes, limits: Limits) -> U8:
     except MALFORMED as error:
         # The library's words may quote the file; its error's name does not.
         raise InvalidInput(FIELD, f"is truncated or malformed ({type(error).__name__})") from None
+
+
+def bits_of_png(payload: bytes, height: int, width: int) -> Bits:
+    """A mask that came as PNG, bool (H, W): 1-bit grey, or 8-bit grey of 0 and 255 alone.
+
+    Raises:
+        InvalidInput: (``data``) not such a file, of another size, truncated or malformed.
+    """
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as image:
+            if (image.height, image.width) != (height, width):
+                raise InvalidInput("data", f"must be a PNG of {height}x{width}")
+            if image.mode not in {"1", "L"}:
+                raise InvalidInput(
+                    "data", "must be a PNG of one grey channel, of 1 bit, or of 8 bits that are 0 or 255"
+                )
+            _check_png(payload)
+            integrity.check_png(payload)
+            pixels = np.asarray(image)
+    except UnidentifiedImageError:
+        raise InvalidInput("data", "must be a PNG file") from None
+    except InvalidInput as error:
+        raise InvalidInput("data", error.description) from None
+    except (*_BOMB, *MALFORMED) as error:
+        raise InvalidInput("data", f"is truncated or malformed ({type(error).__name__})") from None
+    if pixels.dtype == np.uint8 and not np.isin(pixels, (0, 255)).all():
+        raise InvalidInput("data", "must be a PNG of 0 and 255 alone: grey in between is no mask")
+    return np.asarray(pixels, np.bool_)
 
 
 def _check_claims(image: Image.Image, payload: bytes, limits: Limits) -> None:

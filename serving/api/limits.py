@@ -24,6 +24,10 @@ class Limits:
     """UTF-8, of a question and of a given answer."""
     max_sessions: int
     session_idle_timeout: float
+    session_lifetime: float = 30 * 24 * 3600.0
+    """From its opening, however much it is used."""
+    max_given_mask_bytes: int = 2 << 20
+    """Of a mask that a caller gives, as it is sent."""
     max_concurrent_rounds: int
     """Requests for rounds held at once, those that wait for their session or a place included."""
     max_concurrent_uploads: int

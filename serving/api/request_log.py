@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from serving.domain import Priority, RoundResult
+from serving.domain import Priority
+from serving.history.rounds import RoundResult
 from serving.logs import fields
 from serving.observer import Observer
 from serving.rpc.status import OK, code_of

@@ -13,8 +13,18 @@ from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.description import ServerDescription
+from serving.api.given_masks import MaskReader, check_digest, given_mask
 from serving.api.text import check_answer, check_question
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
+from serving.domain import (
+    AnswerMode,
+    Correction,
+    CorrectionPolicy,
+    GivenMask,
+    KnownRound,
+    Mask,
+    Priority,
+    Question,
+)
 from serving.errors import InvalidInput, InvalidQuestion
 
 _MODES = {
@@ -59,15 +69,17 @@ class RequestReader:
 
     description: ServerDescription
 
-    def round(self, request: pb.AskRoundRequest) -> tuple[Question, Correction]:
-        """Raises InvalidInput."""
+    def round(self, request: pb.AskRoundRequest, masks: MaskReader | None) -> tuple[Question, Correction]:
+        """``masks`` reads those that come with the question, where there are any. Raises InvalidInput."""
         _check_request(request.session_id, request.mask_encoding)
         correction = self._correction(request.correction, default=CorrectionPolicy.ALWAYS)
         with paths_in_round():
-            return self._question(request.question, 0, request.session_id), correction
+            return self._question(request.question, 0, request.session_id, masks), correction
 
-    def dialogue(self, request: pb.SegmentDialogueRequest) -> tuple[list[Question], Correction]:
-        """Raises InvalidInput."""
+    def dialogue(
+        self, request: pb.SegmentDialogueRequest, masks: MaskReader | None
+    ) -> tuple[list[Question], Correction]:
+        """As ``round``."""
         _check_request(request.session_id, request.mask_encoding)
         limit = self.description.limits.max_rounds
         if not 1 <= len(request.questions) <= limit:
@@ -75,7 +87,8 @@ class RequestReader:
         correction = self._correction(request.correction, default=CorrectionPolicy.REFERENCED)
         questions = enumerate(request.questions)
         with paths_in_dialogue():
-            return [self._question(question, i, request.session_id) for i, question in questions], correction
+            each = [self._question(question, i, request.session_id, masks) for i, question in questions]
+            return each, correction
 
     def priority(self, priority: pb.Priority.ValueType, field: str = "priority") -> Priority:
         """Raises InvalidInput."""
@@ -83,14 +96,16 @@ class RequestReader:
             raise InvalidInput(field, "must be INTERACTIVE or BATCH")
         return _PRIORITIES[priority]
 
-    def _question(self, question: pb.Question, position: int, session_id: str) -> Question:
+    def _question(
+        self, question: pb.Question, position: int, session_id: str, masks: MaskReader | None
+    ) -> Question:
         """Raises InvalidQuestion."""
         try:
-            return self._checked(question, session_id)
+            return self._checked(question, session_id, masks)
         except InvalidInput as error:
             raise InvalidQuestion(position, error.field, error.description) from None
 
-    def _checked(self, question: pb.Question, session_id: str) -> Question:
+    def _checked(self, question: pb.Question, session_id: str, masks: MaskReader | None) -> Question:
         limit = self.description.limits.max_question_bytes
         check_question(question.text, limit)
         mode = self._mode(question)
@@ -99,9 +114,15 @@ class RequestReader:
         if question.answer:
             check_answer(question.answer, limit)
         refer_to = question.refer_to.round if question.HasField("refer_to") else None
-        if question.refer_to.session_id not in {"", session_id}:
-            raise InvalidInput("refer_to.session_id", "must be empty or this session's id")
-        return Question(question.text, refer_to, mode, question.answer)
+        return Question(
+            question.text,
+            refer_to,
+            mode,
+            question.answer,
+            expected_round=_known(question.refer_to, session_id),
+            given_mask=_given(question, masks),
+            seed_mask=_seed(question, mode, masks),
+        )
 
     def _mode(self, question: pb.Question) -> AnswerMode:
         if question.answer_mode == pb.ANSWER_MODE_UNSPECIFIED:
@@ -129,3 +150,36 @@ def _check_request(session_id: str, encoding: pb.MaskEncoding.ValueType) -> None
         raise InvalidInput("session_id", "must not be empty; open a session first")
     if encoding not in pb.MaskEncoding.values():
         raise InvalidInput("mask_encoding", "must be COCO_RLE, PACKED_BITS or PNG")
+
+
+def _known(reference: pb.RoundReference, session_id: str) -> KnownRound:
+    """What the caller takes the round that it refers to for."""
+    if reference.session_id not in {"", session_id}:
+        raise InvalidInput("refer_to.session_id", "must be empty or this session's id")
+    if reference.mask_digest:
+        check_digest(reference.mask_digest, "refer_to.mask_digest")
+    return KnownRound(reference.round_id, reference.mask_digest)
+
+
+def _given(question: pb.Question, masks: MaskReader | None) -> GivenMask | None:
+    if not question.HasField("given_mask"):
+        return None
+    if question.HasField("refer_to"):
+        raise InvalidInput("given_mask", "must be left out beside refer_to: a question is about one mask")
+    try:
+        return given_mask(question.given_mask, masks)
+    except InvalidInput as error:
+        raise error.inside("given_mask") from None
+
+
+def _seed(question: pb.Question, mode: AnswerMode, masks: MaskReader | None) -> Mask | None:
+    if not question.HasField("seed_mask") or masks is None:
+        return None
+    if not question.answer:
+        raise InvalidInput("answer", "must be given with seed_mask: the model is not asked")
+    if mode is not AnswerMode.FORCED:
+        raise InvalidInput("answer_mode", "must be FORCED with seed_mask")
+    try:
+        return masks.mask(question.seed_mask)
+    except InvalidInput as error:
+        raise error.inside("seed_mask") from None

@@ -8,43 +8,124 @@ from __future__ import annotations
 import math
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mediround import masks
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.description import ServerDescription
-from serving.domain import CacheUse, Mask, Rectangle, Reference, RoundResult, Session, Timings
+from serving.domain import CacheUse, Mask, Progress, Rectangle, Segmentation, Timings, WorkStage
+from serving.history.changes import REQUESTS_REMEMBERED
+from serving.history.record import SessionRecord, SessionSummary, Snapshot
+from serving.history.rounds import MaskSource, Round, RoundResult, UsedReference
 
 _DEFAULT_MODES = {"forced": pb.ANSWER_MODE_FORCED, "free": pb.ANSWER_MODE_FREE}
+_SOURCES = {
+    MaskSource.ROUND: pb.REFERENCE_SOURCE_ROUND,
+    MaskSource.GIVEN: pb.REFERENCE_SOURCE_GIVEN,
+    MaskSource.AMENDED: pb.REFERENCE_SOURCE_AMENDED,
+}
+_STAGES = {
+    WorkStage.QUEUED: pb.PROGRESS_STAGE_QUEUED,
+    WorkStage.PREPARE: pb.PROGRESS_STAGE_PREPARE,
+    WorkStage.LANGUAGE: pb.PROGRESS_STAGE_LANGUAGE,
+    WorkStage.ENCODE: pb.PROGRESS_STAGE_ENCODE,
+    WorkStage.DECODE: pb.PROGRESS_STAGE_DECODE,
+}
 
 
-def opened(session: Session, digest: bytes, model_digest: str, *, upload_skipped: bool) -> pb.OpenSessionResponse:
-    height, width = session.image.size
+def opened(record: SessionRecord, expires_at: float, *, upload_skipped: bool) -> pb.OpenSessionResponse:
+    height, width = record.size
     return pb.OpenSessionResponse(
-        session_id=session.session_id,
+        session_id=record.session_id,
         height=height,
         width=width,
         upload_skipped=upload_skipped,
-        content_sha256=digest,
-        model_digest=model_digest,
+        content_sha256=record.content,
+        model_digest=record.model_digest,
+        expires_at=timestamp(expires_at),
+        rounds=len(record.rounds),
     )
 
 
-def round_result(result: RoundResult, encoding: pb.MaskEncoding.ValueType, model_digest: str) -> pb.RoundResult:
+def round_result(
+    result: RoundResult, encoding: pb.MaskEncoding.ValueType, model_digest: str, expires_at: float
+) -> pb.RoundResult:
     """Encodes the mask, which takes milliseconds for a large image: call it in a worker thread."""
-    segmentation = result.segmentation
+    of, segmentation = result.round, result.segmentation
     return pb.RoundResult(
         round=result.index,
-        answer=result.answer,
-        mask=_mask(segmentation.mask, encoding) if segmentation else None,
+        answer=of.answer,
+        mask=mask(segmentation.mask, encoding) if segmentation else None,
         score=segmentation.score if segmentation else None,
-        # A rounding error above 0 in the logarithm is no probability above 1.
-        seg_probability=min(1.0, math.exp(segmentation.log_probability)) if segmentation else None,
+        seg_probability=_probability(segmentation),
         corrected=segmentation.corrected if segmentation else False,
-        reference=_reference(result.reference) if result.reference else None,
+        reference=_reference(of.used) if of.used else None,
         timings=_timings(result.timings),
         cache=_cache_use(result.cache),
         model_digest=model_digest,
+        round_id=of.round_id,
+        mask_digest=segmentation.mask.digest if segmentation else b"",
+        seeded=of.seeded,
+        expires_at=timestamp(expires_at),
     )
+
+
+def session(snapshot: Snapshot, expires_at: float) -> pb.GetSessionResponse:
+    rounds = snapshot.record.rounds
+    return pb.GetSessionResponse(
+        session=summary(SessionSummary.of(snapshot), expires_at),
+        rounds=[round_summary(index, each) for index, each in enumerate(rounds)],
+    )
+
+
+def summary(of: SessionSummary, expires_at: float) -> pb.SessionSummary:
+    return pb.SessionSummary(
+        session_id=of.session_id,
+        height=of.size[0],
+        width=of.size[1],
+        rounds=of.rounds,
+        keep=of.keep,
+        state=pb.SESSION_STATE_PARKED if of.parked else pb.SESSION_STATE_OPEN,
+        opened_at=timestamp(of.opened_at),
+        expires_at=timestamp(expires_at),
+        content_sha256=of.content,
+        model_digest=of.model_digest,
+    )
+
+
+def round_summary(index: int, of: Round) -> pb.RoundSummary:
+    segmentation, amended = of.segmentation, of.amendment is not None
+    return pb.RoundSummary(
+        round=index,
+        round_id=of.round_id,
+        question=of.question,
+        answer=of.answer,
+        score=segmentation.score if segmentation else None,
+        seg_probability=_probability(segmentation),
+        corrected=segmentation.corrected if segmentation else False,
+        amended=amended,
+        seeded=of.seeded,
+        reference=_reference(of.used) if of.used else None,
+        mask=_mask_summary(of.mask) if of.mask else None,
+        original=_mask_summary(segmentation.mask) if segmentation and amended else None,
+    )
+
+
+def progress(stands: Progress) -> pb.Progress:
+    return pb.Progress(
+        stage=_STAGES[stands.stage],
+        queue_position=stands.position,
+        expected_wait=_duration(stands.expected_wait) if stands.stage is WorkStage.QUEUED else None,
+        wave=stands.wave,
+        waves=stands.waves,
+    )
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """``seconds`` since the epoch."""
+    moment = Timestamp()
+    moment.FromNanoseconds(round(seconds * 1e9))
+    return moment
 
 
 def description(served: ServerDescription, language_engine: str, vision_engine: str) -> pb.DescribeServerResponse:
@@ -71,29 +152,45 @@ def description(served: ServerDescription, language_engine: str, vision_engine: 
     )
 
 
-def _mask(mask: Mask, encoding: pb.MaskEncoding.ValueType) -> pb.Mask:
-    height, width = mask.size
+def mask(of: Mask, encoding: pb.MaskEncoding.ValueType) -> pb.Mask:
+    """For a worker thread, as ``round_result``."""
+    height, width = of.size
     encoding = encoding or pb.MASK_ENCODING_COCO_RLE
     return pb.Mask(
         height=height,
         width=width,
         encoding=encoding,
-        data=masks.encode(mask.bits(), encoding),
-        area=mask.area,
-        box=_box(mask.box) if mask.box else None,
+        data=masks.encode(of.bits(), encoding),
+        area=of.area,
+        box=_box(of.box) if of.box else None,
     )
+
+
+def _mask_summary(of: Mask) -> pb.MaskSummary:
+    return pb.MaskSummary(mask_digest=of.digest, area=of.area, box=_box(of.box) if of.box else None)
+
+
+def _probability(of: Segmentation | None) -> float | None:
+    if of is None or of.log_probability is None:
+        return None
+    return min(1.0, math.exp(of.log_probability))  # a rounding error above 0 is no probability above 1
 
 
 def _box(box: Rectangle) -> pb.PixelBox:
     return pb.PixelBox(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max)
 
 
-def _reference(reference: Reference) -> pb.ReferenceUsed:
+def _reference(used: UsedReference) -> pb.ReferenceUsed:
+    referred = used.referred
     return pb.ReferenceUsed(
-        round=reference.round,
-        crop=_box(reference.crop_rectangle),
-        box=_box(reference.box_rectangle),
-        whole_image=reference.whole_image,
+        round=referred.round,
+        crop=_box(used.crop),
+        box=_box(used.box),
+        whole_image=used.whole_image,
+        source=_SOURCES[referred.source],
+        origin=referred.origin,
+        round_id=referred.round_id,
+        mask_digest=referred.mask.digest,
     )
 
 
@@ -135,4 +232,7 @@ def _limits(served: ServerDescription) -> pb.Limits:
         max_tokens=served.manifest.language.max_tokens,
         max_sessions=limits.max_sessions,
         session_idle_timeout=_duration(limits.session_idle_timeout),
+        session_lifetime=_duration(limits.session_lifetime),
+        max_given_mask_bytes=limits.max_given_mask_bytes,
+        max_requests_remembered=REQUESTS_REMEMBERED,
     )

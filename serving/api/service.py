@@ -1,7 +1,8 @@
 """The contract's methods: messages in, one call of the orchestrator, messages out.
 
 Knows the limits on calls at once, and the caller of each. Does not know transports (``serving.api.server``),
-statuses (``serving.rpc.interceptor``) or how a round is answered (``serving.orchestrator``).
+statuses (``serving.rpc.interceptor``), how a round is answered (``serving.orchestrator``), or sessions beside
+their rounds (``serving.api.sessions``).
 """
 
 # ruff: noqa: N802, ARG002  # gRPC spells its methods so, and gives each a request and a context
@@ -11,44 +12,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
-
-import grpc
 
 from mediround.v1 import segmentation_pb2 as pb
-from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
 from serving import request_context
-from serving.admission.permits import ByteBudget, Permits
-from serving.admission.turns import Turns
+from serving.admission.permits import Permits
 from serving.api import responses
 from serving.api.description import ServerDescription
+from serving.api.given_masks import MaskReader, masks_in
 from serving.api.identity import caller_of
-from serving.api.image_cache import ImageCache, UploadKey
-from serving.api.images import rgb_of_file, rgb_of_pixels
+from serving.api.image_cache import ImageCache
+from serving.api.openings import Openings
+from serving.api.repetition import request_key
 from serving.api.request_log import RequestLog, log_request
 from serving.api.requests import RequestReader, paths_in_dialogue, paths_in_round
-from serving.api.upload import ReceivedImage, receive
-from serving.domain import U8, RoundResult
-from serving.errors import NotFound, Shed
+from serving.api.sessions import Context, SessionMethods
+from serving.domain import Progress
+from serving.errors import Shed
+from serving.history.rounds import RoundResult
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
-from serving.runtime.stopwatch import Stopwatch
-from serving.runtime.tasks import ahead, run_in_executor
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs alone
-
+from serving.runtime.tasks import ahead
+from serving.sessions.plan import DialogueRequest, check_live
 
 SEND_IMAGE = (("x-send-image", "1"),)
 """Initial metadata: the header is taken, and the image's bytes may come."""
 
+_MOST_UNREAD = 32
+"""Messages that wait for a slow reader, beyond which progress is left out."""
 
-_MAX_OPENINGS_WAITING = 512
-"""Their bytes have a bound of their own."""
 
-
-class SegmentationService(SegmentationServiceServicer):
+class SegmentationService(SessionMethods):
     """Serves one orchestrator. Handlers raise ``serving.errors`` and nothing else on purpose."""
 
     def __init__(
@@ -59,73 +55,68 @@ class SegmentationService(SegmentationServiceServicer):
         executor: Executor,
         observer: Observer,
     ) -> None:
-        """``executor`` encodes masks; ``observer`` hears how requests for rounds end."""
+        """``executor`` encodes and decodes masks; ``observer`` hears how requests for rounds end."""
         limits = description.limits
+        super().__init__(orchestrator.keeper, limits, executor)
         self._orchestrator = orchestrator
         self._description = description
         self._requests = RequestReader(description)
-        self._uploads = uploads
-        self._executor = executor
+        self._openings = Openings(orchestrator, description, uploads, observer)
         self._observer = observer
         self._rounds = Permits(limits.max_concurrent_rounds, "requests for rounds", Shed.REQUESTS)
-        self._openings = Turns(limits.max_concurrent_uploads, _MAX_OPENINGS_WAITING, "images", Shed.UPLOADS)
-        self._upload_bytes = ByteBudget(
-            limits.max_concurrent_uploads * limits.max_image_bytes, "images that are being sent", Shed.UPLOADS
-        )
 
     async def OpenSession(
         self, request_iterator: AsyncIterator[pb.OpenSessionRequest], context: Context
     ) -> pb.OpenSessionResponse:
-        caller = caller_of(context.auth_context())
+        caller, metadata = caller_of(context.auth_context()), context.invocation_metadata()
         accepted = partial(context.send_initial_metadata, SEND_IMAGE)
-        with self._upload_bytes.share() as take:
-            received = await receive(request_iterator, self._description.limits, accepted, take)
-            priority = self._requests.priority(received.priority, "header.priority")
-            # A caller that still sends, or asks for an image that is held, takes no turn from work.
-            async with self._openings.turn(priority) if received.payload else nullcontext():
-                with Stopwatch() as decoding:
-                    digest, rgb = await self._image(caller, received)
-                with Stopwatch() as preprocessing:
-                    # An image that is held does not wait for those that are decoded.
-                    held = None if received.payload else self._orchestrator.pixel_executor
-                    session = await self._orchestrator.open(caller, rgb, held)
-            pixels = decoding.seconds if received.payload else None
-            self._observer.opened(pixels, preprocessing.seconds)
-        return responses.opened(
-            session, digest, self._description.model_digest, upload_skipped=not received.payload
-        )
+        opened = await self._openings.open(request_iterator, caller, metadata, accepted)
+        expires_at = self._keeper.expires_at(opened.record.session_id, caller)
+        return responses.opened(opened.record, expires_at, upload_skipped=opened.upload_skipped)
 
     async def AskRound(self, request: pb.AskRoundRequest, context: Context) -> pb.AskRoundResponse:
-        with self._log(context, "AskRound", 1) as log, paths_in_round():
-            question, correction = self._requests.round(request)
-            log.priority = self._requests.priority(request.priority)
-            caller = caller_of(context.auth_context())
-            with self._rounds.permit():
-                result = await self._orchestrator.ask(
-                    request.session_id, caller, question, correction, log.priority
-                )
-                encoded = await self._response(result, request.mask_encoding)
-            log.answer(result)
-            return pb.AskRoundResponse(result=encoded)
+        with self._log("AskRound", 1) as log, paths_in_round():
+            async with self._round(request, context, log) as dialogue:
+                with self._rounds.permit():
+                    result = await self._orchestrator.answer(dialogue)
+                    encoded = await self._response(result, dialogue, request.mask_encoding)
+                log.answer(result)
+                return pb.AskRoundResponse(result=encoded)
+
+    async def AskRoundWithProgress(
+        self, request: pb.AskRoundWithProgressRequest, context: Context
+    ) -> AsyncGenerator[pb.AskRoundWithProgressResponse]:
+        # The same fields by the same numbers: it is one request, by whichever method it comes again.
+        plain = pb.AskRoundRequest.FromString(request.SerializeToString(deterministic=True))
+        with self._log("AskRoundWithProgress", 1) as log, paths_in_round():
+            async with (
+                self._round(plain, context, log) as dialogue,
+                aclosing(self._events(dialogue, progress=True)) as events,
+            ):
+                check_live(dialogue)
+                async for event in events:
+                    if isinstance(event, Progress):
+                        yield pb.AskRoundWithProgressResponse(progress=responses.progress(event))
+                        continue
+                    encoded = await self._response(event, dialogue, request.mask_encoding)
+                    log.answer(event)
+                    yield pb.AskRoundWithProgressResponse(result=encoded)
 
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest, context: Context
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
-        with self._log(context, "SegmentDialogue", len(request.questions)) as log, paths_in_dialogue():
-            questions, correction = self._requests.dialogue(request)
-            log.priority = self._requests.priority(request.priority)
-            caller = caller_of(context.auth_context())
-            results = self._orchestrator.segment(request.session_id, caller, questions, correction, log.priority)
-            # A caller that reads slowly holds neither a permit nor the session: at most max_rounds results wait.
-            async with aclosing(ahead(self._permitted(results))) as ready:
-                async for result in ready:
-                    encoded = await self._response(result, request.mask_encoding)
-                    log.answer(result)
+        with self._log("SegmentDialogue", len(request.questions)) as log, paths_in_dialogue():
+            async with (
+                self._dialogue(request, context, log) as dialogue,
+                aclosing(self._events(dialogue, progress=request.progress)) as events,
+            ):
+                async for event in events:
+                    if isinstance(event, Progress):
+                        yield pb.SegmentDialogueResponse(progress=responses.progress(event))
+                        continue
+                    encoded = await self._response(event, dialogue, request.mask_encoding)
+                    log.answer(event)
                     yield pb.SegmentDialogueResponse(result=encoded)
-
-    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
-        await self._orchestrator.close(request.session_id, caller_of(context.auth_context()))
-        return pb.CloseSessionResponse()
 
     async def DescribeServer(
         self,
@@ -135,8 +126,63 @@ class SegmentationService(SegmentationServiceServicer):
         engines = self._orchestrator
         return responses.description(self._description, engines.language.description, engines.vision.description)
 
-    def _log(self, context: Context, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
+    def _log(self, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
         return log_request(self._observer, request_context.request_id(), method, rounds)
+
+    @asynccontextmanager
+    async def _round(
+        self, request: pb.AskRoundRequest, context: Context, log: RequestLog
+    ) -> AsyncIterator[DialogueRequest]:
+        """What a request for one round asks; the masks that came with it have their memory until it ends."""
+        caller, sent = self._caller(context, request.session_id), request_context.repeatable_id()
+
+        def read(masks: MaskReader | None) -> DialogueRequest:
+            question, correction = self._requests.round(request, masks)
+            priority = self._requests.priority(request.priority)
+            key = request_key(sent, "AskRound", caller, request.SerializeToString(deterministic=True))
+            return DialogueRequest(request.session_id, caller, [question], correction, priority, key)
+
+        async with self._masks(request.session_id, caller, masks_in([request.question])) as masks:
+            dialogue = await self._read(read, masks)
+            log.priority = dialogue.priority
+            yield dialogue
+
+    @asynccontextmanager
+    async def _dialogue(
+        self, request: pb.SegmentDialogueRequest, context: Context, log: RequestLog
+    ) -> AsyncIterator[DialogueRequest]:
+        """As ``_round``, of several."""
+        caller, sent = self._caller(context, request.session_id), request_context.repeatable_id()
+
+        def read(masks: MaskReader | None) -> DialogueRequest:
+            questions, correction = self._requests.dialogue(request, masks)
+            priority = self._requests.priority(request.priority)
+            key = request_key(sent, "SegmentDialogue", caller, request.SerializeToString(deterministic=True))
+            return DialogueRequest(request.session_id, caller, questions, correction, priority, key)
+
+        async with self._masks(request.session_id, caller, masks_in(request.questions)) as masks:
+            dialogue = await self._read(read, masks)
+            log.priority = dialogue.priority
+            yield dialogue
+
+    async def _events(
+        self, dialogue: DialogueRequest, *, progress: bool
+    ) -> AsyncGenerator[RoundResult | Progress]:
+        """Results, and between them where the request stands, if its caller is to be told.
+
+        A caller that reads slowly holds neither a permit nor the session: at most max_rounds results wait, and a
+        few words of progress.
+        """
+        beside: asyncio.Queue[list[RoundResult | Progress]] = asyncio.Queue()
+
+        def tell(stands: Progress) -> None:
+            if beside.qsize() < _MOST_UNREAD:
+                beside.put_nowait([stands])
+
+        results = self._orchestrator.answers(replace(dialogue, tell=tell) if progress else dialogue)
+        async with aclosing(ahead(self._permitted(results), beside)) as events:
+            async for event in events:
+                yield event
 
     async def _permitted(self, results: AsyncGenerator[RoundResult]) -> AsyncGenerator[RoundResult]:
         with self._rounds.permit():
@@ -144,24 +190,9 @@ class SegmentationService(SegmentationServiceServicer):
                 async for result in results:
                     yield result
 
-    async def _image(self, caller: str, received: ReceivedImage) -> tuple[bytes, U8]:
-        """SHA-256 of what was sent, and its pixels. Raises NotFound for bytes that are neither sent nor held."""
-        if not received.payload:
-            cached = self._uploads.get(UploadKey(caller, received.promised, received.shape))
-            if cached is None:
-                raise NotFound("no image of this content_sha256 is held: its bytes must be sent")
-            return received.promised, cached
-        digest, rgb = await run_in_executor(self._orchestrator.opening_executor, partial(self._decoded, received))
-        self._uploads.put(UploadKey(caller, digest, received.shape), rgb)
-        return digest, rgb
-
-    def _decoded(self, received: ReceivedImage) -> tuple[bytes, U8]:
-        digest = received.digest()
-        if received.shape is not None:
-            return digest, rgb_of_pixels(received.payload, received.shape)
-        return digest, rgb_of_file(received.payload, self._description.limits)
-
-    async def _response(self, result: RoundResult, encoding: pb.MaskEncoding.ValueType) -> pb.RoundResult:
-        loop = asyncio.get_running_loop()
-        digest = self._description.model_digest
-        return await loop.run_in_executor(self._executor, responses.round_result, result, encoding, digest)
+    async def _response(
+        self, result: RoundResult, dialogue: DialogueRequest, encoding: pb.MaskEncoding.ValueType
+    ) -> pb.RoundResult:
+        expires_at = self._keeper.expires_at(dialogue.session_id, dialogue.caller)
+        encode = partial(responses.round_result, result, encoding, self._description.model_digest, expires_at)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, encode)

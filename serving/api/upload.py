@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mediround.pictures import WINDOWING
 from mediround.v1 import segmentation_pb2 as pb
+from serving.api.identity import check_session_id
 from serving.api.images import RawShape, check_raw
 from serving.api.limits import Limits
 from serving.errors import Exhausted, InvalidInput, Shed
@@ -33,9 +34,10 @@ class ReceivedImage:
     """None: the payload is a file."""
     promised: bytes
     """SHA-256 that the caller named; empty where none was."""
-    priority: pb.Priority.ValueType
     payload: bytes
     """Empty: the caller asks for bytes that are held."""
+    header: pb.ImageHeader
+    """All that the caller says of the session."""
 
     def digest(self) -> bytes:
         """SHA-256 of the payload. Raises InvalidInput when the caller named another."""
@@ -61,6 +63,7 @@ async def receive(
     """
     pace = _Pace(limits)
     header = await _header(messages, pace)
+    _check_session(header)
     shape = _shape(header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
         raise InvalidInput("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
@@ -77,7 +80,7 @@ async def receive(
         raise InvalidInput(
             "chunk", "must be sent, or header.content_sha256 must name an image that the server holds"
         )
-    return ReceivedImage(shape, header.content_sha256, header.priority, payload)
+    return ReceivedImage(shape, header.content_sha256, payload, header)
 
 
 async def _header(messages: AsyncIterator[pb.OpenSessionRequest], pace: _Pace) -> pb.ImageHeader:
@@ -128,6 +131,13 @@ async def _payload(
         take(len(message.chunk))
         payload += message.chunk
     return bytes(payload)
+
+
+def _check_session(header: pb.ImageHeader) -> None:
+    if header.session_id:
+        check_session_id(header.session_id, "header.session_id")
+    elif header.resume:
+        raise InvalidInput("header.session_id", "must name the session whose image is sent again")
 
 
 def _shape(header: pb.ImageHeader, limits: Limits) -> RawShape | None:

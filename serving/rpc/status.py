@@ -21,8 +21,10 @@ from serving.errors import (
     EngineFault,
     Exhausted,
     InvalidInput,
+    MovedOn,
     NotFound,
     PreconditionFailed,
+    Reason,
     Unavailable,
 )
 
@@ -30,10 +32,13 @@ logger = logging.getLogger(__name__)
 
 OK = grpc.StatusCode.OK.name
 _DETAILS = "grpc-status-details-bin"
+_DOMAIN = "mediround"
+"""Of reasons: google.rpc.ErrorInfo."""
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
     PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    MovedOn: grpc.StatusCode.ABORTED,
     Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -92,6 +97,12 @@ def _details(error: Exception) -> tuple[Message, ...]:
             return (_violation(error),)
         case Exhausted() | Unavailable():
             return (_retry(error.retry_after),)
+        case (
+            NotFound(reason=Reason() as reason)
+            | PreconditionFailed(reason=Reason() as reason)
+            | MovedOn(reason=reason)
+        ):
+            return (error_details_pb2.ErrorInfo(reason=reason.value, domain=_DOMAIN),)
         case _:
             return ()
 

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 async def run_in_executor(executor: Executor, work: Callable[[], T]) -> T:
@@ -30,12 +31,13 @@ async def run_in_executor(executor: Executor, work: Callable[[], T]) -> T:
     return working.result()
 
 
-async def ahead(source: AsyncGenerator[T]) -> AsyncGenerator[T]:
+async def ahead(source: AsyncGenerator[T], beside: asyncio.Queue[list[U]] | None = None) -> AsyncGenerator[T | U]:
     """Yields what ``source`` yields, which runs ahead of the reader: what is not yet taken is kept here.
 
-    An error of the source is raised after all that it yielded. Closing this closes the source.
+    What others put into ``beside``, each in a list of one, is yielded in its order among the rest. An error of the
+    source is raised after all that it yielded. Closing this closes the source.
     """
-    ready: asyncio.Queue[list[T]] = asyncio.Queue()  # an empty list ends it
+    ready: asyncio.Queue[Any] = beside or asyncio.Queue()  # lists of one; an empty one ends it
 
     async def run() -> None:
         try:

@@ -1,33 +1,48 @@
 """Sessions in this process's memory.
 
-Knows the owner of a session, the order of its requests, when it expires, and the bytes of all. Does not know
-what a round is made of. All on one event loop: between two awaits nothing changes.
+Knows the owner of a session, the order of its requests, when it expires, and the bytes of all. Does not know what
+a round is made of. All on one event loop: between two awaits nothing changes.
+
+Each session counts its image and all that its record holds, also what a branch shares with its origin: the sum is
+never less than what is held.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import TypeAlias
 
-from serving.domain import Round, Session
-from serving.errors import Exhausted, NotFound, PreconditionFailed, Shed
+from serving.domain import SourceImage
+from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason, ServingError, Shed
+from serving.history import changes
+from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
 
 UNKNOWN = "no such session: it never was, it expired or gave way, or it is not yours; open a new one"
 CLOSED = "the session is closed; open a new one"
+IDLE = "the session has expired: nothing was asked of it for too long; open a new one"
+OLD = "the session has expired: it was open for as long as one may be; open a new one"
+GAVE_WAY = "the session has given way to others, for which this server had no room; open a new one"
+IN_MEMORY_ALONE = " (it was to be kept, but this server keeps sessions in memory alone)"
+USED = "this session id was used before: a new session needs a new one"
 FULL = "open sessions hold all the memory that this server gives them; close some"
 MOST = "sessions are open, the most that this server holds; close some"
 _UNASKED_SECONDS = 1.0
 """A session of which nothing was asked holds no dialogue: its caller loses an upload, which may be held."""
+
+Key: TypeAlias = tuple[str, str]
+"""Caller and id."""
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
     session: Session
     nbytes: int
+    opened: float
     last_used: float
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Wakes its waiters in the order of their arrival."""
@@ -47,16 +62,19 @@ class MemorySessions:
         max_remembered: int = 10_000,
         *,
         give_way_after_s: float = 60.0,
+        lifetime_s: float = float("inf"),
     ) -> None:
-        """``clock`` gives seconds, never backwards; ``max_remembered``: closed ids that are remembered.
+        """``clock`` gives seconds, never backwards; ``max_remembered``: ids of ended sessions that are remembered.
 
         ``give_way_after_s``: idle for so long, a session makes room for another when the store is full.
+        ``lifetime_s``: from its opening, however much it is used.
         """
         self._give_way_after = min(give_way_after_s, idle_timeout_s)
         self._max_sessions, self._max_bytes, self._max_remembered = max_sessions, max_bytes, max_remembered
-        self._idle_timeout, self._clock = idle_timeout_s, clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
-        self._closed: OrderedDict[str, str] = OrderedDict()  # id → caller, oldest first
+        self._idle_timeout, self._lifetime, self._clock = idle_timeout_s, lifetime_s, clock
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()  # least recently used first
+        self._by_age: dict[Key, _Entry] = {}  # the first opened first
+        self._ended: OrderedDict[Key, str] = OrderedDict()  # in which words, oldest first
         self._nbytes = 0
 
     @property
@@ -65,89 +83,117 @@ class MemorySessions:
 
     @property
     def nbytes(self) -> int:
-        """Pixels, masks and crops of all sessions."""
+        """Pixels, masks and crops of all sessions, and an estimate of the rest."""
         return self._nbytes
 
     async def create(self, session: Session) -> None:
-        """Let idle sessions give way where a limit is reached.
+        """Let idle sessions give way where a limit is reached. See ``SessionStore``.
 
         Raises:
             Exhausted: none may yet; when one may.
-            ValueError: the id was used before.
         """
         self.sweep()
-        if session.session_id in self._entries or session.session_id in self._closed:
-            raise ValueError("this session id was used before")
-        nbytes = _size(session)
+        key = (session.caller, session.session_id)
+        if key in self._entries or key in self._ended:
+            raise PreconditionFailed(USED, Reason.SESSION_ID_USED)
+        nbytes = session.image.nbytes + changes.nbytes(session.record)
         self._make_room(session.caller, nbytes, sessions=1)
-        self._entries[session.session_id] = _Entry(session, nbytes, self._clock())
+        now = self._clock()
+        self._entries[key] = self._by_age[key] = _Entry(session, nbytes, now, now)
         self._nbytes += nbytes
 
     def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
         """Hold the session as it is now, when its turn comes. See ``SessionStore``."""
-        return self._exclusive(session_id, caller)
+        return self._exclusive((caller, session_id))
 
     @asynccontextmanager
-    async def _exclusive(self, session_id: str, caller: str) -> AsyncIterator[Session]:
-        entry = self._find(session_id, caller)
+    async def _exclusive(self, key: Key) -> AsyncIterator[Session]:
+        entry = self._find(key)
         entry.users += 1
         try:
             async with entry.turn:
-                self._find(session_id, caller)  # it may have been closed meanwhile
+                self._find(key)  # it may have been closed meanwhile
                 yield entry.session
         finally:
             entry.users -= 1
-            self._touch(session_id, entry)
+            self._touch(key, entry)
 
-    async def append(self, session: Session, rounds: Sequence[Round]) -> Session:
-        """Commit rounds to a held session.
+    async def commit(self, record: SessionRecord) -> None:
+        """Take the next record of a held session. See ``SessionStore``.
 
         Raises:
-            PreconditionFailed: it was closed meanwhile.
-            Exhausted: they do not fit the memory that all sessions share.
-            ValueError: it is not held, or ``session`` is not what it is now.
+            ValueError: it is not held, or this is not its next record.
         """
-        entry = self._find(session.session_id, session.caller)
-        if not entry.turn.locked() or len(session.rounds) != len(entry.session.rounds):
-            raise ValueError("rounds are appended to the held session as it is now")
-        added = sum(_round_size(finished) for finished in rounds)
-        self._make_room(session.caller, added, sessions=0)
-        entry.session = replace(entry.session, rounds=(*entry.session.rounds, *rounds))
+        entry = self._find((record.caller, record.session_id))
+        held = entry.session
+        if not entry.turn.locked() or record.version != held.record.version + 1:
+            raise ValueError("the next record of a held session must be one version above")
+        added = held.image.nbytes + changes.nbytes(record) - entry.nbytes
+        self._make_room(record.caller, added, sessions=0)
+        entry.session = Session(record, held.image)
         entry.nbytes += added
         self._nbytes += added
-        return entry.session
+
+    async def read(self, session_id: str, caller: str) -> Snapshot:
+        """See ``SessionStore``."""
+        key = (caller, session_id)
+        entry = self._find(key)
+        self._touch(key, entry)
+        return self._snapshot(entry)
+
+    async def resume(self, session_id: str, caller: str, image: SourceImage) -> None:  # noqa: ARG002  # SessionStore's
+        """None is ever without its image here. See ``SessionStore``."""
+        self._find((caller, session_id))
+
+    async def page(self, caller: str, after: tuple[float, str] | None, count: int) -> list[SessionSummary]:
+        """See ``SessionStore``."""
+        self.sweep()
+        own = [entry for key, entry in self._entries.items() if key[0] == caller]
+        own.sort(key=lambda entry: _age(entry.session.record), reverse=True)
+        behind = [entry for entry in own if after is None or _age(entry.session.record) < after]
+        return [SessionSummary.of(self._snapshot(entry)) for entry in behind[:count]]
+
+    def seconds_left(self, session_id: str, caller: str) -> float:
+        """See ``SessionStore``."""
+        entry = self._entries.get((caller, session_id))
+        return 0.0 if entry is None else self._left(entry, self._clock())
 
     async def close(self, session_id: str, caller: str) -> None:
         """Forget the session; a request that holds it keeps its snapshot to its end. See ``SessionStore``."""
-        if self._closed.get(session_id) == caller:
-            return
-        self._find(session_id, caller)
-        self._drop(session_id)
-        self._closed[session_id] = caller
-        if len(self._closed) > self._max_remembered:
-            self._closed.popitem(last=False)
-
-    def _find(self, session_id: str, caller: str) -> _Entry:
-        self.sweep()
-        if self._closed.get(session_id) == caller:
-            raise PreconditionFailed(CLOSED)
-        entry = self._entries.get(session_id)
-        if entry is None or entry.session.caller != caller:
-            raise NotFound(UNKNOWN)
-        return entry
-
-    def _touch(self, session_id: str, entry: _Entry) -> None:
-        entry.last_used = self._clock()
-        if session_id in self._entries:
-            self._entries.move_to_end(session_id)
+        key = (caller, session_id)
+        if self._ended.get(key) != CLOSED:
+            self._find(key)
+            self._end(key, CLOSED)
 
     def sweep(self) -> None:
-        """Drop what has been idle for too long. Every call does; between calls a timer must."""
-        deadline = self._clock() - self._idle_timeout
-        old = takewhile(lambda item: item[1].last_used <= deadline, self._entries.items())
-        expired = [key for key, entry in old if not entry.users]
-        for key in expired:
-            self._drop(key)
+        """Drop what has been idle or open for too long. Every call does; between calls a timer must."""
+        now = self._clock()
+        idle = takewhile(lambda item: item[1].last_used <= now - self._idle_timeout, self._entries.items())
+        old = takewhile(lambda item: item[1].opened <= now - self._lifetime, self._by_age.items())
+        expired = {key: IDLE for key, entry in idle if not entry.users}
+        expired |= {key: OLD for key, entry in old if not entry.users}
+        for key, words in expired.items():
+            self._end(key, words)
+
+    def _find(self, key: Key) -> _Entry:
+        self.sweep()
+        if key in self._ended:
+            raise _ended(self._ended[key])
+        if key not in self._entries:
+            raise NotFound(UNKNOWN)
+        return self._entries[key]
+
+    def _touch(self, key: Key, entry: _Entry) -> None:
+        entry.last_used = self._clock()
+        if key in self._entries:
+            self._entries.move_to_end(key)
+
+    def _snapshot(self, entry: _Entry) -> Snapshot:
+        return Snapshot(entry.session.record, self._left(entry, entry.last_used))
+
+    def _left(self, entry: _Entry, last_used: float) -> float:
+        now = self._clock()
+        return max(0.0, min(last_used + self._idle_timeout, entry.opened + self._lifetime) - now)
 
     def _make_room(self, caller: str, nbytes: int, sessions: int) -> None:
         """Let idle sessions give way until this fits: the caller's own first, then the longest idle.
@@ -155,11 +201,11 @@ class MemorySessions:
         Raises:
             Exhausted: too few may do so now; says when enough will. None has given way then.
         """
-        now, chosen = self._clock(), list[str]()
+        now, chosen = self._clock(), list[Key]()
         ready = {
             key: max(now, self._ready(entry, caller)) for key, entry in self._entries.items() if not entry.users
         }
-        order = iter(sorted(ready, key=lambda key: (ready[key], self._entries[key].session.caller != caller)))
+        order = iter(sorted(ready, key=lambda key: (ready[key], key[0] != caller)))
         count, held = len(self._entries) + sessions, self._nbytes + nbytes
         full = FULL if count <= self._max_sessions else f"{self._max_sessions} {MOST}"
         while count > self._max_sessions or held > self._max_bytes:
@@ -171,22 +217,29 @@ class MemorySessions:
         if chosen and ready[chosen[-1]] > now:
             raise Exhausted(full, ready[chosen[-1]] - now, Shed.SESSIONS)
         for key in chosen:
-            self._drop(key)
+            self._end(key, GAVE_WAY)
 
     def _ready(self, entry: _Entry, caller: str) -> float:
         """When an idle session may give way to ``caller``; soon, where it is their own and nothing was asked."""
         soon = entry.session.caller == caller and not entry.session.rounds
         return entry.last_used + (min(_UNASKED_SECONDS, self._give_way_after) if soon else self._give_way_after)
 
-    def _drop(self, session_id: str) -> None:
-        self._nbytes -= self._entries.pop(session_id).nbytes
+    def _end(self, key: Key, words: str) -> None:
+        """Drop the session, and remember why."""
+        entry = self._entries.pop(key)
+        del self._by_age[key]
+        self._nbytes -= entry.nbytes
+        kept = entry.session.record.keep and words != CLOSED
+        self._ended[key] = words + IN_MEMORY_ALONE if kept else words
+        if len(self._ended) > self._max_remembered:
+            self._ended.popitem(last=False)
 
 
-def _size(session: Session) -> int:
-    return session.image.nbytes + sum(_round_size(finished) for finished in session.rounds)
+def _ended(words: str) -> ServingError:
+    if words == CLOSED:
+        return PreconditionFailed(words, Reason.SESSION_CLOSED)
+    return NotFound(words, Reason.SESSION_EXPIRED)
 
 
-def _round_size(finished: Round) -> int:
-    mask = finished.mask.packed.nbytes if finished.mask else 0
-    crop = finished.reference.crop.pixels.nbytes if finished.reference else 0
-    return mask + crop
+def _age(record: SessionRecord) -> tuple[float, str]:
+    return record.opened_at, record.session_id

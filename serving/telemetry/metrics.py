@@ -35,18 +35,15 @@ class Metric:
 
 
 CODES = (
-    "OK",
-    "INVALID_ARGUMENT",
-    "NOT_FOUND",
-    "FAILED_PRECONDITION",
-    "RESOURCE_EXHAUSTED",
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "CANCELLED",
-    "INTERNAL",
+    *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "RESOURCE_EXHAUSTED"),
+    *("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"),
 )
 """gRPC statuses that calls of ours end with."""
-METHODS = ("OpenSession", "AskRound", "SegmentDialogue", "CloseSession", "DescribeServer")
+METHODS = (
+    *("OpenSession", "AskRound", "SegmentDialogue", "CloseSession", "DescribeServer"),
+    *("AskRoundWithProgress", "GetSession", "GetMask", "ListSessions", "KeepAlive"),
+    *("RewindSession", "ForkSession", "AmendRound"),
+)
 INDICES = ("0", "1", "2", "3", "4", "5+")
 """Of a round in its session, from 0 as in the contract."""
 UNKNOWN_INDEX = "unknown"

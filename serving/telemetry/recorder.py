@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serving.domain import RoundResult
 from serving.errors import Shed
+from serving.history.rounds import RoundResult
 from serving.observer import WaveTerms
 from serving.telemetry import metrics as t
 

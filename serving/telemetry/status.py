@@ -22,7 +22,7 @@ _LOOK_SECONDS = 1.0
 QUANTILES = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 
 _NOT_OURS = frozenset(
-    {"OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "DEADLINE_EXCEEDED"}
+    {"OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "DEADLINE_EXCEEDED"}
 )
 """Codes of rounds that were answered, or that ended by what their callers did or allowed."""
 

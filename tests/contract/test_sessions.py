@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from serving.domain import Session
-from serving.errors import Exhausted, NotFound, PreconditionFailed
+from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
+from serving.history import changes
+from serving.history.record import RequestKey, Session
+from serving.history.rounds import Amendment
 from serving.ports import SessionStore
 from serving.stores.sessions import MemorySessions
-from tests.scripted.pictures import finished_round, session
+from tests.scripted.pictures import append, finished_round, mask, session
 from tests.scripted.sessions import PickledSessions
 from tests.unit.serving.manifests import manifest
 
 MODEL = manifest()
 IDLE = 60.0
+LIFETIME = 300.0
+KEY = RequestKey("d8b8b1f0-0000-4000-8000-000000000000", b"asked")
 LARGE = 512
 """Side of an image of which the memory limit holds three."""
 BYTES = 3 * (LARGE * LARGE * 3 + 64 * 64 * 3 + 100_000)
@@ -47,14 +51,14 @@ class Subject:
             return len(held.rounds)
 
 
-Make = Callable[[int, int, float, Callable[[], float]], SessionStore]
+Make = Callable[..., SessionStore]
 
 
 @pytest.fixture(params=[MemorySessions, PickledSessions], ids=["memory", "pickled"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     clock = Clock()
     make: Make = request.param
-    return Subject(make(4, BYTES, IDLE, clock), clock)
+    return Subject(make(4, BYTES, IDLE, clock, lifetime_s=LIFETIME), clock)
 
 
 async def turns(count: int = 5) -> None:
@@ -73,8 +77,8 @@ async def test_a_session_is_held_as_it_was_created(subject: Subject) -> None:
 async def test_appended_rounds_are_seen_by_the_next(subject: Subject) -> None:
     await subject.opened()
     async with subject.store.exclusive("s", "anna") as held:
-        first = await subject.store.append(held, [finished_round(MODEL, 1)])
-        second = await subject.store.append(first, [finished_round(MODEL, 2), finished_round(MODEL, 3)])
+        first = await append(subject.store, held, [finished_round(MODEL, 1)])
+        second = await append(subject.store, first, [finished_round(MODEL, 2), finished_round(MODEL, 3)])
         assert (len(held.rounds), len(first.rounds), len(second.rounds)) == (0, 1, 3)
     async with subject.store.exclusive("s", "anna") as held:
         expected = [finished_round(MODEL, seed) for seed in (1, 2, 3)]
@@ -94,7 +98,7 @@ async def test_what_was_appended_before_a_failure_stays(subject: Subject) -> Non
 
     async def fails_in_its_second_wave() -> None:
         async with subject.store.exclusive("s", "anna") as held:
-            await subject.store.append(held, [finished_round(MODEL, 1)])
+            await append(subject.store, held, [finished_round(MODEL, 1)])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -105,11 +109,11 @@ async def test_what_was_appended_before_a_failure_stays(subject: Subject) -> Non
 async def test_only_what_is_held_and_current_can_grow(subject: Subject) -> None:
     created = await subject.opened()
     with pytest.raises(ValueError, match="held"):
-        await subject.store.append(created, [finished_round(MODEL, 1)])
+        await append(subject.store, created, [finished_round(MODEL, 1)])
     async with subject.store.exclusive("s", "anna") as held:
-        await subject.store.append(held, [finished_round(MODEL, 1)])
+        await append(subject.store, held, [finished_round(MODEL, 1)])
         with pytest.raises(ValueError, match="held"):
-            await subject.store.append(held, [finished_round(MODEL, 2)])
+            await append(subject.store, held, [finished_round(MODEL, 2)])  # the record before
 
 
 async def test_turns_go_in_the_order_of_arrival(subject: Subject) -> None:
@@ -125,7 +129,7 @@ async def test_turns_go_in_the_order_of_arrival(subject: Subject) -> None:
             order.append(number)
             await turns()
             assert len(held.rounds) == number
-            await subject.store.append(held, [finished_round(MODEL, number)])
+            await append(subject.store, held, [finished_round(MODEL, number)])
             inside -= 1
 
     await asyncio.gather(*(request(number) for number in range(5)))
@@ -210,7 +214,7 @@ async def test_closing_reaches_those_who_wait_and_the_one_who_holds(subject: Sub
         await turns()
         await subject.store.close("s", "anna")
         with pytest.raises(PreconditionFailed):
-            await subject.store.append(held, [finished_round(MODEL, 1)])
+            await append(subject.store, held, [finished_round(MODEL, 1)])
     with pytest.raises(PreconditionFailed):
         await waiting
 
@@ -232,7 +236,7 @@ async def test_a_held_session_is_not_idle(subject: Subject) -> None:
         waiting = asyncio.create_task(subject.rounds_of())
         await turns()
         subject.clock.now += IDLE * 2
-        await subject.store.append(held, [finished_round(MODEL, 1)])
+        await append(subject.store, held, [finished_round(MODEL, 1)])
     assert await waiting == 1
     subject.clock.now += IDLE / 2
     assert await subject.rounds_of() == 1
@@ -270,7 +274,7 @@ async def test_rounds_count_towards_the_bytes(subject: Subject) -> None:
     assert crop is not None
     many = [finished_round(MODEL, seed) for seed in range(LARGE * LARGE * 3 // crop.crop.pixels.nbytes // 2)]
     async with subject.store.exclusive("s0", "anna") as held:
-        await subject.store.append(held, many)
+        await append(subject.store, held, many)
     with pytest.raises(Exhausted):
         await subject.opened("no room", side=LARGE)
 
@@ -283,9 +287,110 @@ async def test_rounds_that_do_not_fit_are_not_committed(subject: Subject) -> Non
     many = [finished_round(MODEL, seed) for seed in range(LARGE * LARGE * 3 // crop.crop.pixels.nbytes)]
     async with subject.store.exclusive("s0", "anna") as held:
         with pytest.raises(Exhausted):
-            await subject.store.append(held, many)
+            await append(subject.store, held, many)
     async with subject.store.exclusive("s0", "anna") as held:
         assert held.rounds == ()
     await subject.store.close("s1", "anna")
     async with subject.store.exclusive("s0", "anna") as held:
-        assert len((await subject.store.append(held, many[:3])).rounds) == 3
+        assert len((await append(subject.store, held, many[:3])).rounds) == 3
+
+
+async def test_what_is_held_may_shrink_and_change(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna") as held:
+        grown = await append(subject.store, held, [finished_round(MODEL, seed) for seed in (1, 2, 3)])
+        shorter = changes.with_first_rounds(grown.record, 2, None)
+        await subject.store.commit(shorter)
+        await subject.store.commit(changes.with_amendment(shorter, 0, Amendment(mask(9), "by hand"), KEY))
+    async with subject.store.exclusive("s", "anna") as held:
+        assert [each.round_id for each in held.rounds] == ["r1", "r2"]
+        assert [each.mask.digest for each in held.rounds] == [mask(9).digest, mask(2).digest]
+        assert held.rounds[0].segmentation.mask.digest == mask(1).digest
+        assert changes.earlier_request(held.record, KEY).results[0].round.amendment.origin == "by hand"
+
+
+async def test_a_session_is_read_while_another_request_holds_it(subject: Subject) -> None:
+    await subject.opened()
+    async with subject.store.exclusive("s", "anna") as held:
+        await append(subject.store, held, [finished_round(MODEL, 1)])
+        async with asyncio.timeout(1):
+            snapshot = await subject.store.read("s", "anna")
+    assert (len(snapshot.record.rounds), snapshot.parked) == (1, False)
+
+
+async def test_reading_counts_as_use(subject: Subject) -> None:
+    await subject.opened()
+    for _ in range(3):
+        subject.clock.now += IDLE * 0.75
+        assert (await subject.store.read("s", "anna")).seconds_left == IDLE
+    subject.clock.now += IDLE / 4
+    assert subject.store.seconds_left("s", "anna") == IDLE  # if nothing is asked from now on
+    subject.clock.now += IDLE
+    with pytest.raises(NotFound):
+        await subject.store.read("s", "anna")
+    assert subject.store.seconds_left("s", "anna") == 0
+
+
+async def test_no_session_outlives_its_lifetime(subject: Subject) -> None:
+    await subject.opened("s")
+    for _ in range(5):
+        subject.clock.now += LIFETIME / 6
+        await subject.store.read("s", "anna")
+    assert subject.store.seconds_left("s", "anna") == pytest.approx(LIFETIME / 6)
+    await subject.opened("t")
+    async with subject.store.exclusive("s", "anna") as held:
+        subject.clock.now += LIFETIME / 6
+        await append(subject.store, held, [finished_round(MODEL, 1)])  # what is in use is finished
+    with pytest.raises(NotFound) as gone:
+        await subject.store.read("s", "anna")
+    assert gone.value.reason is Reason.SESSION_EXPIRED
+    await subject.store.read("t", "anna")
+
+
+async def test_the_owner_alone_is_told_why_a_session_is_gone(subject: Subject) -> None:
+    await subject.opened("closed")
+    await subject.store.close("closed", "anna")
+    await subject.opened("expired")
+    subject.clock.now += IDLE
+    told = {}
+    for caller in ("anna", "berta"):
+        for name in ("closed", "expired", "unknown"):
+            with pytest.raises((NotFound, PreconditionFailed)) as refused:
+                await subject.store.read(name, caller)
+            told[caller, name] = refused.value.reason
+    assert told == dict.fromkeys(told) | {
+        ("anna", "closed"): Reason.SESSION_CLOSED,
+        ("anna", "expired"): Reason.SESSION_EXPIRED,
+    }
+
+
+async def test_an_id_is_used_once_by_each_caller(subject: Subject) -> None:
+    await subject.opened("s")
+    await subject.opened("s", "berta")
+    await subject.store.close("s", "anna")
+    for caller in ("anna", "berta"):
+        with pytest.raises(PreconditionFailed) as used:
+            await subject.opened("s", caller)
+        assert used.value.reason is Reason.SESSION_ID_USED
+    assert await subject.rounds_of("s", "berta") == 0
+
+
+async def test_a_caller_has_pages_of_its_own_sessions(subject: Subject) -> None:
+    for number, (name, caller) in enumerate([("a", "anna"), ("b", "berta"), ("c", "anna"), ("d", "anna")]):
+        made = session(MODEL, name, caller)
+        await subject.store.create(replace(made, record=replace(made.record, opened_at=float(number))))
+    first = await subject.store.page("anna", None, 2)
+    assert [each.session_id for each in first] == ["d", "c"]
+    assert (first[0].size, first[0].rounds, first[0].parked, first[0].seconds_left) == ((32, 32), 0, False, IDLE)
+    after = (first[-1].opened_at, first[-1].session_id)
+    assert [each.session_id for each in await subject.store.page("anna", after, 2)] == ["a"]
+    assert await subject.store.page("carl", None, 2) == []
+
+
+async def test_a_session_with_its_image_is_not_given_another(subject: Subject) -> None:
+    created = await subject.opened()
+    await subject.store.resume("s", "anna", session(MODEL, "t", side=64).image)
+    async with subject.store.exclusive("s", "anna") as held:
+        assert np.array_equal(held.image.rgb, created.image.rgb)
+    with pytest.raises(NotFound):
+        await subject.store.resume("s", "berta", created.image)

@@ -7,8 +7,12 @@ import hashlib
 import numpy as np
 
 from serving.bundle import Manifest
-from serving.domain import EncoderImage, Rectangle, Reference, Round, Session, SourceImage, TowerImage
+from serving.domain import EncoderImage, Mask, Rectangle, Reference, Segmentation, SourceImage, TowerImage
 from serving.geometry import pack_mask
+from serving.history import changes
+from serving.history.record import Session, SessionRecord
+from serving.history.rounds import MaskSource, ReferredMask, Round, UsedReference
+from serving.ports import SessionStore
 
 
 def tower_image(manifest: Manifest, seed: int) -> TowerImage:
@@ -40,12 +44,26 @@ def reference(manifest: Manifest, seed: int) -> Reference:
     return Reference(0, tower_image(manifest, seed + 1000), rectangle, box, rectangle, False)
 
 
+def mask(seed: int, side: int = 32) -> Mask:
+    return pack_mask(np.random.default_rng(seed).integers(0, 2, (side, side)).astype(np.bool_))
+
+
 def finished_round(manifest: Manifest, seed: int) -> Round:
-    bits = np.random.default_rng(seed).integers(0, 2, (32, 32)).astype(np.bool_)
-    return Round((1, 2, seed), reference(manifest, seed), pack_mask(bits))
+    """It has used the mask of the round before, whichever that is."""
+    shown = reference(manifest, seed)
+    used = UsedReference.of(ReferredMask(mask(max(seed - 1, 0)), MaskSource.ROUND, 0, f"r{seed - 1}", ""), shown)
+    made = Segmentation(mask(seed), 0.5, corrected=False, log_probability=-0.5)
+    return Round(f"r{seed}", "Where?", "Here [SEG].", (1, 2, seed), used, shown, made)
 
 
 def session(manifest: Manifest, session_id: str, caller: str = "anna", side: int = 32) -> Session:
     rgb = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
     image = SourceImage(rgb, tower_image(manifest, 1), encoder_image(manifest, 1))
-    return Session(session_id, caller, image)
+    return Session(SessionRecord(session_id, caller, image.size), image)
+
+
+async def append(store: SessionStore, held: Session, rounds: list[Round]) -> Session:
+    """Commit rounds to a session that is held."""
+    record = changes.with_rounds(held.record, rounds, [], None)
+    await store.commit(record)
+    return Session(record, held.image)

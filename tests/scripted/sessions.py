@@ -5,85 +5,126 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
-from serving.domain import Round, Session
-from serving.errors import Exhausted, NotFound, PreconditionFailed
+from serving.domain import SourceImage
+from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
+from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+
+Key = tuple[str, str]
 
 
 class PickledSessions:
     """A SessionStore. Turns are given by queues of futures, one for each session."""
 
     def __init__(
-        self, max_sessions: int, max_bytes: int, idle_timeout_s: float, clock: Callable[[], float]
+        self,
+        max_sessions: int,
+        max_bytes: int,
+        idle_timeout_s: float,
+        clock: Callable[[], float],
+        *,
+        lifetime_s: float = float("inf"),
     ) -> None:
         self._max_sessions, self._max_bytes = max_sessions, max_bytes
-        self._idle_timeout, self._clock = idle_timeout_s, clock
-        self._stored: dict[str, bytes] = {}
-        self._used: dict[str, float] = {}
-        self._owners: dict[str, str] = {}
-        self._queues: defaultdict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._idle_timeout, self._lifetime, self._clock = idle_timeout_s, lifetime_s, clock
+        self._stored: dict[Key, bytes] = {}
+        self._used: dict[Key, float] = {}
+        self._opened: dict[Key, float] = {}
+        self._ended: dict[Key, Reason] = {}
+        self._queues: defaultdict[Key, deque[asyncio.Future[None]]] = defaultdict(deque)
 
     async def create(self, session: Session) -> None:
         self._expire()
+        key = (session.caller, session.session_id)
+        if key in self._stored or key in self._ended:
+            raise PreconditionFailed("used before", Reason.SESSION_ID_USED)
         stored = pickle.dumps(session)
         held = sum(len(other) for other in self._stored.values())
         if len(self._stored) >= self._max_sessions or held + len(stored) > self._max_bytes:
             raise Exhausted("the store is full")
-        self._stored[session.session_id] = stored
-        self._owners[session.session_id] = session.caller
-        self._used[session.session_id] = self._clock()
+        self._stored[key] = stored
+        self._used[key] = self._opened[key] = self._clock()
 
     def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
-        return self._exclusive(session_id, caller)
+        return self._exclusive((caller, session_id))
 
     @asynccontextmanager
-    async def _exclusive(self, session_id: str, caller: str) -> AsyncIterator[Session]:
-        self._load(session_id, caller)
-        queue, ticket = self._queues[session_id], asyncio.get_running_loop().create_future()
+    async def _exclusive(self, key: Key) -> AsyncIterator[Session]:
+        self._load(key)
+        queue, ticket = self._queues[key], asyncio.get_running_loop().create_future()
         queue.append(ticket)
         try:
             if queue[0] is ticket:
                 ticket.set_result(None)
             await ticket
-            yield self._load(session_id, caller)
+            yield self._load(key)
         finally:
             was_first = queue[0] is ticket
             queue.remove(ticket)
             if was_first and queue:
                 queue[0].set_result(None)
-            self._used[session_id] = self._clock()
+            self._used[key] = self._clock()
 
-    async def append(self, session: Session, rounds: Sequence[Round]) -> Session:
-        now = self._load(session.session_id, session.caller)
-        if not self._queues[session.session_id] or len(now.rounds) != len(session.rounds):
-            raise ValueError("not the held session")
-        grown = replace(now, rounds=(*now.rounds, *rounds))
-        stored = pickle.dumps(grown)
-        others = sum(len(other) for name, other in self._stored.items() if name != session.session_id)
+    async def commit(self, record: SessionRecord) -> None:
+        key = (record.caller, record.session_id)
+        now = self._load(key)
+        if not self._queues[key] or now.record.version + 1 != record.version:
+            raise ValueError("not the next record of a held session")
+        stored = pickle.dumps(replace(now, record=record))
+        others = sum(len(other) for name, other in self._stored.items() if name != key)
         if others + len(stored) > self._max_bytes:
             raise Exhausted("the store is full")
-        self._stored[session.session_id] = stored
-        return grown
+        self._stored[key] = stored
+
+    async def read(self, session_id: str, caller: str) -> Snapshot:
+        key = (caller, session_id)
+        record = self._load(key).record
+        self._used[key] = self._clock()
+        return Snapshot(record, self.seconds_left(session_id, caller))
+
+    async def resume(self, session_id: str, caller: str, image: SourceImage) -> None:
+        self._load((caller, session_id))
+
+    async def page(self, caller: str, after: tuple[float, str] | None, count: int) -> list[SessionSummary]:
+        self._expire()
+        own = [self._load(key).record for key in self._stored if key[0] == caller]
+        own.sort(key=lambda record: (record.opened_at, record.session_id), reverse=True)
+        behind = [each for each in own if after is None or (each.opened_at, each.session_id) < after]
+        return [
+            SessionSummary.of(Snapshot(each, self.seconds_left(each.session_id, caller)))
+            for each in behind[:count]
+        ]
+
+    def seconds_left(self, session_id: str, caller: str) -> float:
+        key = (caller, session_id)
+        if key not in self._stored:
+            return 0.0
+        return min(self._idle_timeout, self._opened[key] + self._lifetime - self._clock())
 
     async def close(self, session_id: str, caller: str) -> None:
-        self._expire()
-        if self._owners.get(session_id) != caller:
-            raise NotFound("no such session")
-        self._stored.pop(session_id, None)
+        key = (caller, session_id)
+        if self._ended.get(key) is not Reason.SESSION_CLOSED:
+            self._load(key)
+            self._end(key, Reason.SESSION_CLOSED)
 
-    def _load(self, session_id: str, caller: str) -> Session:
+    def _load(self, key: Key) -> Session:
         self._expire()
-        if self._owners.get(session_id) != caller:
-            raise NotFound("no such session")
-        if session_id not in self._stored:
-            raise PreconditionFailed("closed")
-        return pickle.loads(self._stored[session_id])  # noqa: S301  # its own bytes
+        if self._ended.get(key) is Reason.SESSION_CLOSED:
+            raise PreconditionFailed("closed", Reason.SESSION_CLOSED)
+        if key not in self._stored:
+            raise NotFound("no such session", self._ended.get(key))
+        return pickle.loads(self._stored[key])  # noqa: S301  # its own bytes
 
     def _expire(self) -> None:
-        deadline = self._clock() - self._idle_timeout
-        for key in [key for key, used in self._used.items() if used <= deadline and not self._queues[key]]:
-            del self._used[key], self._owners[key]
-            self._stored.pop(key, None)
+        now = self._clock()
+        for key in list(self._stored):
+            idle = self._used[key] <= now - self._idle_timeout or self._opened[key] <= now - self._lifetime
+            if idle and not self._queues[key]:
+                self._end(key, Reason.SESSION_EXPIRED)
+
+    def _end(self, key: Key, reason: Reason) -> None:
+        del self._stored[key]
+        self._ended[key] = reason

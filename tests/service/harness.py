@@ -114,6 +114,7 @@ def stage(
         gate=gate,
         observer=observer,
         max_rounds=bounds.max_rounds,
+        model_digest=MODEL_DIGEST,
     )
     service = SegmentationService(orchestrator, description, uploads, executor, observer)
     return Stage(manifest, language, vision, sessions, embeddings, uploads, gate, registry, observer, service)

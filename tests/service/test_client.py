@@ -36,7 +36,7 @@ from mediround import (
     ServerFault,
     Unavailable,
 )
-from serving.api import service
+from serving.api import openings
 from serving.api.server import Server, serving
 from serving.api.upload import ReceivedImage, receive
 from serving.bundle import Bundle
@@ -568,7 +568,7 @@ async def test_a_verdict_that_never_comes_does_not_hold_an_image_back(
     async def receiving(messages: Any, limits: Any, accepted: object, *more: Any) -> ReceivedImage:
         return await receive(messages, limits, held_back, *more)
 
-    monkeypatch.setattr(service, "receive", receiving)
+    monkeypatch.setattr(openings, "receive", receiving)
     async with serving(stage.service) as server:
         await make(server.address).open(picture(900, 1100))
 

@@ -43,7 +43,7 @@ async def test_a_caller_that_does_not_read_holds_neither_place_nor_session_nor_p
         first = await reading.read()
         assert first.result.round == 0
         async with asyncio.timeout(10):
-            while len(stage.sessions._entries[session.session_id].session.rounds) < ROUNDS:  # noqa: ASYNC110  # as seen from outside
+            while len(stage.sessions._entries["anonymous", session.session_id].session.rounds) < ROUNDS:  # noqa: ASYNC110  # as seen from outside
                 await asyncio.sleep(0.01)
         live = await session.ask("Segment the spleen.", timeout=10)  # the same session, the only place and permit
         assert live.index == ROUNDS
@@ -68,7 +68,7 @@ async def test_uploads_that_stand_still_keep_nobody_from_opening(executor: Execu
         stub = SegmentationServiceStub(channel)
         calls = [stub.OpenSession(stalled()) for _ in range(8)]
         async with asyncio.timeout(10):
-            while stage.service._upload_bytes.nbytes < 8 * 4:  # noqa: ASYNC110  # as seen from outside
+            while stage.service._openings._bytes.nbytes < 8 * 4:  # noqa: ASYNC110  # as seen from outside
                 await asyncio.sleep(0.01)
         for seed in range(3):
             await client.open(picture(seed=seed))
@@ -77,7 +77,7 @@ async def test_uploads_that_stand_still_keep_nobody_from_opening(executor: Execu
             call.cancel()
         gone.set()
         async with asyncio.timeout(10):
-            while stage.service._upload_bytes.nbytes:  # noqa: ASYNC110  # as seen from outside
+            while stage.service._openings._bytes.nbytes:  # noqa: ASYNC110  # as seen from outside
                 await asyncio.sleep(0.01)
 
 

@@ -27,7 +27,7 @@ from mediround import (
 from mediround.errors import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer, SegmentationServiceStub
-from serving.api import service
+from serving.api import openings
 from serving.api.images import rgb_of_file
 from serving.api.limits import Limits
 from serving.api.server import Server, serving
@@ -215,7 +215,7 @@ class SlowDecoder:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDecoder]:
     decoder = SlowDecoder()
-    monkeypatch.setattr(service, "rgb_of_file", decoder)
+    monkeypatch.setattr(openings, "rgb_of_file", decoder)
     yield decoder
     decoder.let.set()
 
@@ -243,10 +243,10 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
     ):
         session = await client.open(picture())  # raw: nothing to decode
         opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
-        await until(lambda: crowded.service._openings.in_use == 4 and slow.begun == 2)
+        await until(lambda: crowded.service._openings._turns.in_use == 4 and slow.begun == 2)
         assert (await session.ask("Segment the liver.", timeout=10)).index == 0
         opening.append(asyncio.ensure_future(client.open(png(4))))
-        await until(lambda: crowded.service._openings.waiting == 1)
+        await until(lambda: crowded.service._openings._turns.waiting == 1)
         await client.open(picture(), timeout=10)  # held: it waits for nobody
         assert slow.begun == 2
         slow.let.set()
@@ -256,15 +256,15 @@ async def test_images_that_are_decoded_are_few_and_rounds_do_not_wait_for_them(
 async def test_an_image_that_is_decoded_for_nobody_keeps_its_permit(crowded: Stage, slow: SlowDecoder) -> None:
     async with serving(crowded.service) as server, AsyncClient(server.address, retries=0) as client:
         opening = [asyncio.ensure_future(client.open(png(seed))) for seed in range(4)]
-        await until(lambda: crowded.service._openings.in_use == 4 and slow.begun == 2)
+        await until(lambda: crowded.service._openings._turns.in_use == 4 and slow.begun == 2)
         for call in opening:
             call.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        await until(lambda: crowded.service._openings.in_use <= 2)
+        await until(lambda: crowded.service._openings._turns.in_use <= 2)
         await asyncio.sleep(0.1)
-        assert crowded.service._openings.in_use == 2
+        assert crowded.service._openings._turns.in_use == 2
         slow.let.set()
-        await until(lambda: crowded.service._openings.in_use == 0)
+        await until(lambda: crowded.service._openings._turns.in_use == 0)
         assert slow.begun == 2  # those that waited never began
         assert crowded.sessions.count == 0
 

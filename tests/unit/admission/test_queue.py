@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from serving import request_context
 from serving.admission.cost import CostModel, Throughput
 from serving.admission.queue import _DELAYS_KEPT, BACKGROUND_WEIGHT, AdmissionQueue
-from serving.domain import CacheUse, Priority, RoundResult, Timings
+from serving.domain import CacheUse, Priority, Timings
 from serving.errors import Exhausted, Shed
+from serving.history.rounds import Round, RoundResult
 from serving.observer import WaveTerms
 from serving.ports import ExpectedWork
 
@@ -383,7 +384,8 @@ TERMS = WaveTerms(0.6, Priority.INTERACTIVE, correctable=0)
 
 
 def result(timings: Timings) -> RoundResult:
-    return RoundResult(0, "", None, None, timings, CacheUse(False, 0, 1, 0))
+    nothing = Round("r", "Where?", "", (), None, None, None)
+    return RoundResult(0, nothing, timings, CacheUse(False, 0, 1, 0))
 
 
 def test_expectations_follow_what_is_measured() -> None:

@@ -23,10 +23,11 @@ from serving.domain import (
     EncoderImage,
     Priority,
     Question,
-    RoundResult,
+    Tell,
 )
 from serving.errors import EngineFault, Exhausted, InvalidInput, InvalidQuestion, NotFound, PreconditionFailed
 from serving.geometry import Geometry
+from serving.history.rounds import RoundResult
 from serving.offline import compose
 from serving.orchestrator import Orchestrator
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
@@ -364,7 +365,9 @@ async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(servi
 
     class Watching:
         @asynccontextmanager
-        async def admitted(self, work: ExpectedWork, caller: str, priority: Priority) -> AsyncIterator[None]:
+        async def admitted(
+            self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell
+        ) -> AsyncIterator[None]:
             assert caller == "me"
             try:
                 yield

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from serving.domain import AnswerMode, Question
+from serving.domain import AnswerMode, GivenMask, Question
 from serving.errors import InvalidInput
+from serving.geometry import pack_mask
 from serving.prompt import PromptTemplate
 from tests.unit.serving.manifests import manifest
 
@@ -53,6 +55,15 @@ def test_two_rounds_read_exactly_as_published(form: PromptTemplate) -> None:
 def test_a_later_round_without_a_reference(form: PromptTemplate) -> None:
     turn = form.turn(forced("  And the spleen?\t", "[SEG]."), first=False)
     assert shown(turn.prompt + turn.closing) == "[INST] And the spleen? [/INST] [SEG]. </s>"
+
+
+def test_a_first_round_about_a_given_mask(form: PromptTemplate) -> None:
+    mask = pack_mask(np.ones((2, 2), np.bool_))
+    question = Question("Where?", None, AnswerMode.FORCED, "[SEG].", given_mask=GivenMask(mask.digest, mask))
+    assert shown(form.turn(question, first=True).prompt) == (
+        "<s>[INST] <image>\n [CROPPEDIMAGE][BBOXINPUT] Where? [/INST] "
+    )
+    assert shown(form.turn(question, first=False).prompt) == "[INST] [CROPPEDIMAGE][BBOXINPUT] Where? [/INST] "
 
 
 def test_the_feature_is_read_just_before_seg(form: PromptTemplate) -> None:

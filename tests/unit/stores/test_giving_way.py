@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from serving.domain import Session
 from serving.errors import Exhausted, NotFound
+from serving.history.record import Session
 from serving.stores.sessions import MemorySessions
-from tests.scripted.pictures import finished_round, session
+from tests.scripted.pictures import append, finished_round, session
 from tests.unit.serving.manifests import manifest
 
 MODEL = manifest()
@@ -27,7 +27,7 @@ class Store:
         await self.held.create(session(MODEL, name, caller, side))
         if rounds:
             async with self.held.exclusive(name, caller) as opened:
-                await self.held.append(opened, [finished_round(MODEL, i) for i in range(rounds)])
+                await append(self.held, opened, [finished_round(MODEL, i) for i in range(rounds)])
 
     async def there(self, names: Sequence[str], caller: str = "anna") -> list[str]:
         found = []
@@ -115,7 +115,7 @@ async def test_rounds_of_a_session_in_use_make_idle_ones_give_way() -> None:
         await store.open(name, rounds=0, side=512)
     store.now += FLOOR
     async with store.held.exclusive("a", "anna") as held:
-        await store.held.append(held, [finished_round(MODEL, i) for i in range(3)])
+        await append(store.held, held, [finished_round(MODEL, i) for i in range(3)])
     assert await store.there("ab") == ["a"]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serving.errors import NotFound, PreconditionFailed
+from serving.history import changes
 from serving.stores.sessions import MemorySessions
-from tests.scripted.pictures import finished_round, session
+from tests.scripted.pictures import append, finished_round, session
 from tests.unit.serving.manifests import manifest
 
 MODEL = manifest()
@@ -20,12 +23,20 @@ async def test_bytes_grow_with_rounds_and_go_with_the_session() -> None:
     store, created, added = make([0.0]), session(MODEL, "s"), finished_round(MODEL, 1)
     await store.create(created)
     assert store.nbytes == created.image.nbytes
+    masks = {each.digest: each.packed.nbytes for each in added.masks}
     async with store.exclusive("s", "anna") as held:
-        await store.append(held, [added])
-    assert added.mask is not None
+        await append(store, held, [added])
     assert added.reference is not None
-    grown = created.image.nbytes + added.mask.packed.nbytes + added.reference.crop.pixels.nbytes
-    assert store.nbytes == grown
+    beside = sum(masks.values()) + added.reference.crop.pixels.nbytes
+    assert store.nbytes == created.image.nbytes + beside + 1024
+    async with store.exclusive("s", "anna") as held:
+        grown = await append(store, held, [finished_round(MODEL, 2)])
+        # The mask that it used is the first round's, and counts once.
+        own, crop = finished_round(MODEL, 2).mask, finished_round(MODEL, 2).reference.crop
+        more = own.packed.nbytes + crop.pixels.nbytes + 1024
+        assert store.nbytes == created.image.nbytes + beside + 1024 + more
+        await store.commit(changes.with_first_rounds(grown.record, 1, None))
+    assert store.nbytes == created.image.nbytes + beside + 1024
     await store.close("s", "anna")
     assert (store.nbytes, store.count) == (0, 0)
 
@@ -43,14 +54,13 @@ async def test_closed_sessions_are_remembered_in_bounds() -> None:
                 pass
 
 
-async def test_an_id_is_never_used_twice() -> None:
-    store = make([0.0])
-    await store.create(session(MODEL, "s"))
-    with pytest.raises(ValueError, match="used before"):
-        await store.create(session(MODEL, "s"))
-    await store.close("s", "anna")
-    with pytest.raises(ValueError, match="used before"):
-        await store.create(session(MODEL, "s"))
+async def test_a_kept_session_that_has_expired_says_that_memory_does_not_keep_it() -> None:
+    now = [0.0]
+    store, made = make(now), session(MODEL, "s")
+    await store.create(replace(made, record=replace(made.record, keep=True)))
+    now[0] = 60.0
+    with pytest.raises(NotFound, match="keeps sessions in memory alone"):
+        await store.read("s", "anna")
 
 
 async def test_an_old_session_that_is_held_does_not_hide_expired_ones() -> None:
