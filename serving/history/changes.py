@@ -63,11 +63,14 @@ def branch_of(
 def with_request(
     record: SessionRecord, key: RequestKey | None, results: Iterable[RoundResult] = ()
 ) -> SessionRecord:
-    """The same, knowing the request when it comes again; ``results``: the rounds that answer it."""
+    """The same, knowing the request when it comes again; ``results``: the rounds that answer it, of which crops
+    are not kept, for they are in no answer.
+    """
     if key is None:
         return record
     others = [each for each in record.requests if each.key.id != key.id]
-    known = RequestRecord(key, len(record.rounds), tuple(results))
+    answers = tuple(replace(each, round=replace(each.round, reference=None)) for each in results)
+    known = RequestRecord(key, len(record.rounds), answers)
     return replace(record, requests=(*others, known)[-REQUESTS_REMEMBERED:])
 
 

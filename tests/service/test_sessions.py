@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +13,11 @@ from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api import service as rounds_api
 from serving.api import sessions as sessions_api
+from serving.domain import SourceImage
+from serving.errors import PreconditionFailed, Reason
+from serving.history.record import Session, Snapshot
 from serving.sessions.keeper import NewSession
+from serving.stores.sessions import MemorySessions
 from tests.service.harness import MODEL_DIGEST, Stage, picture
 from tests.service.sessions import (
     HEIGHT,
@@ -153,6 +159,57 @@ async def test_use_and_keep_alive_put_the_end_off(caller: Caller, stage: Stage) 
     assert all(end >= ends[0] for end in ends)
     now[0] += 60.0
     assert (await refused(caller.call("KeepAlive"))).reason == "SESSION_EXPIRED"
+
+
+class Parking(MemorySessions):
+    """Stands in for a store that parks sessions without their images."""
+
+    parked: set[str]
+
+    async def read(self, session_id: str, caller: str) -> Snapshot:
+        return replace(await super().read(session_id, caller), parked=session_id in self.parked)
+
+    def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
+        if session_id in self.parked:
+            raise PreconditionFailed("its image must be sent again", Reason.NEEDS_IMAGE)
+        return super().exclusive(session_id, caller)
+
+    async def resume(self, session_id: str, caller: str, image: SourceImage) -> None:
+        self.parked.discard(session_id)
+
+
+async def test_a_parked_session_is_read_and_gets_its_image_again(caller: Caller, stage: Stage) -> None:
+    first = await caller.ask(asks())
+    stage.sessions.__class__ = Parking
+    stage.sessions.parked = {caller.session_id}
+    read = await caller.call("GetSession")
+    assert (read.session.state, len(read.rounds)) == (pb.SESSION_STATE_PARKED, 1)
+    assert (await caller.call("GetMask", round_id=first.round_id)).mask == first.mask
+    needs = await refused(caller.ask(refers_to(first)))
+    assert (needs.code, needs.reason) == ("FAILED_PRECONDITION", "NEEDS_IMAGE")
+    assert (await refused(caller.open(seed=1, resume=True))).reason == "OTHER_IMAGE"
+    other_shape = pb.RawPixels(height=WIDTH, width=HEIGHT, channels=3, pixel_type=pb.PIXEL_TYPE_UINT8)
+    assert (await refused(caller.open(resume=True, raw=other_shape))).reason == "OTHER_IMAGE"
+    resumed = await caller.open(resume=True)
+    assert (resumed.session_id, resumed.rounds, resumed.height) == (caller.session_id, 1, HEIGHT)
+    assert (await caller.ask(refers_to(first))).round == 1
+
+
+async def test_a_session_of_another_model_is_read_alone(caller: Caller, stage: Stage) -> None:
+    first = await caller.ask(asks())
+    entry = stage.sessions._entries["anonymous", caller.session_id]
+    entry.session = replace(entry.session, record=replace(entry.session.record, model_digest="another"))
+    read = await caller.call("GetSession")
+    assert (read.session.model_digest, read.rounds[0].round_id) == ("another", first.round_id)
+    assert (await caller.call("GetMask", round_id=first.round_id)).mask == first.mask
+    changes = {
+        "AskRound": {"question": asks()},
+        "RewindSession": {"rounds": 0},
+        "ForkSession": {"new_session_id": new_id()},
+        "AmendRound": {"round_id": first.round_id, "given_mask": given(square())},
+    }
+    found = [await refused(caller.call(method, **fields)) for method, fields in changes.items()]
+    assert {(each.code, each.reason) for each in found} == {("FAILED_PRECONDITION", "OTHER_MODEL")}
 
 
 # ---- reading
