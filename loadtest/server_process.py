@@ -56,18 +56,20 @@ def launched(
     ready_within: float = 120.0,
     *,
     module: str = "serving",
+    script: Path | None = None,
     address: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Launched]:
     """Serve ``bundle`` by ``python -m module`` on ``address``, or a free loopback port; it writes to ``log``.
 
-    ``environment``: beside this process's own.
+    ``script``: a file to run in place of a module. ``environment``: beside this process's own.
 
     Raises:
         LaunchError: it ended before it was ready, or was not ready in time.
     """
     address = address or f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", module, "--bundle", str(bundle), "--listen", address, *flags]
+    program = ["-m", module] if script is None else [str(script)]
+    command = [sys.executable, *program, "--bundle", str(bundle), "--listen", address, *flags]
     with log.open("w") as stream:
         settings = {**os.environ, **(environment or {})}
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=settings)  # noqa: S603  # our own server

@@ -39,6 +39,7 @@ from serving.orchestrator import Orchestrator
 from serving.ports import Gate
 from serving.process import background, metrics, run, server_tls, stop_signal, unless_stopped
 from serving.prompt import PromptTemplate
+from serving.runtime.cpus import usable_cpus
 from serving.runtime.graph import ProviderError
 from serving.runtime.slab import Slab
 from serving.sessions.keeper import SessionKeeper
@@ -54,8 +55,8 @@ LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
 CONCURRENCY_HERE, CONCURRENCY_ELSEWHERE = 4, 32
 ENCODES_HERE, ENCODES_IN_TRITON = 2, 8  # one runs, or a batch of four, and as many are ready
-OPENINGS = 2
-"""Images decoded and resized at the same time."""
+LEAST_WORKERS = 2
+"""Threads for pixels, and for openings: with one, a large image would hold up all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,11 @@ async def report_half(server: Server, name: str, remote: RemoteHalf | None) -> N
             await server.report(name, serving=available)
 
 
+def workers(name: str, useful: int) -> ThreadPoolExecutor:
+    """Threads for pixels: no more than are ``useful``, nor than there are CPUs."""
+    return ThreadPoolExecutor(max(LEAST_WORKERS, min(useful, usable_cpus())), thread_name_prefix=name)
+
+
 async def serve(settings: Settings) -> int:
     """Serve until a signal stops it."""
     stop = stop_signal()
@@ -231,8 +237,8 @@ async def serve(settings: Settings) -> int:
     )
     queue = admission(settings, expectations)
     async with AsyncExitStack() as stack:
-        pixels = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="pixels"))
-        openings = stack.enter_context(ThreadPoolExecutor(OPENINGS, thread_name_prefix="openings"))
+        pixels = stack.enter_context(workers("pixels", settings.limits.max_concurrent_rounds))
+        openings = stack.enter_context(workers("openings", settings.limits.max_concurrent_uploads))
         shared = stack.enter_context(shared_memory(bundle, settings))
         memory = stores(bundle, settings, shared.embeddings)
         halves = await stack.enter_async_context(engines(bundle, settings, shared))

@@ -84,27 +84,39 @@ class EncoderImage:
     """Input of the image encoder: uint8 RGB (S, S, 3), the image at the top left, zeros elsewhere."""
 
     key: str
-    """Content address of the embedding: pixels, valid size, encoder digest and preprocessing."""
+    """Its embedding's: see ``SourceImage``."""
     pixels: U8
     valid_hw: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class SourceImage:
-    """A session's image: RGB uint8 (H, W, 3), and what every round needs of it."""
+class ContentAddress:
+    """The bytes that an image is read from, and how: equal addresses are the same image, to the pixel."""
 
-    rgb: U8
+    form: str
+    """``file``, whose format is its own, or the type and shape of bare pixels."""
+    digest: bytes
+    """SHA-256 of the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """A session's image, and what every round needs of it."""
+
+    pixels: U8
+    """RGB (H, W, 3), or (H, W) where all three channels are the same. Read-only: sessions share it."""
     tower: TowerImage
-    encoder: EncoderImage
+    embedding_key: str
+    """Content address of its embedding: the image's own, encoder digest and preprocessing."""
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.rgb.shape[0], self.rgb.shape[1]
+        return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
     def nbytes(self) -> int:
-        return self.rgb.nbytes + self.tower.pixels.nbytes + self.encoder.pixels.nbytes
+        return self.pixels.nbytes + self.tower.pixels.nbytes
 
 
 @dataclass(frozen=True, slots=True)

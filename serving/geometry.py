@@ -16,13 +16,26 @@ from PIL import Image
 
 from mediround.masks import packed_digest
 from serving.bundle import IMAGE_ENCODER, Bundle, ImageSpec, TowerSpec
-from serving.domain import F32, U8, Bits, EncoderImage, Mask, Rectangle, Reference, SourceImage, TowerImage
+from serving.domain import (
+    F32,
+    U8,
+    Bits,
+    ContentAddress,
+    EncoderImage,
+    Mask,
+    Rectangle,
+    Reference,
+    SourceImage,
+    TowerImage,
+)
 
 FEW_PIXELS = 9
 """A mask with at most this many visible pixels cannot be a reference: the whole image stands in for it."""
 _STRIP_PIXELS = 1 << 20
 """Pixels that are padded and resized at a time."""
 _BICUBIC_SUPPORT = 2
+_WEIGHT_UNITS = 2048
+"""Of 1, in which OpenCV's linear weights are whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +53,28 @@ class Geometry:
         manifest = bundle.manifest
         return cls(manifest.image, manifest.tower, manifest.graph_digest(IMAGE_ENCODER))
 
-    def source_image(self, rgb: U8) -> SourceImage:
-        """All that rounds need of an image, RGB uint8 (H, W, 3)."""
-        return SourceImage(rgb, self.tower_image(rgb), self.encoder_image(rgb))
+    def source_image(self, rgb: U8, address: ContentAddress | None = None) -> SourceImage:
+        """What rounds need of an image, RGB uint8 (H, W, 3); ``address``: what it was read from, where known."""
+        pixels = _without_copies(rgb)
+        key = self._embedding_key(address or _address(rgb))
+        return SourceImage(pixels, self.tower_image(pixels), key)
 
-    def encoder_image(self, rgb: U8) -> EncoderImage:
+    def encoder_image(self, image: SourceImage) -> EncoderImage:
         """Longest side resized to S (bilinear, antialiased), zeros at the right and bottom."""
-        side = self.image.side
-        height, width = _resized(rgb.shape[0], rgb.shape[1], side)
-        pixels = np.zeros((side, side, 3), np.uint8)
-        resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR)
-        pixels[:height, :width] = np.asarray(resized)
-        digest = hashlib.sha256(pixels.data)
-        digest.update(f"{height}x{width}/{self.encoder_digest}/{self.image.preprocessing}".encode())
-        return EncoderImage(digest.hexdigest(), pixels, (height, width))
+        height, width = self._valid_size(image)
+        resized = bilinear(image.pixels, height, width)
+        below, beside = self.image.side - height, self.image.side - width
+        square = cv2.copyMakeBorder(resized, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        return EncoderImage(image.embedding_key, _rgb(np.asarray(square, np.uint8)), (height, width))
 
-    def tower_image(self, rgb: U8) -> TowerImage:
+    def tower_image(self, pixels: U8) -> TowerImage:
         """Shortest side resized to P (bicubic), centre crop. A non-square image loses its margins."""
         side = self.tower.side
-        height, width = rgb.shape[:2]
+        height, width = pixels.shape[:2]
         short, long = sorted((height, width))
         long = int(side * long / short)
         new_height, new_width = (side, long) if height <= width else (long, side)
-        resized = Image.fromarray(rgb).resize((new_width, new_height), Image.Resampling.BICUBIC)
+        resized = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC)
         top, left = (new_height - side) // 2, (new_width - side) // 2
         return _tower(np.asarray(resized)[top : top + side, left : left + side])
 
@@ -78,7 +90,7 @@ class Geometry:
         """Logits (L, L) → logits (H, W) of the image's size, before the threshold."""
         side = self.image.side
         height, width = image.size
-        valid_height, valid_width = image.encoder.valid_hw
+        valid_height, valid_width = self._valid_size(image)
         square = cv2.resize(logits, (side, side), interpolation=cv2.INTER_LINEAR)
         cut = np.ascontiguousarray(square[:valid_height, :valid_width])
         return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
@@ -90,19 +102,33 @@ class Geometry:
         most nine pixels whose first channel is not black is replaced by the whole image, for both.
         """
         height, width = image.size
-        bits = mask.bits()
-        whole = bool(np.count_nonzero(image.rgb[..., 0][bits]) <= FEW_PIXELS)
-        if whole:
-            bits = np.ones((height, width), np.bool_)
-        box = bounding_rectangle(bits)
-        if box is None:
-            raise AssertionError("a mask with visible pixels has a bounding rectangle")
-        cut, rectangle = _masked_crop(image.rgb, bits, box)
-        crop = _tower(squared(cut, self.tower.side))
+        box = mask.box
+        masked = image.pixels if box is None else _masked(image.pixels, mask.bits(), box)
+        whole = box is None or bool(np.count_nonzero(_first_channel(masked)) <= FEW_PIXELS)
+        if box is None or whole:
+            box, masked = Rectangle(0, 0, width - 1, height - 1), image.pixels
+        # An image that is black all over has no visible part: then it is all of it (our choice; the published code
+        # does not define it).
+        visible = _visible_rectangle(masked) or Rectangle(0, 0, box.x_max - box.x_min, box.y_max - box.y_min)
+        cut = masked[visible.y_min : visible.y_max + 1, visible.x_min : visible.x_max + 1]
         normalised = np.array(
             [box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height], np.float32
         )
-        return Reference(round_index, crop, rectangle, normalised, box, whole)
+        crop = _tower(squared(cut, self.tower.side))
+        return Reference(round_index, crop, _shifted(visible, box), normalised, box, whole)
+
+    def _valid_size(self, image: SourceImage) -> tuple[int, int]:
+        """(height, width) of the image within the encoder's square."""
+        return _resized(*image.size, self.image.side)
+
+    def _embedding_key(self, address: ContentAddress) -> str:
+        """SHA-256 of all that an embedding depends on, each with its length before it."""
+        digest = hashlib.sha256()
+        parts = ("embedding", address.form, address.digest.hex(), self.encoder_digest, self.image.preprocessing)
+        for part in parts:
+            data = part.encode()
+            digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()
 
 
 def pack_mask(bits: Bits) -> Mask:
@@ -121,33 +147,53 @@ def bounding_rectangle(bits: Bits) -> Rectangle | None:
     return Rectangle(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
 
 
-def squared(rgb: U8, side: int) -> U8:
-    """RGB (H, W, 3) at the top left of a black square, resized (bicubic) to ``side``; bit-equal to Pillow.
+def bilinear(pixels: U8, height: int, width: int) -> U8:
+    """RGB (H, W, 3) or grey (H, W), resized (bilinear, antialiased); bit-equal to Pillow.
 
-    The square itself is never made: it may be many times larger than the picture. Pillow resizes rows, then
-    columns, each to 8 bits; so each of the two passes is padded by itself, and only as far as its filter sees.
+    Pillow resizes rows, then columns, each to 8 bits, half up. Of one axis OpenCV does the same several times
+    faster, but with weights in units of 1/2048: so where all weights are multiples of that, one axis at a time.
     """
-    height, width = rgb.shape[:2]
-    columns = _rows_resized(rgb, max(height, width), side)  # (H, side, 3)
-    strip = np.zeros((max(height, width), side, 3), np.uint8)
+    if not (_exact(pixels.shape[0], height) and _exact(pixels.shape[1], width)):
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    wide = cv2.resize(pixels, (width, pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
+    tall = cv2.resize(cv2.transpose(wide), (height, width), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.transpose(tall), np.uint8)
+
+
+def _exact(old: int, new: int) -> bool:
+    """Whether enlarging a side takes no weight but multiples of 1/2048."""
+    denominator = 2 * new // math.gcd(old, new)
+    return new >= old and _WEIGHT_UNITS % denominator == 0
+
+
+def squared(pixels: U8, side: int) -> U8:
+    """RGB (H, W, 3) or grey (H, W) at the top left of a black square, resized (bicubic) to ``side``.
+
+    Bit-equal to Pillow. The square itself is never made: it may be many times larger than the picture. Pillow
+    resizes rows, then columns, each to 8 bits; so each of the two passes is padded by itself, and only as far as
+    its filter sees.
+    """
+    height, width = pixels.shape[:2]
+    columns = _rows_resized(pixels, max(height, width), side)  # (H, side, …)
+    strip = np.zeros((max(height, width), *columns.shape[1:]), np.uint8)
     strip[:height] = columns
     return np.asarray(Image.fromarray(strip).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _rows_resized(rgb: U8, length: int, side: int) -> U8:
-    """Each row of RGB (H, W, 3), zeros behind it up to ``length``, resized to ``side``: (H, side, 3)."""
-    height, width = rgb.shape[:2]
+def _rows_resized(pixels: U8, length: int, side: int) -> U8:
+    """Each row of (H, W, …), zeros behind it up to ``length``, resized to ``side``: (H, side, …)."""
+    height, width, *channels = pixels.shape
     scale = length / side
     reach = _BICUBIC_SUPPORT * max(scale, 1.0) + 2
     # Beyond these all is black. Of so many the scale is exact in the single precision in which Pillow keeps a box.
     step = side // (side & -side)
     wanted = min(side, step * math.ceil((width + reach) / scale / step))
     padded = min(length, math.ceil(wanted * scale + reach))
-    out = np.zeros((height, side, 3), np.uint8)
+    out = np.zeros((height, side, *channels), np.uint8)
     rows = max(1, _STRIP_PIXELS // padded)
     for top in range(0, height, rows):
-        part = rgb[top : top + rows]
-        wide = np.zeros((part.shape[0], padded, 3), np.uint8)
+        part = pixels[top : top + rows]
+        wide = np.zeros((part.shape[0], padded, *channels), np.uint8)
         wide[:, :width] = part
         box = (0, 0, wanted * scale, part.shape[0])
         resized = Image.fromarray(wide).resize((wanted, part.shape[0]), Image.Resampling.BICUBIC, box)
@@ -155,36 +201,62 @@ def _rows_resized(rgb: U8, length: int, side: int) -> U8:
     return out
 
 
+def _address(rgb: U8) -> ContentAddress:
+    """Of pixels (H, W, 3) that were not sent as bytes."""
+    height, width, channels = rgb.shape
+    digest = hashlib.sha256(np.ascontiguousarray(rgb).data).digest()
+    return ContentAddress(f"uint8 {height}x{width}x{channels}", digest)
+
+
+def _without_copies(rgb: U8) -> U8:
+    """RGB (H, W, 3) as (H, W), read-only, where the other channels repeat the first: a third of the work."""
+    middle = rgb.shape[0] // 2  # a coloured image mostly shows it in one row
+    if not (_repeats(rgb[middle : middle + 1]) and _repeats(rgb)):
+        return rgb
+    grey = np.ascontiguousarray(rgb[..., 0])
+    grey.flags.writeable = False
+    return grey
+
+
+def _repeats(rgb: U8) -> bool:
+    return all(np.array_equal(rgb[..., 0], rgb[..., channel]) for channel in (1, 2))
+
+
+def _rgb(pixels: U8) -> U8:
+    """(H, W) or (H, W, 3) as the latter."""
+    return pixels if pixels.ndim == 3 else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
 def _tower(pixels: U8) -> TowerImage:
-    """RGB (P, P, 3) with its digest."""
-    pixels = np.ascontiguousarray(pixels)
-    return TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
+    """RGB (P, P, 3) or grey (P, P) with its digest."""
+    rgb = np.ascontiguousarray(_rgb(pixels))
+    return TowerImage(hashlib.sha256(rgb.data).hexdigest(), rgb)
 
 
-def _masked_crop(rgb: U8, bits: Bits, box: Rectangle) -> tuple[U8, Rectangle]:
-    """The visible part of the masked image, and where it lies.
-
-    An image that is black all over has no visible part: then the mask's box is cut out (our choice; the
-    published code does not define it).
-    """
+def _masked(pixels: U8, bits: Bits, box: Rectangle) -> U8:
+    """What lies within the mask's box, black outside the mask."""
     rows, columns = slice(box.y_min, box.y_max + 1), slice(box.x_min, box.x_max + 1)
-    masked = np.asarray(cv2.copyTo(rgb[rows, columns], bits[rows, columns].view(np.uint8)), np.uint8)
-    visible = _visible_rectangle(masked) or Rectangle(0, 0, box.x_max - box.x_min, box.y_max - box.y_min)
-    cut = masked[visible.y_min : visible.y_max + 1, visible.x_min : visible.x_max + 1]
-    rectangle = Rectangle(
-        box.x_min + visible.x_min,
-        box.y_min + visible.y_min,
-        box.x_min + visible.x_max,
-        box.y_min + visible.y_max,
-    )
-    return cut, rectangle
+    return np.asarray(cv2.copyTo(pixels[rows, columns], bits[rows, columns].view(np.uint8)), np.uint8)
 
 
-def _visible_rectangle(rgb: U8) -> Rectangle | None:
-    """The smallest rectangle round all pixels of an RGB (H, W, 3) that are not black; None when all are."""
-    black = cv2.inRange(rgb, (0, 0, 0), (0, 0, 0))  # (H, W), 255 where black
-    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(black))
+def _first_channel(pixels: U8) -> U8:
+    return pixels if pixels.ndim == 2 else pixels[..., 0]
+
+
+def _visible_rectangle(pixels: U8) -> Rectangle | None:
+    """The smallest rectangle round all pixels, RGB or grey, that are not black; None when all are."""
+    grey = pixels.ndim == 2
+    visible = (
+        pixels if grey else cv2.bitwise_not(cv2.inRange(pixels, (0, 0, 0), (0, 0, 0)))
+    )  # (H, W), 0 where black
+    x, y, width, height = cv2.boundingRect(visible)
     return Rectangle(x, y, x + width - 1, y + height - 1) if width else None
+
+
+def _shifted(rectangle: Rectangle, origin: Rectangle) -> Rectangle:
+    """A rectangle within ``origin``, as one of the image."""
+    left, top = origin.x_min, origin.y_min
+    return Rectangle(left + rectangle.x_min, top + rectangle.y_min, left + rectangle.x_max, top + rectangle.y_max)
 
 
 def _resized(height: int, width: int, side: int) -> tuple[int, int]:

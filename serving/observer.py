@@ -27,8 +27,8 @@ class WaveTerms:
 class Observer(Protocol):
     """Called on the event loop: returns at once and never raises. Times are in seconds."""
 
-    def opened(self, pixels: float | None, preprocess: float) -> None:
-        """A session was opened: its image decoded (None: it was held) and brought to the model's sizes."""
+    def opened(self, pixels: float, preprocess: float) -> None:
+        """An image that was sent is ready for sessions: seconds to decode it, and to prepare it for rounds."""
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """One language pass and its masks are done; ``results`` share their timings."""
@@ -47,7 +47,7 @@ class Observer(Protocol):
 class NullObserver:
     """An Observer that ignores every event; a base for those that need only some."""
 
-    def opened(self, pixels: float | None, preprocess: float) -> None:
+    def opened(self, pixels: float, preprocess: float) -> None:
         """Ignored."""
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
@@ -69,7 +69,7 @@ class CompositeObserver:
     def __init__(self, *listeners: Observer) -> None:
         self._listeners = listeners
 
-    def opened(self, pixels: float | None, preprocess: float) -> None:
+    def opened(self, pixels: float, preprocess: float) -> None:
         """See ``Observer``."""
         for listener in self._listeners:
             listener.opened(pixels, preprocess)

@@ -8,9 +8,9 @@ embeddings lie.
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
 bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in another
-(``serving.sessions.keeper``): rounds do not wait for large images. The image is encoded beside the first
-language pass. A cancelled request stops its engines' work, gives its lease and its admission back, and leaves its
-session as the last finished wave left it.
+(``serving.sessions.keeper``): rounds do not wait for large images. The image is brought to the encoder's size, and
+encoded, beside the first language pass that finds no embedding of it. A cancelled request stops its engines'
+work, gives its lease and its admission back, and leaves its session as the last finished wave left it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from serving.domain import (
     Question,
     SegFeature,
     Segmentation,
+    SourceImage,
     Timings,
     WorkStage,
 )
@@ -44,9 +45,10 @@ from serving.history import changes
 from serving.history.record import Session
 from serving.history.rounds import RoundResult
 from serving.observer import Observer, WaveTerms
-from serving.ports import Completion, EmbeddingStore, Gate, LanguageEngine, VisionEngine
+from serving.ports import Completion, EmbeddingLease, EmbeddingStore, Gate, LanguageEngine, VisionEngine
 from serving.prompt import PromptTemplate
 from serving.runtime.stopwatch import Stopwatch
+from serving.runtime.tasks import run_in_executor
 from serving.sessions.embedding import HeldEmbedding, embedding_of
 from serving.sessions.keeper import NewSession, SessionKeeper
 from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
@@ -89,7 +91,7 @@ class Orchestrator:
 
     async def open(self, caller: str, rgb: U8) -> Session:
         """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
-        return await self.keeper.open(NewSession(caller), rgb)
+        return await self.keeper.open(NewSession(caller), await self.keeper.prepare(rgb))
 
     async def close(self, session_id: str, caller: str) -> None:
         """Close a session. Raises NotFound when the caller has none of this id."""
@@ -168,11 +170,17 @@ class Orchestrator:
         """Admitted, with the embedding on its way, until the stack is left; seeds alone need neither."""
         if not planned.passes:
             return _Work(request, session, planned.last, None)
-        known = self.embeddings.holds(session.image.encoder.key)
+        key = session.image.embedding_key
+        known = self.embeddings.holds(key)
         admitted = self.gate.admitted(planned.work(known=known), request.caller, request.priority, request.tell)
         await stack.enter_async_context(admitted)
-        coming = embedding_of(session.image, self.embeddings, self.vision, request.priority)
+        coming = embedding_of(key, self.embeddings, partial(self._encode, session.image), request.priority)
         return _Work(request, session, planned.last, await stack.enter_async_context(coming))
+
+    async def _encode(self, image: SourceImage, lease: EmbeddingLease) -> None:
+        """Only now is the image brought to the encoder's size: most rounds find its embedding."""
+        prepare = partial(self.geometry.encoder_image, image)
+        await self.vision.encode(await run_in_executor(self.pixel_executor, prepare), lease)
 
     def _observe(
         self, request: DialogueRequest, items: Sequence[WaveItem], results: Sequence[RoundResult]

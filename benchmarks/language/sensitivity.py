@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.language.dialogues import BenchmarkDialogue
 from serving.bundle import Bundle
 from serving.domain import F32
+from serving.geometry import Geometry
 from serving.ports import DecodedMasks
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
@@ -52,11 +53,11 @@ class Moved:
 async def decode(bundle: Bundle, dialogues: Sequence[BenchmarkDialogue], features: Sequence[F32]) -> Decoded:
     """``features``: for each dialogue (rounds, 256). Correction as a live session has it."""
     threshold = bundle.manifest.judge.threshold
-    vision = OnnxVision(bundle, threads=2)
+    vision, geometry = OnnxVision(bundle, threads=2), Geometry.of(bundle)
     embeddings = MemoryEmbeddings.of(bundle.manifest.image, 1 << 27)
 
     async def one(dialogue: BenchmarkDialogue, raw: F32) -> DecodedMasks:
-        encoder = dialogue.image.encoder
+        encoder = geometry.encoder_image(dialogue.image)
         lease = await embeddings.acquire(encoder.key, lambda held: vision.encode(encoder, held))
         decoded = await vision.decode(lease, raw, np.full(len(raw), threshold, np.float32))
         embeddings.release(lease)

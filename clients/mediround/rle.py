@@ -24,10 +24,8 @@ class MalformedRle(ValueError):
 def encode(mask: Bits) -> bytes:
     """Encode a mask, bool (H, W), with H and W at least 1. Raises ValueError for any other array."""
     check(mask)
-    columns = np.ascontiguousarray(mask.T).reshape(-1).view(np.uint8)
-    edges = np.flatnonzero(columns[1:] != columns[:-1]) + 1
-    begins_set = np.zeros(int(columns[0]), np.int64)  # an empty first run where the first pixel is set
-    bounds = np.concatenate([np.zeros(1, np.int64), begins_set, edges, np.array([columns.size])])
+    begins_set = np.zeros(int(mask[0, 0]), np.int64)  # an empty first run where the first pixel is set
+    bounds = np.concatenate([np.zeros(1, np.int64), begins_set, _edges(mask), np.array([mask.size])])
     return _write(np.diff(bounds))
 
 
@@ -52,6 +50,14 @@ def decode(counts: bytes, height: int, width: int) -> Bits:
         raise MalformedRle(f"the runs do not make a mask of {height}x{width}")
     values = (np.arange(runs.size) & 1).astype(np.bool_)
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def _edges(mask: Bits) -> _Integers:
+    """Ascending: where, column by column, a pixel differs from the one before it."""
+    height, width = mask.shape
+    below = np.flatnonzero(mask[1:] != mask[:-1])
+    heads = np.flatnonzero(mask[0, 1:] != mask[-1, :-1]) + 1
+    return np.sort(np.concatenate([below % width * height + below // width + 1, heads * height]))
 
 
 def _write(runs: _Integers) -> bytes:

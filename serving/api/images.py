@@ -49,6 +49,11 @@ class RawShape:
     def nbytes(self) -> int:
         return self.height * self.width * self.channels
 
+    @property
+    def form(self) -> str:
+        """Of a ``ContentAddress``."""
+        return f"uint8 {self.height}x{self.width}x{self.channels}"
+
 
 def check_raw(shape: RawShape, limits: Limits) -> None:
     """Raises InvalidInput for a shape that is not served, before its bytes are there."""

@@ -22,7 +22,7 @@ from serving.api.images import rgb_of_file, rgb_of_pixels
 from serving.api.repetition import request_key
 from serving.api.requests import RequestReader
 from serving.api.upload import ReceivedImage, receive
-from serving.domain import U8
+from serving.domain import U8, ContentAddress, SourceImage
 from serving.errors import NotFound, PreconditionFailed, Shed
 from serving.history.record import SessionRecord
 from serving.observer import Observer
@@ -52,7 +52,7 @@ class Openings:
         self, orchestrator: Orchestrator, description: ServerDescription, uploads: ImageCache, observer: Observer
     ) -> None:
         limits = description.limits
-        self._keeper, self._held_executor = orchestrator.keeper, orchestrator.pixel_executor
+        self._keeper = orchestrator.keeper
         self._requests, self._limits = RequestReader(description), limits
         self._uploads, self._observer = uploads, observer
         self._turns = Turns(limits.max_concurrent_uploads, _MAX_OPENINGS_WAITING, "images", Shed.UPLOADS)
@@ -94,13 +94,8 @@ class Openings:
             raise
 
     async def _opened(self, new: NewSession, caller: str, received: ReceivedImage) -> SessionRecord:
-        with Stopwatch() as decoding:
-            rgb = await self._image(caller, received, new.content)
-        with Stopwatch() as preprocessing:
-            # An image that is held does not wait for those that are decoded.
-            session = await self._keeper.open(new, rgb, None if received.payload else self._held_executor)
-        self._observer.opened(decoding.seconds if received.payload else None, preprocessing.seconds)
-        return session.record
+        image = await self._image(caller, received, new.content)
+        return (await self._keeper.open(new, image)).record
 
     async def _digest(self, received: ReceivedImage) -> bytes:
         """SHA-256 of what was sent, or of what is held. Raises InvalidInput where the caller named another."""
@@ -108,17 +103,21 @@ class Openings:
             return received.promised
         return await run_in_executor(self._keeper.opening_executor, received.digest)
 
-    async def _image(self, caller: str, received: ReceivedImage, digest: bytes) -> U8:
-        """Its pixels. Raises NotFound for bytes that are neither sent nor held."""
-        key = UploadKey(caller, digest, received.shape)
-        if received.payload:
+    async def _image(self, caller: str, received: ReceivedImage, digest: bytes) -> SourceImage:
+        """Decoded and prepared, or held. Raises NotFound for bytes that are neither sent nor held."""
+        key = UploadKey(caller, ContentAddress(received.form, digest))
+        if not received.payload:
+            held = self._uploads.get(key)
+            if held is None:
+                raise NotFound("no image of this content_sha256 is held: its bytes must be sent")
+            return held
+        with Stopwatch() as decoding:
             rgb = await run_in_executor(self._keeper.opening_executor, partial(self._decoded, received))
-            self._uploads.put(key, rgb)
-            return rgb
-        cached = self._uploads.get(key)
-        if cached is None:
-            raise NotFound("no image of this content_sha256 is held: its bytes must be sent")
-        return cached
+        with Stopwatch() as preprocessing:
+            image = await self._keeper.prepare(rgb, key.address)
+        self._uploads.put(key, image)
+        self._observer.opened(decoding.seconds, preprocessing.seconds)
+        return image
 
     def _decoded(self, received: ReceivedImage) -> U8:
         if received.shape is not None:

@@ -39,6 +39,11 @@ class ReceivedImage:
     header: pb.ImageHeader
     """All that the caller says of the session."""
 
+    @property
+    def form(self) -> str:
+        """Of a ``ContentAddress``."""
+        return "file" if self.shape is None else self.shape.form
+
     def digest(self) -> bytes:
         """SHA-256 of the payload. Raises InvalidInput when the caller named another."""
         digest = hashlib.sha256(self.payload).digest()

@@ -1,6 +1,6 @@
 """An image's embedding while a request works on it: asked for at once, there when the first mask is decoded.
 
-Knows the embedding store and the engine that fills it. Does not know rounds.
+Knows the embedding store. Does not know rounds, or how an embedding is made.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from serving import request_context
-from serving.domain import Priority, SourceImage
-from serving.ports import EmbeddingLease, EmbeddingStore, VisionEngine
+from serving.domain import Priority
+from serving.ports import EmbeddingLease, EmbeddingStore, Fill
 from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import wait_until_done
 
@@ -27,11 +27,11 @@ class HeldEmbedding:
 
 @asynccontextmanager
 async def embedding_of(
-    image: SourceImage, store: EmbeddingStore, vision: VisionEngine, priority: Priority
+    key: str, store: EmbeddingStore, fill: Fill, priority: Priority
 ) -> AsyncIterator[asyncio.Task[HeldEmbedding]]:
-    """The image's embedding, on its way while the block runs, given back after it."""
+    """An embedding, on its way while the block runs, given back after it; see ``EmbeddingStore.acquire``."""
     with request_context.prioritised(priority):
-        task = asyncio.create_task(_acquire(image, store, vision))
+        task = asyncio.create_task(_acquire(key, store, fill))
     try:
         yield task
     finally:
@@ -41,7 +41,7 @@ async def embedding_of(
             store.release(task.result().lease)
 
 
-async def _acquire(image: SourceImage, store: EmbeddingStore, vision: VisionEngine) -> HeldEmbedding:
-    encoder, watch = image.encoder, Stopwatch()
-    lease = await store.acquire(encoder.key, lambda lease: vision.encode(encoder, lease))
+async def _acquire(key: str, store: EmbeddingStore, fill: Fill) -> HeldEmbedding:
+    watch = Stopwatch()
+    lease = await store.acquire(key, fill)
     return HeldEmbedding(lease, watch.seconds)

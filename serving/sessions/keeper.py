@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from serving.domain import U8, GivenMask, Mask
+from serving.domain import U8, ContentAddress, GivenMask, Mask, SourceImage
 from serving.errors import NotFound, PreconditionFailed, Reason
 from serving.geometry import Geometry
 from serving.history import changes
@@ -53,17 +53,17 @@ class SessionKeeper:
     clock: Callable[[], float] = time.time
     """Seconds since the epoch."""
 
-    async def open(self, new: NewSession, rgb: U8, executor: Executor | None = None) -> Session:
-        """Open a session on an RGB uint8 (H, W, 3) image.
+    async def prepare(self, rgb: U8, address: ContentAddress | None = None) -> SourceImage:
+        """What sessions need of an image, RGB uint8 (H, W, 3); ``address``: what it was read from, where known."""
+        return await run_in_executor(self.opening_executor, partial(self.geometry.source_image, rgb, address))
 
-        ``executor`` prepares it; ``opening_executor`` by default, where images are decoded, too.
+    async def open(self, new: NewSession, image: SourceImage) -> Session:
+        """Open a session.
 
         Raises:
             Exhausted: no more sessions are held.
             PreconditionFailed: the id was used (SESSION_ID_USED), perhaps by this request: see ``opened_before``.
         """
-        prepare = partial(self.geometry.source_image, rgb)
-        image = await run_in_executor(executor or self.opening_executor, prepare)
         record = self._record(new, image.size)
         session = Session(changes.with_request(record, new.request), image)
         await self.store.create(session)
@@ -87,18 +87,17 @@ class SessionKeeper:
             raise _used()
         return record
 
-    async def resume(self, new: NewSession, decoded: Callable[[], Awaitable[U8]]) -> SessionRecord:
+    async def resume(self, new: NewSession, prepared: Callable[[], Awaitable[SourceImage]]) -> SessionRecord:
         """Give a parked session its image again. Raises PreconditionFailed for another image, and as ``read``
         does.
         """
         snapshot = await self.read(new.session_id, new.caller)
         record = snapshot.record
-        rgb = await decoded() if snapshot.parked and record.content == new.content else None
-        if record.content != new.content or (rgb is not None and record.size != rgb.shape[:2]):
+        image = await prepared() if snapshot.parked and record.content == new.content else None
+        if record.content != new.content or (image is not None and record.size != image.size):
             raise PreconditionFailed("the session is on another image", Reason.OTHER_IMAGE)
-        if rgb is None:
+        if image is None:
             return record
-        image = await run_in_executor(self.opening_executor, partial(self.geometry.source_image, rgb))
         await self.store.resume(new.session_id, new.caller, image)
         return record
 

@@ -85,8 +85,9 @@ ROUND_SECONDS = Metric(
 STAGE_SECONDS = Metric(
     "mediround_stage_seconds",
     MetricKind.HISTOGRAM,
-    "Seconds of each stage that took place: pixels and preprocess once per session, queue once per request, the "
-    "others once per wave. Stages overlap. A stage includes waiting for its engine while others use it.",
+    "Seconds of each stage that took place: pixels and preprocess once per image that is sent, queue once per "
+    "request, the others once per wave. Stages overlap. A stage includes waiting for its engine while others use "
+    "it.",
     {"stage": (*OPENING_STAGES, *ROUND_STAGES)},
     "seconds",
     SECONDS,

@@ -37,9 +37,8 @@ class MetricsRecorder:
         self._corrected, self._near = self._counter(t.CORRECTED), self._counter(t.NEAR_THRESHOLD)
         self._empty, self._no_mask = self._counter(t.EMPTY), self._counter(t.NO_MASK)
 
-    def opened(self, pixels: float | None, preprocess: float) -> None:
-        if pixels is not None:
-            self._stage_seconds.labels("pixels").observe(pixels)
+    def opened(self, pixels: float, preprocess: float) -> None:
+        self._stage_seconds.labels("pixels").observe(pixels)
         self._stage_seconds.labels("preprocess").observe(preprocess)
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:

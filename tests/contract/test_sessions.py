@@ -70,8 +70,8 @@ async def test_a_session_is_held_as_it_was_created(subject: Subject) -> None:
     created = await subject.opened()
     async with subject.store.exclusive("s", "anna") as held:
         assert (held.session_id, held.caller, held.rounds) == ("s", "anna", ())
-        assert np.array_equal(held.image.rgb, created.image.rgb)
-        assert held.image.encoder.key == created.image.encoder.key
+        assert np.array_equal(held.image.pixels, created.image.pixels)
+        assert held.image.embedding_key == created.image.embedding_key
 
 
 async def test_appended_rounds_are_seen_by_the_next(subject: Subject) -> None:
@@ -391,6 +391,6 @@ async def test_a_session_with_its_image_is_not_given_another(subject: Subject) -
     created = await subject.opened()
     await subject.store.resume("s", "anna", session(MODEL, "t", side=64).image)
     async with subject.store.exclusive("s", "anna") as held:
-        assert np.array_equal(held.image.rgb, created.image.rgb)
+        assert np.array_equal(held.image.pixels, created.image.pixels)
     with pytest.raises(NotFound):
         await subject.store.resume("s", "berta", created.image)

@@ -77,7 +77,8 @@ def decoded(golden: Golden) -> list[Decoded]:
 def _decode(golden: Golden, dialogue: RecordedDialogue) -> Decoded:
     model, geometry = golden.model, golden.geometry
     source = geometry.source_image(np.ascontiguousarray(dialogue.rgb))
-    pixels, valid = torch.from_numpy(source.encoder.pixels), torch.tensor([source.encoder.valid_hw])
+    encoder = geometry.encoder_image(source)
+    pixels, valid = torch.from_numpy(encoder.pixels), torch.tensor([encoder.valid_hw])
     embedding = ImageEncoderGraph(model.image_encoder)(pixels[None], valid.int())
 
     def tower(picture: TowerImage) -> tuple[torch.Tensor, torch.Tensor]:

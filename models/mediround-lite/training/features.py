@@ -109,7 +109,7 @@ def encode(encoder: TinyViT, image: NDArray[np.uint8], *, half: bool) -> torch.T
 
 def pixels(image: NDArray[np.uint8]) -> torch.Tensor:
     """Grey image (H, W) → the encoder's input (1, 3, 256, 256), 0..1 over the valid part, zeros outside."""
-    shown = GEOMETRY.encoder_image(rgb(image))
+    shown = GEOMETRY.encoder_image(GEOMETRY.source_image(rgb(image)))
     height, width = shown.valid_hw
     whole = torch.from_numpy(shown.pixels).permute(2, 0, 1)[None].float()
     valid = whole[:, :, :height, :width]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from serving.api.image_cache import ImageCache, UploadKey
-from serving.api.images import RawShape
-from serving.domain import U8
+from serving.domain import ContentAddress, SourceImage, TowerImage
 
 
-def image(side: int = 10) -> U8:
-    """3 * side * side bytes."""
-    return np.zeros((side, side, 3), np.uint8)
+def image(side: int = 10) -> SourceImage:
+    """3 * side * side bytes, a third of them the tower's."""
+    tower = TowerImage("digest", np.zeros((side, side), np.uint8))
+    return SourceImage(np.zeros((side, side, 2), np.uint8), tower, "key")
 
 
-def key(name: str, caller: str = "anna", shape: RawShape | None = None) -> UploadKey:
-    return UploadKey(caller, name.encode(), shape)
+def key(name: str, caller: str = "anna", form: str = "file") -> UploadKey:
+    return UploadKey(caller, ContentAddress(form, name.encode()))
 
 
 def uploads_of(max_bytes: int) -> ImageCache:
@@ -28,7 +28,7 @@ def test_a_caller_reaches_its_own_alone() -> None:
     uploads.put(key("a"), held)
     assert uploads.get(key("a")) is held
     assert uploads.get(key("a", caller="ben")) is None
-    assert uploads.get(key("a", shape=RawShape(10, 10, 3))) is None
+    assert uploads.get(key("a", form="uint8 10x10x3")) is None
     assert uploads.get(key("b")) is None
 
 

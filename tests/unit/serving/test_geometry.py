@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from serving.domain import Rectangle
-from serving.geometry import Geometry, bounding_rectangle, pack_mask, squared
+from serving.domain import ContentAddress, Rectangle, SourceImage
+from serving.geometry import Geometry, bilinear, bounding_rectangle, pack_mask, squared
 from tests.unit.serving.manifests import manifest
 
 SIZES = [(64, 64), (217, 181), (181, 217), (33, 500), (1, 7), (7, 1)]
@@ -32,10 +34,12 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_sizes(geometry: Geometry, size: tuple[int, int]) -> None:
     image = geometry.source_image(noise(*size))
     assert image.size == size
-    assert image.encoder.pixels.shape == (64, 64, 3)
-    assert max(image.encoder.valid_hw) == 64
-    assert not image.encoder.pixels[image.encoder.valid_hw[0] :].any()
-    assert not image.encoder.pixels[:, image.encoder.valid_hw[1] :].any()
+    encoder = geometry.encoder_image(image)
+    assert encoder.key == image.embedding_key
+    assert encoder.pixels.shape == (64, 64, 3)
+    assert max(encoder.valid_hw) == 64
+    assert not encoder.pixels[encoder.valid_hw[0] :].any()
+    assert not encoder.pixels[:, encoder.valid_hw[1] :].any()
     assert image.tower.pixels.shape == (28, 28, 3)
     mask = geometry.mask(np.ones((256, 256), np.float32), image)
     assert mask.area == size[0] * size[1]
@@ -44,18 +48,28 @@ def test_sizes(geometry: Geometry, size: tuple[int, int]) -> None:
 
 def test_a_square_image_of_the_models_side_is_not_resampled(geometry: Geometry) -> None:
     rgb = noise(64, 64)
-    assert np.array_equal(geometry.encoder_image(rgb).pixels, rgb)
+    assert np.array_equal(geometry.encoder_image(geometry.source_image(rgb)).pixels, rgb)
 
 
-def test_keys_depend_on_pixels_size_and_encoder(geometry: Geometry) -> None:
+def test_an_embeddings_key_depends_on_bytes_form_encoder_and_preprocessing(geometry: Geometry) -> None:
     rgb = noise(40, 64)
-    padded = np.zeros((64, 64, 3), np.uint8)
-    padded[:40] = rgb
-    same, other = geometry.encoder_image(rgb), geometry.encoder_image(padded)
-    assert np.array_equal(same.pixels, other.pixels)
-    elsewhere = Geometry(geometry.image, geometry.tower, "another")
-    assert len({same.key, other.key, elsewhere.encoder_image(rgb).key}) == 3
-    assert geometry.encoder_image(rgb.copy()).key == same.key
+    key = geometry.source_image(rgb).embedding_key
+    assert geometry.source_image(rgb.copy()).embedding_key == key
+    address = ContentAddress("uint8 40x64x3", hashlib.sha256(rgb.tobytes()).digest())
+    assert geometry.source_image(rgb, address).embedding_key == key, "sent as bare pixels, it is the same image"
+    model = manifest()
+    other_image = model.image.model_copy(update={"preprocessing": "minmax_valid"})
+    others = [
+        geometry.source_image(np.ascontiguousarray(rgb.reshape(64, 40, 3))),
+        geometry.source_image(rgb, replace(address, form="file")),
+        geometry.source_image(rgb, replace(address, digest=bytes(32))),
+        Geometry(model.image, model.tower, "another").source_image(rgb),
+        Geometry(other_image, model.tower, "digest").source_image(rgb),
+        # One's end is not another's beginning.
+        geometry.source_image(rgb, ContentAddress("uint8 40x64x3a", address.digest)),
+        Geometry(model.image, model.tower, "digestd").source_image(rgb),
+    ]
+    assert len({key, *(other.embedding_key for other in others)}) == 1 + len(others)
 
 
 def test_normalisation(geometry: Geometry) -> None:
@@ -63,6 +77,37 @@ def test_normalisation(geometry: Geometry) -> None:
     normal = image.normalised(geometry.tower)
     assert normal.shape == (3, 28, 28)
     assert normal[:, 0, 0] == pytest.approx([1.0, 2.0, 4.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.booleans(), st.sampled_from([64, 512, 1000, 1024]), st.data())
+def test_bilinear_is_pillows_to_the_bit(grey: bool, side: int, data: st.DataObject) -> None:
+    """Whether OpenCV may do it, or Pillow must: of a long image, one axis may be the one and one the other."""
+    sizes = st.sampled_from([1, 3, 32, 100, 250, 256, 333, 512, 640, 768, 1023]) | st.integers(1, 1100)
+    height, width = data.draw(sizes), data.draw(sizes)
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    pixels = np.ascontiguousarray(pixels[..., 0]) if grey else pixels
+    longest = max(height, width)
+    new = [max(1, int(length * side / longest + 0.5)) for length in (height, width)]
+    expected = Image.fromarray(pixels).resize((new[1], new[0]), Image.Resampling.BILINEAR)
+    assert np.array_equal(bilinear(pixels, *new), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_grey_image_is_worked_on_as_one_channel(geometry: Geometry, size: tuple[int, int]) -> None:
+    """And nothing else is: to the bit, all is what three equal channels make."""
+    grey = noise(*size)[..., 0]
+    rgb = np.repeat(grey[..., None], 3, axis=2)
+    image = geometry.source_image(rgb)
+    assert image.pixels.shape == size
+    whole = SourceImage(rgb, geometry.tower_image(rgb), image.embedding_key)
+    assert image.tower.digest == whole.tower.digest
+    assert np.array_equal(geometry.encoder_image(image).pixels, geometry.encoder_image(whole).pixels)
+    mask = pack_mask(noise(*size)[..., 1] > 100)
+    found, expected = (geometry.reference(shown, mask, 0) for shown in (image, whole))
+    assert (found.crop.digest, found.crop_rectangle) == (expected.crop.digest, expected.crop_rectangle)
+    rgb[-1, -1, 2] ^= 1
+    assert geometry.source_image(rgb).pixels is rgb
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,7 +175,7 @@ def test_a_reference_to_a_long_picture_takes_memory_as_the_picture_does(
     geometry.reference(image, mask, 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 16 * image.rgb.nbytes, "a square of the longer side has 400 times its pixels"
+    assert peak < 16 * image.pixels.nbytes, "a square of the longer side has 400 times its pixels"
 
 
 def test_black_pixels_count_for_the_box_but_not_for_the_crop(geometry: Geometry) -> None:

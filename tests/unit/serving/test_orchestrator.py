@@ -23,6 +23,7 @@ from serving.domain import (
     EncoderImage,
     Priority,
     Question,
+    SourceImage,
     Tell,
 )
 from serving.errors import EngineFault, Exhausted, InvalidInput, InvalidQuestion, NotFound, PreconditionFailed
@@ -317,7 +318,11 @@ async def test_a_late_failure_keeps_the_waves_already_sent(serving: Stack) -> No
 async def test_an_encoder_that_nobody_waited_for_fails_nobody(serving: Stack) -> None:
     session = await serving.open()
     serving.vision.script.fail_next("encode", Exhausted("later"))
-    result = await serving.orchestrator.ask(session, "me", free("nothing"), ALWAYS)
+    serving.language.script.hold("complete")
+    asking = asyncio.create_task(serving.orchestrator.ask(session, "me", free("nothing"), ALWAYS))
+    await serving.vision.script.reached("encode")
+    serving.language.script.let_go("complete")
+    result = await asking
     assert (result.index, result.segmentation, result.cache.embedding_hit) == (0, None, False)
     result = await serving.orchestrator.ask(session, "me", forced(), ALWAYS)
     assert (result.index, result.cache.embedding_hit) == (1, False)
@@ -391,6 +396,22 @@ async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(servi
         (ExpectedWork(encodes=0, passes=1, masks=3), Priority.BATCH, True),
         (ExpectedWork(encodes=0, passes=1, masks=1), Priority.INTERACTIVE, False),
     ]
+
+
+async def test_an_image_whose_embedding_is_held_is_not_resized_again(
+    serving: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resize, resized = Geometry.encoder_image, list[SourceImage]()
+
+    def counted(geometry: Geometry, image: SourceImage) -> EncoderImage:
+        resized.append(image)
+        return resize(geometry, image)
+
+    monkeypatch.setattr(Geometry, "encoder_image", counted)
+    sessions = [await serving.open(), await serving.open(IMAGE.copy())]
+    assert resized == [], "an opening needs no embedding"
+    first, second = [await serving.orchestrator.ask(each, "me", forced(), ALWAYS) for each in sessions]
+    assert (first.cache.embedding_hit, second.cache.embedding_hit, len(resized)) == (False, True, 1)
 
 
 @dataclass(frozen=True, slots=True)
