@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mediround import AccessDenied, AsyncClient, Client, NotFound, Tls, Unavailable
+from mediround.v1 import segmentation_pb2 as pb
 from serving import errors
 from serving.__main__ import get_ready
 from serving.api.server import SERVICE, Server, serving
@@ -219,3 +220,9 @@ async def test_callers_are_kept_apart(
         with pytest.raises(NotFound):
             await theirs.close()
         assert (await session.ask("Segment the liver.")).index == 0
+        stubs = [client._connection.stub for client in (anna, ben, again)]
+        pages = [(await stub.ListSessions(pb.ListSessionsRequest())).sessions for stub in stubs]
+        annas, bens, agains = [{each.session_id for each in page} for page in pages]
+        assert annas == agains > {session.session_id}
+        assert bens
+        assert not annas & bens

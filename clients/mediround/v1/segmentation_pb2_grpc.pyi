@@ -10,8 +10,8 @@ Server reflection (grpc.reflection.v1alpha) is on.
 Request metadata, all optional:
 - "x-request-id" names a request in the server's log and in its failure. It must be a UUID (8-4-4-4-12 hexadecimal
   digits), new for every request and the same for its repetitions; anything else is ignored and the server makes an id of
-  its own. The same id with the same request is answered by the first result, and nothing is done twice: for OpenSession,
-  AskRound, AskRoundWithProgress, SegmentDialogue, AmendRound, RewindSession and ForkSession, among the last requests of
+  its own. The same id with the same request is answered by the first result, and nothing is done twice: for OpenSession
+  (where the caller names the session), AskRound, AskRoundWithProgress, SegmentDialogue, AmendRound, RewindSession and ForkSession, among the last requests of
   the session (Limits.max_requests_remembered). The same id with another request is FAILED_PRECONDITION,
   IDEMPOTENCY_MISMATCH. A repetition that meets the first waits for it. A dialogue that was cut off goes on where it ended.
 - "x-mediround-session" is the session's id, on every call that has one (of ForkSession: the session that is branched),
