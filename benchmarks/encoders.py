@@ -48,14 +48,17 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
     parser.add_argument("--data", type=Path, help="dialogues to ask; without it made-up images")
-    parser.add_argument("--root", type=Path, default=Path())
-    parser.add_argument("--dialogues", type=int, default=20)
+    parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to (.)")
+    parser.add_argument("--dialogues", type=int, help="most of --data to take (20)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     given = parser.parse_args()
+    if not given.data and (given.root or given.dialogues):
+        parser.error("--root and --dialogues must be left out unless --data is given")
     bundle = load_bundle(given.bundle)
-    dialogues = of_data_set(given.data, given.root, given.dialogues) if given.data else made_up()
+    root, most = given.root or Path(), given.dialogues or 20
+    dialogues = of_data_set(given.data, root, most) if given.data else made_up()
     asked = [each for each in ask(bundle, list(dialogues), given.threads) if each.batches]
     rows = compare(bundle, asked, given.repeats, given.threads)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -78,17 +78,22 @@ def main() -> int:
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX)
     parser.add_argument("--seconds", type=int, default=60, help="measured at each rate")
-    parser.add_argument("--least", default="0.5", help="first rate, in dialogues a second")
-    parser.add_argument("--precision", default="0.15")
-    parser.add_argument("--rate", help="do not look for the knee: profile at this rate")
+    parser.add_argument("--least", help="first rate, in dialogues a second (0.5)")
+    parser.add_argument("--precision", help="of the knee's rate (0.15)")
+    parser.add_argument("--rate", help="do not look for the knee: profile at this rate; needs --profile")
     parser.add_argument("--profile", type=Path, metavar="PY_SPY", help="py-spy's program")
     given = parser.parse_args()
+    if given.rate and not given.profile:
+        parser.error("--rate must be left out unless --profile is given")
+    if given.rate and (given.least or given.precision):
+        parser.error("--least and --precision must be left out where --rate is given: no knee is looked for")
     given.out.mkdir(parents=True, exist_ok=True)
     metrics = [f"127.0.0.1:{free_port()}" for _ in range(2 if given.engine else 1)]
     flags, *beside = [["--metrics-listen", address, "--log-format", "json"] for address in metrics]
     code, language = MET, beside[0] if beside else []
     with stack(given.bundle, given.out, given.engine, given.vision, flags, language_flags=language) as server:
-        how = ["--duration", str(given.seconds), "--least", given.least, "--precision", given.precision]
+        how = ["--duration", str(given.seconds), "--least", given.least or "0.5"]
+        how += ["--precision", given.precision or "0.15"]
         if given.rate is None:
             asked = loadtest("knee", server, metrics, given.out, *how)
             code = subprocess.run(asked, check=False).returncode  # noqa: S603  # our own

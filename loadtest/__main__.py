@@ -66,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     knee.add_argument(
         "--memory",
         type=_positive,
-        default=1.5,
         metavar="SHARE",
         help="of the server's peak resident memory at the knee, allowed in the last run; needs --metrics (1.5)",
     )

@@ -10,6 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -63,6 +64,11 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _knee(given: argparse.Namespace) -> int:
+    if given.memory is not None and not given.metrics:
+        raise LoadRunError("--memory must be left out unless --metrics is given")
+    objective = KneeObjective(given.goodput)
+    if given.memory is not None:
+        objective = replace(objective, memory=given.memory)
     scenario = read(given.scenario).at(duration=given.duration)
     model.writable(given.out)
     least = given.least or scenario.arrivals.rate
@@ -71,7 +77,7 @@ def _knee(given: argparse.Namespace) -> int:
         sweep = Sweep(
             _subject(given), scenario, given.scenario.parent, given.seed, given.out, _told, progress=progress
         )
-        found = asyncio.run(sweep.knee(how, given.overload, KneeObjective(given.goodput, given.memory)))
+        found = asyncio.run(sweep.knee(how, given.overload, objective))
     publish_knee(found, given.out)
     print("\n".join(tables.knee_notes(found)))
     print(tables.plain(tables.steps(found)))

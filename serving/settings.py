@@ -241,8 +241,9 @@ class Settings(ServerSettings):
         elsewhere = self.language != ONNX
         if elsewhere and "prefix_cache_bytes" in self.engines.model_fields_set:
             raise ValueError("--engines.prefix-cache-bytes must be left out unless --language is onnx")
-        if elsewhere and self.vision != ONNX and self.engines.provider != "cpu":
-            raise ValueError("--engines.provider must be left out unless a half is in this process")
+        if elsewhere and self.vision != ONNX:
+            for name in sorted({"provider", "threads"} & self.engines.model_fields_set):
+                raise ValueError(f"--engines.{name} must be left out unless a half is in this process")
         return self
 
     @model_validator(mode="after")

@@ -232,6 +232,8 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="vLLM's defaults for a GPU, bfloat16")
     parser.add_argument("--batch-invariant", action="store_true", help="vLLM's own mode; GPUs only")
     given = parser.parse_args()
+    if given.batch_invariant and not given.gpu:
+        parser.error("--batch-invariant must be left out unless --gpu is given")
     given.out.mkdir(parents=True, exist_ok=True)
     text = asyncio.run(run(given))
     (given.out / f"language-{given.bundle.name}.md").write_text(text + "\n")

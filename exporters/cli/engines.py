@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from exporters.cli.options import refuse_unused
 from exporters.errors import SourceError
 from serving.bundle import Bundle
 from serving.engines import SharedMemory, local_vision, providers, remote_vision, shared_memory
@@ -24,7 +25,7 @@ from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import LanguageEngine, VisionEngine
 from serving.runtime.cpus import usable_cpus
 from serving.runtime.graph import ProviderError
-from serving.settings import EngineSettings, Settings
+from serving.settings import ONNX, EngineSettings, Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.triton.engine import TritonVision
 
@@ -44,18 +45,18 @@ class ReplayEngines:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The bundle, and what runs its halves."""
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=usable_cpus())
+    parser.add_argument("--threads", type=int, help=f"of ONNX Runtime, within an operator ({usable_cpus()})")
     parser.add_argument(
-        "--language", choices=("onnx", "vllm", "vllm-cpu"), default="onnx", help="vllm: on a GPU; float32 on both"
+        "--language", choices=(ONNX, "vllm", "vllm-cpu"), default=ONNX, help="vllm: on a GPU; float32 on both"
     )
     parser.add_argument(
         "--vision",
-        default="onnx",
+        default=ONNX,
         metavar="onnx|triton://HOST:PORT",
         help="as of `python -m serving`, with its environment variables MEDIROUND_TRITON__… (%(default)s)",
     )
     parser.add_argument(
-        "--provider", choices=("cpu", "cuda"), default="cpu", help="of ONNX Runtime, for both halves (%(default)s)"
+        "--provider", choices=("cpu", "cuda"), help="of ONNX Runtime, for each half that it runs (cpu)"
     )
 
 
@@ -83,7 +84,9 @@ async def engines(bundle: Bundle, given: argparse.Namespace) -> AsyncIterator[Re
 
 def _settings(given: argparse.Namespace) -> Settings:
     """The server's own, so that ``--vision`` means what it means there. Raises SourceError."""
-    engines = EngineSettings(threads=given.threads, provider=given.provider)
+    if ONNX not in {given.language, given.vision}:
+        refuse_unused(given, "threads", "provider", unless="--language or --vision is onnx")
+    engines = EngineSettings(threads=given.threads or usable_cpus(), provider=given.provider or "cpu")
     try:
         return Settings(bundle=given.bundle, vision=given.vision, engines=engines)
     except ValidationError as error:
@@ -92,7 +95,7 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 async def _language(bundle: Bundle, settings: Settings, name: str) -> LanguageEngine:
-    if name == "onnx":
+    if name == ONNX:
         return OnnxLanguage(bundle, settings.engines.threads, _CACHE_BYTES, providers(settings))
     return await VllmLanguage.start(bundle, ON_CPU if name == "vllm-cpu" else VllmOptions(dtype="float32"))
 

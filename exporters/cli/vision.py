@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from exporters.cli.options import refuse_unused
 from exporters.compare import drift, recorded_inputs
 from exporters.compare.json_report import as_json
 from exporters.errors import SourceError
@@ -27,6 +28,7 @@ from serving.bundle import load_bundle
 from serving.runtime.cpus import usable_cpus
 
 MIB = 1 << 20
+DIALOGUES = 20
 
 
 def vision_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,7 @@ def vision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new directory")
     parser.add_argument("--data", type=Path, help="dialogues in the MR-MedSeg form; made-up images by default")
     parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to")
-    parser.add_argument("--dialogues", type=int, default=20, help="most of --data to take (%(default)s)")
+    parser.add_argument("--dialogues", type=int, help=f"most of --data to take ({DIALOGUES})")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     limits = drift.DriftLimits()
     parser.add_argument("--min-cosine", type=float, default=limits.cosine, help="of embeddings (%(default)s)")
@@ -50,9 +52,11 @@ def vision_arguments(parser: argparse.ArgumentParser) -> None:
 def _vision(given: argparse.Namespace) -> int:
     bundle, progress = load_bundle(given.bundle), timed()
     if given.data is None:
+        refuse_unused(given, "root", "dialogues", unless="--data is given")
         dialogues = list(recorded_inputs.made_up())
     else:
-        dialogues = list(recorded_inputs.of_data_set(given.data, given.root or given.data.parent, given.dialogues))
+        root, most = given.root or given.data.parent, given.dialogues or DIALOGUES
+        dialogues = list(recorded_inputs.of_data_set(given.data, root, most))
     progress(f"asking {bundle.manifest.name} {bundle.manifest.version}")
     questions = recorded_inputs.ask(bundle, dialogues, given.threads)
     limits = drift.DriftLimits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)

@@ -26,6 +26,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from serving.bundle import Manifest
 from serving.domain import F32, SegFeature
 from serving.errors import EngineFault, Unavailable
+from serving.llm.plugin import causes
 from serving.llm.plugin.rows import CHOSEN_ROWS
 from serving.llm.vllm_options import VllmOptions
 from serving.llm.vllm_requests import MediaItem, VllmAnswer, VllmRequest
@@ -33,6 +34,8 @@ from serving.llm.vllm_requests import MediaItem, VllmAnswer, VllmRequest
 SHUTDOWN_SECONDS = 10.0
 FEATURE_TAP = "serving.llm.plugin.tap.FeatureTap"
 CHOSEN_ROWS_TAP = "serving.llm.plugin.rows.ChosenRowsTap"
+_NO_CAUSE = "(its processes gave no cause: was one killed for want of memory?)"
+_CACHE_ADVICE = " (the cache's bytes: --vllm.kv-cache-bytes)"
 TAPPED_RANK = 0
 """``serving.llm.plugin.tap`` marks its rows so; real ranks begin at 1."""
 
@@ -81,16 +84,12 @@ class VllmCore:
 
         Raises:
             EngineFault: the tap cannot be installed, or yields features of another length.
-            RuntimeError: vLLM does not start; its log says why.
+            RuntimeError: vLLM does not start; the message says why.
         """
         if options.batch_invariant and current_platform.is_cpu():
             raise RuntimeError("batch_invariant: vLLM has no such mode on a CPU")
         steps = Steps()
-        arguments = _arguments(model, manifest, options)
-        try:
-            llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
-        except (ValueError, NotImplementedError) as error:
-            raise RuntimeError(f"vLLM refuses its options: {error}") from error
+        llm = _started(_arguments(model, manifest, options), steps)
         core = cls(llm, manifest, steps, chosen_rows=options.chosen_rows)
         try:
             lengths = await llm.collective_rpc("install_feature_tap") if tap else []
@@ -196,6 +195,19 @@ class VllmCore:
 
 def _feature(row: F32) -> SegFeature:
     return SegFeature(row[1:], float(row[0]))
+
+
+def _started(arguments: AsyncEngineArgs, steps: Steps) -> AsyncLLM:
+    """Raises RuntimeError with vLLM's own reason, in one line."""
+    with causes.recorded() as cause:
+        try:
+            return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: StepLogger(steps)])
+        except (ValueError, NotImplementedError) as error:
+            raise RuntimeError(f"vLLM refuses its options: {causes.in_a_line(error)}") from error
+        except (RuntimeError, OSError) as error:
+            reason = cause() or f"{causes.in_a_line(error)} {_NO_CAUSE}"
+            advice = _CACHE_ADVICE if "KV cache" in reason else ""
+            raise RuntimeError(f"vLLM does not start: {reason}{advice}") from error
 
 
 def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEngineArgs:

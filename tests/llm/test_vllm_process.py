@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,35 @@ from loadtest.server_process import Launched, free_port, launched
 from mediround import Client, Unavailable
 from serving.bundle import Bundle
 from tests.contract.conftest import needs_vllm
-from tests.llm.test_process import ENGINE_DIED, IMAGE, NOT_SERVING, SERVING, health_of, until
+from tests.llm.test_process import ENGINE_DIED, IMAGE, NOT_SERVING, SERVING, START_FAILED, health_of, until
 
 
 def engine_processes(server: Launched) -> list[int]:
     """vLLM's children of the language server."""
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text().startswith("VLLM")]
+
+
+def test_vllms_own_reason_is_what_its_owner_reads(random_bundle: Bundle) -> None:
+    """It is raised in a process of vLLM's: here, for a cache that does not hold one prompt."""
+    needs_vllm()
+    command = [
+        sys.executable,
+        "-m",
+        "serving.llm",
+        "--bundle",
+        str(random_bundle.directory),
+        "--listen",
+        "127.0.0.1:0",
+    ]
+    flags = ["--engine", "vllm-cpu", "--vllm.kv-cache-bytes", str(1 << 16)]
+    ended = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == START_FAILED
+    last = ended.stderr.splitlines()[-1]
+    assert "cannot serve: vLLM does not start: " in last
+    assert "KV cache" in last
+    assert last.endswith("(the cache's bytes: --vllm.kv-cache-bytes)")
+    assert "root cause" not in last
 
 
 def test_a_killed_engine_ends_its_server_and_no_session(random_bundle: Bundle, tmp_path: Path) -> None:

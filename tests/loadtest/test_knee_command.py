@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.__main__ import main
-from loadtest.commands import MET, MISSED
+from loadtest.commands import MET, MISSED, NOT_RUN
 from loadtest.report.model import FILE, PAGE, KneeReport, Report, ReportError, read
 from tests.loadtest.scripted import ScriptedServer
 from tests.loadtest.threads import EXPOSED, SCENARIO, beside, exposing, scripted
@@ -79,3 +79,11 @@ def test_memory_that_grows_under_overload_is_status_1(
         del kept[added]
     (tmp_path / FILE).write_text(json.dumps(kept))
     assert read(tmp_path, KneeReport).most_memory is None  # a report from before they were there
+
+
+def test_a_bound_on_memory_that_nothing_would_measure_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--target", "127.0.0.1:1", "--scenario", str(tmp_path / "absent.toml"), "--memory", "2"]
+    assert main(["knee", *arguments]) == NOT_RUN
+    assert "--memory must be left out unless --metrics is given" in capsys.readouterr().err

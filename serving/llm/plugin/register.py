@@ -11,7 +11,7 @@ import logging
 from transformers import AutoConfig
 from vllm import ModelRegistry
 
-from serving.llm.plugin import waiting
+from serving.llm.plugin import causes, waiting
 from serving.llm.plugin.config import ARCHITECTURE, MediRoundConfig
 
 MODEL = "serving.llm.plugin.model:MediRoundForSegmentation"
@@ -22,6 +22,7 @@ def register() -> None:
     """Make MediRound known to vLLM; idempotent."""
     # When a worker fails, this logger prints the requests it held: pixels, boxes, token ids.
     logging.getLogger("vllm.logging_utils.dump_input").disabled = True
+    causes.watch()
     waiting.obey()
     AutoConfig.register(MediRoundConfig.model_type, MediRoundConfig, exist_ok=True)
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():

@@ -32,6 +32,27 @@ def test_each_command_says_what_it_measures(
     assert "--out" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("encoders", ["--root", "."], "--root and --dialogues must be left out unless --data is given"),
+        ("knee", ["--rate", "2"], "--rate must be left out unless --profile is given"),
+        ("knee", ["--rate", "2", "--profile", "p", "--least", "1"], "--least and --precision must be left out"),
+        ("language.__main__", ["--batch-invariant"], "--batch-invariant must be left out unless --gpu is given"),
+    ],
+)
+def test_an_option_that_nothing_would_take_is_refused_by_name(
+    name: str, flags: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name.startswith("language") and importlib.util.find_spec("transformers") is None:
+        pytest.skip("the plain loop needs transformers, which comes with vLLM: make env-vllm")
+    monkeypatch.setattr(sys, "argv", [name, *flags])
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"benchmarks.{name}").main()
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_each_part_is_there(name: str) -> None:
     assert import_module(f"benchmarks.{name}").__doc__

@@ -53,3 +53,25 @@ def test_a_default_that_could_not_be_asked_is_refused_before_anything_is_read(
 def test_the_bundled_models_say_what_they_were_trained_on() -> None:
     lite = load_bundle(REPOSITORY / "models" / "mediround-lite").manifest.answers
     assert (lite.template_trained, lite.default_mode) == (False, "free")
+
+
+LITE = ["--bundle", str(REPOSITORY / "models" / "mediround-lite")]
+VISION = ["vision", *LITE, "--precision", "fp16", "--out", "o"]
+BOTH_ELSEWHERE = ["--language", "vllm-cpu", "--vision", "triton://127.0.0.1:1"]
+RECORD = ["record", *LITE, "--data", "d", "--root", ".", "--out", "o", *BOTH_ELSEWHERE]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([*VISION, "--root", "."], "--root must be left out unless --data is given"),
+        ([*VISION, "--dialogues", "3"], "--dialogues must be left out unless --data is given"),
+        ([*RECORD, "--threads", "2"], "--threads must be left out unless --language or --vision is onnx"),
+        ([*RECORD, "--provider", "cuda"], "--provider must be left out unless --language or --vision is onnx"),
+    ],
+)
+def test_an_option_that_nothing_would_take_is_refused_by_name(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(flags) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {words}"

@@ -77,6 +77,7 @@ def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
         ["--engines.encoder", "openvino-f32", "--vision", "triton://127.0.0.1:1"],
         ["--triton.version", "2"],
         ["--language", "grpc://127.0.0.1:1", "--engines.prefix-cache-bytes", "9"],
+        ["--language", "grpc://127.0.0.1:1", "--vision", "triton://127.0.0.1:1", "--engines.threads", "2"],
         ["--language", "grpc://127.0.0.1:1", "--vision", "triton://127.0.0.1:1", "--engines.provider", "cuda"],
         ["--engines.encoder", "openvino-bf16", "--engines.provider", "cuda"],
     ],
