@@ -24,6 +24,7 @@ from mediround import Client, __version__
 from serving.llm.messages import complete_request, pictures
 from serving.ports import Completion, LanguageEngine, Prompt
 from serving.runtime.cpus import usable_cpus
+from serving.runtime.record import RuntimeRecord
 
 COLUMNS = "| case | language half, ms a round: one process | over the hop | ratio | ms more | a round as seen, ms: one process | over the hop | ratio |"  # noqa: E501  # a table's head
 
@@ -54,6 +55,10 @@ class Metered:
     with_pixels: list[int] = field(default_factory=list)
     sent_once: list[int] = field(default_factory=list)
     _sent: set[str] = field(default_factory=set)
+
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        return self.engine.runtimes
 
     async def complete(self, prompt: Prompt) -> Completion:
         digest = "0" * 64

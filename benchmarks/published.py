@@ -41,6 +41,7 @@ class Scratch:
     values: F32
     hit: bool = False
     slot: None = None
+    encoder: None = None
 
 
 class NothingKept:

@@ -186,4 +186,5 @@ def _target(address: str, described: ServerDescription) -> Target:
         server_version=described.server_version,
         language_engine=described.language_engine,
         vision_engine=described.vision_engine,
+        engine_records=described.engine_records,
     )

@@ -22,8 +22,10 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from mediround import InvalidArgument
+from serving import geometry
 from serving.admission.cost import CostModel
 from serving.admission.queue import AdmissionQueue
+from serving.api import images
 from serving.api.description import ServerDescription
 from serving.api.image_cache import ImageCache
 from serving.api.limits import Limits
@@ -166,6 +168,7 @@ def description(bundle: Bundle, settings: Settings) -> ServerDescription:
         model_digest=bundle.digest,
         server_version=version("mediround-serving"),
         limits=Limits(**settings.limits.model_dump(exclude=own)),
+        libraries=images.libraries() | geometry.LIBRARIES,
     )
 
 

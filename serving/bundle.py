@@ -75,6 +75,11 @@ class ImageSpec(_Section):
     logits_side: Positive
     """Side of the square of mask logits, which covers the padded square."""
 
+    @property
+    def compute_dtype(self) -> str:
+        """``precision`` by numpy's name of the type."""
+        return {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self.precision]
+
 
 class TowerSpec(_Section):
     """The vision tower's (CLIP's) side of the model."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import TowerSpec
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.stopwatch import Stopwatch
 
 U8 = npt.NDArray[np.uint8]
@@ -230,6 +231,15 @@ class CacheUse:
     cached_tokens: int
     prompt_tokens: int
     wave: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runtimes:
+    """What computes a round; in a round without a mask, what would have drawn it."""
+
+    language: RuntimeRecord
+    image_encoder: RuntimeRecord
+    mask_decoder: RuntimeRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ _STRIP_PIXELS = 1 << 20
 _BICUBIC_SUPPORT = 2
 _WEIGHT_UNITS = 2048
 """Of 1, in which OpenCV's linear weights are whole."""
+LIBRARIES = {"opencv": cv2.__version__}
+"""Versions of what resizes beside Pillow, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from serving.domain import (
     Priority,
     Progress,
     Question,
+    Runtimes,
     SegFeature,
     Segmentation,
     SourceImage,
@@ -204,7 +205,9 @@ class Orchestrator:
             features = wave.features(items, completion)
             held = await self._held(work) if any(features) else None
             segmentations = await self._decode(work, items, features, held, timings)
-            rounds = wave.rounds(items, completion, segmentations, self.form)
+            encoder = (held and held.lease.encoder) or self.vision.encoder
+            runtimes = Runtimes(completion.runtime, encoder, self.vision.decoder)
+            rounds = wave.rounds(items, completion, segmentations, self.form, runtimes)
             hit = held is not None and (held_before or held.lease.hit)
             timings.encode = 0.0 if hit or held is None else held.seconds
             cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, work.number)

@@ -24,6 +24,7 @@ from serving.domain import (
     unheard,
 )
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.slab import Slot
 
 
@@ -60,6 +61,8 @@ class Completion:
     """Image tokens included."""
     cached_tokens: int
     """Of the prompt tokens, those that were not computed again."""
+    runtime: RuntimeRecord
+    """What computed it."""
 
 
 class LanguageEngine(Protocol):
@@ -68,6 +71,10 @@ class LanguageEngine(Protocol):
     @property
     def description(self) -> str:
         """For people, for example ``onnxruntime/CPUExecutionProvider``."""
+
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        """What may answer the next prompt: several only where servers differ, none while none serves."""
 
     async def complete(self, prompt: Prompt) -> Completion:
         """One language pass, then generation if the prompt asks for it.
@@ -98,8 +105,13 @@ class EmbeddingLease(Protocol):
     def slot(self) -> Slot | None:
         """Where ``values`` lie in memory that a server on this host may map; None in this process's own."""
 
+    @property
+    def encoder(self) -> RuntimeRecord | None:
+        """What computed ``values``; None until they are."""
 
-Fill = Callable[[EmbeddingLease], Awaitable[None]]
+
+Fill = Callable[[EmbeddingLease], Awaitable[RuntimeRecord]]
+"""Fills a lease and returns what computed it."""
 
 
 class EmbeddingStore(Protocol):
@@ -140,8 +152,18 @@ class VisionEngine(Protocol):
     @property
     def description(self) -> str: ...
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
-        """Put the image's embedding where the lease points. Nothing writes there after it returned or raised.
+    @property
+    def encoder(self) -> RuntimeRecord:
+        """What encodes now."""
+
+    @property
+    def decoder(self) -> RuntimeRecord:
+        """What decodes now."""
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
+        """Put the image's embedding where the lease points; returns what computed it.
+
+        Nothing writes there after it returned or raised.
 
         Raises:
             StillWriting: something may, for all that is known.

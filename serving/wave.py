@@ -6,7 +6,7 @@ Knows correction policies and what a round remembers. Pure: does not know engine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from serving.domain import (
     Mask,
     Question,
     Reference,
+    Runtimes,
     SegFeature,
     Segmentation,
 )
@@ -28,8 +29,9 @@ from serving.history.record import Session, SessionRecord
 from serving.history.rounds import MaskSource, ReferredMask, Round, RoundResult, UsedReference
 from serving.ports import Completion, DecodedMasks, Prompt
 from serving.prompt import PromptTemplate, Turn
+from serving.runtime.record import RuntimeRecord
 
-NO_PASS = Completion((), (), None, 0, 0)
+NO_PASS = Completion((), (), None, 0, 0, RuntimeRecord(""))
 """Of a wave whose rounds are all seeds."""
 
 
@@ -175,10 +177,11 @@ def rounds(
     completion: Completion,
     segmentations: Sequence[Segmentation | None],
     form: PromptTemplate,
+    runtimes: Runtimes,
 ) -> list[Round]:
-    """What the session remembers of each question."""
-    parts = zip(items, segmentations, strict=True)
-    return [_round(item, completion, segmentation, form) for item, segmentation in parts]
+    """What the session remembers of each question; ``runtimes`` computed those that are no seeds."""
+    made = [_round(item, completion, each, form) for item, each in zip(items, segmentations, strict=True)]
+    return [each if each.seeded else replace(each, runtimes=runtimes) for each in made]
 
 
 def _round(

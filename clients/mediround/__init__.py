@@ -12,6 +12,7 @@ begins with an underscore may change at any time. More: clients/README.md in the
 
 from mediround._description import Limits, ServerDescription
 from mediround._parts import Box, CacheUse, Reference, Timings
+from mediround._records import EngineRecord, Library, PixelRecord, RuntimeRecord
 from mediround._rounds import Round
 from mediround._tls import Tls
 from mediround._version import __version__
@@ -42,17 +43,21 @@ __all__ = [
     "Cancelled",
     "Client",
     "DeadlineExceeded",
+    "EngineRecord",
     "FailedPrecondition",
     "FieldViolation",
     "InvalidArgument",
+    "Library",
     "Limits",
     "MediRoundError",
     "NotFound",
+    "PixelRecord",
     "ProtocolMismatch",
     "Reference",
     "ResourceExhausted",
     "Round",
     "RoundResult",
+    "RuntimeRecord",
     "ServerDescription",
     "ServerFault",
     "Session",

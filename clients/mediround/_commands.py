@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,9 +98,20 @@ def _describe(client: Client, given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps(described))
         return
-    limits = described.pop("limits")
-    for name, value in (described | {f"limits.{name}": value for name, value in limits.items()}).items():
-        print(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+    for name, value in _flat("", described):
+        print(f"{name}: {value}")
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Leaves with their paths; words of a list in one line, and nothing for what is not known."""
+    if isinstance(value, dict):
+        for part, below in value.items():
+            yield from _flat(f"{name}.{part}" if name else part, below)
+    elif isinstance(value, tuple) and any(isinstance(each, dict) for each in value):
+        for index, each in enumerate(value):
+            yield from _flat(f"{name}[{index}]", each)
+    elif value is not None:
+        yield name, ", ".join(value) if isinstance(value, tuple) else value
 
 
 def _ping(client: Client, given: argparse.Namespace) -> None:

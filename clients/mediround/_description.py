@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mediround._records import EngineRecord, engine_record
 from mediround.v1 import segmentation_pb2 as pb
 
 
@@ -59,6 +60,9 @@ class ServerDescription:
             trained on the template.
         language_engine: what runs the language half, for example ``onnxruntime/CPUExecutionProvider``.
         vision_engine: what runs the vision half.
+        engine_records: what computes rounds now, whole: one, or several where language servers differ; none while
+            no language server serves. ``RoundResult.engine_digest`` is the digest of one of them, or of an
+            earlier one where a part was exchanged meanwhile.
     """
 
     model_name: str
@@ -77,6 +81,7 @@ class ServerDescription:
     answer_template_trained: bool
     language_engine: str
     vision_engine: str
+    engine_records: tuple[EngineRecord, ...] = ()
 
 
 def server_description(message: pb.DescribeServerResponse) -> ServerDescription:
@@ -97,6 +102,7 @@ def server_description(message: pb.DescribeServerResponse) -> ServerDescription:
         answer_template_trained=message.answer_template_trained,
         language_engine=message.language_engine,
         vision_engine=message.vision_engine,
+        engine_records=tuple(map(engine_record, message.engine_records)),
     )
 
 

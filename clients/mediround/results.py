@@ -55,6 +55,8 @@ class RoundResult:
         cache: what the server had already computed.
         model_digest: SHA-256 of the model bundle's manifest, hex: keep it with every mask.
         request_id: the id by which the server's log knows the request that this round was asked by.
+        engine_digest: names the record of what computed it (``describe().engine_records``), SHA-256, hex: equal
+            digests, equal model, software and settings. Empty from a server that does not tell it.
     """
 
     session_id: str
@@ -71,6 +73,7 @@ class RoundResult:
     cache: CacheUse
     model_digest: str
     request_id: str = ""
+    engine_digest: str = ""
     _source: Source | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -182,6 +185,7 @@ def round_result(
         cache=_cache_use(message.cache),
         model_digest=message.model_digest,
         request_id=request_id,
+        engine_digest=message.engine_digest,
         _source=source,
     )
 

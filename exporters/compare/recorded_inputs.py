@@ -18,6 +18,7 @@ from serving.bundle import Bundle
 from serving.domain import F32, U8, AnswerMode, Correction, CorrectionPolicy, EncoderImage, Question
 from serving.offline import offline
 from serving.ports import DecodedMasks, EmbeddingLease
+from serving.runtime.record import RuntimeRecord
 from serving.vision.onnx import OnnxVision
 
 CALLER = "exporters"
@@ -100,11 +101,12 @@ class _Remembering:
 
     def __init__(self, engine: OnnxVision) -> None:
         self.description, self.close, self._engine = engine.description, engine.close, engine
+        self.encoder, self.decoder = engine.encoder, engine.decoder
         self.asked: dict[str, DecodeInputs] = {}
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
         self.asked.setdefault(image.key, DecodeInputs(image))
-        await self._engine.encode(image, lease)
+        return await self._engine.encode(image, lease)
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         self.asked[lease.key].batches.append((features.copy(), thresholds.copy()))

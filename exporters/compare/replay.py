@@ -116,6 +116,7 @@ class _RecordedLanguage:
 
     def __init__(self, engine: LanguageEngine) -> None:
         self.description, self.close, self._engine = engine.description, engine.close, engine
+        self.runtimes = engine.runtimes
         self.features: list[F32] = []
 
     async def complete(self, prompt: Prompt) -> Completion:
@@ -129,6 +130,7 @@ class _RecordedVision:
 
     def __init__(self, engine: VisionEngine) -> None:
         self.description, self.encode, self.close, self._engine = "", engine.encode, engine.close, engine
+        self.encoder, self.decoder = engine.encoder, engine.decoder
         self.decoded: list[tuple[F32, F32]] = []
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:

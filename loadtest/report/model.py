@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from loadtest.scenario import Scenario
+from mediround import EngineRecord
 
 FILE = "report.json"
 PAGE = "report.html"
@@ -150,6 +151,8 @@ class Target(ReportModel):
     server_version: str
     language_engine: str
     vision_engine: str
+    engine_records: tuple[EngineRecord, ...] = ()
+    """What computed rounds when the run began, whole."""
 
 
 class Report(ReportModel):

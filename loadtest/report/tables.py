@@ -22,10 +22,11 @@ class Table:
 
 def headline(report: Report | KneeReport) -> str:
     target = report.target
+    records = "".join(f", engine record {record.digest[:12]}" for record in target.engine_records)
     return (
         f"{report.scenario.name} against {target.address}: {target.model_name} {target.model_version} "
         f"({target.model_digest[:12]}), server {target.server_version}, {target.language_engine}, "
-        f"{target.vision_engine}"
+        f"{target.vision_engine}{records}"
     )
 
 

@@ -5,6 +5,7 @@ Knows what ``DescribeServer`` answers. Does not know the wire or the engines.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving.api.limits import Limits
@@ -18,3 +19,5 @@ class ServerDescription:
     """SHA-256 of the manifest, hex (``Bundle.digest``): stands in every result."""
     server_version: str
     limits: Limits
+    libraries: Mapping[str, str]
+    """Versions of what decodes and resizes pixels, by name."""

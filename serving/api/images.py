@@ -13,7 +13,8 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+import PIL
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from mediround import pictures
 from mediround.pictures import MALFORMED
@@ -53,6 +54,18 @@ class RawShape:
     def form(self) -> str:
         """Of a ``ContentAddress``."""
         return f"uint8 {self.height}x{self.width}x{self.channels}"
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what decodes files, by name."""
+    candidates = (
+        ("libjpeg-turbo", "libjpeg_turbo"),
+        ("libtiff", "libtiff"),
+        ("zlib-ng", "zlib_ng"),
+        ("zlib", "zlib"),
+    )
+    versions = {name: features.version(feature) for name, feature in candidates}
+    return {"pillow": PIL.__version__} | {name: version for name, version in versions.items() if version}
 
 
 def check_raw(shape: RawShape, limits: Limits) -> None:

@@ -6,6 +6,7 @@ Knows how domain values are written in the contract. Does not know calls or call
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -48,7 +49,11 @@ def opened(record: SessionRecord, expires_at: float, *, upload_skipped: bool) ->
 
 
 def round_result(
-    result: RoundResult, encoding: pb.MaskEncoding.ValueType, model_digest: str, expires_at: float
+    result: RoundResult,
+    encoding: pb.MaskEncoding.ValueType,
+    model_digest: str,
+    engine_digest: str,
+    expires_at: float,
 ) -> pb.RoundResult:
     """Encodes the mask, which takes milliseconds for a large image: call it in a worker thread."""
     of, segmentation = result.round, result.segmentation
@@ -63,6 +68,7 @@ def round_result(
         timings=_timings(result.timings),
         cache=_cache_use(result.cache),
         model_digest=model_digest,
+        engine_digest=engine_digest,
         round_id=of.round_id,
         mask_digest=segmentation.mask.digest if segmentation else b"",
         seeded=of.seeded,
@@ -128,7 +134,9 @@ def timestamp(seconds: float) -> Timestamp:
     return moment
 
 
-def description(served: ServerDescription, language_engine: str, vision_engine: str) -> pb.DescribeServerResponse:
+def description(
+    served: ServerDescription, language_engine: str, vision_engine: str, records: Sequence[pb.EngineRecord]
+) -> pb.DescribeServerResponse:
     manifest = served.manifest
     judged = manifest.judge.present
     policies = [pb.CORRECTION_POLICY_ALWAYS, pb.CORRECTION_POLICY_REFERENCED] if judged else []
@@ -149,6 +157,7 @@ def description(served: ServerDescription, language_engine: str, vision_engine: 
         answer_template_trained=manifest.answers.template_trained,
         language_engine=language_engine,
         vision_engine=vision_engine,
+        engine_records=records,
     )
 
 

@@ -25,11 +25,12 @@ from serving.api.given_masks import MaskReader, masks_in
 from serving.api.identity import caller_of
 from serving.api.image_cache import ImageCache
 from serving.api.openings import Openings
+from serving.api.records import EngineRecords
 from serving.api.repetition import request_key
 from serving.api.request_log import RequestLog, log_request
 from serving.api.requests import RequestReader, paths_in_dialogue, paths_in_round
 from serving.api.sessions import Context, SessionMethods
-from serving.domain import Progress
+from serving.domain import Progress, Runtimes
 from serving.errors import Shed
 from serving.history.rounds import RoundResult
 from serving.observer import Observer
@@ -60,6 +61,7 @@ class SegmentationService(SessionMethods):
         super().__init__(orchestrator.keeper, limits, executor)
         self._orchestrator = orchestrator
         self._description = description
+        self._records = EngineRecords(description)
         self._requests = RequestReader(description)
         self._openings = Openings(orchestrator, description, uploads, observer)
         self._observer = observer
@@ -123,8 +125,11 @@ class SegmentationService(SessionMethods):
         request: pb.DescribeServerRequest,
         context: Context,
     ) -> pb.DescribeServerResponse:
-        engines = self._orchestrator
-        return responses.description(self._description, engines.language.description, engines.vision.description)
+        language, vision = self._orchestrator.language, self._orchestrator.vision
+        now = [Runtimes(each, vision.encoder, vision.decoder) for each in language.runtimes]
+        return responses.description(
+            self._description, language.description, vision.description, [self._records.of(each) for each in now]
+        )
 
     def _log(self, method: str, rounds: int) -> AbstractContextManager[RequestLog]:
         return log_request(self._observer, request_context.request_id(), method, rounds)
@@ -194,5 +199,7 @@ class SegmentationService(SessionMethods):
         self, result: RoundResult, dialogue: DialogueRequest, encoding: pb.MaskEncoding.ValueType
     ) -> pb.RoundResult:
         expires_at = self._keeper.expires_at(dialogue.session_id, dialogue.caller)
-        encode = partial(responses.round_result, result, encoding, self._description.model_digest, expires_at)
+        model, runtimes = self._description.model_digest, result.round.runtimes
+        engine = self._records.of(runtimes).digest if runtimes else ""
+        encode = partial(responses.round_result, result, encoding, model, engine, expires_at)
         return await asyncio.get_running_loop().run_in_executor(self._executor, encode)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from serving.domain import CacheUse, Mask, Rectangle, Reference, Segmentation, Timings
+from serving.domain import CacheUse, Mask, Rectangle, Reference, Runtimes, Segmentation, Timings
 
 
 class MaskSource(Enum):
@@ -74,6 +74,8 @@ class Round:
     """The model's, or the seed's. None: the model answered without a mask."""
     seeded: bool = False
     """Given as a whole."""
+    runtimes: Runtimes | None = None
+    """What computed it; None where nothing did."""
     amendment: Amendment | None = None
 
     @property

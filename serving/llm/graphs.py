@@ -15,6 +15,7 @@ from serving.domain import F32, TowerImage
 from serving.llm.expansion import CROP_ROW, Expanded, Media
 from serving.llm.prefix import Prefix, TokenKey
 from serving.runtime.graph import Array, Graph, Interface, TensorSpec
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.worker import Stop
 
 
@@ -51,6 +52,10 @@ class LanguageGraphs:
     @property
     def description(self) -> str:
         return self._decoder.description
+
+    @property
+    def record(self) -> RuntimeRecord:
+        return self._decoder.record
 
     def read(self, expanded: Expanded, past: Prefix, positions: Sequence[int], stop: Stop) -> Reading:
         """Read all of ``expanded`` that ``past`` does not hold.

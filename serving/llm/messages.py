@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from serving.errors import EngineFault, InvalidInput
 from serving.llm.image_cache import ImageCache
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 
 BEGUN = "mediround-begun"
 """Initial metadata of a call that reached the engine: one that fails without it may be repeated elsewhere."""
@@ -156,6 +157,7 @@ def completion_message(completion: Completion) -> pb.Completion:
         generated=_feature_message(completion.generated) if completion.generated else None,
         prompt_tokens=completion.prompt_tokens,
         cached_tokens=completion.cached_tokens,
+        runtime=runtime_message(completion.runtime),
     )
 
 
@@ -167,7 +169,16 @@ def completion(message: pb.Completion, length: int) -> Completion:
         generated=_feature(message.generated, length) if message.HasField("generated") else None,
         prompt_tokens=message.prompt_tokens,
         cached_tokens=message.cached_tokens,
+        runtime=runtime(message.runtime),
     )
+
+
+def runtime_message(record: RuntimeRecord) -> pb.Runtime:
+    return pb.Runtime(**asdict(record))  # None leaves a field out
+
+
+def runtime(message: pb.Runtime) -> RuntimeRecord:
+    return RuntimeRecord(**{"engine": ""} | {field.name: value for field, value in message.ListFields()})
 
 
 def _digest(picture: pb.Picture, path: str) -> str:

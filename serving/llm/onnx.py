@@ -20,6 +20,7 @@ from serving.llm.graphs import LanguageGraphs, Reading
 from serving.llm.prefix import DialogueKey, PrefixCache
 from serving.ports import Completion, Prompt
 from serving.runtime.graph import CPU
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.worker import Stop, Worker
 from serving.stats import CacheStats
 
@@ -57,6 +58,7 @@ class OnnxLanguage:
         """Raises BundleError, and ProviderError when the first of ``providers`` is not there."""
         self._manifest = bundle.manifest
         self._graphs = LanguageGraphs(bundle, threads, providers)
+        self._record = self._graphs.record
         self._cache = PrefixCache(cache_bytes)
         self._worker = Worker("language")
         tokens = bundle.manifest.tokens
@@ -66,6 +68,10 @@ class OnnxLanguage:
     @property
     def description(self) -> str:
         return self._graphs.description
+
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        return (self._record,)
 
     @property
     def counts(self) -> LanguageCounts:
@@ -96,7 +102,7 @@ class OnnxLanguage:
         features = tuple(self._feature(reading, row) for row in range(count))
         answered = self._generate(reading, prompt.max_new_tokens, stop, ensure_seg=prompt.ensure_seg)
         self._cache.keep((prompt.tenant, prompt.dialogue), answered.last.past)
-        return Completion(features, answered.token_ids, answered.segmented, len(expanded), cached)
+        return Completion(features, answered.token_ids, answered.segmented, len(expanded), cached, self._record)
 
     def _read(self, dialogue: DialogueKey, expanded: Expanded, stop: Stop) -> tuple[Reading, int]:
         """One pass over what the cache lacks. The last row of the reading is the prompt's last token's."""

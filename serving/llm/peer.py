@@ -28,10 +28,11 @@ from serving.errors import (
     ServingError,
     Unavailable,
 )
-from serving.llm.messages import BEGUN, complete_request, completion, pictures
+from serving.llm.messages import BEGUN, complete_request, completion, pictures, runtime
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceStub
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 
 if TYPE_CHECKING:  # a name that the stubs' types have and the stubs have not
     from serving.llm.v1.language_pb2_grpc import LanguageServiceAsyncStub
@@ -96,6 +97,8 @@ class Peer:
         self.state = PeerState.UNKNOWN
         self.engine = ""
         """What it says of its engine, once it was asked."""
+        self.runtime = RuntimeRecord("")
+        """How its engine runs: as it says itself, or what the last prompt was answered by."""
         self.refusal = ""
         """Why it is refused."""
         self._bundle, self._max_references, self._changed = bundle, max_references, changed
@@ -127,7 +130,9 @@ class Peer:
             raise self._meaning(failure) from failure
         if not outcome.HasField("completion"):
             raise EngineFault("a language server neither completed a prompt nor failed")
-        return completion(outcome.completion, self._bundle.manifest.language.feature)
+        answer = completion(outcome.completion, self._bundle.manifest.language.feature)
+        self.runtime = answer.runtime  # of another process, if one took its place since the last look
+        return answer
 
     async def close(self) -> None:
         await self._channel.close(None)
@@ -178,7 +183,7 @@ class Peer:
     def _check_description(self, description: pb.DescribeResponse) -> None:
         """It may be another process than the last one at this address."""
         self._sent.clear()
-        self.engine = description.engine
+        self.engine, self.runtime = description.engine, runtime(description.runtime)
         ours, differences = self._bundle, []
         if description.bundle_digest != ours.digest:
             theirs = f"{description.model_name} {description.model_version} ({description.bundle_digest[:12]})"

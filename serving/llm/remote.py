@@ -21,6 +21,7 @@ from serving.errors import Unavailable
 from serving.llm.peer import NotStarted, Peer, PeerState
 from serving.llm.validation import check_prompt
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 
 _RETRY_SECONDS = 2.0
 """When to ask again while no server serves: about as long as it takes to see that one does."""
@@ -47,6 +48,10 @@ class RemoteLanguage:
     def description(self) -> str:
         engines = sorted({peer.engine for peer in self._peers if peer.engine})
         return f"grpc/{', '.join(engines) or 'not reached yet'}"
+
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        return tuple(dict.fromkeys(peer.runtime for peer in self._peers if peer.state is PeerState.SERVING))
 
     @property
     def available(self) -> bool:

@@ -17,7 +17,7 @@ from serving.admission.permits import Permits
 from serving.bundle import Bundle
 from serving.errors import PreconditionFailed, Shed, Unavailable
 from serving.llm.image_cache import ImageCache
-from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completion_message
+from serving.llm.messages import BEGUN, PicturesMissing, PromptReader, completion_message, runtime_message
 from serving.llm.v1 import language_pb2 as pb
 from serving.llm.v1.language_pb2_grpc import LanguageServiceServicer
 from serving.ports import Completion, LanguageEngine, Prompt
@@ -85,6 +85,7 @@ class LanguageService(LanguageServiceServicer):
             model_version=manifest.version,
             engine=self._engine.description,
             max_references=self._reader.max_references,
+            runtime=runtime_message(self._engine.runtimes[0]),
         )
 
     async def _completed(self, prompt: Prompt) -> Completion:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import vllm
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.exceptions import VLLMError
 from vllm.platforms import current_platform
@@ -30,6 +31,7 @@ from serving.llm.plugin import causes
 from serving.llm.plugin.rows import CHOSEN_ROWS
 from serving.llm.vllm_options import VllmOptions
 from serving.llm.vllm_requests import MediaItem, VllmAnswer, VllmRequest
+from serving.runtime.record import RuntimeRecord
 
 SHUTDOWN_SECONDS = 10.0
 FEATURE_TAP = "serving.llm.plugin.tap.FeatureTap"
@@ -102,6 +104,18 @@ class VllmCore:
             await core.close()
             raise EngineFault(f"the tap yields features of {lengths}, not {manifest.language.feature}")
         return core
+
+    @property
+    def record(self) -> RuntimeRecord:
+        """How it runs. vLLM does not say with how many threads."""
+        config = self._llm.vllm_config
+        return RuntimeRecord(
+            engine="vllm",
+            version=vllm.__version__,
+            provider=str(current_platform.device_type),
+            precision=str(config.model_config.dtype).removeprefix("torch."),
+            runner="v2" if config.use_v2_model_runner else "v1",
+        )
 
     @property
     def alive(self) -> bool:

@@ -19,6 +19,7 @@ from serving.llm.vllm_options import VllmOptions, environment
 from serving.llm.vllm_requests import VllmAnswer, VllmRequest, completion, requests, unread
 from serving.llm.warmup import first_prompt
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.tasks import wait_until_done
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class VllmLanguage:
 
     def __init__(self, core: VllmCore, manifest: Manifest, options: VllmOptions) -> None:
         self._core, self._manifest, self._options = core, manifest, options
+        self._record = core.record
         self._running: set[asyncio.Task[VllmAnswer]] = set()
         self._admitted = 0
         self._closed = False
@@ -64,7 +66,7 @@ class VllmLanguage:
         Raises:
             BundleError: the bundle has no directory for vLLM.
             EngineFault: the first answer carries no features.
-            RuntimeError: vLLM is not installed, or does not start; its log says why.
+            RuntimeError: vLLM is not installed, or does not start; the message says why.
         """
         model = bundle.vllm_model()
         os.environ.update(environment(options))
@@ -83,6 +85,10 @@ class VllmLanguage:
     @property
     def description(self) -> str:
         return f"vllm/{self._options.dtype}"
+
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        return (self._record,)
 
     @property
     def alive(self) -> bool:
@@ -128,7 +134,7 @@ class VllmLanguage:
         finally:
             self._admitted -= count
         self._count(parts, answers)
-        return completion(prompt, self._manifest, parts, answers)
+        return completion(prompt, self._manifest, parts, answers, self._record)
 
     async def close(self) -> None:
         """Give up what runs and end vLLM's processes. Idempotent."""

@@ -16,6 +16,7 @@ from serving.bundle import Manifest
 from serving.domain import F32, Reference, SegFeature, TowerImage
 from serving.llm.validation import prompt_length
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,13 @@ def unread(
 
 
 def completion(
-    prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[VllmAnswer]
+    prompt: Prompt,
+    manifest: Manifest,
+    parts: Sequence[VllmRequest],
+    answers: Sequence[VllmAnswer],
+    runtime: RuntimeRecord,
 ) -> Completion:
-    """Join the answers to ``requests(prompt)`` and to what was ``unread`` of it, in their order."""
+    """Join ``runtime``'s answers to ``requests(prompt)`` and to what was ``unread`` of it, in their order."""
     words: tuple[int, ...] = ()
     generated: SegFeature | None = None
     if prompt.max_new_tokens:
@@ -113,6 +118,7 @@ def completion(
         prompt_tokens=length,
         # Blocks at the requests' ends are computed more than once: what that costs is no saving.
         cached_tokens=max(0, length - computed),
+        runtime=runtime,
     )
 
 

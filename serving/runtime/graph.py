@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from serving.bundle import BundleError
 from serving.errors import EngineFault
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.worker import Stop
 
 Array = npt.NDArray[Any]
@@ -92,8 +93,15 @@ class Interface:
 class Graph:
     """An opened graph. ``run`` and ``run_into`` block: call them in a worker's thread."""
 
-    def __init__(self, path: Path, interface: Interface, threads: int, providers: Sequence[str] = CPU) -> None:
-        """Open ``path`` with ``threads`` threads for each operator.
+    def __init__(
+        self,
+        path: Path,
+        interface: Interface,
+        threads: int,
+        providers: Sequence[str] = CPU,
+        precision: str = "float32",
+    ) -> None:
+        """Open ``path``, whose operators compute in ``precision``, with ``threads`` threads for each of them.
 
         Raises:
             BundleError: the graph cannot be read, or is not what ``interface`` says.
@@ -102,6 +110,7 @@ class Graph:
         self._name = path.name
         self._outputs = [spec.name for spec in interface.outputs]
         self._session = _open(path, threads, providers)
+        self._threads, self._precision = threads, precision
         actual = Interface(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
         if problems := differences(interface, actual):
             raise BundleError(f"{path.name} does not fit the manifest: " + "; ".join(problems))
@@ -110,6 +119,17 @@ class Graph:
     def description(self) -> str:
         """The runtime, and its execution provider."""
         return f"onnxruntime/{self._session.get_providers()[0]}"
+
+    @property
+    def record(self) -> RuntimeRecord:
+        """How it runs."""
+        provider = self._session.get_providers()[0]
+        precision: str | None = self._precision
+        if provider == CUDA[0] and precision == "float32":
+            # It rounds products to TF32 unless an option forbids it.
+            options = self._session.get_provider_options()[provider]
+            precision = {"0": "float32", "1": "tf32"}.get(options.get("use_tf32"))
+        return RuntimeRecord("onnxruntime", onnxruntime.__version__, provider, precision, self._threads)
 
     def run(self, feeds: Mapping[str, Array], stop: Stop) -> tuple[Array, ...]:
         """All outputs, in the interface's order.

@@ -22,6 +22,7 @@ from serving.bundle import ImageSpec
 from serving.domain import F32
 from serving.errors import Exhausted, Shed, StillWriting
 from serving.ports import EmbeddingLease, Fill
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.slab import Slab, Slot
 from serving.runtime.tasks import wait_until_done
 from serving.stats import EmbeddingStats, PlacementStats
@@ -36,6 +37,7 @@ class _Held:
     users: int = 0
     """Leases and waiters; 0 allows eviction."""
     filling: asyncio.Task[None] | None = None
+    encoder: RuntimeRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +46,7 @@ class _Lease:
     hit: bool
     values: F32
     slot: Slot | None
+    encoder: RuntimeRecord | None = None
 
 
 class MemoryEmbeddings:
@@ -103,7 +106,7 @@ class MemoryEmbeddings:
         except BaseException:
             held.users -= 1
             raise
-        lease = _Lease(key, hit, held.values, held.slot)
+        lease = _Lease(key, hit, held.values, held.slot, held.encoder)
         self._leases[lease] = held
         return lease
 
@@ -168,7 +171,7 @@ class MemoryEmbeddings:
         # The fill has no deadline: each waiter has its own, and the last to leave cancels it.
         request_context.set_deadline(None)
         try:
-            await fill(_Lease(key, False, held.values, held.slot))
+            held.encoder = await fill(_Lease(key, False, held.values, held.slot))
             held.values.flags.writeable = False
         except BaseException as error:
             lost = isinstance(error, StillWriting)

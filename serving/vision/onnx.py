@@ -20,6 +20,7 @@ from serving.domain import F32, EncoderImage
 from serving.errors import EngineFault
 from serving.ports import DecodedMasks, EmbeddingLease
 from serving.runtime.graph import CPU, Array, Graph
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.worker import Stop, Worker
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
 
@@ -44,6 +45,10 @@ class ImageEncoder(Protocol):
     def description(self) -> str:
         """The runtime and its precision."""
 
+    @property
+    def record(self) -> RuntimeRecord:
+        """How it runs."""
+
     def run_into(self, feeds: Mapping[str, Array], out: Array, stop: Stop) -> None:
         """Write the embeddings (1, 256, 64, 64) into ``out``, and nothing after the return.
 
@@ -63,10 +68,13 @@ class OnnxVision:
         manifest = bundle.manifest
         image, feature = manifest.image, manifest.language.feature
         self._judged = manifest.judge.present
+        precision = image.compute_dtype
         self._encoder: ImageEncoder = encoder or Graph(
-            bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, providers
+            bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, providers, precision
         )
-        self._decoder = Graph(bundle.path(MASK_DECODER), decoder_interface(image, feature), threads, providers)
+        self._decoder = Graph(
+            bundle.path(MASK_DECODER), decoder_interface(image, feature), threads, providers, precision
+        )
         self._encoding, self._decoding = Worker("encode"), Worker("decode")
         self._encodes = self._decodes = self._masks = 0
 
@@ -76,10 +84,18 @@ class OnnxVision:
         return ", ".join(dict.fromkeys(both))
 
     @property
+    def encoder(self) -> RuntimeRecord:
+        return self._encoder.record
+
+    @property
+    def decoder(self) -> RuntimeRecord:
+        return self._decoder.record
+
+    @property
     def counts(self) -> VisionCounts:
         return VisionCounts(self._encodes, self._decodes, self._masks)
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
         """Write the embedding straight into the lease's buffer. See ``VisionEngine``.
 
         Raises:
@@ -87,6 +103,7 @@ class OnnxVision:
             EngineFault: the runtime failed, or its result is not finite.
         """
         await self._encoding.run(partial(self._encode, image, lease.values))
+        return self.encoder
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """Judge, correct and decode K features (K, 256) as one batch; thresholds (K,). See ``VisionEngine``.

@@ -16,6 +16,7 @@ import numpy as np
 from serving.bundle import BundleError
 from serving.errors import EngineFault
 from serving.runtime.graph import Array, Interface, ProviderError, TensorSpec, differences
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.worker import Stop
 
 HostPrecision = Literal["f32", "bf16"]
@@ -65,10 +66,17 @@ class OpenVinoEncoder:
         except RuntimeError as failure:
             raise BundleError(f"{path.name} cannot be opened: {failure}") from failure
         self._tensor, self._request = openvino.Tensor, compiled.create_infer_request()
+        dtype = {"f32": "float32", "bf16": "bfloat16"}[precision]
+        self._record = RuntimeRecord("openvino", openvino.get_version(), "CPU", dtype, threads)
 
     @property
     def description(self) -> str:
         return f"openvino/{self._precision}"
+
+    @property
+    def record(self) -> RuntimeRecord:
+        """How it runs."""
+        return self._record
 
     def run_into(self, feeds: Mapping[str, Array], out: Array, stop: Stop) -> None:
         """Write the only output into ``out``, whose shape includes the batch of one.

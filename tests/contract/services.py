@@ -56,6 +56,7 @@ async def scripted(*, template_trained: bool = True) -> AsyncIterator[Implementa
         DESCRIPTION,
         limits=limits,
         model_digest=MODEL_DIGEST,
+        engine_records=(replace(DESCRIPTION.engine_records[0], model_digest=MODEL_DIGEST),),
         default_answer_mode="forced" if template_trained else "free",
         answer_template_trained=template_trained,
         threshold=0.6,

@@ -11,6 +11,7 @@ import pytest
 from serving import request_context
 from serving.errors import EngineFault, Exhausted
 from serving.ports import EmbeddingLease, EmbeddingStore
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from tests.scripted.embeddings import SlotEmbeddings
@@ -67,8 +68,10 @@ def encoder() -> Encoder:
 
 
 async def filled(store: EmbeddingStore, key: str, number: float) -> EmbeddingLease:
-    async def fill(lease: EmbeddingLease) -> None:
+    async def fill(lease: EmbeddingLease) -> RuntimeRecord:
+        assert lease.encoder is None
         lease.values[...] = number
+        return RuntimeRecord(f"encoder {number}")
 
     return await store.acquire(key, fill)
 
@@ -86,6 +89,7 @@ async def test_a_miss_fills_and_a_hit_does_not(store: EmbeddingStore) -> None:
     second = await filled(store, "a", 2)
     assert second.hit
     assert (second.values == 1).all()
+    assert first.encoder == second.encoder == RuntimeRecord("encoder 1")
 
 
 async def test_one_key_is_leased_many_times_at_once(store: EmbeddingStore) -> None:

@@ -356,3 +356,7 @@ async def test_a_closed_engine_says_so(subject: Subject) -> None:
 
 async def test_it_describes_itself(subject: Subject) -> None:
     assert "/" in subject.engine.description
+    done = await subject.engine.complete(draft(subject.manifest).say(5).read().prompt())
+    assert subject.engine.runtimes == (done.runtime,)
+    assert done.runtime.engine
+    assert done.runtime.version

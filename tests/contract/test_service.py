@@ -124,6 +124,9 @@ async def test_a_result_is_whole(client: AsyncClient) -> None:
     assert 0 < result.seg_probability <= 1
     assert result.timings.total >= result.timings.language >= 0
     assert result.model_digest == MODEL_DIGEST
+    [record] = (await client.describe()).engine_records
+    assert (result.engine_digest, record.model_digest) == (record.digest, MODEL_DIGEST)
+    assert record.language.engine == record.image_encoder.engine == record.mask_decoder.engine == "scripted"
 
 
 async def test_an_answer_without_a_mask_cannot_be_referred_to(client: AsyncClient) -> None:
@@ -167,6 +170,8 @@ async def test_a_dialogue_in_advance_is_read_in_waves(client: AsyncClient) -> No
     results = [result async for result in client.segment(picture(), known)]
     assert [result.index for result in results] == list(range(6))
     assert [result.cache.wave for result in results] == [0, 1, 1, 2, 2, 3]
+    digests = {record.digest for record in (await client.describe()).engine_records}
+    assert {result.engine_digest for result in results} == digests
     assert [result.reference.index if result.reference else None for result in results[:4]] == [None, 0, None, 2]
 
 
@@ -290,6 +295,8 @@ async def test_the_blocking_client_gets_the_same(implementation: Implementation)
             first = session.ask("Segment the liver.")
             second = session.ask("Segment the tumor in it.", refer_to=first)
             known = list(client.segment(picture(), [Round("Segment the liver."), Round("Of it.", refer_to=0)]))
+            digest = client.describe().engine_records[0].digest
+            assert {result.engine_digest for result in (first, second, *known)} == {digest}
             return [result.index for result in (first, second, *known)]
 
     assert await asyncio.to_thread(blocking) == [0, 1, 0, 1]

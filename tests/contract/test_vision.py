@@ -211,3 +211,8 @@ async def test_a_closed_engine_says_so(subject: Subject) -> None:
 
 async def test_it_describes_itself(subject: Subject) -> None:
     assert "/" in subject.engine.description
+    record = await subject.engine.encode(encoder_image(subject.manifest, 1), subject.place())
+    assert record == subject.engine.encoder
+    assert record.engine
+    assert record.version
+    assert subject.engine.decoder.version

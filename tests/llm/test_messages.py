@@ -20,14 +20,18 @@ from serving.llm.messages import (
     completion,
     completion_message,
     pictures,
+    runtime,
+    runtime_message,
 )
 from serving.llm.v1 import language_pb2 as pb
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 from tests.llm.harness import BUNDLE
 from tests.scripted.pictures import tower_image
 from tests.scripted.prompts import draft
 
 MANIFEST = BUNDLE.manifest
+RUNTIME = RuntimeRecord("onnxruntime", "1.32.0", "CPUExecutionProvider", "float32", 2)
 PICTURE_BYTES = MANIFEST.tower.side**2 * 3
 features = st.builds(
     lambda seed, log_probability: SegFeature(
@@ -71,10 +75,11 @@ def test_a_prompt_arrives_as_it_was() -> None:
 def test_a_completion_arrives_as_it_was(
     found: list[SegFeature], token_ids: list[int], generated: SegFeature | None
 ) -> None:
-    sent = Completion(tuple(found), tuple(token_ids), generated, 600, 512)
+    sent = Completion(tuple(found), tuple(token_ids), generated, 600, 512, RUNTIME)
     message = pb.Completion.FromString(completion_message(sent).SerializeToString())
     read = completion(message, 256)
     assert (read.token_ids, read.prompt_tokens, read.cached_tokens) == (sent.token_ids, 600, 512)
+    assert read.runtime == RUNTIME
     assert (read.generated is None) == (generated is None)
     pairs = list(zip(read.features, sent.features, strict=True))
     if generated and read.generated:
@@ -83,6 +88,12 @@ def test_a_completion_arrives_as_it_was(
         assert ours.vector.dtype == np.float32
         assert np.array_equal(ours.vector, theirs.vector)
         assert ours.log_probability == theirs.log_probability
+
+
+@pytest.mark.parametrize("record", [RUNTIME, RuntimeRecord("vllm", None, "cpu", None, 0, "v1"), RuntimeRecord("")])
+def test_what_an_engine_does_not_say_stays_unsaid(record: RuntimeRecord) -> None:
+    assert runtime(pb.Runtime.FromString(runtime_message(record).SerializeToString())) == record
+    assert runtime(pb.Completion().runtime) == RuntimeRecord("")  # of a server that knows nothing of records
 
 
 def test_a_feature_of_another_length_is_a_fault() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +14,21 @@ from pathlib import Path
 import pytest
 
 from loadtest.server_process import free_port
-from serving.bundle import BundleError
+from mediround import AsyncClient
+from mediround import Unavailable as NotReachable
+from serving.api.server import serving as served
+from serving.bundle import Bundle, BundleError
 from serving.errors import Unavailable
 from serving.llm.messages import pictures
 from serving.llm.remote import RemoteLanguage, rank
 from serving.ports import Prompt
+from serving.runtime.record import RuntimeRecord
 from tests.llm.harness import BUNDLE, RecordingService, serving
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.prompts import Draft, draft
 from tests.service.certificates import Authority
+from tests.service.harness import picture
+from tests.service.harness import stage as build_stage
 
 OTHER = replace(BUNDLE, digest="e" * 64)
 
@@ -47,8 +54,8 @@ class Seat:
         await self.life.aclose()
 
 
-async def seat(address: str = "127.0.0.1:0", picture_bytes: int = 1 << 24) -> Seat:
-    engine = ScriptedLanguage(BUNDLE.manifest)
+async def seat(address: str = "127.0.0.1:0", picture_bytes: int = 1 << 24, version: str = "1") -> Seat:
+    engine = ScriptedLanguage(BUNDLE.manifest, version=version)
     service = RecordingService(engine, picture_bytes=picture_bytes)
     life = AsyncExitStack()
     server = await life.enter_async_context(serving(service, address))
@@ -162,6 +169,46 @@ async def test_none_is_left_and_one_comes_back() -> None:
     watching.cancel()
     await remote.close()
     await again.end()
+
+
+async def test_a_server_of_another_version_is_told_by_what_it_answers(
+    seats: list[Seat], remote: RemoteLanguage
+) -> None:
+    """Before anyone has looked: each answer says what computed it."""
+    first = await remote.complete(rounds(1))
+    home = seats[answered(seats).index(1)]
+    home.engine.runtime = RuntimeRecord("scripted", "2")
+    second = await remote.complete(rounds(2))
+    assert (first.runtime, second.runtime) == (RuntimeRecord("scripted", "1"), RuntimeRecord("scripted", "2"))
+    assert set(remote.runtimes) == {first.runtime, second.runtime}
+
+
+async def test_a_version_that_comes_back_changes_the_record() -> None:
+    """Each result names what computed it, and the description what computes now."""
+    only = await seat()
+    with ThreadPoolExecutor(2) as executor:
+        stage = build_stage(executor)
+        remote = RemoteLanguage([only.address], Bundle(Path("made-up"), stage.manifest, BUNDLE.digest), 6)
+        stage.service._orchestrator = replace(stage.service._orchestrator, language=remote)
+        async with served(stage.service) as server, AsyncClient(server.address, timeout=20) as client:
+            await remote.reached()
+            session = await client.open(picture())
+            before = await session.ask("Segment the liver.")
+            [old] = (await client.describe()).engine_records
+            await only.end()
+            with pytest.raises(NotReachable):
+                await session.ask("Segment the kidney.", timeout=2)
+            assert (await client.describe()).engine_records == ()  # none serves
+            again = await seat(only.address, version="2")
+            async with asyncio.timeout(10):
+                await remote.reached()
+            [new] = (await client.describe()).engine_records
+            after = await session.ask("Segment the kidney.")
+        await remote.close()
+        await again.end()
+    assert (before.engine_digest, after.engine_digest) == (old.digest, new.digest)
+    assert (old.language.version, new.language.version) == ("1", "2")
+    assert old.digest != new.digest
 
 
 async def test_an_address_where_nobody_listens() -> None:

@@ -12,6 +12,7 @@ from serving import request_context
 from serving.domain import F32
 from serving.errors import Exhausted
 from serving.ports import EmbeddingLease, Fill
+from serving.runtime.record import RuntimeRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,11 +21,16 @@ class SlotLease:
     hit: bool
     number: int
     block: F32
+    encoders: list[RuntimeRecord | None]
     slot: None = None
 
     @property
     def values(self) -> F32:
         return self.block[self.number]
+
+    @property
+    def encoder(self) -> RuntimeRecord | None:
+        return self.encoders[self.number]
 
 
 class SlotEmbeddings:
@@ -32,6 +38,7 @@ class SlotEmbeddings:
 
     def __init__(self, slots: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._block = np.zeros((slots, *shape), dtype)
+        self._encoders: list[RuntimeRecord | None] = [None] * slots
         self._free = list(range(slots))
         self._slot_of: dict[str, int] = {}  # in the order of last use
         self._users = [0] * slots
@@ -42,8 +49,9 @@ class SlotEmbeddings:
         hit = key in self._slot_of
         slot = self._slot_of.pop(key) if hit else self._take()
         self._slot_of[key] = slot
-        lease = SlotLease(key, hit, slot, self._block)
+        lease = SlotLease(key, hit, slot, self._block, self._encoders)
         if not hit:
+            self._encoders[slot] = None
             self._fills[slot] = asyncio.create_task(_filled(lease, fill))
             self._fills[slot].add_done_callback(lambda done: self._filled(key, slot, done))
         self._users[slot] += 1
@@ -98,6 +106,6 @@ class SlotEmbeddings:
             self._free.append(slot)
 
 
-async def _filled(lease: EmbeddingLease, fill: Fill) -> None:
+async def _filled(lease: SlotLease, fill: Fill) -> None:
     request_context.set_deadline(None)
-    await fill(lease)
+    lease.encoders[lease.number] = await fill(lease)

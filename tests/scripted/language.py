@@ -16,6 +16,7 @@ from serving.domain import Reference, SegFeature
 from serving.errors import Unavailable
 from serving.llm.validation import check_prompt
 from serving.ports import Completion, Prompt
+from serving.runtime.record import RuntimeRecord
 from tests.scripted.script import Script
 
 Answer = tuple[tuple[int, ...], bool]
@@ -25,8 +26,11 @@ Answer = tuple[tuple[int, ...], bool]
 class ScriptedLanguage:
     """A LanguageEngine. ``answer`` says what is generated; by default two tokens that depend on the prompt."""
 
-    def __init__(self, manifest: Manifest, answer: Callable[[Prompt], Answer] | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, answer: Callable[[Prompt], Answer] | None = None, version: str = "1"
+    ) -> None:
         self.script = Script()
+        self.runtime = RuntimeRecord("scripted", version)
         self._manifest = manifest
         self._answer = answer or self._two_tokens
         self._read: dict[tuple[str, str], tuple[bytes, ...]] = {}
@@ -35,6 +39,10 @@ class ScriptedLanguage:
     @property
     def description(self) -> str:
         return "scripted/hash"
+
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        return (self.runtime,)
 
     async def complete(self, prompt: Prompt) -> Completion:
         self._check(prompt)
@@ -45,7 +53,7 @@ class ScriptedLanguage:
             last = _after(states[-1], *(str(token).encode() for token in ids))
             feature = self._feature(last) if segmented else None
             total = len(states) - 1 + self._manifest.tower.tokens
-            return Completion(features, ids, feature, total, self._cached(prompt, states))
+            return Completion(features, ids, feature, total, self._cached(prompt, states), self.runtime)
 
     async def close(self) -> None:
         self._closed = True

@@ -15,6 +15,7 @@ from serving.bundle import Manifest
 from serving.domain import F32, EncoderImage
 from serving.errors import Unavailable
 from serving.ports import DecodedMasks, EmbeddingLease
+from serving.runtime.record import RuntimeRecord
 from tests.scripted.script import Script
 
 
@@ -23,6 +24,7 @@ class ScriptedVision:
 
     def __init__(self, manifest: Manifest, judge: Callable[[F32], float] | None = None) -> None:
         self.script = Script()
+        self.runtime = RuntimeRecord("scripted", "1")
         self._manifest = manifest
         self._judge = judge or _hashed_score
         self._closed = False
@@ -31,12 +33,21 @@ class ScriptedVision:
     def description(self) -> str:
         return "scripted/hash"
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+    @property
+    def encoder(self) -> RuntimeRecord:
+        return self.runtime
+
+    @property
+    def decoder(self) -> RuntimeRecord:
+        return self.runtime
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
         self._check_open()
         lease.values[...] = np.nan  # who reads before the end sees it
         async with self.script.play("encode", image):
             draw = np.random.default_rng(int.from_bytes(hashlib.sha256(image.key.encode()).digest()[:8]))
             lease.values[...] = draw.standard_normal(self._manifest.image.embedding, np.float32)
+            return self.runtime
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """A corrected feature is the raw one reversed."""

@@ -101,7 +101,7 @@ def stage(
     observer = CompositeObserver(expectations, MetricsRecorder(registry))
     waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
     gate = AdmissionQueue(concurrency, concurrency, waits, expectations, time.monotonic)
-    description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds)
+    description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds, {"pillow": "12"})
     orchestrator = compose(
         PromptTemplate(manifest, CharacterTokenizer()),
         Geometry(manifest.image, manifest.tower, "e" * 64),

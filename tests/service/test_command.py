@@ -69,9 +69,19 @@ async def test_describe_and_ping(server: Server) -> None:
     code, said, _ = await command("describe", "--server", server.address)
     assert code == 0
     assert "model_name: made-up" in said.splitlines()
-    assert "limits.max_rounds: 6" in said.splitlines()
+    lines = said.splitlines()
+    assert "limits.max_rounds: 6" in lines
+    assert "answer_modes: forced, grammar, free" in lines
     code, said, _ = await command("describe", "--json", "--server", server.address)
-    assert json.loads(said)["limits"]["max_rounds"] == 6
+    described = json.loads(said)
+    assert described["limits"]["max_rounds"] == 6
+    [record] = described["engine_records"]
+    assert record["language"] == {"engine": "scripted", "version": "1"} | dict.fromkeys(
+        ("provider", "precision", "threads", "runner")
+    )
+    assert f"engine_records[0].digest: {record['digest']}" in lines
+    assert "engine_records[0].pixels.libraries[0].name: pillow" in lines
+    assert not [line for line in lines if "provider" in line]  # what is not known has no line
     code, said, _ = await command("ping", "--wait", "20", "--server", server.address)
     assert (code, said[:9]) == (0, "SERVING, ")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,8 +199,21 @@ async def test_changed_settings_or_another_model_are_not_mixed(
         await evaluated(server, items, root, out, Options("off"))
     monkeypatch.setattr("tests.service.harness.MODEL_DIGEST", "e" * 64)
     async with serving(build_stage(executor).service) as other:
-        with pytest.raises(RunError, match="another model_digest; choose another --out"):
+        with pytest.raises(RunError, match="another model_digest, engine_records; choose another --out"):
             await evaluated(other, items, root, out)
+
+
+async def test_engines_that_change_during_a_run_end_it(
+    server: Server, stage: Stage, root: Path, out: Path
+) -> None:
+    """As a language server does that comes back with another version."""
+    stage.language.script.hold("complete")
+    run = asyncio.create_task(evaluated(server, [dialogue([None])], root, out))
+    await stage.language.script.reached("complete")
+    stage.language.runtime = replace(stage.language.runtime, version="2")
+    stage.language.script.let_go("complete")
+    with pytest.raises(RunError, match="engines changed during the run"):
+        await run
 
 
 async def test_changed_pictures_run_again(server: Server, root: Path, out: Path) -> None:

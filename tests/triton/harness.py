@@ -17,6 +17,7 @@ from serving import request_context
 from serving.bundle import Bundle
 from serving.domain import F32
 from serving.ports import DecodedMasks, EmbeddingLease
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.slab import DIRECTORY, PREFIX, Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
@@ -57,9 +58,9 @@ class Stage:
         """``seconds``: what the encode is allowed."""
         image = encoder_image(self.bundle.manifest, seed)
 
-        async def fill(lease: EmbeddingLease) -> None:
+        async def fill(lease: EmbeddingLease) -> RuntimeRecord:
             request_context.set_deadline(seconds)
-            await self.engine.encode(image, lease)
+            return await self.engine.encode(image, lease)
 
         return await self.store.acquire(image.key, fill)
 

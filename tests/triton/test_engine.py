@@ -14,6 +14,7 @@ import pytest
 from demo.triton.server import Triton
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
 from serving.errors import EngineFault, Unavailable
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.slab import Slab, SlabError
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision
@@ -33,6 +34,7 @@ async def test_both_models_are_ready_under_production_configurations(
         await on.engine.reached()
         version = (await on.client.get_server_metadata()).version
         assert on.engine.description == f"triton/{version} tensorrt_plan"
+        assert on.engine.encoder == on.engine.decoder == RuntimeRecord("triton", version, "tensorrt_plan")
 
 
 async def test_a_round_moves_the_pixels_and_little_else(random_bundle: Bundle, random_triton: Triton) -> None:

@@ -48,8 +48,14 @@ class ItemRunner:
                 raise ProtocolMismatch("the server reads the image in another size than its file says")
             asked = _given if self._run.answers == "given" else _free
             results = await asked(session, item.dialogue.rounds, self._run)
+        self._check_engines(results)
         rounds = zip(results, item.targets, strict=True)
         return ItemRecord(item.key, index, tuple(_record(result, target) for result, target in rounds))
+
+    def _check_engines(self, results: Sequence[RoundResult | None]) -> None:
+        known = {record.digest for record in self._run.engine_records}
+        if known and not {result.engine_digest for result in results if result} <= known:
+            raise RunError("the server's engines changed during the run; run again with another --out")
 
 
 async def _given(session: AsyncSession, asked: Sequence[AskedRound], run: Run) -> list[RoundResult | None]:

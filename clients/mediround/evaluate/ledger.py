@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mediround import rle
+from mediround._records import EngineRecord, stored_engine_record
 from mediround._rounds import DialogueCorrection
 from mediround.evaluate.metrics import Overlap
 
@@ -47,6 +48,7 @@ class Run:
         server_version: of the serving software.
         language_engine: what runs the language half.
         vision_engine: what runs the vision half.
+        engine_records: what computed it, whole; none of a server that does not tell.
     """
 
     policy: DialogueCorrection
@@ -59,6 +61,7 @@ class Run:
     server_version: str
     language_engine: str
     vision_engine: str
+    engine_records: tuple[EngineRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,9 @@ def read_run(path: Path) -> Run:
     """What a ledger is about. Raises RunError when it is none."""
     with path.open() as lines:
         try:
-            return Run(**json.loads(lines.readline())["run"])
+            values = json.loads(lines.readline())["run"]
+            records = tuple(stored_engine_record(each) for each in values.get("engine_records", ()))
+            return Run(**{**values, "engine_records": records})
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path}: does not begin with a run of this version; move it away") from error
 

@@ -143,7 +143,8 @@ def show(report: EvaluationReport, console: Console) -> None:
     """Print a report as tables."""
     run, data = report.run, report.data
     model = f"{run.model_name} {run.model_version} ({run.model_digest[:12]}), server {run.server_version}"
-    console.print(_printable(model), markup=False)
+    engines = ", ".join(record.digest[:12] for record in run.engine_records)
+    console.print(_printable(f"{model}, engine record {engines}" if engines else model), markup=False)
     console.print(f"policy {run.policy}, answers {run.answers}; {data.evaluated} of {data.items} items evaluated")
     if report.overall:
         console.print(_table(report.overall, report.by_round))

@@ -131,6 +131,7 @@ def _run(described: ServerDescription, options: Options) -> Run:
         server_version=described.server_version,
         language_engine=described.language_engine,
         vision_engine=described.vision_engine,
+        engine_records=tuple(sorted(described.engine_records, key=lambda record: record.digest)),
     )
 
 

@@ -140,7 +140,12 @@ class ScriptedRounds:
             embedding_hit=wave.hit, cached_tokens=before, prompt_tokens=session.words, wave=wave.number
         )
         result = pb.RoundResult(
-            round=question.index, answer=words, timings=spent, cache=cache, model_digest=served.model_digest
+            round=question.index,
+            answer=words,
+            timings=spent,
+            cache=cache,
+            model_digest=served.model_digest,
+            engine_digest="".join(record.digest for record in served.engine_records[:1]),
         )
         if mask is None:
             return result

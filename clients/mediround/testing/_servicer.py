@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from google.protobuf.duration_pb2 import Duration
 
 from mediround._description import ServerDescription
+from mediround._records import engine_record_message
 from mediround.errors import InvalidArgument, NotFound
 from mediround.testing._images import ReceivedImage, receive
 from mediround.testing._rounds import RoundsRequest, ScriptedRounds
@@ -151,4 +152,5 @@ def _description(served: ServerDescription) -> pb.DescribeServerResponse:
         answer_template_trained=served.answer_template_trained,
         language_engine=served.language_engine,
         vision_engine=served.vision_engine,
+        engine_records=[engine_record_message(record) for record in served.engine_records],
     )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mediround._description import Limits, ServerDescription
+from mediround._records import EngineRecord, PixelRecord, RuntimeRecord
 from mediround._rounds import Mode, Priority
 from mediround.errors import MediRoundError
 
@@ -44,8 +45,21 @@ DESCRIPTION = ServerDescription(
     answer_template_trained=True,
     language_engine="scripted",
     vision_engine="scripted",
+    engine_records=(
+        EngineRecord(
+            digest="e5" * 32,
+            model_name="scripted",
+            model_version="0",
+            model_digest="5c" * 32,
+            server_version="mediround.testing",
+            pixels=PixelRecord(),
+            language=RuntimeRecord("scripted"),
+            image_encoder=RuntimeRecord("scripted"),
+            mask_decoder=RuntimeRecord("scripted"),
+        ),
+    ),
 )
-"""What a scripted server says of itself; ``dataclasses.replace`` changes it."""
+"""What a scripted server says of itself; ``dataclasses.replace`` changes it. Its first record is each round's."""
 
 
 def centre(height: int, width: int) -> Bits:

@@ -811,6 +811,7 @@ class RoundResult(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    ENGINE_DIGEST_FIELD_NUMBER: _builtins.int
     ROUND_ID_FIELD_NUMBER: _builtins.int
     MASK_DIGEST_FIELD_NUMBER: _builtins.int
     AMENDED_FIELD_NUMBER: _builtins.int
@@ -827,7 +828,10 @@ class RoundResult(_message.Message):
     corrected: _builtins.bool
     """Whether the corrector replaced the feature."""
     model_digest: _builtins.str
-    """11 to 19: of what computed it."""
+    engine_digest: _builtins.str
+    """EngineRecord.digest of what computed this round; empty where nothing did (Question.seed_mask).
+    12 to 19: of what computed it.
+    """
     round_id: _builtins.str
     """Names this round for good: after an undo its index is another round's."""
     mask_digest: _builtins.bytes
@@ -865,6 +869,7 @@ class RoundResult(_message.Message):
         timings: Global___Timings | None = ...,
         cache: Global___CacheUse | None = ...,
         model_digest: _builtins.str = ...,
+        engine_digest: _builtins.str = ...,
         round_id: _builtins.str = ...,
         mask_digest: _builtins.bytes = ...,
         amended: _builtins.bool = ...,
@@ -873,7 +878,7 @@ class RoundResult(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "cache", b"cache", "expires_at", b"expires_at", "mask", b"mask", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "cache", b"cache", "corrected", b"corrected", "expires_at", b"expires_at", "mask", b"mask", "mask_digest", b"mask_digest", "model_digest", b"model_digest", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "cache", b"cache", "corrected", b"corrected", "engine_digest", b"engine_digest", "expires_at", b"expires_at", "mask", b"mask", "mask_digest", b"mask_digest", "model_digest", b"model_digest", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
@@ -1170,6 +1175,7 @@ class DescribeServerResponse(_message.Message):
     LANGUAGE_ENGINE_FIELD_NUMBER: _builtins.int
     VISION_ENGINE_FIELD_NUMBER: _builtins.int
     ANSWER_TEMPLATE_TRAINED_FIELD_NUMBER: _builtins.int
+    ENGINE_RECORDS_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     model_version: _builtins.str
     model_digest: _builtins.str
@@ -1193,6 +1199,12 @@ class DescribeServerResponse(_message.Message):
     def correction_policies(self) -> _containers.RepeatedScalarFieldContainer[Global___CorrectionPolicy.ValueType]: ...
     @_builtins.property
     def mask_encodings(self) -> _containers.RepeatedScalarFieldContainer[Global___MaskEncoding.ValueType]: ...
+    @_builtins.property
+    def engine_records(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineRecord]:
+        """What computes rounds now: one, or one for each kind of language server where they differ; none while no language
+        server serves. A round before a part was exchanged has the digest of a record that is not here any more.
+        """
+
     def __init__(
         self,
         *,
@@ -1212,14 +1224,198 @@ class DescribeServerResponse(_message.Message):
         language_engine: _builtins.str = ...,
         vision_engine: _builtins.str = ...,
         answer_template_trained: _builtins.bool = ...,
+        engine_records: _abc.Iterable[Global___EngineRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_modes", b"answer_modes", "answer_template", b"answer_template", "answer_template_trained", b"answer_template_trained", "correction_policies", b"correction_policies", "default_answer_mode", b"default_answer_mode", "has_judge", b"has_judge", "intended_use", b"intended_use", "language_engine", b"language_engine", "limits", b"limits", "mask_encodings", b"mask_encodings", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "server_version", b"server_version", "threshold", b"threshold", "vision_engine", b"vision_engine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_modes", b"answer_modes", "answer_template", b"answer_template", "answer_template_trained", b"answer_template_trained", "correction_policies", b"correction_policies", "default_answer_mode", b"default_answer_mode", "engine_records", b"engine_records", "has_judge", b"has_judge", "intended_use", b"intended_use", "language_engine", b"language_engine", "limits", b"limits", "mask_encodings", b"mask_encodings", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "server_version", b"server_version", "threshold", b"threshold", "vision_engine", b"vision_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeServerResponse: _TypeAlias = DescribeServerResponse  # noqa: Y015
+
+@_typing.final
+class EngineRecord(_message.Message):
+    """What computes a round: the model, the software, and how each part of the model runs. What a part does not say of itself
+    is absent. Two results whose records are equal came from equal engines; on other hardware they may differ all the same.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    PIXELS_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    IMAGE_ENCODER_FIELD_NUMBER: _builtins.int
+    MASK_DECODER_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """SHA-256, hex, of the fields below, each that is present in ascending order of numbers: its number (4 bytes), its type
+    (1 byte: "s" text, "u" whole number, "m" message), the length of its value (8 bytes) and its value: UTF-8, 8 bytes,
+    or the message's fields in this same form. Numbers are big-endian; a repeated field stands there once an element.
+    """
+    server_version: _builtins.str
+    """Of the server that callers talk to."""
+    @_builtins.property
+    def bundle(self) -> Global___BundleRecord: ...
+    @_builtins.property
+    def pixels(self) -> Global___PixelRecord: ...
+    @_builtins.property
+    def language(self) -> Global___RuntimeRecord: ...
+    @_builtins.property
+    def image_encoder(self) -> Global___RuntimeRecord: ...
+    @_builtins.property
+    def mask_decoder(self) -> Global___RuntimeRecord: ...
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        bundle: Global___BundleRecord | None = ...,
+        server_version: _builtins.str = ...,
+        pixels: Global___PixelRecord | None = ...,
+        language: Global___RuntimeRecord | None = ...,
+        image_encoder: Global___RuntimeRecord | None = ...,
+        mask_decoder: Global___RuntimeRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "image_encoder", b"image_encoder", "language", b"language", "mask_decoder", b"mask_decoder", "pixels", b"pixels"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "digest", b"digest", "image_encoder", b"image_encoder", "language", b"language", "mask_decoder", b"mask_decoder", "pixels", b"pixels", "server_version", b"server_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineRecord: _TypeAlias = EngineRecord  # noqa: Y015
+
+@_typing.final
+class BundleRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    digest: _builtins.str
+    """SHA-256 of its manifest, hex."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BundleRecord: _TypeAlias = BundleRecord  # noqa: Y015
+
+@_typing.final
+class PixelRecord(_message.Message):
+    """How the bytes of an image became the model's input, and its output a mask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIBRARIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def libraries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Library]:
+        """What decodes files and resizes, for example "pillow", "libjpeg-turbo", "opencv"."""
+
+    def __init__(
+        self,
+        *,
+        libraries: _abc.Iterable[Global___Library] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["libraries", b"libraries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PixelRecord: _TypeAlias = PixelRecord  # noqa: Y015
+
+@_typing.final
+class Library(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Library: _TypeAlias = Library  # noqa: Y015
+
+@_typing.final
+class RuntimeRecord(_message.Message):
+    """How one part of the model runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    RUNNER_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """"onnxruntime", "openvino", "triton", "vllm"."""
+    version: _builtins.str
+    provider: _builtins.str
+    """Execution provider, device or backend, in the engine's own words."""
+    precision: _builtins.str
+    """What it computes in: "float32", "float16", "bfloat16", or "tf32" (float32 whose products may be rounded to TF32)."""
+    threads: _builtins.int
+    """Within an operator."""
+    runner: _builtins.str
+    """vLLM's model runner: "v1" or "v2"."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        version: _builtins.str | None = ...,
+        provider: _builtins.str | None = ...,
+        precision: _builtins.str | None = ...,
+        threads: _builtins.int | None = ...,
+        runner: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_provider", b"_provider", "_runner", b"_runner", "_threads", b"_threads", "_version", b"_version", "precision", b"precision", "provider", b"provider", "runner", b"runner", "threads", b"threads", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_provider", b"_provider", "_runner", b"_runner", "_threads", b"_threads", "_version", b"_version", "engine", b"engine", "precision", b"precision", "provider", b"provider", "runner", b"runner", "threads", b"threads", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__provider: _TypeAlias = _typing.Literal["provider"]  # noqa: Y015
+    _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
+    _WhichOneofReturnType__runner: _TypeAlias = _typing.Literal["runner"]  # noqa: Y015
+    _WhichOneofArgType__runner: _TypeAlias = _typing.Literal["_runner", b"_runner"]  # noqa: Y015
+    _WhichOneofReturnType__threads: _TypeAlias = _typing.Literal["threads"]  # noqa: Y015
+    _WhichOneofArgType__threads: _TypeAlias = _typing.Literal["_threads", b"_threads"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runner) -> _WhichOneofReturnType__runner | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threads) -> _WhichOneofReturnType__threads | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___RuntimeRecord: _TypeAlias = RuntimeRecord  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

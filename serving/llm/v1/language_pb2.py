@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dserving/llm/v1/language.proto\x12\x15mediround.internal.v1\"\x89\x02\n\x0f\x43ompleteRequest\x12\x10\n\x08\x64ialogue\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x03\x12-\n\x05image\x18\x04 \x01(\x0b\x32\x1e.mediround.internal.v1.Picture\x12\x34\n\nreferences\x18\x05 \x03(\x0b\x32 .mediround.internal.v1.Reference\x12\x19\n\x11\x66\x65\x61ture_positions\x18\x06 \x03(\x03\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\x03\x12\x12\n\nensure_seg\x18\x08 \x01(\x08\x12\x15\n\rbundle_digest\x18\t \x01(\t\"&\n\x07Picture\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0b\n\x03rgb\x18\x02 \x01(\x0c\"\xdd\x01\n\tReference\x12\r\n\x05round\x18\x01 \x01(\x03\x12,\n\x04\x63rop\x18\x02 \x01(\x0b\x32\x1e.mediround.internal.v1.Picture\x12\x38\n\x0e\x63rop_rectangle\x18\x03 \x01(\x0b\x32 .mediround.internal.v1.Rectangle\x12\x0b\n\x03\x62ox\x18\x04 \x03(\x02\x12\x37\n\rbox_rectangle\x18\x05 \x01(\x0b\x32 .mediround.internal.v1.Rectangle\x12\x13\n\x0bwhole_image\x18\x06 \x01(\x08\"G\n\tRectangle\x12\r\n\x05x_min\x18\x01 \x01(\x03\x12\r\n\x05y_min\x18\x02 \x01(\x03\x12\r\n\x05x_max\x18\x03 \x01(\x03\x12\r\n\x05y_max\x18\x04 \x01(\x03\"\x91\x01\n\x10\x43ompleteResponse\x12\x37\n\ncompletion\x18\x01 \x01(\x0b\x32!.mediround.internal.v1.CompletionH\x00\x12\x39\n\x07missing\x18\x02 \x01(\x0b\x32&.mediround.internal.v1.MissingPicturesH\x00\x42\t\n\x07outcome\"\xcb\x01\n\nCompletion\x12\x33\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32!.mediround.internal.v1.SegFeature\x12\x11\n\ttoken_ids\x18\x02 \x03(\x03\x12\x39\n\tgenerated\x18\x03 \x01(\x0b\x32!.mediround.internal.v1.SegFeatureH\x00\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x03\x12\x15\n\rcached_tokens\x18\x05 \x01(\x03\x42\x0c\n\n_generated\"5\n\nSegFeature\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\"!\n\x0fMissingPictures\x12\x0e\n\x06sha256\x18\x01 \x03(\x0c\"\x11\n\x0f\x44\x65scribeRequest\"|\n\x10\x44\x65scribeResponse\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x16\n\x0emax_references\x18\x05 \x01(\x03\x32\xcb\x01\n\x0fLanguageService\x12[\n\x08\x43omplete\x12&.mediround.internal.v1.CompleteRequest\x1a\'.mediround.internal.v1.CompleteResponse\x12[\n\x08\x44\x65scribe\x12&.mediround.internal.v1.DescribeRequest\x1a\'.mediround.internal.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dserving/llm/v1/language.proto\x12\x15mediround.internal.v1\"\x89\x02\n\x0f\x43ompleteRequest\x12\x10\n\x08\x64ialogue\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x03\x12-\n\x05image\x18\x04 \x01(\x0b\x32\x1e.mediround.internal.v1.Picture\x12\x34\n\nreferences\x18\x05 \x03(\x0b\x32 .mediround.internal.v1.Reference\x12\x19\n\x11\x66\x65\x61ture_positions\x18\x06 \x03(\x03\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\x03\x12\x12\n\nensure_seg\x18\x08 \x01(\x08\x12\x15\n\rbundle_digest\x18\t \x01(\t\"&\n\x07Picture\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0b\n\x03rgb\x18\x02 \x01(\x0c\"\xdd\x01\n\tReference\x12\r\n\x05round\x18\x01 \x01(\x03\x12,\n\x04\x63rop\x18\x02 \x01(\x0b\x32\x1e.mediround.internal.v1.Picture\x12\x38\n\x0e\x63rop_rectangle\x18\x03 \x01(\x0b\x32 .mediround.internal.v1.Rectangle\x12\x0b\n\x03\x62ox\x18\x04 \x03(\x02\x12\x37\n\rbox_rectangle\x18\x05 \x01(\x0b\x32 .mediround.internal.v1.Rectangle\x12\x13\n\x0bwhole_image\x18\x06 \x01(\x08\"G\n\tRectangle\x12\r\n\x05x_min\x18\x01 \x01(\x03\x12\r\n\x05y_min\x18\x02 \x01(\x03\x12\r\n\x05x_max\x18\x03 \x01(\x03\x12\r\n\x05y_max\x18\x04 \x01(\x03\"\x91\x01\n\x10\x43ompleteResponse\x12\x37\n\ncompletion\x18\x01 \x01(\x0b\x32!.mediround.internal.v1.CompletionH\x00\x12\x39\n\x07missing\x18\x02 \x01(\x0b\x32&.mediround.internal.v1.MissingPicturesH\x00\x42\t\n\x07outcome\"\xfc\x01\n\nCompletion\x12\x33\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32!.mediround.internal.v1.SegFeature\x12\x11\n\ttoken_ids\x18\x02 \x03(\x03\x12\x39\n\tgenerated\x18\x03 \x01(\x0b\x32!.mediround.internal.v1.SegFeatureH\x00\x88\x01\x01\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x03\x12\x15\n\rcached_tokens\x18\x05 \x01(\x03\x12/\n\x07runtime\x18\x06 \x01(\x0b\x32\x1e.mediround.internal.v1.RuntimeB\x0c\n\n_generated\"\xc7\x01\n\x07Runtime\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08provider\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tprecision\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x14\n\x07threads\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x13\n\x06runner\x18\x06 \x01(\tH\x04\x88\x01\x01\x42\n\n\x08_versionB\x0b\n\t_providerB\x0c\n\n_precisionB\n\n\x08_threadsB\t\n\x07_runner\"5\n\nSegFeature\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\"!\n\x0fMissingPictures\x12\x0e\n\x06sha256\x18\x01 \x03(\x0c\"\x11\n\x0f\x44\x65scribeRequest\"\xad\x01\n\x10\x44\x65scribeResponse\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x16\n\x0emax_references\x18\x05 \x01(\x03\x12/\n\x07runtime\x18\x06 \x01(\x0b\x32\x1e.mediround.internal.v1.Runtime2\xcb\x01\n\x0fLanguageService\x12[\n\x08\x43omplete\x12&.mediround.internal.v1.CompleteRequest\x1a\'.mediround.internal.v1.CompleteResponse\x12[\n\x08\x44\x65scribe\x12&.mediround.internal.v1.DescribeRequest\x1a\'.mediround.internal.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,15 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETERESPONSE']._serialized_start=662
   _globals['_COMPLETERESPONSE']._serialized_end=807
   _globals['_COMPLETION']._serialized_start=810
-  _globals['_COMPLETION']._serialized_end=1013
-  _globals['_SEGFEATURE']._serialized_start=1015
-  _globals['_SEGFEATURE']._serialized_end=1068
-  _globals['_MISSINGPICTURES']._serialized_start=1070
-  _globals['_MISSINGPICTURES']._serialized_end=1103
-  _globals['_DESCRIBEREQUEST']._serialized_start=1105
-  _globals['_DESCRIBEREQUEST']._serialized_end=1122
-  _globals['_DESCRIBERESPONSE']._serialized_start=1124
-  _globals['_DESCRIBERESPONSE']._serialized_end=1248
-  _globals['_LANGUAGESERVICE']._serialized_start=1251
-  _globals['_LANGUAGESERVICE']._serialized_end=1454
+  _globals['_COMPLETION']._serialized_end=1062
+  _globals['_RUNTIME']._serialized_start=1065
+  _globals['_RUNTIME']._serialized_end=1264
+  _globals['_SEGFEATURE']._serialized_start=1266
+  _globals['_SEGFEATURE']._serialized_end=1319
+  _globals['_MISSINGPICTURES']._serialized_start=1321
+  _globals['_MISSINGPICTURES']._serialized_end=1354
+  _globals['_DESCRIBEREQUEST']._serialized_start=1356
+  _globals['_DESCRIBEREQUEST']._serialized_end=1373
+  _globals['_DESCRIBERESPONSE']._serialized_start=1376
+  _globals['_DESCRIBERESPONSE']._serialized_end=1549
+  _globals['_LANGUAGESERVICE']._serialized_start=1552
+  _globals['_LANGUAGESERVICE']._serialized_end=1755
 # @@protoc_insertion_point(module_scope)

@@ -199,6 +199,7 @@ class Completion(_message.Message):
     GENERATED_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     @_builtins.property
@@ -207,6 +208,10 @@ class Completion(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def generated(self) -> Global___SegFeature: ...
+    @_builtins.property
+    def runtime(self) -> Global___Runtime:
+        """What computed it: a server at the same address may by now be another one."""
+
     def __init__(
         self,
         *,
@@ -215,16 +220,72 @@ class Completion(_message.Message):
         generated: Global___SegFeature | None = ...,
         prompt_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        runtime: Global___Runtime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_generated", b"_generated", "generated", b"generated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generated", b"_generated", "generated", b"generated", "runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generated", b"_generated", "cached_tokens", b"cached_tokens", "features", b"features", "generated", b"generated", "prompt_tokens", b"prompt_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generated", b"_generated", "cached_tokens", b"cached_tokens", "features", b"features", "generated", b"generated", "prompt_tokens", b"prompt_tokens", "runtime", b"runtime", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__generated: _TypeAlias = _typing.Literal["generated"]  # noqa: Y015
     _WhichOneofArgType__generated: _TypeAlias = _typing.Literal["_generated", b"_generated"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__generated) -> _WhichOneofReturnType__generated | None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
+
+@_typing.final
+class Runtime(_message.Message):
+    """As RuntimeRecord of the public contract."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    RUNNER_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    version: _builtins.str
+    provider: _builtins.str
+    precision: _builtins.str
+    threads: _builtins.int
+    runner: _builtins.str
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        version: _builtins.str | None = ...,
+        provider: _builtins.str | None = ...,
+        precision: _builtins.str | None = ...,
+        threads: _builtins.int | None = ...,
+        runner: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_provider", b"_provider", "_runner", b"_runner", "_threads", b"_threads", "_version", b"_version", "precision", b"precision", "provider", b"provider", "runner", b"runner", "threads", b"threads", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_provider", b"_provider", "_runner", b"_runner", "_threads", b"_threads", "_version", b"_version", "engine", b"engine", "precision", b"precision", "provider", b"provider", "runner", b"runner", "threads", b"threads", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__provider: _TypeAlias = _typing.Literal["provider"]  # noqa: Y015
+    _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
+    _WhichOneofReturnType__runner: _TypeAlias = _typing.Literal["runner"]  # noqa: Y015
+    _WhichOneofArgType__runner: _TypeAlias = _typing.Literal["_runner", b"_runner"]  # noqa: Y015
+    _WhichOneofReturnType__threads: _TypeAlias = _typing.Literal["threads"]  # noqa: Y015
+    _WhichOneofArgType__threads: _TypeAlias = _typing.Literal["_threads", b"_threads"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runner) -> _WhichOneofReturnType__runner | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threads) -> _WhichOneofReturnType__threads | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___Runtime: _TypeAlias = Runtime  # noqa: Y015
 
 @_typing.final
 class SegFeature(_message.Message):
@@ -294,6 +355,7 @@ class DescribeResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     MAX_REFERENCES_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     bundle_digest: _builtins.str
     """SHA-256 of the bundle's manifest, hex."""
     model_name: _builtins.str
@@ -302,6 +364,8 @@ class DescribeResponse(_message.Message):
     """For people, for example "onnxruntime/CPUExecutionProvider"."""
     max_references: _builtins.int
     """Of one prompt."""
+    @_builtins.property
+    def runtime(self) -> Global___Runtime: ...
     def __init__(
         self,
         *,
@@ -310,10 +374,11 @@ class DescribeResponse(_message.Message):
         model_version: _builtins.str = ...,
         engine: _builtins.str = ...,
         max_references: _builtins.int = ...,
+        runtime: Global___Runtime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "engine", b"engine", "max_references", b"max_references", "model_name", b"model_name", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "engine", b"engine", "max_references", b"max_references", "model_name", b"model_name", "model_version", b"model_version", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

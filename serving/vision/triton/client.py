@@ -132,8 +132,8 @@ class TritonClient:
         interface = Interface(tuple(map(_spec, metadata.inputs)), tuple(map(_spec, metadata.outputs)))
         return ModelDescription(interface, answer.config.platform or answer.config.backend, parameters)
 
-    async def server(self) -> str:
-        """Its version."""
+    async def version(self) -> str:
+        """Of Triton."""
         try:
             metadata = await self._client.get_server_metadata(client_timeout=_ANSWER_SECONDS)
         except InferenceServerException as failure:

@@ -72,8 +72,8 @@ class TritonConnection:
         self._lost = True  # since the last good handshake
         self._processes = 0  # servers seen that did not map the slabs before
         self._broken: dict[str, float] = {}
-        self.server = ""
-        """Triton's version and the first model's platform, once a handshake succeeded."""
+        self.version: str | None = None
+        """Triton's, once a handshake succeeded."""
         self.models: dict[str, ModelDescription] = {}
         self.refusal = ""
         """Why slabs are not mapped; empty when they are."""
@@ -137,7 +137,7 @@ class TritonConnection:
                 "Triton does not serve our bundle: " + "; ".join(problems) + "; write its repository with "
                 "`python -m exporters repository --bundle DIR`"
             )
-        self.server = f"{await self._client.server()} {self.models[self._expected[0].name].platform}"
+        self.version = await self._client.version()
 
     async def _map_all(self) -> None:
         """A server that was lost and maps no slab of ours is another process: the old one writes there no more.

@@ -23,6 +23,7 @@ from serving.domain import F32, EncoderImage, Priority
 from serving.errors import EngineFault, StillWriting
 from serving.ports import DecodedMasks, EmbeddingLease
 from serving.runtime.graph import Array
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.slab import Slab, SlabError, Slot
 from serving.stats import TritonCounts
 from serving.vision.interface import check_finite, decoder_interface, encoder_interface
@@ -81,7 +82,17 @@ class TritonVision:
 
     @property
     def description(self) -> str:
-        return f"triton/{self._link.server or 'not reached yet'}"
+        encoder = self.encoder
+        return f"triton/{f'{encoder.version} {encoder.provider}' if encoder.version else 'not reached yet'}"
+
+    @property
+    def encoder(self) -> RuntimeRecord:
+        """Triton says neither a model's precision nor its threads."""
+        return self._record(ENCODER)
+
+    @property
+    def decoder(self) -> RuntimeRecord:
+        return self._record(DECODER)
 
     @property
     def available(self) -> bool:
@@ -138,7 +149,7 @@ class TritonVision:
                 yield last
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
         """Have the embedding written into the lease's slot, or put it there. See ``VisionEngine``."""
         await self._link.ensure_ready()
         slot = lease.slot if self._link.maps(lease.slot) else None
@@ -153,6 +164,7 @@ class TritonVision:
             self._encoded_by_value += 1
         self._encodes += 1
         check_finite(lease.values)
+        return self.encoder
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         """Judge, correct and decode; more features than one call takes, by several. See ``VisionEngine``."""
@@ -173,6 +185,10 @@ class TritonVision:
 
     async def close(self) -> None:
         await self._link.close()
+
+    def _record(self, model: str) -> RuntimeRecord:
+        known = self._link.models.get(model)
+        return RuntimeRecord("triton", self._link.version, known.platform if known else None)
 
     def _most(self) -> int:
         """Most features in one call: the model's configuration says it, and a slot of ours holds no more."""

@@ -50,6 +50,7 @@ def result(**changes: object) -> RoundResult:
         cache=CacheUse(True, 10, 20, 1),
         model_digest="d" * 64,
         request_id="r",
+        engine_digest="e" * 64,
     )
     return replace(found, **changes)
 
@@ -168,6 +169,7 @@ def test_json_can_hold_it() -> None:
     assert held["box"] == {"x_min": 30, "y_min": 10, "x_max": 44, "y_max": 19}
     assert held["reference"]["box"]["x_max"] == 14
     assert (held["index"], held["score"], held["request_id"]) == (1, 0.934, "r")
+    assert held["engine_digest"] == "e" * 64
     assert not [name for name in held if name.startswith("_")]
     assert json.loads(json.dumps(result(**EMPTY).to_dict()))["mask"] is None
 

@@ -15,6 +15,7 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions, environment
 from serving.llm.vllm_requests import VllmAnswer, VllmRequest
 from serving.ports import Completion
+from serving.runtime.record import RuntimeRecord
 from tests.scripted.prompts import Draft, draft
 from tests.unit.serving.manifests import manifest
 
@@ -33,6 +34,7 @@ class Core:
     cached_rows: tuple[int, ...] = ()
     """Not read where they are chosen."""
     asked: list[VllmRequest] = field(default_factory=list)
+    record: RuntimeRecord = field(default_factory=lambda: RuntimeRecord("vllm"))
     steps: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(count=0, largest=0))
 
     async def answer(self, request: VllmRequest) -> VllmAnswer:

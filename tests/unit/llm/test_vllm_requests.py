@@ -12,12 +12,14 @@ from serving.domain import SegFeature
 from serving.llm import vllm_requests
 from serving.llm.vllm_requests import VllmAnswer, VllmRequest, completion, unread
 from serving.ports import Prompt
+from serving.runtime.record import RuntimeRecord
 from tests.scripted.pictures import reference, tower_image
 from tests.scripted.prompts import Draft, draft
 from tests.unit.serving.manifests import manifest
 
 MODEL = manifest()
 TOKENS, PATCHES = MODEL.tokens, MODEL.tower.tokens
+VLLM = RuntimeRecord("vllm")
 
 
 def two_rounds() -> Draft:
@@ -104,7 +106,7 @@ def test_tenants_have_salts_that_do_not_name_them() -> None:
 def said(prompt: Prompt, *ids: int) -> tuple[tuple[int, ...], float | None]:
     """Words, and which row was taken as ``[SEG]``'s."""
     asked = requests(prompt)
-    done = completion(prompt, MODEL, asked, [answer(each, *ids) for each in asked])
+    done = completion(prompt, MODEL, asked, [answer(each, *ids) for each in asked], VLLM)
     return done.token_ids, None if done.generated is None else float(done.generated.vector[0])
 
 
@@ -131,10 +133,10 @@ def test_cached_tokens_are_those_of_the_prompt_that_nobody_computed() -> None:
     asked = requests(prompt)
     lengths = [each.length for each in asked]
     warm = [answer(asked[0], 9, cached=lengths[0] - 1), answer(asked[1], 9, cached=lengths[1] - 3)]
-    assert completion(prompt, MODEL, asked, warm).cached_tokens == lengths[1] - 4
+    assert completion(prompt, MODEL, asked, warm, VLLM).cached_tokens == lengths[1] - 4
     cold = [answer(asked[0], 9), answer(asked[1], 9, cached=lengths[0] - 1)]
-    assert completion(prompt, MODEL, asked, cold).cached_tokens == 0
-    assert completion(prompt, MODEL, asked, cold).prompt_tokens == lengths[1]
+    assert completion(prompt, MODEL, asked, cold, VLLM).cached_tokens == 0
+    assert completion(prompt, MODEL, asked, cold, VLLM).prompt_tokens == lengths[1]
 
 
 def test_a_digest_stands_for_one_normalisation() -> None:
@@ -161,7 +163,7 @@ def test_chosen_rows_and_generation_are_one_request() -> None:
     (request,) = together(prompt)
     assert (request.token_ids, request.max_tokens) == (prompt.token_ids, 7)
     assert len(request.chosen) == 2
-    done = completion(prompt, MODEL, [request], [answer(request, 40, TOKENS.seg)])
+    done = completion(prompt, MODEL, [request], [answer(request, 40, TOKENS.seg)], VLLM)
     assert [float(f.vector[0]) for f in done.features] == list(request.rows)
     assert done.token_ids == (40,)
     assert done.generated is not None
@@ -191,9 +193,8 @@ def test_rows_that_the_prefix_cache_had_are_asked_apart() -> None:
     assert [each.rows for each in more] == [(first,), (second,)]
     assert [each.token_ids for each in more] == [each.token_ids for each in requests(prompt)[:2]]
     assert all(each.chosen == () for each in more)
-    done = completion(
-        prompt, MODEL, asked + more, answers + [answer(each, 9, cached=each.length - 1) for each in more]
-    )
+    later = [answer(each, 9, cached=each.length - 1) for each in more]
+    done = completion(prompt, MODEL, asked + more, answers + later, VLLM)
     assert [float(f.vector[0]) for f in done.features] == list(request.rows)
     assert done.cached_tokens == second + 1 - 2
     assert unread(prompt, MODEL, asked, [answer(request, 9)]) == []

@@ -33,6 +33,7 @@ from serving.offline import compose
 from serving.orchestrator import Orchestrator
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
 from serving.prompt import PromptTemplate
+from serving.runtime.record import RuntimeRecord
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.wave import waves
@@ -357,7 +358,7 @@ async def test_an_engine_that_breaks_its_contract_is_a_fault(
 
     async def one_too_many(prompt: Prompt) -> object:
         completion = await complete(prompt)
-        return type(completion)(completion.features * 2, (), None, 1, 0)
+        return replace(completion, features=completion.features * 2)
 
     monkeypatch.setattr(serving.language, "complete", one_too_many)
     with pytest.raises(EngineFault):
@@ -422,14 +423,15 @@ class Watched:
     vision: ScriptedVision
     seen: list[tuple[str, Priority]]
     description: str = "watched"
+    encoder = decoder = RuntimeRecord("watched")
 
     async def complete(self, prompt: Prompt) -> Completion:
         self.seen.append(("complete", request_context.priority()))
         return await self.language.complete(prompt)
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
         self.seen.append(("encode", request_context.priority()))
-        await self.vision.encode(image, lease)
+        return await self.vision.encode(image, lease)
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         self.seen.append(("decode", request_context.priority()))

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mediround import rle
-from mediround.evaluate.ledger import ItemRecord, Ledger, RoundRecord, Run, RunError, read_records
+from mediround import EngineRecord, Library, PixelRecord, RuntimeRecord, rle
+from mediround.evaluate.ledger import ItemRecord, Ledger, RoundRecord, Run, RunError, read_records, read_run
 from mediround.evaluate.metrics import Overlap
 from tests.scripted.medseg import rectangle
 
-RUN = Run("referenced", "given", "m", "1", "d" * 64, 0.6, True, "0.1.0", "a", "b")
+VLLM, CPU = RuntimeRecord("vllm", "0.32.0", "cpu", "float32", runner="v1"), RuntimeRecord("onnxruntime", threads=2)
+PIXELS = PixelRecord((Library("pillow", "13"), Library("opencv", "5")))
+RECORD = EngineRecord("e" * 64, "m", "1", "d" * 64, "0.1.0", PIXELS, VLLM, CPU, CPU)
+RUN = Run("referenced", "given", "m", "1", "d" * 64, 0.6, True, "0.1.0", "a", "b", (RECORD,))
 COUNTS = rle.encode(rectangle()).decode()
 MASK = RoundRecord("mask", "It is [SEG].", 0.7, False, 48, 64, Overlap(256, 256, 256), COUNTS)
 NO_MASK = RoundRecord("no_mask", "No.", None, False, 48, 64, Overlap(0, 256, 0), None)
@@ -36,6 +39,10 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert list(read_records(path)) == [record("a"), record("b")]
     np.testing.assert_array_equal(MASK.mask(), rectangle())
     assert not NO_MASK.mask().any()
+
+
+def test_a_run_is_read_with_its_engines(path: Path) -> None:
+    assert read_run(path) == RUN
 
 
 def test_a_run_goes_on(path: Path) -> None:
@@ -66,6 +73,9 @@ def test_a_run_torn_in_its_first_line_begins_anew(tmp_path: Path) -> None:
 def test_another_run_is_not_mixed_in(path: Path) -> None:
     with pytest.raises(RunError, match=r"another policy, model_digest; choose another --out"):
         Ledger(path, replace(RUN, policy="off", model_digest="e" * 64))
+    faster = replace(RECORD, language=replace(VLLM, precision="bfloat16"))
+    with pytest.raises(RunError, match=r"another engine_records; choose another --out"):
+        Ledger(path, replace(RUN, engine_records=(faster,)))
 
 
 @pytest.mark.parametrize("line", ["{}", "x", '{"key":"c","item":1,"rounds":[{}]}'])

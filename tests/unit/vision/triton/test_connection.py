@@ -50,7 +50,7 @@ class MadeUp:
         await self._answer("describe")
         return ModelDescription(Interface((), ()), "made up", {"graph_sha256": "d"})
 
-    async def server(self) -> str:
+    async def version(self) -> str:
         return "0"
 
     async def regions(self) -> dict[str, str]:
