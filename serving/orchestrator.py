@@ -48,6 +48,7 @@ from serving.history.rounds import RoundResult
 from serving.observer import Observer, WaveTerms
 from serving.ports import Completion, EmbeddingLease, EmbeddingStore, Gate, LanguageEngine, VisionEngine
 from serving.prompt import PromptTemplate
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor
 from serving.sessions.embedding import HeldEmbedding, embedding_of
@@ -178,10 +179,10 @@ class Orchestrator:
         coming = embedding_of(key, self.embeddings, partial(self._encode, session.image), request.priority)
         return _Work(request, session, planned.last, await stack.enter_async_context(coming))
 
-    async def _encode(self, image: SourceImage, lease: EmbeddingLease) -> None:
+    async def _encode(self, image: SourceImage, lease: EmbeddingLease) -> RuntimeRecord:
         """Only now is the image brought to the encoder's size: most rounds find its embedding."""
         prepare = partial(self.geometry.encoder_image, image)
-        await self.vision.encode(await run_in_executor(self.pixel_executor, prepare), lease)
+        return await self.vision.encode(await run_in_executor(self.pixel_executor, prepare), lease)
 
     def _observe(
         self, request: DialogueRequest, items: Sequence[WaveItem], results: Sequence[RoundResult]

@@ -29,12 +29,14 @@ from serving.engines import Engines, Remotes, SharedMemory
 from serving.llm.settings import LanguageServerSettings
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, Prompt
+from serving.runtime.record import RuntimeRecord
 from serving.settings import Settings
 
 SIZES = "MEDIROUND_CEILING_SIZES"
 """Names the sizes, in the environment: ``published``, or ``lite`` for those of the bundle itself."""
 HALF = "MEDIROUND_CEILING_HALF"
 """``language``: the language server in place of the service."""
+INSTANT = RuntimeRecord("instant")
 PATCH = 14
 """Pixels of the published tower's patches, a side."""
 MASKS = 8
@@ -80,10 +82,14 @@ class InstantLanguage:
     def description(self) -> str:
         return "instant"
 
+    @property
+    def runtimes(self) -> tuple[RuntimeRecord, ...]:
+        return (INSTANT,)
+
     async def complete(self, prompt: Prompt) -> Completion:
         length = len(prompt.token_ids) + self.manifest.tower.tokens - 1
         generated = self.feature if prompt.max_new_tokens else None
-        return Completion((self.feature,) * len(prompt.feature_positions), (), generated, length, 0)
+        return Completion((self.feature,) * len(prompt.feature_positions), (), generated, length, 0, INSTANT)
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -101,10 +107,19 @@ class InstantVision:
     def description(self) -> str:
         return json.dumps(cpu())
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> None:
+    @property
+    def encoder(self) -> RuntimeRecord:
+        return INSTANT
+
+    @property
+    def decoder(self) -> RuntimeRecord:
+        return INSTANT
+
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
         side, spec = self.manifest.image.side, self.manifest.image
         if image.pixels.shape != (side, side, 3) or lease.values.shape != spec.embedding:
             raise AssertionError("an image or an embedding has another shape")
+        return INSTANT
 
     async def decode(self, lease: EmbeddingLease, features: F32, thresholds: F32) -> DecodedMasks:
         count = len(features)
