@@ -170,20 +170,22 @@ ROWS = (
         name="vllm",
         what="vLLM on a GPU computes the golden vectors: V2 model runner with the tap, CUDA graphs, async "
         "scheduling",
-        without="the same on vLLM's CPU build, V1 runner (`tests/parity/test_golden.py`); V2's call conventions "
-        "with stand-ins (`tests/unit/llm/test_tap.py`)",
+        without="the same on vLLM's CPU build: V1, eager and compiled (`tests/parity/test_golden.py`); V2 with "
+        "async scheduling, kernels interpreted (`tests/llm/test_gpu_runner.py`); not CUDA graphs, nor a GPU's "
+        "attention",
         steps=(Step(f"{PARITY} --language vllm", figures=parity),),
     ),
     Row(
         name="vllm-contract",
         what="vLLM on a GPU keeps the contract, with and without chosen rows: golden vectors, cancels, refusals, "
         "killed engine, nothing left after a storm of cancels",
-        without="on the same release's CPU build, V1 (`tests/contract`, `tests/parity/test_golden.py`); V2's call "
-        "conventions with stand-ins (`tests/unit/llm/test_rows.py`)",
+        without="on the same release's CPU build: V1 (`tests/contract`, `tests/parity/test_golden.py`); V2 with "
+        "async scheduling, there also preempted, and cancelled while blocks are short "
+        "(`tests/llm/test_gpu_runner.py`)",
         steps=(
             Step(
                 "python -m pytest -p tests.on_gpu tests/parity/test_golden.py tests/contract/test_language.py "
-                "tests/contract/test_vllm.py -k 'vllm or rows or storm'",
+                "tests/contract/test_vllm.py -k '(vllm or rows or storm) and not compiled'",
                 (r"\d+ passed",),
                 lines(r"\d+ passed"),
             ),

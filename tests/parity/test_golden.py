@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,19 +18,23 @@ from exporters.compare.parity import ParityReport, ParityTolerance, replay
 from serving.bundle import Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
-from serving.llm.vllm_options import ON_CPU
+from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import Completion, Prompt
 from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.vision.onnx import OnnxVision
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.conftest import GOLDEN
+from tests.contract.conftest import needs_vllm
+
+ENGINES = ["onnx", "vllm", "vllm with chosen rows", "vllm compiled", "vllm compiled with chosen rows", "triton"]
 
 
-@pytest.fixture(scope="module", params=["onnx", "vllm", "vllm with chosen rows", "triton"])
+@pytest.fixture(scope="module", params=ENGINES)
 def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directory: Path) -> ParityReport:
     if request.param.startswith("vllm"):
-        return request.getfixturevalue("on_vllm")[request.param == "vllm with chosen rows"]  # type: ignore[no-any-return]  # of a fixture
+        started = "compiled_vllm" if "compiled" in request.param else "on_vllm"
+        return request.getfixturevalue(started)["rows" in request.param]  # type: ignore[no-any-return]  # of a fixture
     dialogues = read_golden(golden_directory)
     if request.param == "triton":
         server: Triton = request.getfixturevalue("golden_triton")
@@ -42,9 +45,14 @@ def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directo
 @pytest.fixture(scope="module")
 def on_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[ParityReport, ParityReport]:
     """Without and with chosen rows, of one start; in float32 on the CPU, all dialogues at once."""
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed: make env-vllm")
-    return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory))))
+    return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory)), ON_CPU))
+
+
+@pytest.fixture(scope="module")
+def compiled_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[ParityReport, ParityReport]:
+    """The same of a start that compiles the model, as one on a GPU does."""
+    compiled = replace(ON_CPU, eager=False)
+    return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory)), compiled))
 
 
 async def on_onnx(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> ParityReport:
@@ -55,9 +63,12 @@ async def on_onnx(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> Pari
     return report
 
 
-async def both_ways(bundle: Bundle, dialogues: Sequence[RecordedDialogue]) -> tuple[ParityReport, ParityReport]:
-    choosing = await VllmLanguage.start(bundle, replace(ON_CPU, chosen_rows=True))
-    plain, vision = VllmLanguage(choosing._core, bundle.manifest, ON_CPU), OnnxVision(bundle, threads=2)
+async def both_ways(
+    bundle: Bundle, dialogues: Sequence[RecordedDialogue], options: VllmOptions
+) -> tuple[ParityReport, ParityReport]:
+    needs_vllm()
+    choosing = await VllmLanguage.start(bundle, replace(options, chosen_rows=True))
+    plain, vision = VllmLanguage(choosing._core, bundle.manifest, options), OnnxVision(bundle, threads=2)
     started, reports = choosing.counts.requests, []
     for engine in (plain, choosing):
         language = Tenant(engine)
