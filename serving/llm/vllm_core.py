@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import vllm
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.exceptions import VLLMError
@@ -30,7 +28,7 @@ from serving.errors import EngineFault, Unavailable
 from serving.llm.plugin import causes
 from serving.llm.plugin.rows import CHOSEN_ROWS
 from serving.llm.vllm_options import VllmOptions
-from serving.llm.vllm_requests import MediaItem, VllmAnswer, VllmRequest
+from serving.llm.vllm_requests import VllmAnswer, VllmRequest
 from serving.runtime.record import RuntimeRecord
 
 SHUTDOWN_SECONDS = 10.0
@@ -247,6 +245,7 @@ def _arguments(model: Path, manifest: Manifest, options: VllmOptions) -> AsyncEn
         mm_processor_cache_gb=0,
         worker_extension_cls=CHOSEN_ROWS_TAP if options.chosen_rows else FEATURE_TAP,
         enable_log_requests=False,
+        hf_overrides={"image_mean": list(manifest.tower.mean), "image_std": list(manifest.tower.std)},
     )
 
 
@@ -255,12 +254,10 @@ def _prompt(request: VllmRequest) -> dict[str, Any]:
     media = {"image": request.image, "crop": request.crops, "bbox": request.boxes}
     present = {modality: items for modality, items in media.items() if items}
     if present:
-        prompt["multi_modal_data"] = {modality: _tensors(items) for modality, items in present.items()}
+        prompt["multi_modal_data"] = {
+            modality: [item.values for item in items] for modality, items in present.items()
+        }
         prompt["multi_modal_uuids"] = {
             modality: [item.key for item in items] for modality, items in present.items()
         }
     return prompt
-
-
-def _tensors(items: Sequence[MediaItem]) -> list[torch.Tensor]:
-    return [torch.from_numpy(item.values) for item in items]

@@ -127,9 +127,9 @@ class VllmLanguage:
         self._admit(prompt, count)
         try:
             together = self._options.chosen_rows
-            parts = await asyncio.to_thread(requests, prompt, self._manifest, chosen_rows=together)
+            parts = requests(prompt, self._manifest, chosen_rows=together)
             answers = await self._answers(parts)
-            if more := await asyncio.to_thread(unread, prompt, self._manifest, parts, answers):
+            if more := unread(prompt, self._manifest, parts, answers):
                 parts, answers = parts + more, answers + await self._answers(more)
         finally:
             self._admitted -= count

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serving.bundle import Manifest
-from serving.domain import F32, Reference, SegFeature, TowerImage
+from serving.domain import F32, U8, Reference, SegFeature, TowerImage
 from serving.llm.validation import prompt_length
 from serving.ports import Completion, Prompt
 from serving.runtime.record import RuntimeRecord
@@ -21,10 +21,11 @@ from serving.runtime.record import RuntimeRecord
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """A tensor for the model, and the content that vLLM's caches know it by."""
+    """An array for the model, and the content that vLLM's caches know it by."""
 
     key: str
-    values: F32
+    values: F32 | U8
+    """A box, or a picture's pixels: the model normalises them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class VllmAnswer:
 
 
 def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[VllmRequest]:
-    """The request that generates, if any, then one for each of the prompt's ``feature_positions``. Slow: pixels.
+    """The request that generates, if any, then one for each of the prompt's ``feature_positions``.
 
     ``chosen_rows``: one request for everything.
     """
@@ -85,7 +86,7 @@ def requests(prompt: Prompt, manifest: Manifest, *, chosen_rows: bool) -> list[V
 def unread(
     prompt: Prompt, manifest: Manifest, parts: Sequence[VllmRequest], answers: Sequence[VllmAnswer]
 ) -> list[VllmRequest]:
-    """One for each feature that the answers lack, since the prefix cache had its row. Slow if there are any.
+    """One for each feature that the answers lack, since the prefix cache had its row.
 
     Each computes what is behind the last whole block before it; the whole prompt again would cost more.
     """
@@ -150,16 +151,13 @@ def _row(prompt: Prompt, manifest: Manifest, position: int) -> int:
 
 
 def _cutter(prompt: Prompt, manifest: Manifest) -> Callable[[int, int, Sequence[int]], VllmRequest]:
-    """Makes requests of the prompt's beginnings; every picture is normalised once."""
+    """Makes requests of the prompt's beginnings."""
     tokens, tower = manifest.tokens, manifest.tower
     preprocessing = hashlib.sha256(tower.model_dump_json().encode()).hexdigest()[:16]
-    normalised: dict[str, F32] = {}
 
     def picture(kind: str, shown: TowerImage) -> MediaItem:
-        if shown.digest not in normalised:
-            normalised[shown.digest] = shown.normalised(tower)
         # As an image and as a crop the same pixels become different tokens.
-        return MediaItem(f"{kind}-{preprocessing}-{shown.digest}", normalised[shown.digest])
+        return MediaItem(f"{kind}-{preprocessing}-{shown.digest}", shown.pixels)
 
     def box(reference: Reference) -> MediaItem:
         return MediaItem(f"bbox-{reference.box.tobytes().hex()}", reference.box)

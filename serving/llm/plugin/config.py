@@ -5,6 +5,7 @@ Knows its fields. Does not know how they are used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import CLIPVisionConfig, MistralConfig, PretrainedConfig
@@ -29,9 +30,14 @@ class MediRoundConfig(PretrainedConfig):
         bbox_token_id: int = 0,
         crop_token_id: int = 0,
         image_token_id: int = 0,
+        image_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        image_std: Sequence[float] = (1.0, 1.0, 1.0),
         **kwargs: Any,
     ) -> None:
-        """All defaults are placeholders: transformers makes an empty one to compare with."""
+        """All defaults are placeholders: transformers makes an empty one to compare with.
+
+        ``image_mean`` and ``image_std`` are not in the file: they come from the manifest, when vLLM starts.
+        """
         self.text_config = MistralConfig(**(text_config or {}))
         self.vision_config = CLIPVisionConfig(**(vision_config or {}))
         self.select_layer = select_layer
@@ -41,4 +47,6 @@ class MediRoundConfig(PretrainedConfig):
         self.bbox_token_id = bbox_token_id
         self.crop_token_id = crop_token_id
         self.image_token_id = image_token_id
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
         super().__init__(**kwargs)

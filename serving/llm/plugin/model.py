@@ -29,6 +29,8 @@ AT_ONCE = 16
 class MediRoundForSegmentation(nn.Module, SupportsMultiModal):
     """Reads a dialogue on an image; ``last_rows`` are the hidden states that the step's tokens come from."""
 
+    image_mean: Tensor
+    image_std: Tensor
     packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}  # noqa: RUF012  # vLLM's form
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -66,6 +68,9 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal):
                 )
             ]
         )
+        for name, values in (("image_mean", config.image_mean), ("image_std", config.image_std)):
+            channels = torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
         self.last_rows: Tensor | None = None
 
     @classmethod
@@ -75,20 +80,26 @@ class MediRoundForSegmentation(nn.Module, SupportsMultiModal):
 
     def embed_multimodal(self, **kwargs: object) -> Tensor | list[Tensor]:
         """The embeddings (items, tokens, H) of one modality; see ``FIELDS``."""
-        dtype = self.bbox_encoder.weight.dtype
         for modality, field in FIELDS.items():
             value = kwargs.get(field)
             if isinstance(value, Tensor):
-                return self._embedded(modality, value.to(dtype))
+                return self._embedded(modality, value)
         return []
 
     def _embedded(self, modality: str, items: Tensor) -> Tensor:
+        dtype = self.bbox_encoder.weight.dtype
         if modality == "bbox":
-            return self.bbox_encoder(items).unsqueeze(1)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+            return self.bbox_encoder(items.to(dtype)).unsqueeze(1)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
         wanted = slice(1, None) if modality == "image" else slice(1)  # of 1 + patches, the class token first
         # A step may bring crops by the dozen; what CLIP needs to compute them would grow with them.
-        tokens = torch.cat([self.vision_tower(part)[:, wanted] for part in torch.split(items, AT_ONCE)])
+        parts = (self.normalised(part).to(dtype) for part in torch.split(items, AT_ONCE))
+        tokens = torch.cat([self.vision_tower(part)[:, wanted] for part in parts])
         return self.mm_projector(tokens)  # type: ignore[no-any-return]  # as above
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 (items, P, P, 3) as float32 (items, 3, P, P), as ``serving.domain.TowerImage`` does it."""
+        scaled = pixels.permute(0, 3, 1, 2).float().contiguous() * 0.00392156862745098
+        return (scaled - self.image_mean) / self.image_std
 
     def forward(
         self,

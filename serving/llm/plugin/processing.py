@@ -1,16 +1,20 @@
 """Images, crops and boxes on their way into vLLM: checked, and bound to their placeholders.
 
-Knows shapes, and which token stands for what. Nothing is resized or tokenised here: tensors come in finished,
-prompts as ids. What passes these checks cannot break the model; a worker that fails ends the engine for all.
+Knows types and shapes, and which token stands for what. Nothing is resized or tokenised here: pixels come in at
+the tower's size, prompts as ids; the model normalises pixels, on its device. What passes these checks cannot break
+the model; a worker that fails ends the engine for all.
 Method names and parameters are vLLM's, which calls some of them by keyword.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.inputs import MultiModalFieldConfig
@@ -29,14 +33,25 @@ FIELDS = {"image": "image_pixels", "crop": "crop_pixels", "bbox": "boxes"}
 """Modality → keyword of the model's ``embed_multimodal``."""
 
 
-class TensorItems(ProcessorBatchItems):
-    """Finished float32 tensors of one modality, all of ``shape``."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What one item of a modality must be."""
 
-    def __init__(self, data: Sequence[torch.Tensor], modality: str, shape: tuple[int, ...]) -> None:
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+
+    def zeros(self) -> npt.NDArray[Any]:
+        return np.zeros(self.shape, self.dtype)
+
+
+class ArrayItems(ProcessorBatchItems):
+    """Arrays of one modality, all of one form. By numpy: torch would start threads for the smallest of checks."""
+
+    def __init__(self, data: Sequence[npt.NDArray[Any]], modality: str, form: Form) -> None:
         for item in data:
-            if not isinstance(item, torch.Tensor) or item.dtype != torch.float32 or tuple(item.shape) != shape:
-                raise VLLMValidationError(f"a {modality} is a float32 tensor of shape {shape}")
-            if not bool(item.isfinite().all()):
+            if not isinstance(item, np.ndarray) or item.dtype != form.dtype or item.shape != form.shape:
+                raise VLLMValidationError(f"a {modality} is a {form.dtype.__name__} array of shape {form.shape}")
+            if item.dtype != np.uint8 and not np.isfinite(item).all():
                 raise VLLMValidationError(f"a {modality} holds values that are not finite")
         super().__init__(data, modality)
 
@@ -44,21 +59,21 @@ class TensorItems(ProcessorBatchItems):
         return {}
 
     def get_passthrough_data(self) -> Mapping[str, object]:
-        return {FIELDS[self.modality]: torch.stack(list(self.get_all()))}
+        return {FIELDS[self.modality]: torch.from_numpy(np.stack(self.get_all()))}
 
 
 class Parser(MultiModalDataParser):
-    """``shapes``: of one item, by modality."""
+    """``forms``: of one item, by modality."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, forms: Mapping[str, Form]) -> None:
         super().__init__()
-        self._shapes = shapes
+        self._forms = forms
 
     def _get_subparsers(self) -> Mapping[str, Any]:
         return {modality: partial(self._items, modality) for modality in FIELDS}
 
-    def _items(self, modality: str, data: Sequence[torch.Tensor] | None) -> TensorItems | None:
-        return TensorItems(data, modality, self._shapes[modality]) if data else None
+    def _items(self, modality: str, data: Sequence[npt.NDArray[Any]] | None) -> ArrayItems | None:
+        return ArrayItems(data, modality, self._forms[modality]) if data else None
 
 
 class Info(BaseProcessingInfo):
@@ -82,9 +97,10 @@ class Info(BaseProcessingInfo):
         return {**self.placeholders, "image": self.config.seg_token_id}
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def forms(self) -> dict[str, Form]:
         side = self.config.vision_config.image_size
-        return {"image": (3, side, side), "crop": (3, side, side), "bbox": (4,)}
+        picture = Form((side, side, 3), np.uint8)
+        return {"image": picture, "crop": picture, "bbox": Form((4,), np.float32)}
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -92,7 +108,7 @@ class Info(BaseProcessingInfo):
         return {"image": self.config.image_tokens, "crop": 1, "bbox": 1}
 
     def get_data_parser(self) -> MultiModalDataParser:
-        return Parser(self.shapes)
+        return Parser(self.forms)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"image": 1, "crop": None, "bbox": None}
@@ -108,7 +124,7 @@ class Dummy(BaseDummyInputsBuilder):
         return ""
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:  # noqa: ARG002  # vLLM's signature
-        return {name: [torch.zeros(self.info.shapes[name])] * mm_counts.get(name, 0) for name in FIELDS}
+        return {name: [self.info.forms[name].zeros()] * mm_counts.get(name, 0) for name in FIELDS}
 
 
 class Processor(BaseMultiModalProcessor):

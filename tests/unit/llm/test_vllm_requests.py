@@ -75,11 +75,11 @@ def test_generation_is_one_request_more() -> None:
     assert requests(draft(MODEL).prompt()) == []
 
 
-def test_pixels_are_normalised_as_everywhere() -> None:
+def test_pixels_and_boxes_are_passed_on_as_they_came() -> None:
     prompt = two_rounds().prompt()
     (_, second) = requests(prompt)
-    assert np.array_equal(second.image[0].values, prompt.image.normalised(MODEL.tower))
-    assert np.array_equal(second.crops[0].values, prompt.references[0].crop.normalised(MODEL.tower))
+    assert second.image[0].values is prompt.image.pixels
+    assert second.crops[0].values is prompt.references[0].crop.pixels
     assert second.boxes[0].values is prompt.references[0].box
 
 
@@ -137,14 +137,6 @@ def test_cached_tokens_are_those_of_the_prompt_that_nobody_computed() -> None:
     cold = [answer(asked[0], 9), answer(asked[1], 9, cached=lengths[0] - 1)]
     assert completion(prompt, MODEL, asked, cold, VLLM).cached_tokens == 0
     assert completion(prompt, MODEL, asked, cold, VLLM).prompt_tokens == lengths[1]
-
-
-def test_a_digest_stands_for_one_normalisation() -> None:
-    """Ten rounds that refer to one mask send one tensor, not ten."""
-    shown = reference(MODEL, 1)
-    prompt = draft(MODEL).refer_to(shown).say(1).refer_to(shown).read().prompt()
-    first, second = requests(prompt)[0].crops
-    assert first.values is second.values
 
 
 def test_chosen_rows_are_one_request_that_ends_at_the_last() -> None:
