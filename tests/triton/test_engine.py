@@ -75,7 +75,7 @@ async def test_it_computes_what_onnx_does_on_an_image_that_is_not_square(
         np.testing.assert_allclose(ours.logits, theirs.logits, rtol=0, atol=1e-4)
         np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
         assert np.array_equal(ours.corrected, theirs.corrected)
-        assert on.engine.counts.decodes == 3
+        assert on.engine.counts.decodes == 5  # four features each
     await onnx.close()
 
 
