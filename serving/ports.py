@@ -203,8 +203,8 @@ class SessionStore(Protocol):
     """Sessions, by caller and id: what one caller has is not there for another, whose ids may be the same.
 
     One request at a time holds a session; others wait in the order of their arrival. Records are pure values. A
-    store that keeps them elsewhere need not keep what is derived (the tower's pixels, ``Round.reference``), and has
-    it there again before a session is held.
+    store that keeps them elsewhere need not keep what is derived (the tower's pixels, ``Round.reference``), and
+    has it there again before a session is held.
 
     Every method but ``page`` raises, for a session that cannot be had:
         NotFound: unknown, or another caller's (no reason); its end was reached (SESSION_EXPIRED).

@@ -50,6 +50,7 @@ COMMANDS = {
     "benchmarks.telemetry": EXPORT,
     "benchmarks.triton": EXPORT,
     "training": (*EXPORT, "mediround-serving[train]"),
+    "training.given": (*EXPORT, "mediround-serving[train]"),
     "training.card": (*EXPORT, "mediround-serving[train]"),
     "training.overlays": (*EXPORT, "mediround-serving[train]"),
 }
