@@ -29,6 +29,7 @@ from serving.runtime.cpus import usable_cpus
 
 MIB = 1 << 20
 DIALOGUES = 20
+PLANS = Path("build/plans")
 
 
 def vision_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +75,11 @@ def tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("fp32", "fp16", "bf16"), help="refuse a bundle that computes in another"
     )
     parser.add_argument("--repository", type=Path, required=True, help="of `exporters repository` for that bundle")
-    parser.add_argument(
-        "--plans", type=Path, default=Path("build/plans"), help="where they are kept (%(default)s)"
-    )
+    parser.add_argument("--plans", type=Path, help=f"where they are kept ({PLANS})")
     parser.add_argument(
         "--check", action="store_true", help="build nothing; exit 2 if a plan is not for this host"
     )
-    parser.add_argument("--runtime", choices=("tensorrt", "tensorrt_rtx"), default="tensorrt")
+    parser.add_argument("--runtime", choices=("tensorrt", "tensorrt_rtx"), help="what builds them (tensorrt)")
     parser.add_argument(
         "--capability", type=_capability, help="of the GPU, such as 9.0; that of this host's by default"
     )
@@ -92,7 +91,7 @@ def tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the TensorRT in Triton; %(default)s is that of {triton_release.IMAGE}",
     )
     parser.add_argument(
-        "--language-share", type=_share, default=0.0, help="with --check: of the GPU's memory, that vLLM will take"
+        "--language-share", type=_share, help="with --check: of the GPU's memory, that vLLM will take"
     )
     parser.add_argument(
         "--gpus",
@@ -106,11 +105,15 @@ def tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
 def _tensorrt(given: argparse.Namespace) -> int:
     if (given.bundle is None) != given.check:
         raise SourceError("name a --bundle to build, or --check a repository that has plans")
-    return _check(given) if given.check else _build(given)
+    if given.check:
+        refuse_unused(given, "precision", "plans", "runtime", "workspace_mib", unless="a --bundle is built")
+        return _check(given)
+    refuse_unused(given, "language_share", "gpus", unless="--check is given")
+    return _build(given)
 
 
 def _build(given: argparse.Namespace) -> int:
-    progress, compiler = timed(), Compiler(_module(given.runtime))
+    progress, compiler = timed(), Compiler(_module(given.runtime or "tensorrt"))
     require_release(compiler, given.server_tensorrt)
     workspace = given.workspace_mib * MIB if given.workspace_mib else None
     workshop = Builder(compiler, _gpu(given), workspace)
@@ -120,7 +123,7 @@ def _build(given: argparse.Namespace) -> int:
             f"{given.bundle} computes in {bundle.manifest.image.precision}: make one that computes in "
             f"{given.precision} with `python -m exporters vision`"
         )
-    for plan in build_plans(bundle, BuildPaths(given.repository, given.plans), workshop, progress):
+    for plan in build_plans(bundle, BuildPaths(given.repository, given.plans or PLANS), workshop, progress):
         print(plan)  # what this command makes
     return 0
 
@@ -138,7 +141,7 @@ def _check(given: argparse.Namespace) -> int:
         progress("memory is not summed: nvidia-smi did not say how much the GPU has")
     else:
         apart = given.gpus is not None and given.gpus[0] != given.gpus[1]
-        progress(require_room(found, GpuMemory(gpu.memory, 0.0 if apart else given.language_share)))
+        progress(require_room(found, GpuMemory(gpu.memory, 0.0 if apart else given.language_share or 0.0)))
     return 0
 
 

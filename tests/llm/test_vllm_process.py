@@ -40,7 +40,7 @@ def test_vllms_own_reason_is_what_its_owner_reads(random_bundle: Bundle) -> None
         "--listen",
         "127.0.0.1:0",
     ]
-    flags = ["--engine", "vllm-cpu", "--vllm.kv-cache-bytes", str(1 << 16)]
+    flags = ["--engine", "vllm-cpu", "--vllm.kv-cache-bytes", str(1 << 20)]
     ended = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == START_FAILED
     [line] = [each for each in ended.stderr.splitlines() if "cannot serve: " in each]

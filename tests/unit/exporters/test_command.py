@@ -57,6 +57,7 @@ def test_the_bundled_models_say_what_they_were_trained_on() -> None:
 
 LITE = ["--bundle", str(REPOSITORY / "models" / "mediround-lite")]
 VISION = ["vision", *LITE, "--precision", "fp16", "--out", "o"]
+TENSORRT = ["tensorrt", "--repository", "r"]
 BOTH_ELSEWHERE = ["--language", "vllm-cpu", "--vision", "triton://127.0.0.1:1"]
 RECORD = ["record", *LITE, "--data", "d", "--root", ".", "--out", "o", *BOTH_ELSEWHERE]
 
@@ -66,6 +67,12 @@ RECORD = ["record", *LITE, "--data", "d", "--root", ".", "--out", "o", *BOTH_ELS
     [
         ([*VISION, "--root", "."], "--root must be left out unless --data is given"),
         ([*VISION, "--dialogues", "3"], "--dialogues must be left out unless --data is given"),
+        ([*TENSORRT, "--check", "--plans", "p"], "--plans must be left out unless a --bundle is built"),
+        ([*TENSORRT, "--check", "--runtime", "tensorrt"], "--runtime must be left out unless a --bundle is built"),
+        (
+            [*TENSORRT, *LITE, "--language-share", "0.7"],
+            "--language-share must be left out unless --check is given",
+        ),
         ([*RECORD, "--threads", "2"], "--threads must be left out unless --language or --vision is onnx"),
         ([*RECORD, "--provider", "cuda"], "--provider must be left out unless --language or --vision is onnx"),
     ],
