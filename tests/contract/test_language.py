@@ -50,7 +50,8 @@ class SharedMemory:
     numbers = itertools.count()
 
     def __init__(self, engine: LanguageEngine) -> None:
-        self.description, self._engine, self._number = engine.description, engine, next(self.numbers)
+        self.description, self.runtimes = engine.description, engine.runtimes
+        self._engine, self._number = engine, next(self.numbers)
 
     async def complete(self, prompt: Prompt) -> Completion:
         return await self._engine.complete(replace(prompt, tenant=f"{self._number}/{prompt.tenant}"))

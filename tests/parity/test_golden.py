@@ -83,7 +83,7 @@ class Tenant:
     """A tenant for each engine: neither finds rows in the other's prefixes."""
 
     def __init__(self, engine: VllmLanguage) -> None:
-        self.description, self._engine = engine.description, engine
+        self.description, self.runtimes, self._engine = engine.description, engine.runtimes, engine
 
     async def complete(self, prompt: Prompt) -> Completion:
         return await self._engine.complete(replace(prompt, tenant=f"{prompt.tenant} {id(self)}"))
