@@ -232,7 +232,7 @@ async def test_an_image_is_uploaded_once_and_requests_in_flight_are_bounded(
     sent = []
     put = stage.uploads.put
     monkeypatch.setattr(stage.uploads, "put", lambda key, rgb: (sent.append(key), put(key, rgb)))
-    stage.language.script.delay_s = 0.01
+    stage.language.script.delay_s = 0.1
     items = [dialogue([None] * number) for number in range(1, 7)]
     await evaluated(server, items, root, out, Options(concurrency=3, timeout=20))
     assert len(sent) == 1

@@ -163,7 +163,7 @@ def test_every_setting_is_described_with_its_unit(tree: type[BaseSettings]) -> N
         assert re.search(r"\b(who|whoever|nobody|somebody)\b", words) is None, f"--{flag}: {words}"
         kinds = get_args(field.annotation) or (field.annotation,)
         if float in kinds:
-            assert "Seconds" in words, f"--{flag} has no unit: {words}"
+            assert re.search("Seconds|fraction", words), f"--{flag} has no unit: {words}"
         for name, unit in UNITS.items():
             if flag.rpartition("-")[2] == name or f"-{name}-" in flag:
                 assert re.search(unit, words), f"--{flag} has no unit: {words}"
