@@ -21,6 +21,9 @@ ENGINE ?=
 VISION ?=
 ## what loadtest does
 SCENARIO ?= loadtest/scenarios/interactive.toml
+## what true-size makes: mediround-7b, or mediround-0.4b to try it; CONSUME=1 deletes its checkpoint as it is exported
+SIZE ?= mediround-7b
+CONSUME ?=
 ## options of pytest for test: '-n 2 --dist loadgroup' runs two processes
 PYTEST_FLAGS ?=
 ## directory for what evaluate writes
@@ -46,7 +49,7 @@ DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton env-gpu debian demo lite images serve evaluate loadtest test check gpu-check format bench proto lock wheel clean distclean FORCE
+.PHONY: help env env-export env-vllm env-triton env-gpu debian demo lite images serve evaluate loadtest test check gpu-check format bench true-size proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -180,6 +183,9 @@ build/vit-b/manifest.json: | $(VENV)/.export
 	$(BIN)/python -m exporters random --size vit_b --seed 1 --out build/vit-b-checkpoint
 	$(BIN)/python -m exporters bundle --checkpoint build/vit-b-checkpoint --base build/vit-b-checkpoint/llava_med \
 	  --clip build/vit-b-checkpoint/clip --out build/vit-b
+
+true-size: $(VENV)/.vllm ## Make, export, serve and check a random model of SIZE in build/true-size (35 GB of disk, 24 GB of memory)
+	$(BIN)/python -m benchmarks.true_size --size $(SIZE) --out build/true-size $(if $(CONSUME),--consume)
 
 # A process that keeps its big blocks, and threads that sleep while they wait: an encode in 0.8 of its time.
 lite: $(VENV)/.export ## Train a MediRound-Lite from public packages into build/lite, and measure it on dev (85 min)

@@ -24,3 +24,11 @@ class IncompleteCheckpointError(SourceError):
 
 class UnsupportedSourceError(SourceError):
     """The source is whole, but of a form that these exporters do not know. The message names the setting."""
+
+
+class DiskFullError(SourceError):
+    """Too little room for what is to be written. The message says how much is needed, and how much is free."""
+
+
+class MissingPackageError(SourceError):
+    """A source comes with a package that is not installed. The message names it."""

@@ -2,15 +2,13 @@
 
 External data of graphs is copied: ONNX's tools refuse to read it from a file that has several links.
 
-Knows how to write such a file anew without changing its other places. Does not know what the files are.
+Does not know what the files are. Such a file is never written in place: its other places would change.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from serving.bundle import EXTERNAL
@@ -33,20 +31,3 @@ def _linked(source: Path, made: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def replacing(at: Path) -> Iterator[Path]:
-    """A path to write to in the block; at its end the file becomes ``at``, and what was linked to ``at`` stays.
-
-    What the block writes beside it (a graph's external data) comes along under its own name, before ``at`` does.
-    """
-    work = at.with_name(f"new-{at.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work / at.name
-        for made in sorted(work.iterdir(), key=lambda made: made.name == at.name):
-            made.replace(at.with_name(made.name))
-    finally:
-        shutil.rmtree(work)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from serving.external_data import MalformedGraph, locations
+from serving.external_data import reference_problems
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
@@ -23,12 +23,16 @@ VISION_TOWER = "vision_tower.onnx"
 LANGUAGE_MODEL = "language_model.onnx"
 EXTERNAL = ".data"
 """Suffix of the one file beside a graph that holds its weights where it would exceed 2 GiB."""
-REQUIRED_FILES = (TOKENIZER, IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, LANGUAGE_MODEL)
+REQUIRED_FILES = (TOKENIZER, IMAGE_ENCODER, MASK_DECODER)
+LANGUAGE_GRAPHS = (VISION_TOWER, LANGUAGE_MODEL)
+"""The language half as the ONNX engine reads it. A bundle without them serves by vLLM alone."""
 SEG = "[SEG]"
 """The marker in an answer's words where the mask is meant."""
 VLLM = "vllm"
 """Directory of the language half as vLLM reads it. A bundle without one serves by ONNX alone."""
-VLLM_FILES = (f"{VLLM}/config.json", f"{VLLM}/model.safetensors")
+VLLM_CONFIG = f"{VLLM}/config.json"
+VLLM_WEIGHTS = f"{VLLM}/*.safetensors"
+"""One file, or several and their index."""
 
 Positive = Annotated[int, Field(gt=0)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -161,11 +165,19 @@ class Manifest(_Section):
     judge: JudgeSpec
     answers: AnswerSpec
     storage: Literal["fp32", "fp16"]
-    """How weights lie in the files: both are computed in fp32, but for ``image.precision``."""
+    """How weights lie in the graphs: both are computed in fp32, but for ``image.precision``. vLLM's say theirs."""
     source: dict[str, str]
     """Digests of what the bundle was made from, by role (checkpoint, base, clip)."""
     files: dict[str, Digest]
     """SHA-256 of every other file of the bundle, by path within it."""
+
+    @property
+    def has_language_graphs(self) -> bool:
+        return self.files.keys() >= set(LANGUAGE_GRAPHS)
+
+    @property
+    def has_vllm_model(self) -> bool:
+        return VLLM_CONFIG in self.files and any(PurePosixPath(name).match(VLLM_WEIGHTS) for name in self.files)
 
     def graph_digest(self, name: str) -> str:
         """Identifies a graph with all its weights: the file's digest, or one over it and its external data."""
@@ -194,18 +206,26 @@ class Bundle:
     def path(self, name: str) -> Path:
         return self.directory / name
 
+    def language_graphs(self) -> tuple[Path, Path]:
+        """The vision tower's graph and the language model's. Raises BundleError when the bundle has none."""
+        if not self.manifest.has_language_graphs:
+            raise BundleError(
+                f"{self.directory} holds no {', '.join(LANGUAGE_GRAPHS)}, which the ONNX engine needs: serve it "
+                "with `python -m serving.llm --engine vllm` and `python -m serving --language grpc://HOST:PORT`, "
+                "or rebuild it with `python -m exporters bundle --language both`"
+            )
+        return self.path(VISION_TOWER), self.path(LANGUAGE_MODEL)
+
     def vllm_model(self) -> Path:
         """The directory that vLLM loads.
 
-        Raises:
-            BundleError: the bundle has none, or a file lies in it that the manifest does not list: vLLM would
-                read that too.
+        Raises BundleError when there is none, or a file in it is not in the manifest: vLLM would read that too.
         """
         directory = self.path(VLLM)
-        if not set(VLLM_FILES) <= self.manifest.files.keys():
+        if not self.manifest.has_vllm_model:
             raise BundleError(
                 f"{self.directory} holds no {VLLM}/ directory, which the vLLM engine needs: rebuild it with "
-                "`python -m exporters bundle`, or serve it with the ONNX engine"
+                "`python -m exporters bundle --language both`, or serve it with the ONNX engine"
             )
         paths = {path.relative_to(directory) for path in directory.rglob("*")}
         # Kubernetes' own, of a mounted volume: links to what lies beside them. vLLM reads nothing below it.
@@ -250,6 +270,8 @@ def load_bundle(directory: Path) -> Bundle:
 
 def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
     problems = [f"{name}: not listed in the manifest" for name in REQUIRED_FILES if name not in manifest.files]
+    if not (manifest.has_language_graphs or manifest.has_vllm_model):
+        problems.append(f"{', '.join(LANGUAGE_GRAPHS)}: not listed in the manifest, and no {VLLM_WEIGHTS}")
     for name, expected in manifest.files.items():
         path, parts = directory / name, PurePosixPath(name)
         # Only the name is judged. A file may be a link into a store beside the bundle, as huggingface_hub, DVC and
@@ -267,16 +289,9 @@ def _file_problems(directory: Path, manifest: Manifest) -> list[str]:
 
 def _external_problems(directory: Path, manifest: Manifest) -> list[str]:
     """A runtime reads what a graph refers to, whatever the manifest lists: it must be under a digest."""
-    problems = []
-    for name in sorted(name for name in manifest.files if name.endswith(".onnx")):
-        try:
-            referred = locations(directory / name)
-        except MalformedGraph as error:
-            problems.append(f"{name}: is no ONNX graph: {error}")
-            continue
-        external = f"{Path(name).name}{EXTERNAL}"
-        others = sorted(referred - {external})
-        problems += [f"{name}: refers to {other}, must refer to {external} alone" for other in others]
-        if external in referred and name + EXTERNAL not in manifest.files:
-            problems.append(f"{name}{EXTERNAL}: not listed in the manifest")
-    return problems
+    names = sorted(name for name in manifest.files if name.endswith(".onnx"))
+    return [
+        f"{name}: {problem}"
+        for name in names
+        for problem in reference_problems(directory / name, EXTERNAL, listed=name + EXTERNAL in manifest.files)
+    ]

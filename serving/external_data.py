@@ -2,7 +2,7 @@
 
 Knows as much of ONNX's protobuf form (onnx.proto) as it takes to find every tensor's location, in subgraphs and
 functions too; the server does not depend on ``onnx``, and a graph of 2 GiB must not be parsed into memory for it.
-Does not know what a graph computes, or what files are listed where.
+Does not know what a graph computes, nor manifests.
 """
 
 from __future__ import annotations
@@ -43,6 +43,22 @@ def locations(path: Path) -> frozenset[str]:
         raise MalformedGraph("it is empty")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return frozenset(_locations(data, range(len(data)), "model", 0))
+
+
+def reference_problems(graph: Path, suffix: str, *, listed: bool) -> Iterator[str]:
+    """What is wrong with the files that a graph refers to; it may refer to its own name with ``suffix`` alone.
+
+    ``listed``: whether that file is under a digest.
+    """
+    external = graph.name + suffix
+    try:
+        referred = locations(graph)
+    except MalformedGraph as error:
+        yield f"is no ONNX graph: {error}"
+        return
+    yield from (f"refers to {other}, must refer to {external} alone" for other in sorted(referred - {external}))
+    if external in referred and not listed:
+        yield f"refers to {external}, which is not listed in the manifest"
 
 
 def _locations(data: mmap.mmap, message: range, kind: str, depth: int) -> Iterator[str]:

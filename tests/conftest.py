@@ -30,6 +30,7 @@ GROUPS = {
     "tests/contract/test_vllm.py": "vllm",
     "tests/deploy/": "vllm",  # Prometheus; a process of it scrapes vLLM and Triton
     "tests/llm/test_gpu_runner.py": "vllm",
+    "tests/llm/test_true_size.py": "vllm",
     "tests/llm/test_vllm_process.py": "vllm",
     "tests/parity/": "vllm",
     "tests/unit/llm/": "vllm",  # importing it takes as long as the tests

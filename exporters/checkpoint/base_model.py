@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+from torch import Tensor
 
-from exporters.checkpoint.published import State, files_digest
+from exporters.checkpoint.published import files_digest
 from exporters.errors import IncompleteCheckpointError, NotACheckpointError, UnsupportedSourceError
 from exporters.modules.language import LanguageSizes
 from serving.bundle import TokenSpec
@@ -54,7 +55,7 @@ class Base:
     def max_tokens(self) -> int:
         return int(self.config["max_position_embeddings"])
 
-    def sizes(self, language: State) -> LanguageSizes:
+    def sizes(self, language: Mapping[str, Tensor]) -> LanguageSizes:
         """The decoder's sizes; the vocabulary is the checkpoint's, which has the added tokens.
 
         Raises:

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from exporters.checkpoint.base_model import check_settings, read_json
-from exporters.checkpoint.published import DERIVED, State, files_digest, read_tensors
+from exporters.checkpoint.published import DERIVED, files_digest
+from exporters.checkpoint.tensor_files import TensorFile
+from exporters.checkpoint.weights import Tensors, Weight
 from exporters.errors import NotACheckpointError, UnsupportedSourceError
 from exporters.modules.clip import TowerSizes
 from serving.bundle import TowerSpec, Triple
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""The first that is there is read."""
 
 PREPROCESSING: dict[str, tuple[object, ...]] = {
     "do_resize": (True,),
@@ -45,29 +47,25 @@ class Clip:
 
     @property
     def digest(self) -> str:
-        names = ("config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin")
+        names = ("config.json", "preprocessor_config.json", *WEIGHTS)
         return files_digest(path for name in names if (path := self.directory / name).is_file())
 
-    def weights(self) -> State:
+    def tensors(self) -> Tensors:
         """``vision_model.*`` of ``model.safetensors``, or else of ``pytorch_model.bin``.
 
         Raises:
             NotACheckpointError: neither file is there, or it holds no vision tower.
         """
-        stored, pickled = self.directory / "model.safetensors", self.directory / "pytorch_model.bin"
-        if stored.is_file():
-            try:
-                state = load_file(stored)
-            except SafetensorError as error:
-                raise NotACheckpointError(f"{stored} cannot be read ({error}).") from error
-        elif pickled.is_file():
-            state = read_tensors(pickled)
-        else:
-            raise NotACheckpointError(f"The checkpoint holds no vision tower, and {stored} is missing.")
-        tower = {k: v for k, v in state.items() if k.startswith("vision_model.") and not k.endswith(DERIVED)}
-        if not tower:
+        stored = [self.directory / name for name in WEIGHTS if (self.directory / name).is_file()]
+        if not stored:
+            raise NotACheckpointError(
+                f"The checkpoint holds no vision tower, and {self.directory / WEIGHTS[0]} is missing."
+            )
+        file = TensorFile(stored[0])
+        names = [name for name in file.forms if name.startswith("vision_model.") and not name.endswith(DERIVED)]
+        if not names:
             raise NotACheckpointError(f"{self.directory}: no vision_model.* in the weights; is this CLIP?")
-        return tower
+        return Tensors({name: Weight(file, name) for name in names})
 
 
 def read_clip(directory: Path, select_layer: int) -> Clip:

@@ -6,15 +6,17 @@ bundles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from exporters.checkpoint.base_model import Base
 from exporters.checkpoint.clip import Clip
-from exporters.checkpoint.published import Checkpoint, State
+from exporters.checkpoint.published import Checkpoint
+from exporters.checkpoint.weights import Tensors
 from exporters.errors import IncompleteCheckpointError, UnsupportedSourceError
 from exporters.modules.clip import VisionTower
 from exporters.modules.heads import Corrector, Heads, Judge
@@ -24,6 +26,24 @@ from exporters.modules.sam_vit import SamViT
 from exporters.modules.tiny_vit import TinyViT
 
 N = TypeVar("N", bound=nn.Module)
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNetworks:
+    """What becomes of images and features, in float32, in ``eval()``."""
+
+    image_encoder: SamViT | TinyViT
+    mask_decoder: MaskDecoder
+    heads: Heads
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageNetworks:
+    """What becomes of words and pictures, in float32, in ``eval()``."""
+
+    tower: VisionTower
+    language: LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +58,93 @@ class Model:
 
 
 def build_model(checkpoint: Checkpoint, base: Base, clip: Clip, *, half: bool) -> Model:
-    """Build every network of a checkpoint.
+    """Both halves; raises what they raise."""
+    image = build_image_networks(checkpoint, half=half)
+    language = build_language_networks(checkpoint, base, clip, half=half)
+    return Model(image.image_encoder, image.mask_decoder, image.heads, language.tower, language.language)
+
+
+def build_image_networks(checkpoint: Checkpoint, *, half: bool) -> ImageNetworks:
+    """Image encoder, mask decoder and heads.
 
     Args:
         half: round every tensor to a float16 value first (storage ``fp16`` keeps exactly these).
 
     Raises:
-        IncompleteCheckpointError: a part lacks tensors, or their shapes contradict the configuration.
+        IncompleteCheckpointError: a part lacks tensors, or their shapes contradict one another.
         UnsupportedSourceError: an image encoder of neither known family.
     """
-
-    def state(part: State) -> State:
-        return {name: _rounded(value) if half else value.float() for name, value in part.items()}
-
-    tower = state((checkpoint.tower or clip.weights()) | checkpoint.projector)
-    language = state(checkpoint.language)
-    sizes = base.sizes(language)
-    return Model(
-        image_encoder=_named("image encoder", lambda: _image_encoder(state(checkpoint.image_encoder))),
-        mask_decoder=_named("mask decoder", lambda: _load(MaskDecoder(), state(checkpoint.mask_decoder))),
+    encoder, decoder = _state(checkpoint.image_encoder, half=half), _state(checkpoint.mask_decoder, half=half)
+    judge, corrector = checkpoint.judge, checkpoint.corrector
+    return ImageNetworks(
+        image_encoder=_named("image encoder", lambda: _image_encoder(encoder)),
+        mask_decoder=_named("mask decoder", lambda: _load(MaskDecoder(), decoder)),
         heads=Heads(
-            None if checkpoint.judge is None else _judge(state(checkpoint.judge)),
-            None if checkpoint.corrector is None else _corrector(state(checkpoint.corrector)),
+            None if judge is None else _judge(_state(judge, half=half)),
+            None if corrector is None else _corrector(_state(corrector, half=half)),
         ).eval(),
+    )
+
+
+def build_language_networks(checkpoint: Checkpoint, base: Base, clip: Clip, *, half: bool) -> LanguageNetworks:
+    """Vision tower and language model: all of their weights in memory, as float32.
+
+    Args:
+        half: as of ``build_image_networks``.
+
+    Raises:
+        IncompleteCheckpointError: a part lacks tensors, or their shapes contradict the configuration.
+    """
+    tower = _state(tower_tensors(checkpoint, clip), half=half)
+    language = _state(checkpoint.language, half=half)
+    sizes = base.sizes(language)
+    return LanguageNetworks(
         tower=_named("vision tower and projector", lambda: VisionTower.of(clip.sizes, tower)),
         language=_named("language model", lambda: LanguageModel.of(sizes, language)),
     )
 
 
-def _rounded(value: Tensor) -> Tensor:
+def tower_tensors(checkpoint: Checkpoint, clip: Clip) -> Tensors:
+    """``vision_model.*``, CLIP's own where the checkpoint has none, and ``mm_projector.*``."""
+    tower = checkpoint.tower or clip.tensors()
+    return Tensors({**tower.weights, **checkpoint.projector.weights})
+
+
+def language_forms(checkpoint: Checkpoint, base: Base, clip: Clip) -> tuple[list[str], list[str]]:
+    """The names of the tensors that language model and vision tower are made of, in the networks' order.
+
+    Nothing is read: names and shapes are compared with those of networks without values.
+
+    Raises:
+        IncompleteCheckpointError: as ``build_language_networks``.
+    """
+    sizes, tower = base.sizes(checkpoint.language), tower_tensors(checkpoint, clip)
+    with torch.device("meta"):
+        networks = LanguageModel(sizes), VisionTower(clip.sizes, sizes.hidden)
+    names = []
+    for part, network, tensors in (
+        ("language model", networks[0], checkpoint.language),
+        ("vision tower and projector", networks[1], tower),
+    ):
+        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        found = {name: weight.form.shape for name, weight in tensors.weights.items()}
+        different = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+        if different:
+            words = (
+                f"{name} has {found.get(name, 'no')} and needs {shapes.get(name, 'no')} shape"
+                for name in different
+            )
+            raise IncompleteCheckpointError(f"The {part} does not load: {'; '.join(words)}")
+        names.append(list(shapes))
+    return names[0], names[1]
+
+
+def _state(part: Mapping[str, Tensor], *, half: bool) -> State:
+    return {name: rounded(value) if half else value.float() for name, value in part.items()}
+
+
+def rounded(value: Tensor) -> Tensor:
+    """As float32, each value one of float16. Raises UnsupportedSourceError for one beyond its range."""
     if not value.is_floating_point():
         return value
     rounded = value.half().float()

@@ -1,26 +1,22 @@
 """Reading a checkpoint in the published layout (docs/reference.md, "Checkpoint form").
 
-Knows the files, the key spellings of peft 0.4 and ≥ 0.7, the LoRA merge and which prefix belongs to which
-part. Does not know the networks (``exporters.checkpoint.model``), the base model or CLIP
-(``exporters.checkpoint.base_model``, ``exporters.checkpoint.clip``). Nothing in a checkpoint is ever executed:
-tensors only.
+Knows the key spellings of peft 0.4 and ≥ 0.7, which LoRA matrices belong to which weight, and which prefix to
+which part. Does not know files' forms (``exporters.checkpoint.tensor_files``), the networks
+(``exporters.checkpoint.model``), the base model or CLIP (``exporters.checkpoint.base_model``,
+``exporters.checkpoint.clip``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from exporters.errors import IncompleteCheckpointError, NotACheckpointError, UnsafeCheckpointError
+from exporters.checkpoint.tensor_files import TensorFile, checkpoint_files
+from exporters.checkpoint.weights import Tensors, Weight
+from exporters.errors import IncompleteCheckpointError, NotACheckpointError
 from serving.bundle import file_digest
-
-State = dict[str, Tensor]
 
 PEFT_PREFIX = "base_model.model."
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -47,28 +43,27 @@ DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint split by part, LoRA merged; tensors keep the type they were stored in."""
+    """A checkpoint split by part. Nothing is read but forms; a tensor keeps its type, and with LoRA is float32."""
 
-    language: State
+    language: Tensors
     """Names as in ``LanguageModel``."""
-    tower: State | None
+    tower: Tensors | None
     """``vision_model.*``; None where the frozen tower was not saved."""
-    projector: State
+    projector: Tensors
     """``mm_projector.*``."""
-    image_encoder: State
-    mask_decoder: State
+    image_encoder: Tensors
+    mask_decoder: Tensors
     """``prompt_encoder.*`` and ``mask_decoder.*``."""
-    judge: State | None
-    corrector: State | None
+    judge: Tensors | None
+    corrector: Tensors | None
     """None for a stage 1 checkpoint."""
     unknown: tuple[str, ...]
     """Keys that belong to no part: left out, and to be reported."""
-    digest: str
-    """SHA-256 over the names and digests of the files read."""
+    files: tuple[TensorFile, ...]
 
 
 def read_checkpoint(directory: Path, alpha: float = DEFAULT_ALPHA) -> Checkpoint:
-    """Read every ``pytorch_model*.bin`` of a directory.
+    """Find a checkpoint's tensors: ``pytorch_model*.bin`` or ``model*.safetensors``, with or without an index.
 
     Args:
         directory: a stage 1 or stage 2 checkpoint, as DeepSpeed's ``zero_to_fp32.py`` writes it.
@@ -77,84 +72,71 @@ def read_checkpoint(directory: Path, alpha: float = DEFAULT_ALPHA) -> Checkpoint
     Raises:
         NotACheckpointError, UnsafeCheckpointError, IncompleteCheckpointError: what is wrong, and the remedy.
     """
-    shards = sorted(directory.glob("pytorch_model*.bin"))
-    if not shards:
-        raise NotACheckpointError(_no_shards(directory))
-    state: State = {}
-    for shard in shards:
-        state.update(read_tensors(shard))
-    merged = merge_lora(plain_names(state), alpha)
-    return _split(merged, files_digest(shards))
+    paths = checkpoint_files(directory)
+    if not paths:
+        raise NotACheckpointError(_no_files(directory))
+    stored: dict[str, Weight] = {}
+    files = tuple(map(TensorFile, paths))
+    for file in files:
+        for name in file.forms:
+            plain = plain_name(name)
+            if plain in stored:
+                raise NotACheckpointError(
+                    f"{plain} is in {stored[plain].file.path.name} and in {file.path.name}: must be in one file. "
+                    f"Leave in {directory} the files of one checkpoint alone."
+                )
+            stored[plain] = Weight(file, name)
+    return _split(with_lora(stored, alpha), files)
 
 
-def _no_shards(directory: Path) -> str:
+def _no_files(directory: Path) -> str:
     traces = ("latest", "zero_to_fp32.py", "mp_rank_*", "zero_pp_rank_*", "*/mp_rank_*", "*/zero_pp_rank_*")
     if any(next(directory.glob(trace), None) for trace in traces):
         return (
             f"{directory} is a DeepSpeed training state. Run `python zero_to_fp32.py . pytorch_model.bin` in it "
             "(the script lies beside the state) and give the directory of the pytorch_model*.bin it writes."
         )
-    return f"{directory} holds no pytorch_model*.bin. Give the directory of a stage 1 or stage 2 checkpoint."
+    return (
+        f"{directory} holds no pytorch_model*.bin and no model*.safetensors. Give the directory of a stage 1 or "
+        "stage 2 checkpoint."
+    )
 
 
-def read_tensors(path: Path) -> State:
-    """The tensors of one ``torch.save`` file, memory-mapped; code in it is refused, never run."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeCheckpointError(
-            f"{path} holds more than tensors, which could run code when loaded: refused. Only load files you "
-            f"trust into torch, and save their state dict alone. ({_first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise NotACheckpointError(
-            f"{path} is not a whole file of torch.save in its zip form ({_first_line(error)}). Copy it again, or "
-            "save the state dict with torch >= 1.6."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise NotACheckpointError(f"{path} is not a state dict (names to tensors). Save model.state_dict().")
-    return state
+def plain_name(name: str) -> str:
+    """Without peft's prefix and its ``base_layer``."""
+    return name.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def plain_names(state: Mapping[str, Tensor]) -> State:
-    """Names without peft's prefix and its ``base_layer``."""
-    return {name.removeprefix(PEFT_PREFIX).replace(".base_layer.", "."): value for name, value in state.items()}
-
-
-def merge_lora(state: State, alpha: float) -> State:
-    """W + alpha / r · B A in float32 for every pair of LoRA matrices, which are then gone."""
-    merged = dict(state)
-    for name in [name for name in state if name.endswith(LORA_A)]:
+def with_lora(stored: Mapping[str, Weight], alpha: float) -> dict[str, Weight]:
+    """Every pair of LoRA matrices joined to the weight that it changes, and no longer a weight of its own."""
+    joined = dict(stored)
+    for name in [name for name in stored if name.endswith(LORA_A)]:
         owner = name.removesuffix(LORA_A)
         try:
-            a, b, weight = merged.pop(name), merged.pop(owner + LORA_B), merged[owner + ".weight"]
+            a, b, weight = joined.pop(name), joined.pop(owner + LORA_B), joined[owner + ".weight"]
         except KeyError as error:
             raise IncompleteCheckpointError(f"{owner} has a LoRA matrix but no {error}.") from error
-        merged[owner + ".weight"] = weight.float() + (alpha / a.shape[0]) * (b.float() @ a.float())
-    return merged
+        joined[owner + ".weight"] = replace(weight, lora=(a, b), scale=alpha / a.form.shape[0])
+    return joined
 
 
-def _split(state: State, digest: str) -> Checkpoint:
-    rest = {name: value for name, value in state.items() if not name.endswith(DERIVED)}
+def _split(stored: Mapping[str, Weight], files: tuple[TensorFile, ...]) -> Checkpoint:
+    rest = {name: weight for name, weight in stored.items() if not name.endswith(DERIVED)}
 
-    def take(prefixes: tuple[str, ...], strip: str = "") -> State:
+    def take(prefixes: tuple[str, ...], strip: str = "") -> Tensors:
         names = [name for name in rest if name.startswith(prefixes)]
-        return {name.removeprefix(strip): rest.pop(name) for name in names}
+        return Tensors({name.removeprefix(strip): rest.pop(name) for name in names})
 
     checkpoint = Checkpoint(
         language=take(LANGUAGE),
-        tower={_tower_name(name): value for name, value in take((TOWER,), TOWER).items()} or None,
+        tower=take((TOWER,), TOWER).renamed(_tower_name) or None,
         projector=take((PROJECTOR,), "model."),
         image_encoder=take((SAM + "image_encoder.",), SAM + "image_encoder."),
         mask_decoder=take((SAM + "prompt_encoder.", SAM + "mask_decoder."), SAM),
         judge=take((JUDGE,), JUDGE) or None,
         corrector=take((CORRECTOR,), CORRECTOR) or None,
         unknown=tuple(sorted(rest)),
-        digest=digest,
+        files=files,
     )
     _check(checkpoint)
     return checkpoint
@@ -177,9 +159,10 @@ def _tower_name(name: str) -> str:
     return name if name.startswith("vision_model.") else "vision_model." + name
 
 
-def files_digest(paths: Iterable[Path]) -> str:
-    """One SHA-256 over the names and SHA-256s of files."""
+def files_digest(paths: Iterable[Path], advance: Callable[[int], None] = lambda _: None) -> str:
+    """One SHA-256 over the names and SHA-256s of files; ``advance`` is told of each file's bytes once read."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path.name} {file_digest(path)}\n".encode())
+        advance(path.stat().st_size)
     return digest.hexdigest()

@@ -1,15 +1,19 @@
-"""A small sentencepiece vocabulary, trained on the spot from a list of sentences.
+"""Sentencepiece vocabularies for random checkpoints: a small one, trained on the spot, and the published model's.
 
-Knows the settings under which any text survives encoding: bytes for what no piece covers, white space kept.
-Does not know the added tokens, which stand after this vocabulary.
+Knows the settings under which any text survives encoding: bytes for what no piece covers, white space kept; and
+which package has the published one. Does not know the added tokens, which stand after this vocabulary.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
 
 import sentencepiece
+
+from exporters.errors import MissingPackageError
 
 SENTENCES = (
     "[INST] Segment the liver in the medical image. [/INST] It is the liver .",
@@ -44,3 +48,19 @@ def train_tokenizer(sentences: Iterable[str] = SENTENCES, pieces: int = 400) -> 
         minloglevel=2,
     )
     return written.getvalue()
+
+
+def published_tokenizer() -> bytes:
+    """Mistral's of 32000 pieces, which the published model was trained with, as the bytes of its file.
+
+    Raises:
+        MissingPackageError: the package that has it is not installed.
+    """
+    package = find_spec("mistral_common")
+    file = Path(package.origin or "").parent / "data" / "tokenizer.model.v1" if package else None
+    if file is None or not file.is_file():
+        raise MissingPackageError(
+            "mistral_common, which has the published model's tokenizer, is not installed: it comes with vLLM (in "
+            "the repository, make env-vllm), or pip install mistral_common."
+        )
+    return file.read_bytes()

@@ -15,13 +15,30 @@ from exporters.progress import timed
 
 
 def bundle_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, required=True, help="directory of pytorch_model*.bin")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="directory of pytorch_model*.bin or safetensors"
+    )
     parser.add_argument("--base", type=Path, required=True, help="directory of config.json and tokenizer.model")
     parser.add_argument("--clip", type=Path, required=True, help="directory of the vision tower")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default=DEFAULTS.name)
     parser.add_argument("--version", default=DEFAULTS.version)
     parser.add_argument("--storage", choices=("fp32", "fp16"), default=DEFAULTS.storage)
+    parser.add_argument(
+        "--language",
+        choices=("onnx", "vllm", "both"),
+        help="engines that can read the language half: both where its graphs take at most 2 GiB, else vLLM",
+    )
+    parser.add_argument(
+        "--vllm-dtype",
+        choices=("source", "float32", "float16", "bfloat16"),
+        help="what vLLM's weights are stored in: by default as --storage beside graphs, else as in the checkpoint",
+    )
+    parser.add_argument(
+        "--consume",
+        action="store_true",
+        help="delete each file of the checkpoint once it is written; an export that is cut short has lost them",
+    )
     parser.add_argument(
         "--default-mode",
         choices=("forced", "free"),
@@ -56,6 +73,9 @@ def _bundle(given: argparse.Namespace) -> int:
         name=given.name,
         version=given.version,
         storage=given.storage,
+        language=given.language,
+        vllm_dtype=given.vllm_dtype,
+        consume=given.consume,
         default_mode=given.default_mode or ("free" if given.template_untrained else DEFAULTS.default_mode),
         template=given.answer_template,
         template_trained=not given.template_untrained,
@@ -72,5 +92,5 @@ def _bundle(given: argparse.Namespace) -> int:
 
 
 def _random(given: argparse.Namespace) -> int:
-    write_random(given.size, given.seed, given.out)
+    write_random(given.size, given.seed, given.out, timed())
     return 0

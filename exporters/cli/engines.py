@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The bundle, and what runs its halves."""
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--threads", type=int, help=f"of ONNX Runtime, within an operator ({usable_cpus()})")
-    parser.add_argument(
-        "--language", choices=(ONNX, "vllm", "vllm-cpu"), default=ONNX, help="vllm: on a GPU; float32 on both"
-    )
+    add_language_argument(parser)
     parser.add_argument(
         "--vision",
         default=ONNX,
@@ -57,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--provider", choices=("cpu", "cuda"), help="of ONNX Runtime, for each half that it runs (cpu)"
+    )
+
+
+def add_language_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--language", choices=(ONNX, "vllm", "vllm-cpu"), default=ONNX, help="vllm: on a GPU; float32 on both"
     )
 
 
@@ -97,6 +101,11 @@ def _settings(given: argparse.Namespace) -> Settings:
 async def _language(bundle: Bundle, settings: Settings, name: str) -> LanguageEngine:
     if name == ONNX:
         return OnnxLanguage(bundle, settings.engines.threads, _CACHE_BYTES, providers(settings))
+    return await vllm_language(bundle, name)
+
+
+async def vllm_language(bundle: Bundle, name: str) -> LanguageEngine:
+    """``vllm`` or ``vllm-cpu``, started, in float32."""
     return await VllmLanguage.start(bundle, ON_CPU if name == "vllm-cpu" else VllmOptions(dtype="float32"))
 
 

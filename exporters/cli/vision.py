@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from exporters.cli.engines import add_language_argument, vllm_language
 from exporters.cli.options import refuse_unused
 from exporters.compare import drift, recorded_inputs
 from exporters.compare.json_report import as_json
@@ -43,6 +45,7 @@ def vision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="what the pictures' paths in --data are relative to")
     parser.add_argument("--dialogues", type=int, help=f"most of --data to take ({DIALOGUES})")
     parser.add_argument("--threads", type=int, default=usable_cpus())
+    add_language_argument(parser)
     limits = drift.DriftLimits()
     parser.add_argument("--min-cosine", type=float, default=limits.cosine, help="of embeddings (%(default)s)")
     parser.add_argument("--min-iou", type=float, default=limits.iou, help="of masks, mean (%(default)s)")
@@ -59,10 +62,11 @@ def _vision(given: argparse.Namespace) -> int:
         root, most = given.root or given.data.parent, given.dialogues or DIALOGUES
         dialogues = list(recorded_inputs.of_data_set(given.data, root, most))
     progress(f"asking {bundle.manifest.name} {bundle.manifest.version}")
-    questions = recorded_inputs.ask(bundle, dialogues, given.threads)
+    start = None if given.language == "onnx" else partial(vllm_language, bundle, given.language)
     limits = drift.DriftLimits(cosine=given.min_cosine, iou=given.min_iou, flipped=given.max_flipped)
-    comparison = drift.Comparison(questions, limits, given.threads)
     with logs_on_stderr():
+        questions = recorded_inputs.ask(bundle, dialogues, given.threads, start)
+        comparison = drift.Comparison(questions, limits, given.threads)
         verdict = write_variant(bundle, Form(given.precision, given.embedding), given.out, comparison, progress)
     print(as_json(verdict.json()))  # the report is what this command is for
     progress("nothing written: not close enough" if verdict.problems else f"wrote {given.out}")

@@ -6,7 +6,7 @@ Knows how to have a dialogue answered and what to remember of it. Does not compa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mediround.medseg import parse, read_items
 from serving.bundle import Bundle
 from serving.domain import F32, U8, AnswerMode, Correction, CorrectionPolicy, EncoderImage, Question
 from serving.offline import offline
-from serving.ports import DecodedMasks, EmbeddingLease
+from serving.ports import DecodedMasks, EmbeddingLease, LanguageEngine
 from serving.runtime.record import RuntimeRecord
 from serving.vision.onnx import OnnxVision
 
@@ -26,6 +26,8 @@ MADE_UP = 2
 """Dialogues about made-up images."""
 ANSWER = "It is [SEG]."
 """There: whatever template the model was trained on, nothing is there to be named."""
+StartLanguage = Callable[[], Awaitable[LanguageEngine]]
+
 _SHADES = (40, 90, 140, 200)
 
 
@@ -79,15 +81,23 @@ def of_data_set(data: Path, root: Path, most: int | None = None) -> Iterator[Inp
         yield InputDialogue(rgb, tuple(asked))
 
 
-def ask(bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int) -> list[DecodeInputs]:
-    """Have every dialogue answered by the bundle's own engines; what its image half was asked, an image each."""
-    return asyncio.run(_ask(bundle, dialogues, threads))
+def ask(
+    bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int, start: StartLanguage | None = None
+) -> list[DecodeInputs]:
+    """Have every dialogue answered by the bundle's own engines; what its image half was asked, an image each.
+
+    ``start``: of the language half; by default, its graphs.
+    """
+    return asyncio.run(_ask(bundle, dialogues, threads, start))
 
 
-async def _ask(bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int) -> list[DecodeInputs]:
+async def _ask(
+    bundle: Bundle, dialogues: Sequence[InputDialogue], threads: int, start: StartLanguage | None
+) -> list[DecodeInputs]:
     vision = _Remembering(OnnxVision(bundle, threads))
     correction = Correction(CorrectionPolicy.ALWAYS, bundle.manifest.judge.threshold)
-    async with offline(bundle, threads, vision=vision) as orchestrator:
+    language = await start() if start else None
+    async with offline(bundle, threads, language=language, vision=vision) as orchestrator:
         for dialogue in dialogues:
             session = await orchestrator.open(CALLER, dialogue.rgb)
             async for _ in orchestrator.segment(session.session_id, CALLER, dialogue.questions, correction):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.bundle import LANGUAGE_MODEL, VISION_TOWER, Bundle, Manifest
+from serving.bundle import Bundle, Manifest
 from serving.domain import F32, TowerImage
 from serving.llm.expansion import CROP_ROW, Expanded, Media
 from serving.llm.prefix import Prefix, TokenKey
@@ -38,10 +38,11 @@ class LanguageGraphs:
     """Runs the graphs; blocks."""
 
     def __init__(self, bundle: Bundle, threads: int, providers: Sequence[str]) -> None:
-        """Raises BundleError when a graph is not what the manifest says, ProviderError as ``Graph`` does."""
+        """Raises BundleError when a graph is missing or not as the manifest says; ProviderError as ``Graph``."""
         self._manifest = manifest = bundle.manifest
-        self._tower = Graph(bundle.path(VISION_TOWER), tower_interface(manifest), threads, providers)
-        self._decoder = Graph(bundle.path(LANGUAGE_MODEL), decoder_interface(manifest), threads, providers)
+        tower, decoder = bundle.language_graphs()
+        self._tower = Graph(tower, tower_interface(manifest), threads, providers)
+        self._decoder = Graph(decoder, decoder_interface(manifest), threads, providers)
         language = manifest.language
         self.tower_images = 0
         """That went through the tower so far."""

@@ -13,7 +13,17 @@ import pytest
 from serving.bundle import Bundle
 from tests.conftest import REPOSITORY
 
-COMMANDS = ("__main__", "ceiling.__main__", "encoders", "hop", "knee", "language.__main__", "telemetry", "triton")
+COMMANDS = (
+    "__main__",
+    "ceiling.__main__",
+    "encoders",
+    "hop",
+    "knee",
+    "language.__main__",
+    "telemetry",
+    "triton",
+    "true_size.__main__",
+)
 MODULES = ("ceiling.front_end", "ceiling.instant", "ceiling.load", "published", "service", "workload")
 """Parts of the commands, run in processes of their own."""
 

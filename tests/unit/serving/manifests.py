@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.bundle import REQUIRED_FILES, Manifest
+from serving.bundle import LANGUAGE_GRAPHS, REQUIRED_FILES, Manifest
 
 
 def manifest(**changes: object) -> Manifest:
@@ -27,6 +27,6 @@ def manifest(**changes: object) -> Manifest:
         "answers": {"default_mode": "forced", "template_trained": True, "max_new_tokens": 8},
         "storage": "fp32",
         "source": {},
-        "files": dict.fromkeys(REQUIRED_FILES, "0" * 64),
+        "files": dict.fromkeys((*REQUIRED_FILES, *LANGUAGE_GRAPHS), "0" * 64),
     }
     return Manifest.model_validate(sections | changes)

@@ -13,22 +13,25 @@ import onnx
 import pytest
 
 from serving.bundle import (
+    LANGUAGE_GRAPHS,
     LANGUAGE_MODEL,
     MASK_DECODER,
     REQUIRED_FILES,
-    VLLM_FILES,
     BundleError,
     file_digest,
     load_bundle,
 )
 from tests.unit.serving.manifests import manifest
 
+FILES = (*REQUIRED_FILES, *LANGUAGE_GRAPHS)
+VLLM_FILES = ("vllm/config.json", "vllm/model.safetensors")
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    for name in REQUIRED_FILES:
+    for name in FILES:
         (tmp_path / name).write_bytes(graph() if name.endswith(".onnx") else name.encode())
-    digests = {name: file_digest(tmp_path / name) for name in REQUIRED_FILES}
+    digests = {name: file_digest(tmp_path / name) for name in FILES}
     (tmp_path / "manifest.json").write_text(manifest(files=digests).model_dump_json())
     return tmp_path
 
@@ -75,14 +78,14 @@ def test_all_problems_are_named_at_once(directory: Path) -> None:
 
 
 def test_a_file_outside_the_bundle_is_refused(directory: Path) -> None:
-    files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {"../secret": "0" * 64}
+    files = dict.fromkeys(FILES, "0" * 64) | {"../secret": "0" * 64}
     with pytest.raises(BundleError, match=r"\.\./secret: lies outside"):
         load_bundle(changed(directory, files=files))
 
 
 @pytest.mark.parametrize("name", ["vllm/../../secret", "a/../mask_decoder.onnx", ".."])
 def test_a_name_that_climbs_is_refused(directory: Path, name: str) -> None:
-    files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {name: "0" * 64}
+    files = dict.fromkeys(FILES, "0" * 64) | {name: "0" * 64}
     with pytest.raises(BundleError, match=rf"{re.escape(name)}: lies outside"):
         load_bundle(changed(directory, files=files))
 
@@ -90,7 +93,7 @@ def test_a_name_that_climbs_is_refused(directory: Path, name: str) -> None:
 def hub_snapshot(bundle: Path, store: Path) -> Path:
     """As huggingface_hub (and DVC, git-annex) keep it: each file a relative link into a store of blobs."""
     (store / "blobs").mkdir()
-    for number, name in enumerate(["manifest.json", *REQUIRED_FILES, *VLLM_FILES]):
+    for number, name in enumerate(["manifest.json", *FILES, *VLLM_FILES]):
         shutil.copy(bundle / name, store / "blobs" / str(number))
         link = store / "snapshots" / "abc" / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +120,7 @@ def mounted_volumes(bundle: Path, store: Path) -> Path:
 
 
 def absolute_links(bundle: Path, store: Path) -> Path:
-    for name in ["manifest.json", *REQUIRED_FILES, "vllm"]:
+    for name in ["manifest.json", *FILES, "vllm"]:
         (store / name).symlink_to((bundle / name).absolute())
     return store
 
@@ -147,7 +150,7 @@ def test_links_that_lead_to_no_file_are_named(directory: Path) -> None:
 
 
 def test_an_absolute_path_is_refused(directory: Path) -> None:
-    files = dict.fromkeys(REQUIRED_FILES, "0" * 64) | {"/etc/hostname": "0" * 64}
+    files = dict.fromkeys(FILES, "0" * 64) | {"/etc/hostname": "0" * 64}
     with pytest.raises(BundleError, match=r"/etc/hostname: lies outside"):
         load_bundle(changed(directory, files=files))
 
@@ -156,7 +159,7 @@ def with_vllm(directory: Path) -> Path:
     (directory / "vllm").mkdir()
     for name in VLLM_FILES:
         (directory / name).write_bytes(name.encode())
-    files = {name: file_digest(directory / name) for name in (*REQUIRED_FILES, *VLLM_FILES)}
+    files = {name: file_digest(directory / name) for name in (*FILES, *VLLM_FILES)}
     return changed(directory, files=files)
 
 
@@ -171,6 +174,31 @@ def test_without_it_the_bundle_loads_and_names_the_fix(directory: Path) -> None:
     bundle = load_bundle(directory)
     with pytest.raises(BundleError, match="exporters bundle"):
         bundle.vllm_model()
+
+
+@pytest.mark.parametrize(
+    "shards", [("model.safetensors",), ("model-1-of-2.safetensors", "model-2-of-2.safetensors")]
+)
+def test_a_bundle_for_vllm_alone_names_what_the_onnx_engine_lacks(
+    directory: Path, shards: tuple[str, ...]
+) -> None:
+    (directory / "vllm").mkdir()
+    names = ("vllm/config.json", *(f"vllm/{name}" for name in shards))
+    for name in names:
+        (directory / name).write_bytes(name.encode())
+    files = {name: file_digest(directory / name) for name in (*REQUIRED_FILES, *names)}
+    bundle = load_bundle(changed(directory, files=files))
+    assert bundle.vllm_model() == directory / "vllm"
+    with pytest.raises(BundleError, match=r"holds no vision_tower\.onnx, language_model\.onnx.*--language both"):
+        bundle.language_graphs()
+
+
+@pytest.mark.parametrize("listed", [(), (LANGUAGE_MODEL,), ("vllm/model.safetensors",), ("vllm/config.json",)])
+def test_one_form_of_the_language_half_must_be_whole(directory: Path, listed: tuple[str, ...]) -> None:
+    with_vllm(directory)
+    files = {name: file_digest(directory / name) for name in (*REQUIRED_FILES, *listed)}
+    with pytest.raises(BundleError, match=r"language_model\.onnx: not listed in the manifest, and no vllm/"):
+        load_bundle(changed(directory, files=files))
 
 
 def test_nothing_else_may_lie_where_vllm_reads(directory: Path) -> None:
@@ -232,7 +260,7 @@ def test_a_changed_byte_of_external_data_is_refused(directory: Path, at: int) ->
 
 
 def test_external_data_must_be_listed(directory: Path) -> None:
-    with pytest.raises(BundleError, match=r"language_model\.onnx\.data: not listed in the manifest"):
+    with pytest.raises(BundleError, match=r"language_model\.onnx\.data, which is not listed in the manifest"):
         load_bundle(with_external(directory, listed=False))
 
 
@@ -246,7 +274,7 @@ def test_a_graph_refers_to_its_own_data_alone(directory: Path, other: str) -> No
 
 def test_a_file_that_is_no_graph_is_refused(directory: Path) -> None:
     (directory / MASK_DECODER).write_bytes(b"<html>")
-    files = {name: file_digest(directory / name) for name in REQUIRED_FILES}
+    files = {name: file_digest(directory / name) for name in FILES}
     with pytest.raises(BundleError, match=r"mask_decoder\.onnx: is no ONNX graph"):
         load_bundle(changed(directory, files=files))
 

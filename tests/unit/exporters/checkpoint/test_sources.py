@@ -101,12 +101,12 @@ def test_clip_without_weights_matters_only_when_they_are_needed(made: Made, tmp_
     (directory / "model.safetensors").unlink()
     clip = read_clip(directory, -2)
     with pytest.raises(NotACheckpointError, match=r"model\.safetensors"):
-        clip.weights()
+        clip.tensors()
 
 
 def test_clip_weights_as_a_torch_file(made: Made, tmp_path: Path) -> None:
     directory = changed(made.directory / "clip", tmp_path / "clip", "config.json")
     (directory / "model.safetensors").unlink()
     extra = {"text_model.weight": torch.zeros(1), "vision_model.embeddings.position_ids": torch.zeros(1)}
-    torch.save(made.clip.weights() | extra, directory / "pytorch_model.bin")
-    assert read_clip(directory, -2).weights().keys() == made.clip.weights().keys()
+    torch.save(dict(made.clip.tensors()) | extra, directory / "pytorch_model.bin")
+    assert read_clip(directory, -2).tensors().keys() == made.clip.tensors().keys()
