@@ -16,23 +16,33 @@ from mediround._records import EngineRecord, Library, PixelRecord, RuntimeRecord
 from mediround._rounds import Round
 from mediround._tls import Tls
 from mediround._version import __version__
-from mediround.aio import AsyncClient, AsyncSession
-from mediround.client import Client, Session
+from mediround.aio import AsyncClient
+from mediround.aio_session import AsyncSession
+from mediround.client import Client
 from mediround.errors import (
     AccessDenied,
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
+    IdempotencyMismatch,
     InvalidArgument,
     MediRoundError,
+    MovedOn,
+    NeedsImage,
     NotFound,
+    OtherModel,
     ProtocolMismatch,
     ResourceExhausted,
     ServerFault,
+    SessionClosed,
+    SessionExpired,
+    StaleReference,
     Unavailable,
 )
+from mediround.history import PastRound, Progress, SessionSummary
 from mediround.results import RoundResult
+from mediround.session import Session
 
 __all__ = [
     "AccessDenied",
@@ -46,12 +56,18 @@ __all__ = [
     "EngineRecord",
     "FailedPrecondition",
     "FieldViolation",
+    "IdempotencyMismatch",
     "InvalidArgument",
     "Library",
     "Limits",
     "MediRoundError",
+    "MovedOn",
+    "NeedsImage",
     "NotFound",
+    "OtherModel",
+    "PastRound",
     "PixelRecord",
+    "Progress",
     "ProtocolMismatch",
     "Reference",
     "ResourceExhausted",
@@ -61,6 +77,10 @@ __all__ = [
     "ServerDescription",
     "ServerFault",
     "Session",
+    "SessionClosed",
+    "SessionExpired",
+    "SessionSummary",
+    "StaleReference",
     "Timings",
     "Tls",
     "Unavailable",

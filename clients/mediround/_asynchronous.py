@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -27,6 +27,7 @@ from mediround._connection import (
     cancelled,
     check_health,
     closed,
+    closing_requests,
     stopped,
     target,
 )
@@ -39,8 +40,8 @@ from mediround.errors import (
     NotFound,
     ResourceExhausted,
     Unavailable,
-    from_failure,
 )
+from mediround.failures import from_failure
 from mediround.image import Upload
 from mediround.results import Opening, opening
 from mediround.v1 import segmentation_pb2 as pb
@@ -62,6 +63,7 @@ class AsyncConnection:
         """Raises InvalidArgument."""
         self.address, self._credentials = target(address, tls)
         self.defaults, self.closed = defaults, False
+        self.remembers = False
         self.sessions = OpenSessions()
         self._tls, self._http_proxy, self._sent = tls, http_proxy, SentImages()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,22 +100,26 @@ class AsyncConnection:
         return await self._again(call, attempt)
 
     async def stream(self, method: str, request: object, call: Call) -> AsyncGenerator[Any]:
-        """One request, many answers; sent again only before the first. Closing the iterator cancels the call."""
-        begun = False
+        """One request, many answers. Closing the iterator cancels the call.
+
+        Sent again before the first result, and after it where the server remembers requests: it then sends what it
+        sent before, which is left out, and goes on.
+        """
+        results = 0
         while True:
-            responses = getattr(self.stub, method)(request, timeout=call.timeout, metadata=call.metadata)
+            came = 0
             try:
-                each = aiter(responses)
-                while (response := await self._translated(call, lambda: anext(each, None))) is not None:  # noqa: B023  # awaited here
-                    begun = True
-                    yield response
+                async with aclosing(self._streamed(method, request, call)) as responses:
+                    async for response in responses:
+                        came += response.HasField("result")
+                        if came > results or not response.HasField("result"):
+                            results = max(results, came)
+                            yield response
                 return
             except (ResourceExhausted, Unavailable) as error:
-                wait = None if begun else call.pause(error)
+                wait = None if results and not call.repeatable else call.pause(error)
                 if wait is None:
                     raise
-            finally:
-                responses.cancel()
             await asyncio.sleep(wait)
 
     async def open(self, image: Upload, call: Call) -> Opening:
@@ -122,7 +128,7 @@ class AsyncConnection:
         if opened is None:
             opened = await self._again(call, lambda: self._send(image, call))
         self._sent.add(image)
-        self.sessions.add(opened.session_id)
+        self.remembers = opened.expires_at is not None
         return opened
 
     async def ping(self, call: Call) -> None:
@@ -139,12 +145,12 @@ class AsyncConnection:
         """Close what was opened here, as far as the server lets that happen soon; then the connection."""
         if self.closed:
             return
-        channel, ids, self.closed = self._channel, self.sessions.take(), True
+        channel, left, self.closed = self._channel, closing_requests(self.sessions), True
         if channel is None or self._loop is not asyncio.get_running_loop():
             return  # what another loop began ends with it
         stub = SegmentationServiceStub(channel)
         closing = [
-            stub.CloseSession(pb.CloseSessionRequest(session_id=each), timeout=CLOSING_SECONDS) for each in ids
+            stub.CloseSession(request, timeout=CLOSING_SECONDS, metadata=metadata) for request, metadata in left
         ]
         await asyncio.gather(*closing, return_exceptions=True)
         await channel.close(None)
@@ -189,6 +195,16 @@ class AsyncConnection:
                     return
                 await under_way.write(message)
             await under_way.done_writing()
+
+    async def _streamed(self, method: str, request: object, call: Call) -> AsyncGenerator[Any]:
+        """One attempt."""
+        responses = getattr(self.stub, method)(request, timeout=call.timeout, metadata=call.metadata)
+        try:
+            each = aiter(responses)
+            while (response := await self._translated(call, lambda: anext(each, None))) is not None:
+                yield response
+        finally:
+            responses.cancel()
 
     async def _again(self, call: Call, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
         while True:

@@ -27,12 +27,14 @@ from mediround._connection import (
     cancelled,
     check_health,
     closed,
+    closing_requests,
     stopped,
     target,
 )
 from mediround._diagnosis import explained
 from mediround._tls import Tls
-from mediround.errors import MediRoundError, NotFound, ResourceExhausted, Unavailable, from_failure
+from mediround.errors import MediRoundError, NotFound, ResourceExhausted, Unavailable
+from mediround.failures import from_failure
 from mediround.image import Upload
 from mediround.results import Opening, opening
 from mediround.v1 import segmentation_pb2 as pb
@@ -48,6 +50,7 @@ class BlockingConnection:
         """Raises InvalidArgument."""
         self.address, credentials = target(address, tls)
         self.defaults, self.closed = defaults, False
+        self.remembers = False
         self.sessions = OpenSessions()
         self._tls, self._sent = tls, SentImages()
         self._channel = channels.blocking(self.address, credentials, CHANNEL_OPTIONS, http_proxy=http_proxy)
@@ -59,18 +62,32 @@ class BlockingConnection:
         return self._again(call, lambda: method(request, timeout=call.timeout, metadata=call.metadata))
 
     def stream(self, method: Callable[..., Any], request: object, call: Call) -> Generator[Any]:
-        """One request, many answers; sent again only before the first. Closing the iterator cancels the call."""
+        """One request, many answers. Closing the iterator cancels the call.
+
+        Sent again before the first result, and after it where the server remembers requests: it then sends what it
+        sent before, which is left out, and goes on.
+        """
+        results = 0
         while True:
-            wait = yield from self._streamed(method, request, call)
-            if wait is None:
+            came = 0
+            try:
+                for response in self._streamed(method, request, call):
+                    came += response.HasField("result")
+                    if came > results or not response.HasField("result"):
+                        results = max(results, came)
+                        yield response
                 return
+            except (ResourceExhausted, Unavailable) as error:
+                wait = None if results and not call.repeatable else call.pause(error)
+                if wait is None:
+                    raise
             time.sleep(wait)
 
     def open(self, image: Upload, call: Call) -> Opening:
         """Open a session: without the image's bytes, where the server may hold them."""
         opened = self._held(image, call) or self._again(call, lambda: self._send(image, call))
         self._sent.add(image)
-        self.sessions.add(opened.session_id)
+        self.remembers = opened.expires_at is not None
         return opened
 
     def ping(self, call: Call) -> None:
@@ -83,8 +100,8 @@ class BlockingConnection:
             return
         self.closed = True
         closing = [
-            self.stub.CloseSession.future(pb.CloseSessionRequest(session_id=each), timeout=CLOSING_SECONDS)
-            for each in self.sessions.take()
+            self.stub.CloseSession.future(request, timeout=CLOSING_SECONDS, metadata=metadata)
+            for request, metadata in closing_requests(self.sessions)
         ]
         for each in closing:
             each.exception()
@@ -122,24 +139,12 @@ class BlockingConnection:
             judged.set()
             under_way.cancel()  # if it is not over: this thread was interrupted
 
-    def _streamed(
-        self, method: Callable[..., Any], request: object, call: Call
-    ) -> Generator[Any, None, float | None]:
-        """One attempt; returns the seconds after which another one may be made."""
+    def _streamed(self, method: Callable[..., Any], request: object, call: Call) -> Generator[Any]:
+        """One attempt."""
         responses = self._once(call, lambda: method(request, timeout=call.timeout, metadata=call.metadata))
-        begun = False
         try:
-            while True:
-                response = self._translated(call, lambda: next(responses, None))
-                if response is None:
-                    return None
-                begun = True
+            while (response := self._translated(call, lambda: next(responses, None))) is not None:
                 yield response
-        except (ResourceExhausted, Unavailable) as error:
-            wait = None if begun else call.pause(error)
-            if wait is None:
-                raise
-            return wait
         finally:
             responses.cancel()
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
+import secrets
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from time import monotonic
+from typing import TypeAlias
 from uuid import uuid4
 
 from mediround.errors import FieldViolation, InvalidArgument, ResourceExhausted, Unavailable
@@ -23,6 +26,8 @@ otherwise).
 """
 RETRIES = 2
 REQUEST_ID = "x-request-id"
+SESSION = "x-mediround-session"
+"""Metadata by which a proxy can keep a session with one server."""
 
 LOG = logging.getLogger("mediround")
 LOG.addHandler(logging.NullHandler())
@@ -57,6 +62,15 @@ def times(retries: object) -> int:
     raise _refused("retries", f"must be a whole number from 0 to {_MOST_RETRIES}")
 
 
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+_NAMES_A_SESSION = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def new_session_id() -> str:
+    """128 random bits: where callers have no certificate it is the only guard of a session."""
+    return secrets.token_urlsafe(16)
+
+
 @dataclass(slots=True)
 class Call:
     """One call, and its repetitions: the deadline and the id are those of all of them."""
@@ -66,11 +80,18 @@ class Call:
     retries: int
     request_id: str = field(default_factory=lambda: str(uuid4()))
     began: float = field(default_factory=monotonic)
+    session_id: str = ""
+    """Of the session that is asked; empty: of none."""
+    repeatable: bool = False
+    """Whether the server that is asked is known to answer a repeated request as it did the first: then the call
+    may be sent again although it may have been carried out.
+    """
     _sent_again: int = 0
 
     @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        return ((REQUEST_ID, self.request_id),)
+    def metadata(self) -> Metadata:
+        named = ((SESSION, self.session_id),) if _NAMES_A_SESSION.fullmatch(self.session_id) else ()
+        return ((REQUEST_ID, self.request_id), *named)
 
     @property
     def taken(self) -> float:
@@ -90,10 +111,12 @@ class Call:
     def pause(self, error: ResourceExhausted | Unavailable) -> float | None:
         """Seconds to wait before the call is sent again; None: it must not, or need not, be.
 
-        Only what the server itself says that it did not begin is sent again: a round that was lost on the way may
-        have been asked.
+        What the server itself says that it did not begin is sent again. A call that was lost on the way may have
+        been carried out: it is sent again where the server knows requests by their ids, which answers it as
+        before.
         """
-        if not error.not_begun or self._sent_again >= self.retries:
+        lost = isinstance(error, Unavailable) and self.repeatable
+        if not (error.not_begun or lost) or self._sent_again >= self.retries:
             return None
         least = max(error.retry_after, _LEAST_PAUSE) * (1 << self._sent_again)
         wait = least * random.uniform(1, 1 + _JITTER)  # noqa: S311  # no secret
@@ -118,13 +141,22 @@ class CallDefaults:
         return cls(None if timeout is None else seconds(timeout), times(retries))
 
     def call(
-        self, timeout: float | None = None, retries: int | None = None, priority: str = "interactive"
+        self,
+        timeout: float | None = None,
+        retries: int | None = None,
+        priority: str = "interactive",
+        *,
+        session_id: str = "",
+        repeatable: bool = False,
     ) -> Call:
         """A call that begins now. Raises InvalidArgument."""
         by_priority = BATCH_TIMEOUT if priority == "batch" else TIMEOUT
         default = by_priority if self.allowed is None else self.allowed
         return Call(
-            default if timeout is None else seconds(timeout), self.retries if retries is None else times(retries)
+            default if timeout is None else seconds(timeout),
+            self.retries if retries is None else times(retries),
+            session_id=session_id,
+            repeatable=repeatable,
         )
 
 

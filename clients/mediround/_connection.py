@@ -12,7 +12,7 @@ from typing import NoReturn
 import grpc
 
 from mediround import _address
-from mediround._calls import Call
+from mediround._calls import Call, Metadata
 from mediround._tls import Tls
 from mediround.errors import (
     Cancelled,
@@ -23,6 +23,7 @@ from mediround.errors import (
     Unavailable,
 )
 from mediround.image import Upload
+from mediround.v1 import segmentation_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Of a response: the most intricate mask of the largest image stays below it."""
@@ -96,6 +97,14 @@ class OpenSessions:
         with self._lock:
             ids, self._ids = self._ids, set()
             return ids
+
+
+def closing_requests(sessions: OpenSessions) -> list[tuple[pb.CloseSessionRequest, Metadata]]:
+    """What closes the sessions that a client leaves open."""
+    return [
+        (pb.CloseSessionRequest(session_id=each), Call(CLOSING_SECONDS, 0, session_id=each).metadata)
+        for each in sessions.take()
+    ]
 
 
 def target(address: object, tls: object) -> tuple[str, grpc.ChannelCredentials | None]:

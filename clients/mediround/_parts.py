@@ -6,6 +6,7 @@ Knows the public values. Does not know messages or masks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +28,29 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the model was shown of the round referred to.
+    """What the model was shown of the mask referred to.
 
     Attributes:
-        index: zero-based index of the round referred to, in its session.
+        index: zero-based index of the round referred to, in its session; None: the mask was given with the
+            question.
         crop: rectangle cut out of the image as the crop.
         box: rectangle shown as the box.
         whole_image: whether the mask covered (almost) nothing visible, so that the whole image stood in for it.
+        source: ``round``: the mask that the round was answered with; ``amended``: a person's in its place;
+            ``given``: one that came with the question.
+        origin: where a given or amended mask came from, in the words of the program that gave it.
+        round_id: of the round referred to; empty where there is none, or the server is an older one.
+        mask_digest: of the mask that was used, hex, whatever became of the round since.
     """
 
-    index: int
+    index: int | None
     crop: Box
     box: Box
     whole_image: bool
+    source: Literal["round", "given", "amended"] = "round"
+    origin: str = ""
+    round_id: str = ""
+    mask_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal, TypeAlias
 
-from mediround.errors import FieldViolation, InvalidArgument
-from mediround.results import RoundResult
+from mediround._given import GivenMask, Referred, mask_message, referred, refused
 from mediround.v1 import segmentation_pb2 as pb
 
 Mode: TypeAlias = Literal["forced", "grammar", "free"]
@@ -41,23 +40,29 @@ _PRIORITIES: dict[str, pb.Priority.ValueType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Round:
     """One question of a dialogue known in advance.
 
     Attributes:
         question: what to segment, in words.
-        refer_to: an earlier round of the same session whose mask the question is about: its result, or its
-            zero-based index in the session.
+        refer_to: what the question is about: an earlier round of the same session, as its result or its
+            zero-based index in the session; or a mask of your own, bool or uint8 (H, W).
         mode: None: forced when an answer is given, else the model's default.
         answer: the answer's words, ``[SEG]`` exactly once. None in mode ``forced``: the model's template, if
             ``client.describe().answer_template_trained``; else the round is refused.
+        origin: where a mask in ``refer_to`` comes from, for you: it comes back in ``result.reference``; at most 64
+            bytes.
+        seed: a mask, bool or uint8 (H, W): the round is taken as it is, with its ``answer``, and the model is not
+            asked.
     """
 
     question: str
-    refer_to: RoundResult | int | None = None
+    refer_to: Referred | None = None
     mode: Mode | None = None
     answer: str | None = None
+    origin: str = ""
+    seed: GivenMask | None = None
 
 
 def ask_request(
@@ -83,6 +88,8 @@ def segment_request(
     correction: DialogueCorrection,
     threshold: float | None,
     priority: Priority = "interactive",
+    *,
+    progress: bool = False,
 ) -> pb.SegmentDialogueRequest:
     """Raises InvalidArgument for what no server could serve."""
     return pb.SegmentDialogueRequest(
@@ -93,6 +100,7 @@ def segment_request(
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         priority=priority_value(priority),
+        progress=progress,
     )
 
 
@@ -102,44 +110,28 @@ def checked_rounds(rounds: object) -> list[Round]:
         each = list(rounds)
         for number, asked in enumerate(each):
             if not isinstance(asked, Round):
-                raise _refused(f"questions[{number}]", f"must be a Round, not a {type(asked).__name__}")
+                raise refused(f"questions[{number}]", f"must be a Round, not a {type(asked).__name__}")
         return each
-    raise _refused("questions", f"must be a list of Round, not a {type(rounds).__name__}")
+    raise refused("questions", f"must be a list of Round, not a {type(rounds).__name__}")
 
 
 def _question(session_id: str, asked: Round, path: str) -> pb.Question:
     if not (asked.mode is None or isinstance(asked.mode, str)) or asked.mode not in _MODES:
-        raise _refused(f"{path}.answer_mode", f"must be one of {', '.join(filter(None, _MODES))}, or None")
+        raise refused(f"{path}.answer_mode", f"must be one of {', '.join(filter(None, _MODES))}, or None")
+    reference, given = referred(session_id, asked.refer_to, asked.origin, path)
     return pb.Question(
         text=_text(asked.question, f"{path}.text"),
-        refer_to=_reference(session_id, asked.refer_to, f"{path}.refer_to"),
+        refer_to=reference,
         answer_mode=_MODES[asked.mode],
         answer="" if asked.answer is None else _text(asked.answer, f"{path}.answer"),
+        given_mask=given,
+        seed_mask=None if asked.seed is None else mask_message(asked.seed, f"{path}.seed_mask"),
     )
-
-
-def _reference(session_id: str, refer_to: object, path: str) -> pb.RoundReference | None:
-    match refer_to:
-        case None:
-            return None
-        case RoundResult():
-            if refer_to.session_id != session_id:
-                raise _refused(path, "must be a result of this session: ask in the session that it came from")
-            return pb.RoundReference(round=refer_to.index, session_id=session_id)
-        case _:
-            return pb.RoundReference(round=_index(refer_to, path))
-
-
-def _index(number: object, path: str) -> int:
-    """Of an earlier round: any whole number, numpy's too, but no truth value."""
-    if isinstance(number, Integral) and not isinstance(number, bool) and 0 <= int(number) < 1 << 32:
-        return int(number)
-    raise _refused(path, "must be a result of this session, or the zero-based index of an earlier round")
 
 
 def _correction(policy: object, threshold: object) -> pb.Correction:
     if not isinstance(policy, str) or policy not in _POLICIES:
-        raise _refused("correction.policy", f"must be one of {', '.join(_POLICIES)}")
+        raise refused("correction.policy", f"must be one of {', '.join(_POLICIES)}")
     return pb.Correction(policy=_POLICIES[policy], threshold=_threshold(threshold))
 
 
@@ -148,25 +140,21 @@ def _threshold(threshold: object) -> float | None:
         return None
     if isinstance(threshold, Real) and not isinstance(threshold, bool) and 0 <= float(threshold) <= 1:
         return float(threshold)
-    raise _refused("correction.threshold", "must be between 0 and 1, or None")
+    raise refused("correction.threshold", "must be between 0 and 1, or None")
 
 
 def priority_value(priority: object) -> pb.Priority.ValueType:
     """As the contract has it. Raises InvalidArgument for any other value."""
     if not isinstance(priority, str) or priority not in _PRIORITIES:
-        raise _refused("priority", f"must be one of {', '.join(_PRIORITIES)}")
+        raise refused("priority", f"must be one of {', '.join(_PRIORITIES)}")
     return _PRIORITIES[priority]
 
 
 def _text(words: object, path: str) -> str:
     if not isinstance(words, str):
-        raise _refused(path, f"must be a text, not a {type(words).__name__}")
+        raise refused(path, f"must be a text, not a {type(words).__name__}")
     try:
         words.encode()
     except UnicodeEncodeError:
-        raise _refused(path, "must be valid Unicode: it holds half of a surrogate pair") from None
+        raise refused(path, "must be valid Unicode: it holds half of a surrogate pair") from None
     return words
-
-
-def _refused(field: str, description: str) -> InvalidArgument:
-    return InvalidArgument(f"{field}: {description}", (FieldViolation(field, description),))

@@ -9,33 +9,25 @@ both clients; so is the connection (``mediround._asynchronous``).
 from __future__ import annotations
 
 import asyncio
-import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import NoReturn, Self
 
 from mediround._asynchronous import AsyncConnection
-from mediround._calls import RETRIES, CallDefaults
-from mediround._connection import NOT_CLOSED, not_copied
+from mediround._calls import RETRIES, Call, CallDefaults, new_session_id
+from mediround._connection import not_copied
 from mediround._description import ServerDescription, server_description
-from mediround._overlay import Source, remembered
+from mediround._overlay import remembered
 from mediround._readiness import Readiness
-from mediround._rounds import (
-    DialogueCorrection,
-    LiveCorrection,
-    Mode,
-    Priority,
-    Round,
-    ask_request,
-    checked_rounds,
-    priority_value,
-    segment_request,
-)
+from mediround._rounds import DialogueCorrection, Priority, Round, checked_rounds, priority_value
+from mediround._sessions import SessionState, Watch
 from mediround._tls import Tls
+from mediround.aio_session import AsyncSession, OpeningSession
 from mediround.errors import MediRoundError
+from mediround.history import SessionSummary, session_summary
 from mediround.image import ImageSource, upload
-from mediround.results import Opening, RoundResult, round_result, taken_up
+from mediround.results import RoundResult, taken_up
 from mediround.v1 import segmentation_pb2 as pb
 
 
@@ -64,18 +56,48 @@ class AsyncClient:
         self,
         image: ImageSource,
         *,
+        keep: bool = False,
         priority: Priority = "interactive",
         timeout: float | None = None,
         retries: int | None = None,
     ) -> OpeningSession:
-        """Open a session on one image: ``async with client.open(...) as session``, or await it and close it."""
-        return OpeningSession(lambda: self._open(image, priority, timeout, retries))
+        """Open a session on one image: ``async with client.open(...) as session``, or await it and close it. The
+        arguments are those of ``Client.open``.
+        """
+        return OpeningSession(lambda: self._open(image, keep, priority, timeout, retries))
+
+    def resume(
+        self,
+        session_id: str,
+        image: ImageSource | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+    ) -> OpeningSession:
+        """Take up a session that was kept: ``async with client.resume(...) as session``, or await it. The
+        arguments, and what it raises, are those of ``Client.resume``.
+        """
+        return OpeningSession(lambda: self._resume(session_id, image, timeout, retries))
+
+    async def sessions(
+        self, *, timeout: float | None = None, retries: int | None = None
+    ) -> AsyncGenerator[SessionSummary]:
+        """Your sessions, the latest opened first, as ``Client.sessions`` has them."""
+        request = pb.ListSessionsRequest()
+        while True:
+            call = self._connection.defaults.call(timeout, retries)
+            page = await self._connection.unary("ListSessions", request, call)
+            for each in page.sessions:
+                yield session_summary(each)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def session(self, session_id: str) -> AsyncSession:
-        """Take up a session whose id is known: its next call says ``NotFound`` if it is gone. Closing the client
-        does not close it.
+        """Take up a session whose id is known, without asking the server: its next call says ``NotFound`` if it is
+        gone. Leaving its block closes it, unless it is known to be kept; closing the client does not.
         """
-        return AsyncSession(self._connection, taken_up(session_id), opened_here=False)
+        return AsyncSession(self._connection, SessionState(taken_up(session_id)))
 
     async def segment(
         self,
@@ -87,8 +109,11 @@ class AsyncClient:
         priority: Priority = "interactive",
         timeout: float | None = None,
         retries: int | None = None,
+        progress: Watch | None = None,
     ) -> AsyncGenerator[RoundResult]:
-        """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
+        """Ask a whole dialogue on one image; yields each result as soon as it is known, in order. ``progress`` is
+        told where the request stands meanwhile.
+        """
         rounds = checked_rounds(rounds)
         async with self.open(image, priority=priority, timeout=timeout, retries=retries) as session:
             results = session.segment(
@@ -98,6 +123,7 @@ class AsyncClient:
                 priority=priority,
                 timeout=timeout,
                 retries=retries,
+                progress=progress,
             )
             async with aclosing(results):
                 async for result in results:
@@ -140,115 +166,33 @@ class AsyncClient:
         not_copied(self)
 
     async def _open(
-        self, image: ImageSource, priority: Priority, timeout: float | None, retries: int | None
+        self, image: ImageSource, keep: bool, priority: Priority, timeout: float | None, retries: int | None
     ) -> AsyncSession:
-        queued = priority_value(priority)
-        call = self._connection.defaults.call(timeout, retries, priority)
+        queued, session_id = priority_value(priority), new_session_id()
+        call = self._opening(session_id, timeout, retries, priority)
         # Reading and hashing a large file would hold up the loop.
-        prepared = (await asyncio.to_thread(upload, image)).prioritised(queued)
+        prepared = (await asyncio.to_thread(upload, image)).prioritised(queued).named(session_id, keep=bool(keep))
         opened = await self._connection.open(prepared, call)
-        return AsyncSession(self._connection, opened, opened_here=True, source=remembered(image))
+        if not keep:
+            self._connection.sessions.add(opened.session_id)
+        return AsyncSession(self._connection, SessionState.opened(opened, remembered(image), keep=keep))
 
+    async def _resume(
+        self, session_id: str, image: ImageSource | None, timeout: float | None, retries: int | None
+    ) -> AsyncSession:
+        session = self.session(session_id)
+        if image is not None:
+            again = (await asyncio.to_thread(upload, image)).named(session_id, resume=True)
+            await self._connection.open(again, self._opening(session_id, timeout, retries))
+            session = AsyncSession(self._connection, SessionState(session.opening, source=remembered(image)))
+        await session.history(timeout=timeout, retries=retries)
+        return session
 
-class AsyncSession:
-    """One image and its rounds. Made by ``AsyncClient.open`` and ``AsyncClient.session``.
-
-    A session that is collected before it was closed is told by a ``ResourceWarning``, as ``Session`` is.
-    """
-
-    def __init__(
-        self, connection: AsyncConnection, opened: Opening, *, opened_here: bool, source: Source | None = None
-    ) -> None:
-        self._connection = connection
-        self._left_open, self._source = opened_here, source
-        self.opening = opened
-
-    @property
-    def session_id(self) -> str:
-        return self.opening.session_id
-
-    async def ask(
-        self,
-        question: str,
-        *,
-        refer_to: RoundResult | int | None = None,
-        mode: Mode | None = None,
-        answer: str | None = None,
-        correction: LiveCorrection = "always",
-        threshold: float | None = None,
-        priority: Priority = "interactive",
-        timeout: float | None = None,
-        retries: int | None = None,
-    ) -> RoundResult:
-        """Ask one round; the arguments are those of ``Session.ask``."""
-        asked = Round(question, refer_to, mode, answer)
-        request = ask_request(self.session_id, asked, correction, threshold, priority)
-        call = self._connection.defaults.call(timeout, retries, priority)
-        response = await self._connection.unary("AskRound", request, call)
-        return round_result(response.result, self.opening, call.request_id, self._source)
-
-    async def segment(
-        self,
-        rounds: Sequence[Round],
-        *,
-        correction: DialogueCorrection = "referenced",
-        threshold: float | None = None,
-        priority: Priority = "interactive",
-        timeout: float | None = None,
-        retries: int | None = None,
-    ) -> AsyncGenerator[RoundResult]:
-        """Ask rounds known in advance; close the iterator to cancel those that are not finished."""
-        request = segment_request(self.session_id, rounds, correction, threshold, priority)
-        call = self._connection.defaults.call(timeout, retries, priority)
-        async with aclosing(self._connection.stream("SegmentDialogue", request, call)) as responses:
-            async for response in responses:
-                yield round_result(response.result, self.opening, call.request_id, self._source)
-
-    async def close(self) -> None:
-        """No more can be asked in it; what the server keeps to save work goes with time. Closing it again is
-        allowed.
-        """
-        self._left_open = False
-        if self._connection.closed:
-            return  # and with it what it had opened
-        request = pb.CloseSessionRequest(session_id=self.session_id)
-        await self._connection.unary("CloseSession", request, self._connection.defaults.call())
-        self._connection.sessions.discard(self.session_id)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # The results are already here, and the server forgets an idle session by itself.
-        with suppress(MediRoundError):
-            await self.close()
-
-    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_left_open", False) and not self._connection.closed:
-            warn(NOT_CLOSED, ResourceWarning, source=self, stacklevel=2)
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        not_copied(self)
-
-
-class OpeningSession:
-    """A session on its way: await it, or enter it."""
-
-    def __init__(self, start: Callable[[], Awaitable[AsyncSession]]) -> None:
-        self._start = start
-        self._session: AsyncSession | None = None
-
-    def __await__(self) -> Generator[None, None, AsyncSession]:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> AsyncSession:
-        self._session = await self._start()
-        return self._session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._session:
-            await self._session.__aexit__(kind, error, trace)
+    def _opening(
+        self, session_id: str, timeout: float | None, retries: int | None, priority: Priority = "interactive"
+    ) -> Call:
+        """A call that opens a session of this id, and begins now. Raises InvalidArgument."""
+        repeatable = self._connection.remembers
+        return self._connection.defaults.call(
+            timeout, retries, priority, session_id=session_id, repeatable=repeatable
+        )

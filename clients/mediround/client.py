@@ -7,33 +7,24 @@ clients; so is the connection (``mediround._blocking``).
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import NoReturn, Self
 
 from mediround._blocking import BlockingConnection
-from mediround._calls import RETRIES, CallDefaults
-from mediround._connection import NOT_CLOSED, not_copied
+from mediround._calls import RETRIES, Call, CallDefaults, new_session_id
+from mediround._connection import not_copied
 from mediround._description import ServerDescription, server_description
-from mediround._overlay import Source, remembered
+from mediround._overlay import remembered
 from mediround._readiness import Readiness
-from mediround._rounds import (
-    DialogueCorrection,
-    LiveCorrection,
-    Mode,
-    Priority,
-    Round,
-    ask_request,
-    checked_rounds,
-    priority_value,
-    segment_request,
-)
+from mediround._rounds import DialogueCorrection, Priority, Round, checked_rounds, priority_value
+from mediround._sessions import SessionState, Watch
 from mediround._tls import Tls
 from mediround.errors import MediRoundError
+from mediround.history import SessionSummary, session_summary
 from mediround.image import ImageSource, upload
-from mediround.results import Opening, RoundResult, round_result, taken_up
+from mediround.results import RoundResult, taken_up
+from mediround.session import Session
 from mediround.v1 import segmentation_pb2 as pb
 
 
@@ -41,7 +32,8 @@ class Client:
     """A connection to one server, for any number of sessions and threads. Close it, or use it in a ``with``.
 
     Every call raises ``MediRoundError``s alone, and ``OSError`` where a path cannot be read. Calls that the
-    server says it did not begin are sent again by themselves, ``retries`` times at most and within ``timeout``.
+    server says it did not begin are sent again by themselves, ``retries`` times at most and within ``timeout``; so
+    are, after a broken connection, those of a session whose server answers a repeated request as it did the first.
     """
 
     def __init__(
@@ -74,29 +66,77 @@ class Client:
         self,
         image: ImageSource,
         *,
+        keep: bool = False,
         priority: Priority = "interactive",
         timeout: float | None = None,
         retries: int | None = None,
     ) -> Session:
-        """Open a session on one image; close it, or use it in a ``with``. None: the client's.
+        """Open a session on one image; close it, or use it in a ``with``.
 
         Args:
             priority: ``batch`` lets the images of interactive callers go first on a busy server.
+            keep: the session is somebody's work: leaving its block, or closing the client, leaves it open for
+                ``client.resume``; ``session.close()`` still ends it. How long it stays is the server's to say
+                (``session.expires_at``).
+            timeout: seconds, all attempts together; None is the client's.
+            retries: how often it is sent again; None is the client's.
         """
-        prepared = upload(image).prioritised(priority_value(priority))
-        call = self._connection.defaults.call(timeout, retries, priority)
-        return Session(
-            self._connection,
-            self._connection.open(prepared, call),
-            opened_here=True,
-            source=remembered(image),
-        )
+        queued, session_id = priority_value(priority), new_session_id()
+        call = self._opening(session_id, timeout, retries, priority)
+        prepared = upload(image).prioritised(queued).named(session_id, keep=bool(keep))
+        opened = self._connection.open(prepared, call)
+        if not keep:
+            self._connection.sessions.add(opened.session_id)
+        return Session(self._connection, SessionState.opened(opened, remembered(image), keep=keep))
+
+    def resume(
+        self,
+        session_id: str,
+        image: ImageSource | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+    ) -> Session:
+        """Take up a session that was kept, here or in another process; closing the client does not close it.
+
+        Args:
+            session_id: its id; whoever knows it may ask in it, so it must not be logged.
+            image: the image that it was opened on, in the same bytes: needed where a call has raised
+                ``NeedsImage``.
+            timeout: seconds that each of its calls may take; None is the client's.
+            retries: how often each is sent again; None is the client's.
+
+        Raises:
+            SessionExpired, SessionClosed, NotFound: it is gone; open a new one.
+        """
+        session = self.session(session_id)
+        if image is not None:
+            again = upload(image).named(session_id, resume=True)
+            self._connection.open(again, self._opening(session_id, timeout, retries))
+            session = Session(self._connection, SessionState(session.opening, source=remembered(image)))
+        session.history(timeout=timeout, retries=retries)
+        return session
+
+    def sessions(self, *, timeout: float | None = None, retries: int | None = None) -> Generator[SessionSummary]:
+        """Your sessions, the latest opened first. The times are those of each page of them.
+
+        Raises:
+            FailedPrecondition: the server does not know you by a certificate (``Tls``).
+        """
+        request = pb.ListSessionsRequest()
+        while True:
+            call = self._connection.defaults.call(timeout, retries)
+            page = self._connection.unary(self._connection.stub.ListSessions, request, call)
+            yield from map(session_summary, page.sessions)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def session(self, session_id: str) -> Session:
-        """Take up a session whose id is known: its next call says ``NotFound`` if it is gone. Closing the client
-        does not close it.
+        """Take up a session whose id is known, without asking the server: its next call says ``NotFound`` if it is
+        gone. Leaving its block closes it, unless it is known to be kept; closing the client does not.
         """
-        return Session(self._connection, taken_up(session_id), opened_here=False)
+        return Session(self._connection, SessionState(taken_up(session_id)))
 
     def segment(
         self,
@@ -108,8 +148,11 @@ class Client:
         priority: Priority = "interactive",
         timeout: float | None = None,
         retries: int | None = None,
+        progress: Watch | None = None,
     ) -> Generator[RoundResult]:
-        """Ask a whole dialogue on one image; yields each result as soon as it is known, in order."""
+        """Ask a whole dialogue on one image; yields each result as soon as it is known, in order. ``progress`` is
+        told where the request stands meanwhile.
+        """
         rounds = checked_rounds(rounds)
         with self.open(image, priority=priority, timeout=timeout, retries=retries) as session:
             yield from session.segment(
@@ -119,6 +162,7 @@ class Client:
                 priority=priority,
                 timeout=timeout,
                 retries=retries,
+                progress=progress,
             )
 
     def describe(self, *, timeout: float | None = None, retries: int | None = None) -> ServerDescription:
@@ -163,99 +207,11 @@ class Client:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         not_copied(self)
 
-
-class Session:
-    """One image and its rounds. Made by ``Client.open`` and ``Client.session``.
-
-    A session that is collected before it was closed is told by a ``ResourceWarning``: it takes one of the server's
-    places until its client is closed, or its idle time is over.
-    """
-
-    def __init__(
-        self, connection: BlockingConnection, opened: Opening, *, opened_here: bool, source: Source | None = None
-    ) -> None:
-        self._connection = connection
-        self._left_open, self._source = opened_here, source
-        self.opening = opened
-
-    @property
-    def session_id(self) -> str:
-        return self.opening.session_id
-
-    def ask(
-        self,
-        question: str,
-        *,
-        refer_to: RoundResult | int | None = None,
-        mode: Mode | None = None,
-        answer: str | None = None,
-        correction: LiveCorrection = "always",
-        threshold: float | None = None,
-        priority: Priority = "interactive",
-        timeout: float | None = None,
-        retries: int | None = None,
-    ) -> RoundResult:
-        """Ask one round. Rounds asked at once, from several threads, are answered in the order of their arrival.
-
-        Args:
-            question: what to segment, in words.
-            refer_to: an earlier round of this session whose mask the question is about.
-            mode: None is forced where an answer is given, else the model's default.
-            answer: the answer's words, ``[SEG]`` exactly once; forced only, and needed there unless
-                ``describe().answer_template_trained``.
-            correction: whether the judge may have the mask corrected.
-            threshold: a score at most this is corrected; None is the model's.
-            priority: ``batch`` lets interactive requests go first on a busy server.
-            timeout: seconds, all attempts together; None is the client's.
-            retries: how often it is sent again; None is the client's.
-        """
-        asked = Round(question, refer_to, mode, answer)
-        request = ask_request(self.session_id, asked, correction, threshold, priority)
-        call = self._connection.defaults.call(timeout, retries, priority)
-        response = self._connection.unary(self._connection.stub.AskRound, request, call)
-        return round_result(response.result, self.opening, call.request_id, self._source)
-
-    def segment(
-        self,
-        rounds: Sequence[Round],
-        *,
-        correction: DialogueCorrection = "referenced",
-        threshold: float | None = None,
-        priority: Priority = "interactive",
-        timeout: float | None = None,
-        retries: int | None = None,
-    ) -> Generator[RoundResult]:
-        """Ask rounds known in advance; stop iterating to cancel those that are not finished."""
-        request = segment_request(self.session_id, rounds, correction, threshold, priority)
-        call = self._connection.defaults.call(timeout, retries, priority)
-        with closing(self._connection.stream(self._connection.stub.SegmentDialogue, request, call)) as responses:
-            for response in responses:
-                yield round_result(response.result, self.opening, call.request_id, self._source)
-
-    def close(self) -> None:
-        """No more can be asked in it; what the server keeps to save work goes with time. Closing it again is
-        allowed.
-        """
-        self._left_open = False
-        if self._connection.closed:
-            return  # and with it what it had opened
-        request = pb.CloseSessionRequest(session_id=self.session_id)
-        self._connection.unary(self._connection.stub.CloseSession, request, self._connection.defaults.call())
-        self._connection.sessions.discard(self.session_id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # The results are already here, and the server forgets an idle session by itself.
-        with suppress(MediRoundError):
-            self.close()
-
-    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_left_open", False) and not self._connection.closed:
-            warn(NOT_CLOSED, ResourceWarning, source=self, stacklevel=2)
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        not_copied(self)
+    def _opening(
+        self, session_id: str, timeout: float | None, retries: int | None, priority: Priority = "interactive"
+    ) -> Call:
+        """A call that opens a session of this id, and begins now. Raises InvalidArgument."""
+        repeatable = self._connection.remembers
+        return self._connection.defaults.call(
+            timeout, retries, priority, session_id=session_id, repeatable=repeatable
+        )

@@ -3,7 +3,14 @@
     MediRoundError
     ├── InvalidArgument       change the request: ``violations`` name the fields
     ├── NotFound              open a new session
+    │   └── SessionExpired        the same; it was yours
     ├── FailedPrecondition    do something else first
+    │   ├── SessionClosed         open a new session
+    │   ├── NeedsImage            client.resume(session_id, image=...)
+    │   ├── StaleReference        refer to the round as it is now
+    │   ├── MovedOn               read the session's history, decide again
+    │   ├── OtherModel            open a new session; this one may be read
+    │   └── IdempotencyMismatch   report it: something repeats requests by the wrong ids
     ├── AccessDenied          use another certificate or another server
     ├── ResourceExhausted     wait ``retry_after`` seconds, then send the same request again
     ├── Unavailable           wait ``retry_after`` seconds, then send the same request again
@@ -12,25 +19,13 @@
     └── ServerFault           report ``incident`` to the people who run the server
         └── ProtocolMismatch  install the client that fits the server
 
-Knows gRPC status codes and google.rpc details. Does not know messages, sessions or transports.
+Knows what each error means. Does not know how a server tells it (``mediround.failures``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
-
-import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
-
-_DETAILS = "grpc-status-details-bin"
-# The transport's own words.
-_TOO_LARGE = "larger than max"
-_SIZES = re.compile(r"\((\d+) vs\. (\d+)\)")
-_PLAIN = {"Deadline Exceeded": "no answer within the time allowed: pass a larger timeout=, or ask for less"}
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +49,11 @@ class MediRoundError(Exception):
 
     Attributes:
         request_id: the id that the server's log knows the request by; None where nothing was sent.
+        reason: the contract's word for why, for example ``NO_MASK``; None where the server named none.
     """
 
     request_id: str | None = None
+    reason: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own would call __init__ with the message alone.
@@ -81,10 +78,65 @@ class NotFound(MediRoundError):
     """The session does not exist, has expired, or is another caller's: open a new one and ask again."""
 
 
+class SessionExpired(NotFound):
+    """The session was there and is gone: it was idle or open for too long, or gave way on a full server. Open a
+    new one and ask again; the masks that you have may be given to it (``session.seed``).
+    """
+
+    reason = "SESSION_EXPIRED"
+
+
 class FailedPrecondition(MediRoundError):
     """The session or the client does not allow the request: it is closed (open a new one), the round referred to
-    has no mask (refer to another round), or what the call needs is not installed (install it).
+    has no mask (refer to another round), or what the call needs is not installed (install it). Where the server
+    refuses, ``reason`` says which.
     """
+
+
+class SessionClosed(FailedPrecondition):
+    """The session was closed, here or by another program that knows its id: open a new one."""
+
+    reason = "SESSION_CLOSED"
+
+
+class NeedsImage(FailedPrecondition):
+    """The session is kept without its image: ``client.resume(session_id, image=...)`` with the same image, in the
+    same bytes; then send the request again.
+    """
+
+    reason = "NEEDS_IMAGE"
+
+
+class StaleReference(FailedPrecondition):
+    """The round that was named is not there any more, or its mask is another one: it was undone or amended. Take
+    the round as it is now, from ``session.history()``, and refer to that.
+    """
+
+    reason = "STALE"
+
+
+class MovedOn(FailedPrecondition):
+    """The session has other rounds than this side knew of, because another program asks in it, or because an
+    answer was lost on its way. Nothing was done: look at ``session.history()``, then decide again.
+    """
+
+    reason = "MOVED_ON"
+
+
+class OtherModel(FailedPrecondition):
+    """The session's rounds were answered by another model than the server has now: it may be read
+    (``session.history()``, ``session.mask(...)``), not asked. Open a new one.
+    """
+
+    reason = "OTHER_MODEL"
+
+
+class IdempotencyMismatch(FailedPrecondition):
+    """The request's id stands for another request. The client makes a new id for each call, so this is a fault of
+    whatever stands between it and the server: report ``request_id``.
+    """
+
+    reason = "IDEMPOTENCY_MISMATCH"
 
 
 class AccessDenied(MediRoundError):
@@ -151,86 +203,3 @@ class ProtocolMismatch(ServerFault):
 
 def _rebuilt(kind: type[MediRoundError], args: tuple[object, ...]) -> MediRoundError:
     return kind.__new__(kind, *args)
-
-
-def from_failure(failure: grpc.RpcError, request_id: str | None = None) -> MediRoundError:
-    """The error that a failed call stands for; grpc and grpc.aio raise the same kind.
-
-    ``request_id`` is what the call was sent with; what the server calls it comes first.
-    """
-    details = _details(failure)
-    error = _error(failure.code(), failure.details() or "no details", details)
-    error.request_id = _request_id(details) or request_id
-    return error
-
-
-def _error(code: grpc.StatusCode, message: str, details: status_pb2.Status) -> MediRoundError:
-    match code:
-        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
-            return InvalidArgument(message, _violations(details))
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            if _TOO_LARGE in message:  # before any word of ours
-                return InvalidArgument(_larger(message))
-            return ResourceExhausted(message, **_retry(details))
-        case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(message, **_retry(details))
-        case code if code in _BY_CODE:
-            return _BY_CODE[code](_PLAIN.get(message, message))
-        case _:
-            return ServerFault(message, _request_id(details))
-
-
-def _larger(message: str) -> str:
-    """The transport's words for a message that is too large, as a rule with its numbers."""
-    words = "the request, or its answer, is larger than a message may be"
-    sizes = _SIZES.search(message)
-    return f"{words}: it has {sizes[1]} bytes, and must have at most {sizes[2]}" if sizes else words
-
-
-_BY_CODE: dict[grpc.StatusCode, type[MediRoundError]] = {
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
-    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
-    grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: Cancelled,
-    grpc.StatusCode.UNIMPLEMENTED: ProtocolMismatch,
-}
-
-
-def _details(failure: grpc.RpcError) -> status_pb2.Status:
-    """The google.rpc.Status of a failed call; empty where a proxy answered without one."""
-    # grpc-stubs name the pair's members; grpc.aio yields plain pairs.
-    for key, value in cast(Iterable[tuple[str, str | bytes]], failure.trailing_metadata() or ()):
-        if key == _DETAILS and isinstance(value, bytes):
-            try:
-                return status_pb2.Status.FromString(value)
-            except DecodeError:
-                break
-    return status_pb2.Status()
-
-
-def _violations(status: status_pb2.Status) -> tuple[FieldViolation, ...]:
-    request = error_details_pb2.BadRequest()
-    found = any(detail.Unpack(request) for detail in status.details)
-    return tuple(FieldViolation(v.field, v.description) for v in request.field_violations) if found else ()
-
-
-class _Retry(TypedDict):
-    retry_after: float
-    not_begun: bool
-
-
-def _retry(status: status_pb2.Status) -> _Retry:
-    """Only our servers name a delay, and only where they have not begun; a proxy, or a lost connection, does
-    not.
-    """
-    info = error_details_pb2.RetryInfo()
-    if not any(detail.Unpack(info) for detail in status.details):
-        return {"retry_after": 1.0, "not_begun": False}
-    return {"retry_after": info.retry_delay.ToNanoseconds() / 1e9, "not_begun": True}
-
-
-def _request_id(status: status_pb2.Status) -> str | None:
-    info = error_details_pb2.RequestInfo()
-    return info.request_id if any(detail.Unpack(info) for detail in status.details) else None

@@ -51,8 +51,8 @@ class Upload:
 
     @property
     def key(self) -> bytes:
-        """Equal for images that the server would find equal, however urgent they are."""
-        return self.prioritised(pb.PRIORITY_UNSPECIFIED).header.SerializeToString(deterministic=True)
+        """Equal for images that the server would find equal, whoever opens them and however urgent they are."""
+        return self.prioritised(pb.PRIORITY_UNSPECIFIED).named("").header.SerializeToString(deterministic=True)
 
     @property
     def awaits_verdict(self) -> bool:
@@ -66,6 +66,13 @@ class Upload:
         header = pb.ImageHeader()
         header.CopyFrom(self.header)
         header.priority = priority
+        return Upload(header, self.payload)
+
+    def named(self, session_id: str, *, keep: bool = False, resume: bool = False) -> Upload:
+        """The same image, for a session of this id."""
+        header = pb.ImageHeader()
+        header.CopyFrom(self.header)
+        header.session_id, header.keep, header.resume = session_id, keep, resume
         return Upload(header, self.payload)
 
     def inquiry(self) -> Iterator[pb.OpenSessionRequest]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.duration_pb2 import Duration
 
 from mediround import masks, rle
 from mediround._overlay import Source, drawn, pixels_of, shown
 from mediround._parts import Box, CacheUse, Reference, Timings
 from mediround._png import png
+from mediround._reading import box, cache_use, ends, reference, timings
 from mediround.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -57,6 +57,12 @@ class RoundResult:
         request_id: the id by which the server's log knows the request that this round was asked by.
         engine_digest: names the record of what computed it (``describe().engine_records``), SHA-256, hex: equal
             digests, equal model, software and settings. Empty from a server that does not tell it.
+        round_id: names the round for good: after an undo its index is another round's.
+        mask_digest: names the mask (SHA-256 of its size and bits, hex); empty without one.
+        amended: whether the mask is a person's, in place of the model's.
+        seeded: whether the round was given as a whole (``session.seed``).
+        expires_at: when the session ends if nothing more is asked of it, in seconds since the epoch; None: an
+            older server does not say.
     """
 
     session_id: str
@@ -74,6 +80,11 @@ class RoundResult:
     model_digest: str
     request_id: str = ""
     engine_digest: str = ""
+    round_id: str = ""
+    mask_digest: str = ""
+    amended: bool = False
+    seeded: bool = False
+    expires_at: float | None = None
     _source: Source | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -143,6 +154,9 @@ class Opening:
         width: the same.
         upload_skipped: whether the server held the image's bytes, and none were sent.
         model_digest: SHA-256 of the model bundle's manifest, hex; None as above.
+        rounds: that the session had: 0 for a new one; None as above.
+        expires_at: when it ends if nothing is asked of it, in seconds since the epoch; None as above, or where an
+            older server does not say.
     """
 
     session_id: str
@@ -150,10 +164,20 @@ class Opening:
     width: int | None
     upload_skipped: bool
     model_digest: str | None
+    rounds: int | None = None
+    expires_at: float | None = None
 
 
 def opening(message: pb.OpenSessionResponse) -> Opening:
-    return Opening(message.session_id, message.height, message.width, message.upload_skipped, message.model_digest)
+    return Opening(
+        session_id=message.session_id,
+        height=message.height,
+        width=message.width,
+        upload_skipped=message.upload_skipped,
+        model_digest=message.model_digest,
+        rounds=message.rounds,
+        expires_at=ends(message),
+    )
 
 
 def taken_up(session_id: object) -> Opening:
@@ -174,37 +198,43 @@ def round_result(
         session_id=session.session_id,
         index=message.round,
         answer=message.answer,
-        mask=_bits(mask, session) if mask else None,
+        mask=bits(mask, session) if mask else None,
         area=mask.area if mask else 0,
-        box=_box(mask.box) if mask and mask.HasField("box") else None,
+        box=box(mask.box) if mask and mask.HasField("box") else None,
         score=message.score if message.HasField("score") else None,
         seg_probability=message.seg_probability if message.HasField("seg_probability") else None,
         corrected=message.corrected,
-        reference=_reference(message.reference) if message.HasField("reference") else None,
-        timings=_timings(message.timings),
-        cache=_cache_use(message.cache),
+        reference=reference(message.reference) if message.HasField("reference") else None,
+        timings=timings(message.timings),
+        cache=cache_use(message.cache),
         model_digest=message.model_digest,
         request_id=request_id,
         engine_digest=message.engine_digest,
+        round_id=message.round_id,
+        mask_digest=message.mask_digest.hex(),
+        amended=message.amended,
+        seeded=message.seeded,
+        expires_at=ends(message),
         _source=source,
     )
 
 
 def describe(result: RoundResult) -> str:
     """A result in one line."""
-    box, score, reference = result.box, result.score, result.reference
+    around, score, used = result.box, result.score, result.reference
     parts = [
         f"round {result.index}: {result.answer!r}",
         "no mask" if result.mask is None else f"{result.area} px",
-        "" if box is None else f"x {box.x_min} to {box.x_max}, y {box.y_min} to {box.y_max}",
+        "" if around is None else f"x {around.x_min} to {around.x_max}, y {around.y_min} to {around.y_max}",
         "" if score is None else f"score {score:.2f}{', corrected' if result.corrected else ''}",
-        "" if reference is None else f"refers to round {reference.index}",
+        "" if used is None else f"refers to {'a given mask' if used.index is None else f'round {used.index}'}",
         f"{result.timings.total * 1000:.0f} ms",
     ]
     return "; ".join(filter(None, parts))
 
 
-def _bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:
+def bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:
+    """bool (H, W). Raises ProtocolMismatch when it cannot be read or is not of the image's size."""
     # Checked before decoding: a mask's size says how much memory it takes.
     known = session.height is not None
     if (mask.height, mask.width) != (session.height, session.width) if known else _vast(mask):
@@ -217,31 +247,3 @@ def _bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:
 
 def _vast(mask: pb.Mask) -> bool:
     return mask.height * mask.width > _MOST_PIXELS
-
-
-def _box(box: pb.PixelBox) -> Box:
-    return Box(box.x_min, box.y_min, box.x_max, box.y_max)
-
-
-def _reference(used: pb.ReferenceUsed) -> Reference:
-    return Reference(used.round, _box(used.crop), _box(used.box), used.whole_image)
-
-
-def _cache_use(cache: pb.CacheUse) -> CacheUse:
-    return CacheUse(cache.embedding_hit, cache.cached_tokens, cache.prompt_tokens, cache.wave)
-
-
-def _timings(timings: pb.Timings) -> Timings:
-    return Timings(
-        queue=_seconds(timings.queue),
-        prepare=_seconds(timings.prepare),
-        language=_seconds(timings.language),
-        encode=_seconds(timings.encode),
-        decode=_seconds(timings.decode),
-        postprocess=_seconds(timings.postprocess),
-        total=_seconds(timings.total),
-    )
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9

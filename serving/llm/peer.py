@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mediround import channels
 from mediround import errors as wire
+from mediround.failures import from_failure
 from serving import request_context
 from serving.bundle import Bundle
 from serving.errors import (
@@ -199,7 +200,7 @@ class Peer:
 
 def domain_error(failure: grpc.aio.AioRpcError) -> ServingError:
     """What a language server's status means here; the reverse of ``serving.rpc.status``."""
-    match wire.from_failure(failure):
+    match from_failure(failure):
         case wire.InvalidArgument(violations=(violation, *_)):
             return InvalidInput(violation.field, violation.description)
         case wire.ResourceExhausted() as error:

@@ -8,7 +8,6 @@ import io
 import threading
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -231,11 +230,11 @@ async def test_sessions_that_are_closed_or_another_callers(client: AsyncClient) 
         await session.ask("Segment the liver.")
     with pytest.raises(FailedPrecondition):
         [_ async for _ in session.segment([Round("Segment the liver.")])]
-    session.opening = replace(session.opening, session_id="a guess")
+    guessed = client.session("a guess")
     with pytest.raises(NotFound):
-        await session.ask("Segment the liver.")
+        await guessed.ask("Segment the liver.")
     with pytest.raises(NotFound):
-        await session.close()
+        await guessed.close()
 
 
 async def test_more_sessions_than_are_held(client: AsyncClient) -> None:

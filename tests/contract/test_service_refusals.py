@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from mediround import InvalidArgument
-from mediround.errors import from_failure
+from mediround.failures import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import SERVICE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mediround import AsyncClient
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import Server, serving
+from tests.service.either import Awaited, Blocking, Either, Make
 from tests.service.harness import Stage
 from tests.service.harness import stage as build_stage
 
@@ -52,3 +54,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(params=[Blocking, Awaited], ids=["blocking", "asyncio"])
+async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Makes clients of one kind, and closes them."""
+    made: list[Either] = []
+
+    def one(address: str, **options: Any) -> Either:
+        made.append(request.param(address, **options))
+        return made[-1]
+
+    yield one
+    for each in made:
+        await each.close()

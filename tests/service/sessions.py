@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -16,6 +17,10 @@ from grpc_status import rpc_status
 from mediround import masks
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from serving.domain import SourceImage
+from serving.errors import PreconditionFailed, Reason
+from serving.history.record import Session, Snapshot
+from serving.stores.sessions import MemorySessions
 from tests.service.harness import picture
 
 HEIGHT, WIDTH = 48, 64
@@ -123,3 +128,20 @@ async def refused(call: Awaitable[Any]) -> Refused:
                 fields = tuple(violation.field for violation in bad.field_violations)
         return Refused(error.code().name, reason, fields, error.details() or "")
     raise AssertionError("the call was answered")
+
+
+class Parking(MemorySessions):
+    """Stands in for a store that parks sessions without their images."""
+
+    parked: set[str]
+
+    async def read(self, session_id: str, caller: str) -> Snapshot:
+        return replace(await super().read(session_id, caller), parked=session_id in self.parked)
+
+    def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
+        if session_id in self.parked:
+            raise PreconditionFailed("its image must be sent again", Reason.NEEDS_IMAGE)
+        return super().exclusive(session_id, caller)
+
+    async def resume(self, session_id: str, caller: str, image: SourceImage) -> None:
+        self.parked.discard(session_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import pytest
@@ -13,16 +12,13 @@ from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api import service as rounds_api
 from serving.api import sessions as sessions_api
-from serving.domain import SourceImage
-from serving.errors import PreconditionFailed, Reason
-from serving.history.record import Session, Snapshot
 from serving.sessions.keeper import NewSession
-from serving.stores.sessions import MemorySessions
 from tests.service.harness import MODEL_DIGEST, Stage, picture
 from tests.service.sessions import (
     HEIGHT,
     WIDTH,
     Caller,
+    Parking,
     asks,
     essence,
     given,
@@ -159,23 +155,6 @@ async def test_use_and_keep_alive_put_the_end_off(caller: Caller, stage: Stage) 
     assert all(end >= ends[0] for end in ends)
     now[0] += 60.0
     assert (await refused(caller.call("KeepAlive"))).reason == "SESSION_EXPIRED"
-
-
-class Parking(MemorySessions):
-    """Stands in for a store that parks sessions without their images."""
-
-    parked: set[str]
-
-    async def read(self, session_id: str, caller: str) -> Snapshot:
-        return replace(await super().read(session_id, caller), parked=session_id in self.parked)
-
-    def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
-        if session_id in self.parked:
-            raise PreconditionFailed("its image must be sent again", Reason.NEEDS_IMAGE)
-        return super().exclusive(session_id, caller)
-
-    async def resume(self, session_id: str, caller: str, image: SourceImage) -> None:
-        self.parked.discard(session_id)
 
 
 async def test_a_parked_session_is_read_and_gets_its_image_again(caller: Caller, stage: Stage) -> None:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from mediround import AsyncClient, InvalidArgument, ResourceExhausted
-from mediround.errors import from_failure
+from mediround.failures import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import serving

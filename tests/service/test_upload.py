@@ -24,7 +24,7 @@ from mediround import (
     ResourceExhausted,
     Unavailable,
 )
-from mediround.errors import from_failure
+from mediround.failures import from_failure
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer, SegmentationServiceStub
 from serving.api import openings

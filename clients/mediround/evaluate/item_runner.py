@@ -12,7 +12,8 @@ from contextlib import aclosing
 
 from mediround import rle
 from mediround._rounds import LiveCorrection, Round
-from mediround.aio import AsyncClient, AsyncSession
+from mediround.aio import AsyncClient
+from mediround.aio_session import AsyncSession
 from mediround.errors import NotFound, ProtocolMismatch, ResourceExhausted, Unavailable
 from mediround.evaluate.data import Bits, Item
 from mediround.evaluate.ledger import ItemRecord, RoundRecord, Run, RunError

@@ -11,9 +11,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from mediround import errors
-from mediround.errors import from_failure
 from mediround.evaluate import RunError
 from mediround.evaluate.data import PictureError
+from mediround.failures import from_failure
 from mediround.medseg import DataError
 from mediround.rle import MalformedRle
 from serving import errors as serving_errors
