@@ -26,6 +26,11 @@ class Limits:
         max_tokens: of a whole dialogue, image tokens included.
         max_sessions: open at once on the server, of all callers.
         session_idle_timeout: seconds without a request, after which a session is closed.
+        session_lifetime: seconds from a session's opening, after which it is closed however much it is used; 0: an
+            older server does not say.
+        max_given_mask_bytes: of a mask that is given, as sent; 0: an older server takes none.
+        max_requests_remembered: of one session: as many requests are answered as before when they come again; 0:
+            an older server remembers none.
     """
 
     max_image_bytes: int
@@ -36,6 +41,9 @@ class Limits:
     max_tokens: int
     max_sessions: int
     session_idle_timeout: float
+    session_lifetime: float = 0.0
+    max_given_mask_bytes: int = 0
+    max_requests_remembered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,9 @@ def _limits(message: pb.Limits) -> Limits:
         max_tokens=message.max_tokens,
         max_sessions=message.max_sessions,
         session_idle_timeout=message.session_idle_timeout.ToNanoseconds() / 1e9,
+        session_lifetime=message.session_lifetime.ToNanoseconds() / 1e9,
+        max_given_mask_bytes=message.max_given_mask_bytes,
+        max_requests_remembered=message.max_requests_remembered,
     )
 
 

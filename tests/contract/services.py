@@ -51,7 +51,8 @@ async def real(*, template_trained: bool = True) -> AsyncIterator[Implementation
 @asynccontextmanager
 async def scripted(*, template_trained: bool = True) -> AsyncIterator[Implementation]:
     """What integrators test with, under the same limits and with the same model's manners."""
-    limits = Limits(max_tokens=400, **{name: LIMITS[name] for name in Limits.__slots__ if name in LIMITS})
+    same = {name: LIMITS[name] for name in Limits.__slots__ if name in LIMITS}
+    limits = Limits(max_tokens=400, max_given_mask_bytes=2 << 20, **same)
     described = replace(
         DESCRIPTION,
         limits=limits,

@@ -54,6 +54,17 @@ def test_the_notebook(address: str, tmp_path: Path) -> None:
     assert red.sum() > 100
 
 
+def test_undo_and_amend(address: str) -> None:
+    printed = example("undo_and_amend", address, "--image", SLICES[1]).splitlines()
+    before, after, first, second = printed
+    assert before.startswith("round 1:")
+    assert after.startswith("round 1:")
+    assert before != after
+    assert first.startswith("0: Segment the left thalamus.")
+    assert first.endswith(", amended")
+    assert second.endswith(", about a mask from by hand")
+
+
 def test_the_fan_out(address: str, inbox: Path, tmp_path: Path) -> None:
     flags = ("--images", inbox, "--out", tmp_path / "out", "--at-once", 2)
     assert "2 of 2 images done, 0 skipped" in example("fan_out", address, *flags)

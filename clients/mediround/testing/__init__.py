@@ -11,8 +11,8 @@
         ...
     assert [question.text for question in server.asked] == [...]
 
-``async with serve(...)`` is the same. A scripted server keeps sessions, rounds and references, and refuses what
-the real service refuses, in the same words; it looks at no pixel and counts no tokens. ``serve(bundle=...)``
+``async with serve(...)`` is the same. A scripted server keeps sessions, rounds, masks and requests, and refuses
+what the real service refuses, in the same words; it looks at no pixel and counts no tokens. ``serve(bundle=...)``
 starts the real server where mediround-serving is installed. Begin with ``script`` for what a script may say.
 
 Needs nothing beyond the client, of which nothing may import it.

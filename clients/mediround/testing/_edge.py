@@ -19,8 +19,10 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from mediround import errors
+from mediround.testing._metadata import arrived
 from mediround.testing._rules import invalid
 from mediround.testing._servicer import ScriptedService
+from mediround.testing.script import AnswerLost
 from mediround.v1 import segmentation_pb2 as pb
 
 # In quotes: generic in the stubs alone.
@@ -47,6 +49,7 @@ _CODES: dict[type[errors.MediRoundError], grpc.StatusCode] = {
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.ServerFault: grpc.StatusCode.INTERNAL,
     errors.ProtocolMismatch: grpc.StatusCode.UNIMPLEMENTED,
+    errors.MovedOn: grpc.StatusCode.ABORTED,
 }
 
 
@@ -54,10 +57,20 @@ def handlers(service: ScriptedService) -> list[grpc.GenericRpcHandler[Any, Any]]
     """The contract's methods and the health service's, for a server of grpc.aio."""
     methods: dict[str, _Handler] = {
         "OpenSession": _stream_unary(service.OpenSession, pb.OpenSessionRequest),
-        "AskRound": _unary_unary(service.AskRound, pb.AskRoundRequest),
-        "SegmentDialogue": _unary_stream(service.SegmentDialogue, pb.SegmentDialogueRequest),
-        "CloseSession": _unary_unary(service.CloseSession, pb.CloseSessionRequest),
-        "DescribeServer": _unary_unary(service.DescribeServer, pb.DescribeServerRequest),
+        "AskRound": _unary_unary(service, service.AskRound, pb.AskRoundRequest),
+        "SegmentDialogue": _unary_stream(service, service.SegmentDialogue, pb.SegmentDialogueRequest),
+        "CloseSession": _unary_unary(service, service.CloseSession, pb.CloseSessionRequest),
+        "DescribeServer": _unary_unary(service, service.DescribeServer, pb.DescribeServerRequest),
+        "AskRoundWithProgress": _unary_stream(
+            service, service.AskRoundWithProgress, pb.AskRoundWithProgressRequest
+        ),
+        "GetSession": _unary_unary(service, service.GetSession, pb.GetSessionRequest),
+        "GetMask": _unary_unary(service, service.GetMask, pb.GetMaskRequest),
+        "ListSessions": _unary_unary(service, service.ListSessions, pb.ListSessionsRequest),
+        "KeepAlive": _unary_unary(service, service.KeepAlive, pb.KeepAliveRequest),
+        "RewindSession": _unary_unary(service, service.RewindSession, pb.RewindSessionRequest),
+        "ForkSession": _unary_unary(service, service.ForkSession, pb.ForkSessionRequest),
+        "AmendRound": _unary_unary(service, service.AmendRound, pb.AmendRoundRequest),
     }
     health: dict[str, _Handler] = {
         "Check": grpc.unary_unary_rpc_method_handler(_check),
@@ -69,9 +82,11 @@ def handlers(service: ScriptedService) -> list[grpc.GenericRpcHandler[Any, Any]]
     ]
 
 
-def _unary_unary(answer: Callable[[M], Awaitable[Message]], kind: type[M]) -> _Handler:
+def _unary_unary(service: ScriptedService, answer: Callable[[M], Awaitable[Message]], kind: type[M]) -> _Handler:
     async def call(raw: bytes, context: _Context) -> Message:
+        arrived(context.invocation_metadata() or ())
         try:
+            service.fail(kind.__name__.removesuffix("Request"))
             return await answer(_parsed(kind, raw))
         except Exception as error:  # the edge: beyond it an error is a status
             await _refuse(error, context)
@@ -79,9 +94,13 @@ def _unary_unary(answer: Callable[[M], Awaitable[Message]], kind: type[M]) -> _H
     return grpc.unary_unary_rpc_method_handler(call, None, _bytes)
 
 
-def _unary_stream(answers: Callable[[M], AsyncGenerator[Message]], kind: type[M]) -> _Handler:
+def _unary_stream(
+    service: ScriptedService, answers: Callable[[M], AsyncGenerator[Message]], kind: type[M]
+) -> _Handler:
     async def call(raw: bytes, context: _Context) -> None:
+        arrived(context.invocation_metadata() or ())
         try:
+            service.fail(kind.__name__.removesuffix("Request"))
             async with aclosing(answers(_parsed(kind, raw))) as results:
                 async for result in results:
                     await context.write(result)
@@ -99,6 +118,7 @@ def _stream_unary(
             yield _parsed(kind, raw)
 
     async def call(raws: AsyncIterator[bytes], context: _Context) -> Message:
+        arrived(context.invocation_metadata() or ())
         try:
             return await answer(messages(raws), partial(context.send_initial_metadata, _SEND_IMAGE))
         except Exception as error:
@@ -142,6 +162,8 @@ def _bytes(message: Message) -> bytes:
 
 async def _refuse(error: Exception, context: _Context) -> NoReturn:
     """End a call. What is not a MediRoundError is a fault of the script: a test wants to read which."""
+    if isinstance(error, AnswerLost):
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
     if not isinstance(error, errors.MediRoundError):
         error = errors.ServerFault(f"the script raised {type(error).__name__}: {error}")
     code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
@@ -173,5 +195,7 @@ def _details(error: errors.MediRoundError) -> list[Message]:
             delay = Duration()
             delay.FromNanoseconds(round(error.retry_after * 1e9))
             return [error_details_pb2.RetryInfo(retry_delay=delay)]
+        case errors.MediRoundError(reason=str(reason)):
+            return [error_details_pb2.ErrorInfo(reason=reason, domain="mediround")]
         case _:
             return []

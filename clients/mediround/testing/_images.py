@@ -32,11 +32,13 @@ class ReceivedImage:
         digest: SHA-256 of the bytes, as they came or as the caller named it.
         raw: (height, width, channels) of raw pixels; None: the bytes are a file.
         size: (height, width) of the image; None: no bytes came, the caller asks for those that are held.
+        header: as it came.
     """
 
     digest: bytes
     raw: tuple[int, int, int] | None
     size: tuple[int, int] | None
+    header: pb.ImageHeader
 
 
 async def receive(
@@ -64,11 +66,11 @@ async def receive(
             raise invalid(
                 "chunk", "must be sent, or header.content_sha256 must name an image that the server holds"
             )
-        return ReceivedImage(header.content_sha256, raw, None)
+        return ReceivedImage(header.content_sha256, raw, None, header)
     digest = hashlib.sha256(payload).digest()
     if header.content_sha256 not in {b"", digest}:
         raise invalid("header.content_sha256", "must be the SHA-256 of the bytes sent")
-    return ReceivedImage(digest, raw, _size(payload, raw, limits))
+    return ReceivedImage(digest, raw, _size(payload, raw, limits), header)
 
 
 async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], allowed: int) -> bytes:

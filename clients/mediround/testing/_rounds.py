@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from mediround import masks
-from mediround.errors import FailedPrecondition, MediRoundError, ServerFault
-from mediround.testing._rules import SEG, check_references, mode_of, priority_of
-from mediround.testing._sessions import ScriptedSession, ScriptedSessions
-from mediround.testing.script import Answer, AskedQuestion, Bits, Reply, Script
+from mediround.errors import MediRoundError, MovedOn
+from mediround.testing._given import because, check_known, given_mask, sent_mask
+from mediround.testing._past import ScriptedRound, box, mask_message, new_round_id
+from mediround.testing._replies import mask_of, words_of
+from mediround.testing._rules import check_references, mode_of, priority_of
+from mediround.testing._sessions import Remembered, ScriptedSession, ScriptedSessions
+from mediround.testing.script import Answer, AnswerLost, AskedQuestion, Bits, Reply, Script
 from mediround.v1 import segmentation_pb2 as pb
 
-_NOTHING_SEEN = "That structure is not visible in this image."
 _FEW_PIXELS = 9
 """A mask of at most so many pixels cannot be a reference: the whole image stands in for it."""
 
@@ -37,6 +39,20 @@ class RoundsRequest:
     threshold: float
     encoding: pb.MaskEncoding.ValueType
     priority: pb.Priority.ValueType
+    key: bytes
+    """Equal for the same request when it comes again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One question, with what came with it."""
+
+    index: int
+    """That its round has in the session."""
+    message: pb.Question
+    given: Bits | None
+    seed: Bits | None
+    round_id: str = field(default_factory=new_round_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +60,9 @@ class _Wave:
     """Questions that are read together, and what is known when they are."""
 
     request: RoundsRequest
-    questions: list[tuple[int, pb.Question]]
-    """With the indices that their rounds have in the session."""
+    questions: list[_Question]
     number: int
+    waves: int
     queue: float
     """Seconds."""
     began: float
@@ -62,51 +78,102 @@ class ScriptedRounds:
         self._times: Counter[str] = Counter()
         self._seen: set[bytes] = set()
 
-    async def answers(self, request: RoundsRequest) -> AsyncGenerator[pb.RoundResult]:
-        """Each round's result, in order. Raises MediRoundError: a rule's, or the script's."""
+    async def answers(self, request: RoundsRequest) -> AsyncGenerator[pb.RoundResult | pb.Progress]:
+        """Each round's result, in order, and where the request stands. Raises MediRoundError: a rule's, or the
+        script's.
+        """
         arrived = monotonic()
         async with self._sessions.exclusive(request.session_id) as session:
-            first = len(session.masks)
-            check_references(request.questions, first, self._script.description.limits.max_rounds)
-            queue = monotonic() - arrived
-            for number, group in enumerate(waves(request.questions, first, self._script)):
-                questions = [(first + i, request.questions[i]) for i in group]
-                hit = session.image in self._seen
-                wave = _Wave(request, questions, number, 0.0 if number else queue, monotonic(), hit)
+            before = session.repetition(request.key)
+            for result in before.results if before else ():
+                yield result
+            done = len(before.results) if before else 0
+            if done == len(request.questions):
+                return
+            self._check_unmoved(session, before)
+            first = len(session.rounds) - done
+            questions = self._questions(session, request.questions, first)
+            groups = waves(request.questions, first, self._script)
+            for number, group in enumerate(groups):
+                if group[-1] < done:
+                    continue
+                hit, queue = session.image in self._seen, monotonic() - arrived
+                asked = [questions[i] for i in group]
+                wave = _Wave(request, asked, number, len(groups), 0.0 if number else queue, monotonic(), hit)
+                for stage in (pb.PROGRESS_STAGE_PREPARE, pb.PROGRESS_STAGE_LANGUAGE, pb.PROGRESS_STAGE_DECODE):
+                    yield pb.Progress(stage=stage, wave=number, waves=len(groups))
                 for result in await self._read(session, wave):
                     yield result
 
+    @staticmethod
+    def _check_unmoved(session: ScriptedSession, before: Remembered | None) -> None:
+        """Raises MovedOn where what was answered of a request is no longer the session's end."""
+        told = [each.round_id for each in before.results] if before else []
+        if told and [each.round_id for each in session.rounds[-len(told) :]] != told:
+            words = "rounds of this request were answered, and the session has changed since: the others must be"
+            raise MovedOn(f"{len(told)} {words} asked anew")
+
+    def _questions(self, session: ScriptedSession, messages: Sequence[pb.Question], first: int) -> list[_Question]:
+        """With the masks that came with them. Raises InvalidArgument, FailedPrecondition."""
+        limits, size = self._script.description.limits, session.size
+        questions, held = [], session.held
+        for position, message in enumerate(messages):
+            path, given, seed = f"questions[{position}]", None, None
+            if message.HasField("given_mask"):
+                given = given_mask(message.given_mask, f"{path}.given_mask", size, held, limits)
+                held.append(given)
+            if message.HasField("seed_mask"):
+                seed = sent_mask(message.seed_mask, f"{path}.seed_mask", size, limits)
+                held.append(seed)
+            questions.append(_Question(first + position, message, given, seed))
+        for message in messages:
+            check_known(session.rounds[:first], message)
+        check_references(list(messages), first, limits.max_rounds)
+        return questions
+
     async def _read(self, session: ScriptedSession, wave: _Wave) -> list[pb.RoundResult]:
-        references = [_reference(session, question) for _, question in wave.questions]
-        asked = [self._asked(session, *question, wave.request) for question in wave.questions]
-        self.asked += asked
-        answers = [self._answer(question) for question in asked]
+        used = [_used(session, wave, question) for question in wave.questions]
+        asked = [self._asked(session, question, wave.request) for question in wave.questions]
+        self.asked += [each for each, of in zip(asked, wave.questions, strict=True) if of.seed is None]
+        seeds = [question.seed for question in wave.questions]
+        answers = [
+            self._answer(each) if seed is None else Answer(seed) for each, seed in zip(asked, seeds, strict=True)
+        ]
         await asyncio.sleep(max(answer.delay for answer in answers))
-        drawn = [_mask(answer, question) for answer, question in zip(answers, asked, strict=True)]
-        self._sessions.check(session.session_id)  # it may have been closed meanwhile
+        drawn = [mask_of(answer, question) for answer, question in zip(answers, asked, strict=True)]
+        self._sessions.find(session.session_id)  # it may have been closed meanwhile
         self._seen.add(session.image)
         results = []
-        for question, answer, mask, reference in zip(asked, answers, drawn, references, strict=True):
-            session.masks.append(mask)
-            results.append(self._result(session, question, answer, mask, wave))
-            if reference:
-                results[-1].reference.CopyFrom(reference)
+        for question, each, answer, mask, referred in zip(
+            wave.questions, asked, answers, drawn, used, strict=True
+        ):
+            made = ScriptedRound(each.text, "", mask, None if referred is None else referred[0])
+            made.seeded, made.round_id = question.seed is not None, question.round_id
+            result = self._result(session, each, answer, made, wave)
+            if referred is not None:
+                result.reference.CopyFrom(referred[1])
+            made.told = result
+            session.rounds.append(made)
+            results.append(result)
+        session.remember(wave.request.key).results += results
+        if any(answer.lost for answer in answers):
+            raise AnswerLost
         return results
 
-    def _asked(
-        self, session: ScriptedSession, index: int, question: pb.Question, request: RoundsRequest
-    ) -> AskedQuestion:
+    def _asked(self, session: ScriptedSession, question: _Question, request: RoundsRequest) -> AskedQuestion:
         height, width = session.size
+        message = question.message
         return AskedQuestion(
             session_id=session.session_id,
-            index=index,
-            text=question.text,
-            refer_to=question.refer_to.round if question.HasField("refer_to") else None,
-            mode=mode_of(question, "question", self._script.description),
-            answer=question.answer,
+            index=question.index,
+            text=message.text,
+            refer_to=message.refer_to.round if message.HasField("refer_to") else None,
+            mode=mode_of(message, "question", self._script.description),
+            answer=message.answer,
             priority=priority_of(request.priority),
             height=height,
             width=width,
+            given_mask=question.given,
         )
 
     def _answer(self, question: AskedQuestion) -> Answer:
@@ -127,29 +194,35 @@ class ScriptedRounds:
         return replies[min(turn, len(replies) - 1)]
 
     def _result(
-        self, session: ScriptedSession, question: AskedQuestion, answer: Answer, mask: Bits | None, wave: _Wave
+        self, session: ScriptedSession, question: AskedQuestion, answer: Answer, made: ScriptedRound, wave: _Wave
     ) -> pb.RoundResult:
-        served, request = self._script.description, wave.request
-        words = _words(question, answer, served.answer_template, segmented=mask is not None)
-        before, session.words = session.words, session.words + len(f"{question.text} {words}".split())
+        served, request, mask = self._script.description, wave.request, made.original
+        made.answer = words_of(question, answer, served.answer_template, segmented=mask is not None)
+        before = sum(each.words for each in session.rounds)
         seconds = monotonic() - wave.began
         spent = pb.Timings(
             queue=_duration(wave.queue), language=_duration(seconds), total=_duration(wave.queue + seconds)
         )
         cache = pb.CacheUse(
-            embedding_hit=wave.hit, cached_tokens=before, prompt_tokens=session.words, wave=wave.number
+            embedding_hit=wave.hit, cached_tokens=before, prompt_tokens=before + made.words, wave=wave.number
         )
         result = pb.RoundResult(
             round=question.index,
-            answer=words,
+            answer=made.answer,
             timings=spent,
             cache=cache,
             model_digest=served.model_digest,
             engine_digest="".join(record.digest for record in served.engine_records[:1]),
+            round_id=made.round_id,
+            seeded=made.seeded,
+            expires_at=self._sessions.ends(),
         )
         if mask is None:
             return result
-        result.mask.CopyFrom(_mask_message(mask, request.encoding))
+        result.mask.CopyFrom(mask_message(mask, request.encoding))
+        result.mask_digest = masks.digest(mask)
+        if made.seeded:
+            return result
         result.seg_probability = answer.seg_probability
         if served.has_judge:
             judged = request.judged is None or question.index in request.judged
@@ -165,6 +238,8 @@ def waves(questions: Sequence[pb.Question], first: int, script: Script) -> list[
     groups, start = [], 0
     for position, question in enumerate(questions):
         refers_into_wave = question.HasField("refer_to") and question.refer_to.round >= first + start
+        if refers_into_wave and question.refer_to.round < first + position:  # a seed's mask is there already
+            refers_into_wave = not questions[question.refer_to.round - first].HasField("seed_mask")
         follows_free = (
             position > start and mode_of(questions[position - 1], "question", script.description) != "forced"
         )
@@ -174,52 +249,33 @@ def waves(questions: Sequence[pb.Question], first: int, script: Script) -> list[
     return [*groups, range(start, len(questions))]
 
 
-def _mask(answer: Answer, question: AskedQuestion) -> Bits | None:
-    """The mask, of the image's size. Raises ServerFault when the script's is not."""
-    size = question.height, question.width
-    if answer.mask is None:
-        return None if question.mode == "free" else np.zeros(size, np.bool_)
-    mask = answer.mask(*size) if callable(answer.mask) else answer.mask
-    if mask.shape != size or mask.dtype != np.bool_:
-        raise ServerFault(f"the script's mask is {mask.dtype} {mask.shape}; the image's size is {size}")
-    return mask
-
-
-def _words(question: AskedQuestion, answer: Answer, template: str, *, segmented: bool) -> str:
-    if question.mode == "forced":
-        return question.answer or template
-    if not segmented:
-        return answer.words or _NOTHING_SEEN
-    words = answer.words or template
-    return words if SEG in words else f"{words} {SEG}"
-
-
-def _reference(session: ScriptedSession, question: pb.Question) -> pb.ReferenceUsed | None:
-    """What a model would be shown of the mask referred to. Raises FailedPrecondition when there is none."""
-    if not question.HasField("refer_to"):
+def _used(session: ScriptedSession, wave: _Wave, question: _Question) -> tuple[Bits, pb.ReferenceUsed] | None:
+    """The mask that a question is about, and what a model would be shown of it. Raises FailedPrecondition when
+    there is none.
+    """
+    message, used = question.message, pb.ReferenceUsed()
+    if question.given is not None:
+        mask = question.given
+        used.source, used.origin = pb.REFERENCE_SOURCE_GIVEN, message.given_mask.origin
+    elif message.HasField("refer_to"):
+        index = message.refer_to.round
+        seeds = {each.index: each for each in wave.questions}
+        of = session.rounds[index] if index < len(session.rounds) else None
+        found = seeds[index].seed if of is None else of.mask
+        if found is None:
+            raise because("NO_MASK", f"round {index} has no mask to refer to")
+        mask, used.round, used.source = found, index, pb.REFERENCE_SOURCE_ROUND
+        used.round_id = seeds[index].round_id if of is None else of.round_id
+        if of is not None and of.amended is not None:
+            used.source, used.origin = pb.REFERENCE_SOURCE_AMENDED, of.origin
+    else:
         return None
-    mask = session.masks[question.refer_to.round]
-    if mask is None:
-        raise FailedPrecondition(f"round {question.refer_to.round} has no mask to refer to")
-    whole = np.count_nonzero(mask) <= _FEW_PIXELS
-    box = _box(np.ones(session.size, np.bool_) if whole else mask)
-    return pb.ReferenceUsed(round=question.refer_to.round, crop=box, box=box, whole_image=bool(whole))
-
-
-def _mask_message(mask: Bits, encoding: pb.MaskEncoding.ValueType) -> pb.Mask:
-    encoding = encoding or pb.MASK_ENCODING_COCO_RLE
-    data = masks.encode(mask, encoding)
-    height, width = mask.shape
-    area = int(np.count_nonzero(mask))
-    return pb.Mask(height=height, width=width, encoding=encoding, data=data, area=area, box=_box(mask))
-
-
-def _box(mask: Bits) -> pb.PixelBox | None:
-    """Around the pixels set; None when none is."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    return pb.PixelBox(x_min=int(columns[0]), y_min=int(rows[0]), x_max=int(columns[-1]), y_max=int(rows[-1]))
+    used.whole_image = int(np.count_nonzero(mask)) <= _FEW_PIXELS
+    shown = box(np.ones(session.size, np.bool_) if used.whole_image else mask)
+    used.crop.CopyFrom(shown or pb.PixelBox())
+    used.box.CopyFrom(used.crop)
+    used.mask_digest = masks.digest(mask)
+    return mask, used
 
 
 def _duration(seconds: float) -> Duration:

@@ -16,6 +16,7 @@ from mediround.errors import FieldViolation, InvalidArgument
 from mediround.v1 import segmentation_pb2 as pb
 
 SEG = "[SEG]"
+_DIGEST_BYTES = 32
 _MARKERS = (
     SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
 )  # fmt: skip
@@ -118,6 +119,7 @@ def _check_question(question: pb.Question, path: str, session_id: str, served: S
         _check_answer(f"{path}.answer", question.answer, limit)
     elif mode == "forced" and not served.answer_template_trained:
         raise invalid(f"{path}.answer", _UNTRAINED)
+    _check_given(question, path, forced=mode == "forced")
     if question.refer_to.session_id not in {"", session_id}:
         raise invalid(f"{path}.refer_to.session_id", "must be empty or this session's id")
 
@@ -153,3 +155,22 @@ def _check_markers(field: str, text: str) -> None:
     for marker in _MARKERS:
         if marker in text or marker in folded:
             raise invalid(field, f"must not hold the reserved marker {marker}; rephrase it")
+
+
+def check_digest(digest: bytes, path: str) -> None:
+    """Raises InvalidArgument."""
+    if len(digest) != _DIGEST_BYTES:
+        raise invalid(path, f"must be the {_DIGEST_BYTES} bytes of a result's mask_digest")
+
+
+def _check_given(question: pb.Question, path: str, *, forced: bool) -> None:
+    """What can be said of a question without its session. Raises InvalidArgument."""
+    if question.refer_to.mask_digest:
+        check_digest(question.refer_to.mask_digest, f"{path}.refer_to.mask_digest")
+    if question.HasField("given_mask") and question.HasField("refer_to"):
+        words = "must be left out beside refer_to: a question is about one mask"
+        raise invalid(f"{path}.given_mask", words)
+    if question.HasField("seed_mask") and not question.answer:
+        raise invalid(f"{path}.answer", "must be given with seed_mask: the model is not asked")
+    if question.HasField("seed_mask") and not forced:
+        raise invalid(f"{path}.answer_mode", "must be FORCED with seed_mask")

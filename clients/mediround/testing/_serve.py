@@ -67,6 +67,16 @@ class ScriptedServer:
         """Sessions that are open now: 0 after a program that closes what it opens."""
         return len(self._service.sessions)
 
+    def expire(self, session_id: str) -> None:
+        """End a session as if its idle time were over. Raises KeyError for one that is not open."""
+        self._service.sessions.expire(session_id)
+
+    def park(self, session_id: str) -> None:
+        """Leave a session without its image, as a store does that keeps none: the next question is answered by
+        ``NeedsImage``. Raises KeyError for one that is not open.
+        """
+        self._service.sessions.park(session_id)
+
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:

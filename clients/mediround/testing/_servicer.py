@@ -14,24 +14,27 @@ from google.protobuf.duration_pb2 import Duration
 
 from mediround._description import ServerDescription
 from mediround._records import engine_record_message
-from mediround.errors import InvalidArgument, NotFound
+from mediround.errors import InvalidArgument, MediRoundError, NotFound
+from mediround.testing._given import because, of_one_question
+from mediround.testing._history import SessionMethods
 from mediround.testing._images import ReceivedImage, receive
+from mediround.testing._metadata import check_session
 from mediround.testing._rounds import RoundsRequest, ScriptedRounds
 from mediround.testing._rules import check_dialogue, check_round, invalid, priority_of
-from mediround.testing._sessions import ScriptedSessions
+from mediround.testing._sessions import ScriptedSession, ScriptedSessions, check_session_id
 from mediround.testing.script import Script
 from mediround.v1 import segmentation_pb2 as pb
 
 _NONE: frozenset[int] = frozenset()
 
 
-class ScriptedService:
+class ScriptedService(SessionMethods):
     """Answers calls. One event loop's."""
 
     def __init__(self, script: Script) -> None:
-        self.sessions = ScriptedSessions(script.description.limits)
+        super().__init__(ScriptedSessions(script.description.limits), script.description)
         self.rounds = ScriptedRounds(script, self.sessions)
-        self._served = script.description
+        self._failures = {method: list(errors) for method, errors in script.failures.items()}
         self._openings = list(script.openings)
         self._held: dict[tuple[bytes, tuple[int, int, int] | None], tuple[int, int]] = {}
 
@@ -41,53 +44,101 @@ class ScriptedService:
         received = await receive(messages, self._served.limits, accepted)
         if self._openings:
             raise self._openings.pop(0)
-        height, width = self._size(received)
-        session = self.sessions.open(received.digest + repr(received.raw).encode(), (height, width))
+        header = received.header
+        check_session(header.session_id)
+        session = self._resumed(received) if header.resume else self._opened(received)
         return pb.OpenSessionResponse(
             session_id=session.session_id,
-            height=height,
-            width=width,
+            height=session.size[0],
+            width=session.size[1],
             upload_skipped=received.size is None,
             content_sha256=received.digest,
             model_digest=self._served.model_digest,
+            expires_at=self.sessions.ends(),
+            rounds=len(session.rounds),
         )
 
+    def _opened(self, received: ReceivedImage) -> ScriptedSession:
+        header, key = received.header, _sameness(received)
+        if header.session_id:
+            check_session_id(header.session_id, "header.session_id")
+            if before := self.sessions.opened_before(header.session_id, key):
+                return before
+        size = self._size(received)
+        session = self.sessions.open(_image(received), size, header.session_id, keep=header.keep)
+        session.remember(key)
+        return session
+
+    def _resumed(self, received: ReceivedImage) -> ScriptedSession:
+        if not received.header.session_id:
+            raise invalid("header.session_id", "must be the session that is resumed")
+        session = self.sessions.find(received.header.session_id)
+        if session.image != _image(received):
+            raise because("OTHER_IMAGE", "the session is on another image")
+        self._size(received)
+        session.parked = False
+        return session
+
     async def AskRound(self, request: pb.AskRoundRequest) -> pb.AskRoundResponse:
-        check_round(request, self._served)
-        priority_of(request.priority)
-        judged = _NONE if request.correction.policy == pb.CORRECTION_POLICY_OFF else None
-        try:
-            [result] = [each async for each in self._answers(request, [request.question], judged)]
-        except InvalidArgument as error:
-            raise _of_one_question(error) from None
+        [result] = [each async for each in self._round(request) if isinstance(each, pb.RoundResult)]
         return pb.AskRoundResponse(result=result)
+
+    async def AskRoundWithProgress(
+        self, request: pb.AskRoundWithProgressRequest
+    ) -> AsyncGenerator[pb.AskRoundWithProgressResponse]:
+        async for event in self._round(pb.AskRoundRequest.FromString(request.SerializeToString())):
+            if isinstance(event, pb.RoundResult):
+                yield pb.AskRoundWithProgressResponse(result=event)
+            else:
+                yield pb.AskRoundWithProgressResponse(progress=event)
 
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
         check_dialogue(request, self._served)
         priority_of(request.priority)
-        async for result in self._answers(request, list(request.questions), _judged(request)):
-            yield pb.SegmentDialogueResponse(result=result)
+        async for event in self._answers(request, list(request.questions), _judged(request)):
+            if isinstance(event, pb.RoundResult):
+                yield pb.SegmentDialogueResponse(result=event)
+            elif request.progress:
+                yield pb.SegmentDialogueResponse(progress=event)
 
-    async def CloseSession(self, request: pb.CloseSessionRequest) -> pb.CloseSessionResponse:
-        self.sessions.close(request.session_id)
-        return pb.CloseSessionResponse()
+    def fail(self, method: str) -> None:
+        """Raises what the script says of this call's turn."""
+        failures: list[MediRoundError] = self._failures.get(method, [])
+        if failures:
+            raise failures.pop(0)
 
     async def DescribeServer(self, request: pb.DescribeServerRequest) -> pb.DescribeServerResponse:  # noqa: ARG002  # gRPC's signature
         return _description(self._served)
+
+    async def _round(self, request: pb.AskRoundRequest) -> AsyncGenerator[pb.RoundResult | pb.Progress]:
+        check_round(request, self._served)
+        priority_of(request.priority)
+        judged = _NONE if request.correction.policy == pb.CORRECTION_POLICY_OFF else None
+        try:
+            async for event in self._answers(request, [request.question], judged):
+                yield event
+        except InvalidArgument as error:
+            raise of_one_question(error) from None
 
     def _answers(
         self,
         request: pb.AskRoundRequest | pb.SegmentDialogueRequest,
         questions: list[pb.Question],
         judged: frozenset[int] | None,
-    ) -> AsyncGenerator[pb.RoundResult]:
+    ) -> AsyncGenerator[pb.RoundResult | pb.Progress]:
         correction = request.correction
         threshold = correction.threshold if correction.HasField("threshold") else self._served.threshold
         return self.rounds.answers(
             RoundsRequest(
-                request.session_id, questions, judged, threshold, request.mask_encoding, request.priority
+                session_id=request.session_id,
+                questions=questions,
+                judged=judged,
+                threshold=threshold,
+                encoding=request.mask_encoding,
+                priority=request.priority,
+                key=type(request).__name__.encode() + request.SerializeToString(deterministic=True),
             )
         )
 
@@ -111,18 +162,22 @@ def _judged(request: pb.SegmentDialogueRequest) -> frozenset[int] | None:
             return frozenset(q.refer_to.round for q in request.questions if q.HasField("refer_to"))
 
 
-def _of_one_question(error: InvalidArgument) -> InvalidArgument:
-    """The refusal of a dialogue of one question, as a refusal of that question."""
-    path, _, part = error.violations[0].field.partition(".") if error.violations else ("", "", "")
-    if path not in {"questions", "questions[0]"}:
-        return error
-    return invalid(f"question.{part}" if part else "question", error.violations[0].description)
+def _image(received: ReceivedImage) -> bytes:
+    """Equal for equal images."""
+    return received.digest + repr(received.raw).encode()
+
+
+def _sameness(received: ReceivedImage) -> bytes:
+    """What a repeated header has in common, also where one of the two names its bytes and the other sends them."""
+    same = pb.ImageHeader()
+    same.CopyFrom(received.header)
+    same.content_sha256 = received.digest
+    same.ClearField("content_bytes")
+    return same.SerializeToString(deterministic=True)
 
 
 def _description(served: ServerDescription) -> pb.DescribeServerResponse:
     limits = served.limits
-    idle = Duration()
-    idle.FromNanoseconds(round(limits.session_idle_timeout * 1e9))
     return pb.DescribeServerResponse(
         model_name=served.model_name,
         model_version=served.model_version,
@@ -137,7 +192,10 @@ def _description(served: ServerDescription) -> pb.DescribeServerResponse:
             max_question_bytes=limits.max_question_bytes,
             max_tokens=limits.max_tokens,
             max_sessions=limits.max_sessions,
-            session_idle_timeout=idle,
+            session_idle_timeout=_duration(limits.session_idle_timeout),
+            session_lifetime=_duration(limits.session_lifetime),
+            max_given_mask_bytes=limits.max_given_mask_bytes,
+            max_requests_remembered=limits.max_requests_remembered,
         ),
         answer_modes=[pb.AnswerMode.Value(f"ANSWER_MODE_{mode.upper()}") for mode in served.answer_modes],
         default_answer_mode=pb.AnswerMode.Value(f"ANSWER_MODE_{served.default_answer_mode.upper()}"),
@@ -154,3 +212,9 @@ def _description(served: ServerDescription) -> pb.DescribeServerResponse:
         vision_engine=served.vision_engine,
         engine_records=[engine_record_message(record) for record in served.engine_records],
     )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

@@ -34,6 +34,9 @@ DESCRIPTION = ServerDescription(
         max_tokens=4096,
         max_sessions=1000,
         session_idle_timeout=900.0,
+        session_lifetime=86400.0,
+        max_given_mask_bytes=2 << 20,
+        max_requests_remembered=64,
     ),
     answer_modes=("forced", "grammar", "free"),
     default_answer_mode="free",
@@ -83,6 +86,7 @@ class AskedQuestion:
         priority: how it queues where a server is busy.
         height: of the session's image, in pixels.
         width: the same.
+        given_mask: the mask that came with it, bool (H, W); None: none did.
     """
 
     session_id: str
@@ -94,6 +98,7 @@ class AskedQuestion:
     priority: Priority
     height: int
     width: int
+    given_mask: Bits | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +113,7 @@ class Answer:
         score: the judge's estimate, 0 to 1; where the policy applies, one of at most the threshold is corrected.
         seg_probability: the model's own probability of ``[SEG]``, 0 to 1.
         delay: seconds until it comes.
+        lost: the round is answered, and the connection breaks before the answer arrives.
     """
 
     mask: Bits | Callable[[int, int], Bits] | None = centre
@@ -115,6 +121,11 @@ class Answer:
     score: float = 0.9
     seg_probability: float = 1.0
     delay: float = 0.0
+    lost: bool = False
+
+
+class AnswerLost(Exception):
+    """What was asked is done, and nobody is told: the connection breaks."""
 
 
 Reply: TypeAlias = Answer | MediRoundError
@@ -133,10 +144,12 @@ class Script:
         answers: what each question yields.
         otherwise: what a question yields that ``answers`` does not name.
         openings: errors of the first openings, in turn; later ones succeed.
+        failures: the same of other calls, by the contract's names: ``{"RewindSession": [MovedOn("...")]}``.
         description: the model, its modes and the limits that requests are held against.
     """
 
     answers: Answers = field(default_factory=dict)
     otherwise: Reply = Answer()  # frozen
     openings: Sequence[MediRoundError] = ()
+    failures: Mapping[str, Sequence[MediRoundError]] = field(default_factory=dict)
     description: ServerDescription = DESCRIPTION

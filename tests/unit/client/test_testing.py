@@ -22,13 +22,20 @@ from mediround import (
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
+    IdempotencyMismatch,
     InvalidArgument,
     MediRoundError,
+    MovedOn,
+    NeedsImage,
     NotFound,
+    OtherModel,
     ProtocolMismatch,
     ResourceExhausted,
     Round,
     ServerFault,
+    SessionClosed,
+    SessionExpired,
+    StaleReference,
     Unavailable,
 )
 from mediround.errors import AccessDenied
@@ -102,6 +109,13 @@ def test_a_function_sees_what_was_asked() -> None:
         Cancelled("given up"),
         ServerFault("a fault", "7a7a"),
         ProtocolMismatch("too old"),
+        SessionExpired("gone"),
+        SessionClosed("closed"),
+        NeedsImage("parked"),
+        StaleReference("undone"),
+        OtherModel("another"),
+        IdempotencyMismatch("another"),
+        MovedOn("others came"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -253,3 +267,47 @@ def test_the_real_server_is_started_and_ended(bundled: Path) -> None:
 def test_a_script_or_a_bundle() -> None:
     with pytest.raises(TypeError, match="not both"):
         serve({}, bundle="models/mine")  # type: ignore[call-overload]  # that is the mistake
+
+
+def test_failures_of_other_calls_come_in_turn() -> None:
+    failures = {"RewindSession": [MovedOn("others came")], "GetSession": [Unavailable("busy", 0.01)] * 2}
+    script = Script(failures=failures)
+    with serve(script) as server, Client(server.address) as client, client.open(IMAGE) as session:
+        session.ask("A")
+        with pytest.raises(MovedOn, match="others came"):
+            session.undo()
+        assert len(session.history()) == 1  # sent again by the client
+        assert session.undo() == 0
+
+
+def test_an_answer_that_is_lost_was_given() -> None:
+    script = {"A": [Answer(lost=True), Answer()], "B": Answer(lost=True)}
+    with serve(script) as server, Client(server.address) as client, client.open(IMAGE) as session:
+        assert session.ask("A").index == 0
+        with pytest.raises(Unavailable):
+            session.ask("B", retries=0)
+        assert [past.question for past in session.history()] == ["A", "B"]
+        assert [question.text for question in server.asked] == ["A", "B"]
+
+
+def test_sessions_expire_and_are_parked_when_a_test_says_so() -> None:
+    with serve() as server, Client(server.address) as client:
+        session = client.open(IMAGE, keep=True)
+        first = session.ask("A")
+        server.park(session.session_id)
+        with pytest.raises(NeedsImage):
+            session.ask("B")
+        session = client.resume(session.session_id, image=IMAGE)
+        assert session.ask("B", refer_to=first).index == 1
+        server.expire(session.session_id)
+        with pytest.raises(SessionExpired):
+            session.ask("C")
+
+
+def test_a_mask_that_was_given_is_seen() -> None:
+    mask = centre(32, 48)
+    with serve() as server, Client(server.address) as client, client.open(IMAGE) as session:
+        session.ask("A", refer_to=mask)
+        session.seed("B", "It is [SEG].", mask)
+    [question] = server.asked  # of a seed the model is not asked
+    np.testing.assert_array_equal(question.given_mask, mask)
