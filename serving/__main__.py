@@ -12,8 +12,9 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -33,7 +34,7 @@ from serving.api.server import LANGUAGE, VISION, Server
 from serving.api.service import SegmentationService
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
-from serving.engines import Engines, RemoteHalf, SharedMemory, engines, shared_memory
+from serving.engines import Engines, RemoteHalf, SharedMemory, engines, session_store, shared_memory
 from serving.errors import Exhausted, ServingError, Unavailable
 from serving.geometry import Geometry
 from serving.observer import CompositeObserver, Observer
@@ -48,6 +49,7 @@ from serving.sessions.keeper import SessionKeeper
 from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.sessions import SqliteSessions
 from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, StateCollector, StateSources
 from serving.telemetry.recorder import MetricsRecorder
@@ -63,27 +65,21 @@ LEAST_WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    sessions: MemorySessions
+    sessions: MemorySessions | SqliteSessions
     embeddings: MemoryEmbeddings
     uploads: ImageCache
 
 
-def stores(bundle: Bundle, settings: Settings, slab: Slab | None) -> Stores:
-    """All in this process's memory; embeddings first in ``slab``."""
+@asynccontextmanager
+async def stores(bundle: Bundle, settings: Settings, slab: Slab | None, pixels: Executor) -> AsyncIterator[Stores]:
+    """In this process's memory, but for sessions that are kept elsewhere; embeddings first in ``slab``."""
     limits = settings.limits
-    idle, clock = limits.session_idle_timeout, time.monotonic
-    return Stores(
-        sessions=MemorySessions(
-            limits.max_sessions,
-            limits.max_session_bytes,
-            idle,
-            clock,
-            give_way_after_s=limits.session_gives_way_after,
-            lifetime_s=limits.session_lifetime,
-        ),
-        embeddings=MemoryEmbeddings.of(bundle.manifest.image, settings.engines.embedding_bytes, slab),
-        uploads=ImageCache(limits.max_upload_bytes_held, idle, clock),
-    )
+    async with session_store(settings, Geometry.of(bundle), pixels) as sessions:
+        yield Stores(
+            sessions=sessions,
+            embeddings=MemoryEmbeddings.of(bundle.manifest.image, settings.engines.embedding_bytes, slab),
+            uploads=ImageCache(limits.max_upload_bytes_held, limits.session_idle_timeout, time.monotonic),
+        )
 
 
 def admission(settings: Settings, expectations: CostModel) -> AdmissionQueue:
@@ -209,7 +205,7 @@ async def get_ready(target: Orchestrator, *remotes: RemoteHalf) -> None:
             await asyncio.sleep(later.retry_after)
 
 
-async def sweep(*stores: MemorySessions | ImageCache) -> None:
+async def sweep(*stores: MemorySessions | SqliteSessions | ImageCache) -> None:
     """Drop what is idle, also while no call comes."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
@@ -243,7 +239,7 @@ async def serve(settings: Settings) -> int:
         pixels = stack.enter_context(workers("pixels", settings.limits.max_concurrent_rounds))
         openings = stack.enter_context(workers("openings", settings.limits.max_concurrent_uploads))
         shared = stack.enter_context(shared_memory(bundle, settings))
-        memory = stores(bundle, settings, shared.embeddings)
+        memory = await stack.enter_async_context(stores(bundle, settings, shared.embeddings, pixels))
         halves = await stack.enter_async_context(engines(bundle, settings, shared))
         target = orchestrator(
             bundle,

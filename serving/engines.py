@@ -1,11 +1,14 @@
-"""Engines of both halves and the memory they share, built as the settings say: a part of the composition root.
+"""Engines of both halves, the memory they share, and where sessions lie, built as the settings say: a part of the
+composition root.
 
-Knows which engine a setting names. Does not know stores, sessions or the service.
+Knows which engine, or store of sessions, a setting names. Does not know the service.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +25,9 @@ from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
 from serving.settings import Settings
 from serving.stats import SlabStats
+from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.seal import read_key
+from serving.stores.sqlite.sessions import Derivation, Keeping, SessionFile, SqliteSessions, sqlite_sessions
 from serving.telemetry.collector import CacheState, EngineState
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
@@ -176,3 +182,32 @@ def remote_vision(bundle: Bundle, settings: Settings, shared: SharedMemory) -> T
         masks=shared.masks,
         credentials=tls.credentials() if tls else None,
     )
+
+
+@asynccontextmanager
+async def session_store(
+    settings: Settings, derivation: Derivation, executor: Executor
+) -> AsyncIterator[MemorySessions | SqliteSessions]:
+    """Where sessions lie while the block runs. ``executor`` derives pixels of those that are taken up again.
+
+    Raises:
+        ValueError, OSError: the file of sessions cannot be used.
+    """
+    limits, kept = settings.limits, settings.sessions
+    live = MemorySessions(
+        limits.max_sessions,
+        limits.max_session_bytes,
+        limits.session_idle_timeout,
+        time.monotonic,
+        give_way_after_s=limits.session_gives_way_after,
+        lifetime_s=limits.session_lifetime,
+        parks=kept.path is not None,
+    )
+    if kept.path is None:
+        yield live
+        return
+    key = None if kept.key_file is None else read_key(kept.key_file)
+    file = SessionFile(kept.path, kept.durability, kept.max_bytes, key)
+    keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time)
+    async with sqlite_sessions(live, file, keeping, derivation, executor) as store:
+        yield store

@@ -209,6 +209,9 @@ class SessionStore(Protocol):
     Every method but ``page`` raises, for a session that cannot be had:
         NotFound: unknown, or another caller's (no reason); its end was reached (SESSION_EXPIRED).
         PreconditionFailed: closed, also while waiting (SESSION_CLOSED).
+
+    One that keeps them elsewhere raises Unavailable, too, from every coroutine: it cannot be reached, or cannot be
+    read or written there.
     """
 
     async def create(self, session: Session) -> None:

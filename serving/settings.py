@@ -17,6 +17,7 @@ from serving.rpc.settings import (
     MIB,
     Bytes,
     ListenAddress,
+    PeerTlsSettings,
     Positive,
     Seconds,
     ServerSettings,
@@ -139,20 +140,36 @@ class EngineSettings(SettingsSection):
     """Bytes of attention keys and values kept for later rounds of a dialogue; 0: none. For ``--language onnx``."""
 
 
-class PeerTlsSettings(SettingsSection):
-    """PEM files for a peer behind TLS; ``certificate`` and ``private_key`` for mutual TLS."""
+class SessionSettings(SettingsSection):
+    """Where sessions are that their callers ask to keep; all others are in memory, whatever is set."""
 
-    ca: Path | None = None
-    """PEM file of the authorities that the peer's certificate must descend from; the system's by default."""
-    certificate: Path | None = None
-    """PEM file of this client's certificate chain, for mutual TLS."""
-    private_key: Path | None = None
-    """PEM file of that certificate's private key."""
+    store: Literal["memory", "sqlite"] = "memory"
+    """``memory``: they end as all others do. ``sqlite``: they are in a file, until ``limits.session-lifetime``."""
+    path: Path | None = None
+    """The file, for ``sqlite``; made where there is none, readable by its owner alone."""
+    durability: Literal["process", "power"] = "process"
+    """What no answered round is lost by: the end of the process (kill -9, too), or also that of the machine's
+    power, for which each change waits for the disk.
+    """
+    max_bytes: Bytes = 4096 * MIB
+    """Largest size of the file, in bytes; beyond it rounds of kept sessions are refused."""
+    key_file: Path | None = None
+    """File of 64 hexadecimal digits, the key by which words, masks and images are encrypted; without it words and
+    masks lie open in the file. Needs the extra ``encryption``.
+    """
+    images: Literal["none", "encrypted"] = "none"
+    """Whether the file has images, too. ``none``: a caller sends the image again to take a parked session up.
+    ``encrypted`` needs key-file.
+    """
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("certificate and private-key must be given together")
+        if (self.store == "sqlite") != (self.path is not None):
+            raise ValueError("path must be given with store sqlite, and left out with memory")
+        if self.store == "memory" and self.model_fields_set - {"store", "path"}:
+            raise ValueError("durability, max-bytes, key-file and images must be left out unless store is sqlite")
+        if self.images == "encrypted" and self.key_file is None:
+            raise ValueError("key-file must be given with images encrypted")
         return self
 
 
@@ -205,6 +222,7 @@ class Settings(ServerSettings):
     limits: LimitSettings = LimitSettings()
     admission: AdmissionSettings = AdmissionSettings()
     engines: EngineSettings = Field(default_factory=EngineSettings)
+    sessions: SessionSettings = SessionSettings()
 
     @property
     def language_servers(self) -> tuple[str, ...]:

@@ -107,6 +107,23 @@ class TlsSettings(SettingsSection):
         return self
 
 
+class PeerTlsSettings(SettingsSection):
+    """PEM files for a peer behind TLS; ``certificate`` and ``private_key`` for mutual TLS."""
+
+    ca: Path | None = None
+    """PEM file of the authorities that the peer's certificate must descend from; the system's by default."""
+    certificate: Path | None = None
+    """PEM file of this client's certificate chain, for mutual TLS."""
+    private_key: Path | None = None
+    """PEM file of that certificate's private key."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private-key must be given together")
+        return self
+
+
 class ServerSettings(BaseSettings):
     """By flag or environment; a flag wins."""
 

@@ -4,14 +4,15 @@ Knows the owner of a session, the order of its requests, when it expires, and th
 a round is made of. All on one event loop: between two awaits nothing changes.
 
 Each session counts its image and all that its record holds, also what a branch shares with its origin: the sum is
-never less than what is held.
+never less than what is held. A store that keeps sessions elsewhere has those at work here
+(``serving.stores.sqlite``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -36,6 +37,8 @@ _UNASKED_SECONDS = 1.0
 
 Key: TypeAlias = tuple[str, str]
 """Caller and id."""
+Write: TypeAlias = Callable[[SessionRecord, SessionRecord], Awaitable[None]]
+"""Puts the second record in the first one's place."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,12 +66,15 @@ class MemorySessions:
         *,
         give_way_after_s: float = 60.0,
         lifetime_s: float = float("inf"),
+        parks: bool = False,
     ) -> None:
         """``clock`` gives seconds, never backwards; ``max_remembered``: ids of ended sessions that are remembered.
 
         ``give_way_after_s``: idle for so long, a session makes room for another when the store is full.
-        ``lifetime_s``: from its opening, however much it is used.
+        ``lifetime_s``: from its opening, however much it is used. ``parks``: sessions to be kept lie elsewhere,
+        too; those that are idle, or give way, are dropped here and not ended.
         """
+        self._parks = parks
         self._give_way_after = min(give_way_after_s, idle_timeout_s)
         self._max_sessions, self._max_bytes, self._max_remembered = max_sessions, max_bytes, max_remembered
         self._idle_timeout, self._lifetime, self._clock = idle_timeout_s, lifetime_s, clock
@@ -95,12 +101,44 @@ class MemorySessions:
         self.sweep()
         key = (session.caller, session.session_id)
         if key in self._entries or key in self._ended:
-            raise PreconditionFailed(USED, Reason.SESSION_ID_USED)
+            raise used()
+        self.admit(session, 0.0)
+
+    def admit(self, session: Session, age_s: float) -> None:
+        """Take a session that was opened ``age_s`` ago, and is not here. Raises Exhausted as ``create`` does."""
+        key, now = (session.caller, session.session_id), self._clock()
         nbytes = session.image.nbytes + changes.nbytes(session.record)
         self._make_room(session.caller, nbytes, sessions=1)
-        now = self._clock()
-        self._entries[key] = self._by_age[key] = _Entry(session, nbytes, now, now)
+        self._entries[key] = self._by_age[key] = _Entry(session, nbytes, now - age_s, now)
+        if age_s:
+            self._by_age = dict(sorted(self._by_age.items(), key=lambda item: item[1].opened))
         self._nbytes += nbytes
+
+    def find(self, session_id: str, caller: str) -> Session | None:
+        """The session; None where it is not here. Raises as a ``SessionStore`` for one that has ended here."""
+        key = (caller, session_id)
+        self.sweep()
+        if key in self._ended:
+            raise ended(self._ended[key])
+        return self._entries[key].session if key in self._entries else None
+
+    def holds(self, session_id: str, caller: str) -> bool:
+        return (caller, session_id) in self._entries
+
+    def replace(self, session: Session) -> None:
+        """Another state of a session that is here, as it lies elsewhere; for it no room is made."""
+        entry = self._entries[session.caller, session.session_id]
+        added = session.image.nbytes + changes.nbytes(session.record) - entry.nbytes
+        entry.session = session
+        entry.nbytes += added
+        self._nbytes += added
+
+    def drop(self, session_id: str, caller: str) -> None:
+        """Forget that it was here; nothing where it was not."""
+        key = (caller, session_id)
+        if key in self._entries:
+            self._nbytes -= self._entries.pop(key).nbytes
+            del self._by_age[key]
 
     def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
         """Hold the session as it is now, when its turn comes. See ``SessionStore``."""
@@ -118,8 +156,10 @@ class MemorySessions:
             entry.users -= 1
             self._touch(key, entry)
 
-    async def commit(self, record: SessionRecord) -> None:
+    async def commit(self, record: SessionRecord, write: Write | None = None) -> None:
         """Take the next record of a held session. See ``SessionStore``.
+
+        ``write`` puts it elsewhere first, with room for it here; nobody sees it here before.
 
         Raises:
             ValueError: it is not held, or this is not its next record.
@@ -130,9 +170,14 @@ class MemorySessions:
             raise ValueError("the next record of a held session must be one version above")
         added = held.image.nbytes + changes.nbytes(record) - entry.nbytes
         self._make_room(record.caller, added, sessions=0)
+        self._grow(entry, added)
+        try:
+            if write is not None:
+                await write(held.record, record)
+        except BaseException:
+            self._grow(entry, -added)
+            raise
         entry.session = Session(record, held.image)
-        entry.nbytes += added
-        self._nbytes += added
 
     async def read(self, session_id: str, caller: str) -> Snapshot:
         """See ``SessionStore``."""
@@ -176,12 +221,15 @@ class MemorySessions:
             self._end(key, words)
 
     def _find(self, key: Key) -> _Entry:
-        self.sweep()
-        if key in self._ended:
-            raise _ended(self._ended[key])
-        if key not in self._entries:
+        if self.find(key[1], key[0]) is None:
             raise NotFound(UNKNOWN)
         return self._entries[key]
+
+    def _grow(self, entry: _Entry, nbytes: int) -> None:
+        """What is counted of it; of one that was closed meanwhile nothing is any more."""
+        if self._entries.get((entry.session.caller, entry.session.session_id)) is entry:
+            entry.nbytes += nbytes
+            self._nbytes += nbytes
 
     def _touch(self, key: Key, entry: _Entry) -> None:
         entry.last_used = self._clock()
@@ -192,8 +240,9 @@ class MemorySessions:
         return Snapshot(entry.session.record, self._left(entry, entry.last_used))
 
     def _left(self, entry: _Entry, last_used: float) -> float:
-        now = self._clock()
-        return max(0.0, min(last_used + self._idle_timeout, entry.opened + self._lifetime) - now)
+        end = entry.opened + self._lifetime
+        idle = end if self._parks and entry.session.record.keep else last_used + self._idle_timeout
+        return max(0.0, min(idle, end) - self._clock())
 
     def _make_room(self, caller: str, nbytes: int, sessions: int) -> None:
         """Let idle sessions give way until this fits: the caller's own first, then the longest idle.
@@ -226,16 +275,22 @@ class MemorySessions:
 
     def _end(self, key: Key, words: str) -> None:
         """Drop the session, and remember why."""
-        entry = self._entries.pop(key)
-        del self._by_age[key]
-        self._nbytes -= entry.nbytes
-        kept = entry.session.record.keep and words != CLOSED
-        self._ended[key] = words + IN_MEMORY_ALONE if kept else words
+        kept = self._entries[key].session.record.keep and words != CLOSED
+        self.drop(key[1], key[0])
+        if kept and self._parks and words != OLD:
+            return
+        self._ended[key] = words + IN_MEMORY_ALONE if kept and not self._parks else words
         if len(self._ended) > self._max_remembered:
             self._ended.popitem(last=False)
 
 
-def _ended(words: str) -> ServingError:
+def used() -> PreconditionFailed:
+    """The answer to who opens a session by an id that they have used."""
+    return PreconditionFailed(USED, Reason.SESSION_ID_USED)
+
+
+def ended(words: str) -> ServingError:
+    """The answer to who asks for a session that has ended in these words."""
     if words == CLOSED:
         return PreconditionFailed(words, Reason.SESSION_CLOSED)
     return NotFound(words, Reason.SESSION_EXPIRED)

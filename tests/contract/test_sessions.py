@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from serving.history.record import RequestKey, Session
 from serving.history.rounds import Amendment
 from serving.ports import SessionStore
 from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.pictures import append, finished_round, mask, session
-from tests.scripted.sessions import PickledSessions
+from tests.scripted.sessions import PickledSessions, file_sessions
 from tests.unit.serving.manifests import manifest
 
 MODEL = manifest()
@@ -40,9 +44,14 @@ class Clock:
 class Subject:
     store: SessionStore
     clock: Clock = field(default_factory=Clock)
+    keep: bool = False
+
+    def made(self, session_id: str = "s", caller: str = "anna", side: int = 32, opened_at: float = 0.0) -> Session:
+        plain = session(MODEL, session_id, caller, side)
+        return replace(plain, record=replace(plain.record, keep=self.keep, opened_at=opened_at))
 
     async def opened(self, session_id: str = "s", caller: str = "anna", side: int = 32) -> Session:
-        created = session(MODEL, session_id, caller, side)
+        created = self.made(session_id, caller, side)
         await self.store.create(created)
         return created
 
@@ -51,14 +60,41 @@ class Subject:
             return len(held.rounds)
 
 
-Make = Callable[..., SessionStore]
+STORES = ["memory", "pickled", "sqlite"]
 
 
-@pytest.fixture(params=[MemorySessions, PickledSessions], ids=["memory", "pickled"])
-def subject(request: pytest.FixtureRequest) -> Subject:
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+@asynccontextmanager
+async def made(name: str, directory: Path, executor: Executor) -> AsyncIterator[Subject]:
     clock = Clock()
-    make: Make = request.param
-    return Subject(make(4, BYTES, IDLE, clock, lifetime_s=LIFETIME), clock)
+    if name == "pickled":
+        yield Subject(PickledSessions(4, BYTES, IDLE, clock, lifetime_s=LIFETIME), clock)
+        return
+    live = MemorySessions(4, BYTES, IDLE, clock, lifetime_s=LIFETIME, parks=name != "memory")
+    if name == "memory":
+        yield Subject(live, clock)
+        return
+    file = SessionFile(directory / "sessions.db", key=bytes(32))
+    async with file_sessions(file, live, executor, lifetime_s=LIFETIME, clock=clock) as store:
+        yield Subject(store, clock, name == "sqlite, kept")
+
+
+@pytest.fixture(params=[*STORES, "sqlite, kept"])
+async def subject(request: pytest.FixtureRequest, tmp_path: Path, executor: Executor) -> AsyncIterator[Subject]:
+    async with made(request.param, tmp_path, executor) as subject:
+        yield subject
+
+
+@pytest.fixture(params=STORES)
+async def forgetful(request: pytest.FixtureRequest, tmp_path: Path, executor: Executor) -> AsyncIterator[Subject]:
+    """What is idle ends."""
+    async with made(request.param, tmp_path, executor) as subject:
+        yield subject
 
 
 async def turns(count: int = 5) -> None:
@@ -219,27 +255,27 @@ async def test_closing_reaches_those_who_wait_and_the_one_who_holds(subject: Sub
         await waiting
 
 
-async def test_idle_sessions_expire(subject: Subject) -> None:
-    await subject.opened("s")
-    await subject.opened("t")
-    subject.clock.now += IDLE * 0.75
-    assert await subject.rounds_of("t") == 0
-    subject.clock.now += IDLE * 0.75
+async def test_idle_sessions_expire(forgetful: Subject) -> None:
+    await forgetful.opened("s")
+    await forgetful.opened("t")
+    forgetful.clock.now += IDLE * 0.75
+    assert await forgetful.rounds_of("t") == 0
+    forgetful.clock.now += IDLE * 0.75
     with pytest.raises(NotFound):
-        await subject.rounds_of("s")
-    assert await subject.rounds_of("t") == 0
+        await forgetful.rounds_of("s")
+    assert await forgetful.rounds_of("t") == 0
 
 
-async def test_a_held_session_is_not_idle(subject: Subject) -> None:
-    await subject.opened()
-    async with subject.store.exclusive("s", "anna") as held:
-        waiting = asyncio.create_task(subject.rounds_of())
+async def test_a_held_session_is_not_idle(forgetful: Subject) -> None:
+    await forgetful.opened()
+    async with forgetful.store.exclusive("s", "anna") as held:
+        waiting = asyncio.create_task(forgetful.rounds_of())
         await turns()
-        subject.clock.now += IDLE * 2
-        await append(subject.store, held, [finished_round(MODEL, 1)])
+        forgetful.clock.now += IDLE * 2
+        await append(forgetful.store, held, [finished_round(MODEL, 1)])
     assert await waiting == 1
-    subject.clock.now += IDLE / 2
-    assert await subject.rounds_of() == 1
+    forgetful.clock.now += IDLE / 2
+    assert await forgetful.rounds_of() == 1
 
 
 async def test_the_number_of_sessions_is_limited(subject: Subject) -> None:
@@ -251,11 +287,11 @@ async def test_the_number_of_sessions_is_limited(subject: Subject) -> None:
     await subject.opened("in its place")
 
 
-async def test_expired_sessions_make_room(subject: Subject) -> None:
+async def test_expired_sessions_make_room(forgetful: Subject) -> None:
     for number in range(4):
-        await subject.opened(f"s{number}")
-    subject.clock.now += IDLE * 2
-    await subject.opened("after all expired")
+        await forgetful.opened(f"s{number}")
+    forgetful.clock.now += IDLE * 2
+    await forgetful.opened("after all expired")
 
 
 async def test_their_bytes_are_limited(subject: Subject) -> None:
@@ -318,17 +354,17 @@ async def test_a_session_is_read_while_another_request_holds_it(subject: Subject
     assert (len(snapshot.record.rounds), snapshot.parked) == (1, False)
 
 
-async def test_reading_counts_as_use(subject: Subject) -> None:
-    await subject.opened()
+async def test_reading_counts_as_use(forgetful: Subject) -> None:
+    await forgetful.opened()
     for _ in range(3):
-        subject.clock.now += IDLE * 0.75
-        assert (await subject.store.read("s", "anna")).seconds_left == IDLE
-    subject.clock.now += IDLE / 4
-    assert subject.store.seconds_left("s", "anna") == IDLE  # if nothing is asked from now on
-    subject.clock.now += IDLE
+        forgetful.clock.now += IDLE * 0.75
+        assert (await forgetful.store.read("s", "anna")).seconds_left == IDLE
+    forgetful.clock.now += IDLE / 4
+    assert forgetful.store.seconds_left("s", "anna") == IDLE  # if nothing is asked from now on
+    forgetful.clock.now += IDLE
     with pytest.raises(NotFound):
-        await subject.store.read("s", "anna")
-    assert subject.store.seconds_left("s", "anna") == 0
+        await forgetful.store.read("s", "anna")
+    assert forgetful.store.seconds_left("s", "anna") == 0
 
 
 async def test_no_session_outlives_its_lifetime(subject: Subject) -> None:
@@ -347,16 +383,16 @@ async def test_no_session_outlives_its_lifetime(subject: Subject) -> None:
     await subject.store.read("t", "anna")
 
 
-async def test_the_owner_alone_is_told_why_a_session_is_gone(subject: Subject) -> None:
-    await subject.opened("closed")
-    await subject.store.close("closed", "anna")
-    await subject.opened("expired")
-    subject.clock.now += IDLE
+async def test_the_owner_alone_is_told_why_a_session_is_gone(forgetful: Subject) -> None:
+    await forgetful.opened("closed")
+    await forgetful.store.close("closed", "anna")
+    await forgetful.opened("expired")
+    forgetful.clock.now += IDLE
     told = {}
     for caller in ("anna", "berta"):
         for name in ("closed", "expired", "unknown"):
             with pytest.raises((NotFound, PreconditionFailed)) as refused:
-                await subject.store.read(name, caller)
+                await forgetful.store.read(name, caller)
             told[caller, name] = refused.value.reason
     assert told == dict.fromkeys(told) | {
         ("anna", "closed"): Reason.SESSION_CLOSED,
@@ -377,11 +413,15 @@ async def test_an_id_is_used_once_by_each_caller(subject: Subject) -> None:
 
 async def test_a_caller_has_pages_of_its_own_sessions(subject: Subject) -> None:
     for number, (name, caller) in enumerate([("a", "anna"), ("b", "berta"), ("c", "anna"), ("d", "anna")]):
-        made = session(MODEL, name, caller)
-        await subject.store.create(replace(made, record=replace(made.record, opened_at=float(number))))
+        await subject.store.create(subject.made(name, caller, opened_at=float(number)))
     first = await subject.store.page("anna", None, 2)
     assert [each.session_id for each in first] == ["d", "c"]
-    assert (first[0].size, first[0].rounds, first[0].parked, first[0].seconds_left) == ((32, 32), 0, False, IDLE)
+    assert (first[0].size, first[0].rounds, first[0].parked, first[0].seconds_left) == (
+        (32, 32),
+        0,
+        False,
+        LIFETIME if subject.keep else IDLE,
+    )
     after = (first[-1].opened_at, first[-1].session_id)
     assert [each.session_id for each in await subject.store.page("anna", after, 2)] == ["a"]
     assert await subject.store.page("carl", None, 2) == []

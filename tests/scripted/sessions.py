@@ -1,19 +1,45 @@
-"""A second session store: sessions lie as bytes, so nothing may depend on an object's identity."""
+"""Session stores for tests: one where sessions lie as bytes, so that nothing may depend on an object's identity;
+and the one in a file, put together by hand."""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
+from serving.bundle import Manifest
 from serving.domain import SourceImage
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
+from serving.geometry import Geometry
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.sessions import Keeping, SessionFile, SqliteSessions, sqlite_sessions
+from tests.unit.serving.manifests import manifest as made_up_manifest
 
 Key = tuple[str, str]
+
+
+@asynccontextmanager
+async def file_sessions(
+    file: SessionFile,
+    live: MemorySessions,
+    executor: Executor,
+    *,
+    lifetime_s: float = 3600.0,
+    images: bool = False,
+    clock: Callable[[], float] = time.time,
+    manifest: Manifest | None = None,
+) -> AsyncIterator[SqliteSessions]:
+    """``live`` must park."""
+    made_up = manifest or made_up_manifest()
+    geometry = Geometry(made_up.image, made_up.tower, "e" * 64)
+    async with sqlite_sessions(live, file, Keeping(lifetime_s, images, clock), geometry, executor) as store:
+        yield store
 
 
 class PickledSessions:

@@ -80,6 +80,11 @@ def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
         ["--language", "grpc://127.0.0.1:1", "--vision", "triton://127.0.0.1:1", "--engines.threads", "2"],
         ["--language", "grpc://127.0.0.1:1", "--vision", "triton://127.0.0.1:1", "--engines.provider", "cuda"],
         ["--engines.encoder", "openvino-bf16", "--engines.provider", "cuda"],
+        ["--sessions.store", "sqlite"],
+        ["--sessions.path", "a.db"],
+        ["--sessions.durability", "power"],
+        ["--sessions.store", "sqlite", "--sessions.path", "a.db", "--sessions.images", "encrypted"],
+        ["--sessions.store", "redis", "--sessions.path", "a.db"],
     ],
 )
 def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
@@ -115,6 +120,8 @@ WRONG = {
     "tls.client-ca": ["a", "--tls: certificate and private-key must be given with client-ca"],
     "triton.version": ["latest", "--triton.version: must be the number of a version"],
     "metrics-listen": ["0.0.0.0:1", "--metrics-listen 0.0.0.0:1 reaches beyond loopback"],
+    "sessions.path": ["a.db", "--sessions: path must be given with store sqlite"],
+    "sessions.images": ["encrypted", "--sessions: durability, max-bytes, key-file and images must be left out"],
     "vllm.kv-cache-bytes": ["0", "--vllm.kv-cache-bytes: must be greater than 0"],
 }
 

@@ -1,0 +1,412 @@
+"""Kept sessions in a file: parked, taken up again, after a restart, by two servers, and when the file fails."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.domain import CacheUse, Runtimes, Segmentation, SourceImage, Timings
+from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason, ServingError, Unavailable
+from serving.geometry import Geometry
+from serving.history import changes
+from serving.history.record import RequestKey, Session, SessionRecord
+from serving.history.rounds import Amendment, MaskSource, ReferredMask, Round, RoundResult, UsedReference
+from serving.runtime.record import RuntimeRecord
+from serving.sessions.keeper import SessionKeeper
+from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite import schema
+from serving.stores.sqlite.database import Database
+from serving.stores.sqlite.schema import UnusableFile
+from serving.stores.sqlite.seal import read_key
+from serving.stores.sqlite.sessions import SessionFile, SqliteSessions
+from tests.scripted.pictures import append, finished_round, mask
+from tests.scripted.sessions import file_sessions
+from tests.unit.serving.manifests import manifest
+
+MODEL = manifest()
+GEOMETRY = Geometry(MODEL.image, MODEL.tower, "e" * 64)
+IDLE, LIFETIME = 60.0, 3600.0
+KEY = RequestKey("d8b8b1f0-0000-4000-8000-000000000000", b"asked")
+WORDS = "Is the liver enlarged?"
+CALLER = "x509_subject:CN=Anna Example"
+SIDE = 32
+
+
+@dataclass
+class Place:
+    """Where servers of a test keep sessions, and their clock."""
+
+    file: SessionFile
+    executor: Executor
+    now: float = 1_000_000.0
+
+    @asynccontextmanager
+    async def server(self, *, images: bool = False, **file: object) -> AsyncIterator[SqliteSessions]:
+        clock = lambda: self.now  # noqa: E731
+        live = MemorySessions(8, 1 << 26, IDLE, clock, lifetime_s=LIFETIME, parks=True)
+        where = replace(self.file, **file)
+        async with file_sessions(
+            where, live, self.executor, lifetime_s=LIFETIME, images=images, clock=clock, manifest=MODEL
+        ) as store:
+            yield store
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.file.path, isolation_level=None)) as connection:
+            return connection.execute(statement).fetchall()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with ThreadPoolExecutor(2) as executor:
+        yield Place(SessionFile(tmp_path / "sessions.db", key=bytes(32)), executor)
+
+
+def image(side: int = SIDE) -> SourceImage:
+    pixels = np.random.default_rng(side).integers(1, 256, (side, side, 3), np.uint8)
+    return GEOMETRY.source_image(pixels)
+
+
+def new(session_id: str = "s", side: int = SIDE, *, keep: bool = True) -> Session:
+    record = SessionRecord(session_id, CALLER, (side, side), b"c" * 32, "d" * 64, keep, opened_at=7.25)
+    return Session(record, image(side))
+
+
+def answered(number: int, source: MaskSource = MaskSource.ROUND) -> Round:
+    """It refers to the mask of the round before; what it was shown of that is true."""
+    referred = ReferredMask(mask(number - 1), source, number - 1, f"r{number - 1}", "")
+    shown = GEOMETRY.reference(image(), referred.mask, referred.round)
+    part = RuntimeRecord("onnxruntime", "1", "CPUExecutionProvider", None, 2)
+    made = Segmentation(mask(number), 0.1 + number, corrected=True, log_probability=-1 / 3)
+    used = UsedReference.of(referred, shown)
+    return Round(
+        f"r{number}", WORDS, "It is [SEG].", (1, -2, number), used, shown, made, False, Runtimes(part, part, part)
+    )
+
+
+async def dialogue(store: SqliteSessions, session_id: str = "s") -> SessionRecord:
+    """Every kind of thing that a session may hold."""
+    without = Round("r9", WORDS, "No.", (5,), None, None, None)
+    seed = replace(answered(3), seeded=True, used=None, reference=None, runtimes=None)
+    seed = replace(seed, segmentation=Segmentation(mask(3), None, corrected=False, log_probability=None))
+    rounds = [answered(1), answered(2, MaskSource.GIVEN), seed, without]
+    results = [RoundResult(n, each, Timings(0.5, 1 / 3), CacheUse(True, 3, 4, 1)) for n, each in enumerate(rounds)]
+    async with store.exclusive(session_id, CALLER) as held:
+        record = changes.with_rounds(held.record, rounds, results, KEY)
+        await store.commit(record)
+        amended = changes.with_amendment(record, 1, Amendment(mask(8), "by hand"), replace(KEY, id="another"))
+        await store.commit(amended)
+        return amended
+
+
+def plain(of: object) -> object:
+    """To compare: arrays as bytes."""
+    if isinstance(of, np.ndarray):
+        return of.tobytes()
+    if isinstance(of, tuple):
+        return tuple(map(plain, of))
+    if hasattr(of, "__dataclass_fields__"):
+        return type(of).__name__, [(name, plain(getattr(of, name))) for name in of.__dataclass_fields__]
+    return of
+
+
+# ---- what is kept
+
+
+async def test_a_session_is_the_same_after_a_restart(place: Place) -> None:
+    async with place.server(images=True) as first:
+        await first.create(new())
+        before = await dialogue(first)
+    async with place.server(images=True) as second:
+        snapshot = await second.read("s", CALLER)
+        assert snapshot.parked
+        assert [each.parked for each in await second.page(CALLER, None, 5)] == [True]
+        async with second.exclusive("s", CALLER) as held:
+            assert plain(held.record) == plain(before)
+            assert plain(held.image) == plain(image())
+            shorter = changes.with_first_rounds(held.record, 2, None)
+            await second.commit(shorter)
+        assert not (await second.read("s", CALLER)).parked
+    async with place.server(images=True) as third, third.exclusive("s", CALLER) as held:
+        assert plain(held.record) == plain(shorter)
+        assert changes.earlier_request(held.record, KEY).results[2].round.seeded, "also of undone rounds"
+
+
+async def test_a_session_without_its_image_needs_it_again(place: Place) -> None:
+    async with place.server() as first:
+        await first.create(new())
+        before = await dialogue(first)
+    async with place.server() as second:
+        with pytest.raises(PreconditionFailed) as refused:
+            async with second.exclusive("s", CALLER):
+                pass
+        assert refused.value.reason is Reason.NEEDS_IMAGE
+        assert len((await second.read("s", CALLER)).record.rounds) == 4
+        await second.resume("s", CALLER, image())
+        async with second.exclusive("s", CALLER) as held:
+            assert plain(held.record) == plain(before)
+    assert place.sql("SELECT count(image) FROM sessions") == [(0,)]
+
+
+async def test_what_is_idle_is_parked_and_what_is_not_kept_ends(place: Place) -> None:
+    async with place.server(images=True) as store:
+        await store.create(new("kept"))
+        await store.create(new("not", keep=False))
+        assert store.seconds_left("kept", CALLER) == LIFETIME
+        place.now += IDLE
+        store.sweep()
+        assert store.count == 0
+        assert store.seconds_left("kept", CALLER) == LIFETIME - IDLE
+        assert (await store.read("kept", CALLER)).parked
+        with pytest.raises(NotFound):
+            await store.read("not", CALLER)
+        async with store.exclusive("kept", CALLER) as held:
+            await append(store, held, [answered(1)])
+        assert store.count == 1
+    assert len(place.sql("SELECT 1 FROM sessions")) == 1
+
+
+async def test_what_is_too_old_is_deleted_and_its_owner_told(place: Place) -> None:
+    async with place.server() as store:
+        await store.create(new())
+        await dialogue(store)
+    place.now += LIFETIME
+    for _ in range(2):
+        async with place.server() as store:
+            with pytest.raises(NotFound) as gone:
+                await store.read("s", CALLER)
+            assert gone.value.reason is Reason.SESSION_EXPIRED
+            with pytest.raises(PreconditionFailed):
+                await store.create(new())
+    tables = ("sessions", "rounds", "masks", "requests")
+    assert [place.sql(f"SELECT count(*) FROM {table}") for table in tables] == [[(0,)]] * 4  # noqa: S608
+
+
+async def test_a_closed_session_is_closed_after_a_restart(place: Place) -> None:
+    async with place.server() as store:
+        await store.create(new())
+        await store.close("s", CALLER)
+    async with place.server() as store:
+        await store.close("s", CALLER)
+        with pytest.raises(PreconditionFailed) as closed:
+            await store.read("s", CALLER)
+        assert closed.value.reason is Reason.SESSION_CLOSED
+        with pytest.raises(NotFound):
+            await store.close("s", "another")
+
+
+@pytest.mark.parametrize("key", [bytes(32), None])
+async def test_who_reads_the_file_learns_no_caller_and_with_a_key_no_word(place: Place, key: bytes | None) -> None:
+    async with place.server(key=key) as store:
+        await store.create(new("kept-session-id"))
+        await dialogue(store, "kept-session-id")
+        beside = [place.file.path.with_name(place.file.path.name + end) for end in ("", "-wal", "-shm")]
+        raw = b"".join(path.read_bytes() for path in beside)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in beside] == [0o600] * 3
+    assert b"Anna" not in raw
+    assert (WORDS.encode() in raw, b"kept-session-id" in raw) == (key is None, key is None)
+
+
+# ---- two servers
+
+
+async def test_another_servers_change_is_seen_and_never_written_over(place: Place) -> None:
+    async with place.server(images=True) as one, place.server(images=True) as two:
+        await one.create(new())
+        async with two.exclusive("s", CALLER) as theirs:
+            async with one.exclusive("s", CALLER) as ours:
+                await append(one, ours, [answered(1)])
+            with pytest.raises(Unavailable, match="another server"):
+                await append(two, theirs, [answered(2)])
+        for store in (one, two):
+            async with store.exclusive("s", CALLER) as held:
+                assert [each.round_id for each in held.rounds] == ["r1"]
+        assert len((await two.read("s", CALLER)).record.rounds) == 1
+        await one.close("s", CALLER)
+        with pytest.raises(PreconditionFailed) as closed:
+            await two.read("s", CALLER)
+        assert closed.value.reason is Reason.SESSION_CLOSED
+        assert two.count == 0
+
+
+async def test_a_server_of_another_model_reads_and_changes_nothing(place: Place) -> None:
+    async with place.server(images=True) as store:
+        await store.create(new())
+        before = await dialogue(store)
+        other = SessionKeeper(store, GEOMETRY, place.executor, "another model's")
+        assert len((await other.read("s", CALLER)).record.rounds) == 4
+        with pytest.raises(PreconditionFailed) as refused:
+            await other.rewind("s", CALLER, 0, None, None)
+        assert refused.value.reason is Reason.OTHER_MODEL
+        async with store.exclusive("s", CALLER) as held:
+            assert held.record.version == before.version
+
+
+# ---- a file that fails
+
+
+async def rounds_of(store: SqliteSessions, session_id: str = "s") -> int:
+    async with store.exclusive(session_id, CALLER) as held:
+        return len(held.rounds)
+
+
+async def test_a_full_file_refuses_and_keeps_nothing_by_half(place: Place) -> None:
+    noise = [replace(finished_round(MODEL, n), used=None, reference=None) for n in range(30)]
+    masks = [mask(n, 256) for n in range(30)]
+    big = [replace(r, segmentation=replace(r.segmentation, mask=m)) for r, m in zip(noise, masks, strict=True)]
+    async with place.server(max_bytes=256 << 10) as store:
+        await store.create(new("s", 256))
+        await store.create(new("t", 256))
+        async with store.exclusive("t", CALLER) as held:
+            await append(store, held, big[:8])
+        nbytes = store.nbytes
+        async with store.exclusive("s", CALLER) as held:
+            with pytest.raises(Exhausted) as full:
+                await append(store, held, big)
+            assert full.value.retry_after > 0
+            assert store.nbytes == nbytes
+        assert await rounds_of(store) == 0
+        await store.close("t", CALLER)
+        async with store.exclusive("s", CALLER) as held:
+            await append(store, held, big[:8])
+    async with place.server() as store:
+        assert len((await store.read("s", CALLER)).record.rounds) == 8
+
+
+@pytest.mark.parametrize("broken", ["PRAGMA query_only = ON", "locked"])
+async def test_a_file_that_cannot_be_written(place: Place, broken: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with place.server() as store:
+        await store.create(new())
+        connection = store._records._database._connection
+        if broken.startswith("PRAGMA"):
+            connection.execute(broken)
+        else:
+            connection.execute("PRAGMA busy_timeout = 20")
+            other = sqlite3.connect(place.file.path, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+        async with store.exclusive("s", CALLER) as held:
+            with pytest.raises(Unavailable) as refused:
+                await append(store, held, [answered(1)])
+            assert refused.value.retry_after > 0
+        with pytest.raises(Unavailable):
+            await store.close("s", CALLER)
+        with pytest.raises(Unavailable):
+            await store.create(new("t"))
+        assert await rounds_of(store) == 0
+        await store.create(new("not kept", keep=False))
+        if broken.startswith("PRAGMA"):
+            connection.execute("PRAGMA query_only = OFF")
+        else:
+            other.close()
+        async with store.exclusive("s", CALLER) as held:
+            await append(store, held, [answered(1)])
+        assert await rounds_of(store) == 1
+    assert WORDS not in caplog.text
+
+
+@pytest.mark.parametrize("key", [bytes(32), None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE rounds SET body = zeroblob(length(body)) WHERE number = 1",
+        "UPDATE masks SET body = x''",
+        "UPDATE rounds SET body = (SELECT body FROM rounds WHERE number = 0) WHERE number = 1",
+        "DELETE FROM rounds WHERE number = 1",
+        "DELETE FROM masks",
+        "UPDATE sessions SET header = x'00'",
+    ],
+)
+async def test_damaged_rows_are_refused(place: Place, key: bytes | None, damage: str) -> None:
+    async with place.server(key=key) as store:
+        await store.create(new())
+        await dialogue(store)
+    place.sql(damage)
+    async with place.server(key=key) as store:
+        with pytest.raises(Unavailable):
+            await store.read("s", CALLER)
+        with pytest.raises(ServingError):
+            await rounds_of(store)
+
+
+async def test_files_that_cannot_be_served(place: Place, tmp_path: Path) -> None:
+    async with place.server() as store:
+        await store.create(new())
+    place.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = place.file.path.read_bytes()
+
+    def later(path: Path) -> None:
+        path.write_bytes(whole)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+
+    def foreign(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE t (a)")
+
+    cases: dict[str, tuple[Callable[[Path], object], bytes | None, str]] = {
+        "newer": (later, bytes(32), f"has schema {schema.VERSION + 1}, this server reads {schema.VERSION}"),
+        "foreign": (foreign, bytes(32), "another program's"),
+        "no database": (lambda path: path.write_bytes(b"x" * 4096), bytes(32), "SQLITE_NOTADB"),
+        "cut": (lambda path: path.write_bytes(whole[:5000]), bytes(32), "SQLITE_CORRUPT"),
+        "another key": (lambda path: path.write_bytes(whole), b"1" * 32, "another key"),
+        "no key": (lambda path: path.write_bytes(whole), None, "another key"),
+    }
+    for name, (write, key, words) in cases.items():
+        path = tmp_path / f"{name}.db"
+        write(path)
+        with pytest.raises(UnusableFile, match=words):
+            async with place.server(path=path, key=key):
+                pass
+    with pytest.raises(OSError, match="directory"):
+        async with place.server(path=tmp_path / "none" / "s.db"):
+            pass
+
+
+async def test_a_cancelled_change_is_there_or_not_and_everybody_sees_which(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    loop, done = asyncio.get_running_loop(), Database._done
+
+    def slow(self: Database, job: object, *, reads: bool) -> object:
+        if not reads:
+            loop.call_soon_threadsafe(begun.set)
+            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+        return done(self, job, reads=reads)
+
+    async with place.server() as store:
+        await store.create(new())
+        monkeypatch.setattr(Database, "_done", slow)
+
+        async def ask() -> None:
+            async with store.exclusive("s", CALLER) as held:
+                await append(store, held, [answered(1)])
+
+        asked = asyncio.create_task(ask())
+        await begun.wait()
+        asked.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        monkeypatch.undo()
+        assert len((await store.read("s", CALLER)).record.rounds) == 1
+        assert await rounds_of(store) == 1
+
+
+def test_keys_are_64_hexadecimal_digits(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("0f" * 32 + "\n")
+    assert read_key(path) == b"\x0f" * 32
+    for wrong in ("", "0f" * 31, "0g" * 32, "0f" * 33):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="64 hexadecimal digits"):
+            read_key(path)
