@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from threading import Event
 from typing import Any, TypeVar
 
@@ -71,11 +71,12 @@ class BlockingConnection:
         while True:
             came = 0
             try:
-                for response in self._streamed(method, request, call):
-                    came += response.HasField("result")
-                    if came > results or not response.HasField("result"):
-                        results = max(results, came)
-                        yield response
+                with closing(self._streamed(method, request, call)) as responses:
+                    for response in responses:
+                        came += response.HasField("result")
+                        if came > results or not response.HasField("result"):
+                            results = max(results, came)
+                            yield response
                 return
             except (ResourceExhausted, Unavailable) as error:
                 wait = None if results and not call.repeatable else call.pause(error)
@@ -99,11 +100,11 @@ class BlockingConnection:
         if self.closed:
             return
         self.closed = True
-        closing = [
+        under_way = [
             self.stub.CloseSession.future(request, timeout=CLOSING_SECONDS, metadata=metadata)
             for request, metadata in closing_requests(self.sessions)
         ]
-        for each in closing:
+        for each in under_way:
             each.exception()
         self._channel.close()
 

@@ -176,8 +176,8 @@ class Unavailable(MediRoundError):
 class DeadlineExceeded(MediRoundError):
     """The time allowed is over and the server stops working: pass a larger ``timeout``, or ask fewer rounds.
 
-    The session is unharmed, but this side cannot tell whether the round had just been finished: a session's
-    next result says so by its ``index``.
+    The session is unharmed, but this side cannot tell whether the round had just been finished:
+    ``session.history()`` says so.
     """
 
 

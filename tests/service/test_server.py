@@ -12,7 +12,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mediround import AccessDenied, AsyncClient, Client, NotFound, Tls, Unavailable
-from mediround.v1 import segmentation_pb2 as pb
 from serving import errors
 from serving.__main__ import get_ready
 from serving.api.server import SERVICE, Server, serving
@@ -214,15 +213,14 @@ async def test_callers_are_kept_apart(
         await anna.open(picture(seed=1))
         assert not (await ben.open(picture(seed=1))).opening.upload_skipped
         assert (await again.open(picture(seed=1))).opening.upload_skipped
-        theirs.opening = session.opening
+        foreign = ben.session(session.session_id)
         with pytest.raises(NotFound):
-            await theirs.ask("Segment the liver.")
+            await foreign.ask("Segment the liver.")
         with pytest.raises(NotFound):
-            await theirs.close()
+            await foreign.close()
         assert (await session.ask("Segment the liver.")).index == 0
-        stubs = [client._connection.stub for client in (anna, ben, again)]
-        pages = [(await stub.ListSessions(pb.ListSessionsRequest())).sessions for stub in stubs]
-        annas, bens, agains = [{each.session_id for each in page} for page in pages]
+        listed = [[each.session_id async for each in client.sessions()] for client in (anna, ben, again)]
+        annas, bens, agains = map(set, listed)
         assert annas == agains > {session.session_id}
         assert bens
         assert not annas & bens
