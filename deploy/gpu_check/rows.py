@@ -151,6 +151,13 @@ ROWS = (
         cleanup=STOP,
     ),
     Row(
+        name="attention",
+        what="which form of the image encoder's attention a GPU prefers: time and activations of ViT-B in fp16",
+        without="what TensorRT-RTX makes of each form (docs/performance.md); the command, refused without a GPU "
+        "(`tests/unit/benchmarks/test_commands.py`)",
+        steps=(Step("python -m benchmarks.attention --gpu", (r"\| tensorrt \| fused \|",), TABLE),),
+    ),
+    Row(
         name="triton-batches",
         what="what batches gain: decodes a second, one and 32 at once, and how far Triton is from this process",
         without="the same command against a Triton on a CPU, which gains nothing (docs/performance.md)",

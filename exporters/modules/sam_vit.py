@@ -57,9 +57,15 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over a square with learned relative positions, one table for rows and one for columns."""
+    """Attention over a square with learned relative positions, one table for rows and one for columns.
+
+    A position's share of a weight, ``q · rows[y - y'] + q · columns[x - x']``, is folded into the product: a query
+    goes on with its products with every distance of its row and of its column, a key with zeros but for two ones,
+    at its own row and column. So nothing is added to an array of all weights, and one operator does the rest.
+    """
 
     offsets: Tensor
+    ones: Tensor
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -71,21 +77,37 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, block.head_dim))
         steps = torch.arange(side)
         self.register_buffer("offsets", steps[:, None] - steps + side - 1, persistent=False)
+        self.register_buffer("ones", torch.eye(side), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, side, side, C] → the same."""
         side = x.shape[1]
         split = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1))
         q, k, v = split.permute(2, 0, 3, 1, 4)  # [B, h, N, d] each
-        square = q.unflatten(2, (side, side))  # [B, h, y, x, d]; rows' table: [y, y', d]
-        by_row = square @ self._table(self.rel_pos_h).transpose(-1, -2)  # [B, h, y, x, y']
-        columns = square.transpose(2, 3) @ self._table(self.rel_pos_w).transpose(-1, -2)
-        by_column = columns.transpose(2, 3)  # [B, h, y, x, x']
-        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).unflatten(-1, (side, side))
-        weights = weights.unflatten(2, (side, side)) + by_row.unsqueeze(-1) + by_column.unsqueeze(-2)
-        weights = torch.softmax(weights.flatten(4).flatten(2, 3), dim=-1)
-        mixed = (weights @ v).transpose(1, 2).flatten(2)
+        mixed = self.mix(q, k, v).transpose(1, 2).flatten(2)
         return self.proj(mixed).unflatten(1, (side, side))  # type: ignore[no-any-return]  # nn.Module.__call__
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[B, h, N, d] each → the values' mixture [B, h, N, d]; N is the square, row by row."""
+        by_row, by_column = (each.flatten(2, 3) for each in self.by_distance(q))  # [B, h, N, side] each
+        queries = torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], dim=-1)
+        side = self.ones.shape[0]
+        rows, columns = (self.ones.unsqueeze(axis).expand(side, side, side) for axis in (1, 0))
+        cells = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # [N, 2 side]
+        keys = torch.cat([k, cells.expand(*k.shape[:2], -1, -1)], dim=-1)
+        return self.fused(queries, keys, v)
+
+    def fused(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Softmax of queries and keys [B, h, N, e], times values [B, h, N, d]."""
+        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+
+    def by_distance(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Of queries [B, h, N, d], their products with rows' distances [B, h, y, x, y'] and columns' [.., x']."""
+        side = self.ones.shape[0]
+        square = torch.unflatten(q, 2, (side, side))  # [B, h, y, x, d]; a table: [y, y', d]
+        by_row = square @ self._table(self.rel_pos_h).transpose(-1, -2)
+        by_column = square.transpose(2, 3) @ self._table(self.rel_pos_w).transpose(-1, -2)
+        return by_row, by_column.transpose(2, 3)
 
     def _table(self, positions: Tensor) -> Tensor:
         """[2 side - 1, d] → [side, side, d]: entry (a, b) is that of distance a - b."""

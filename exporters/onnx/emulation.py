@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
-OPSET = 20
+OPSET = 23
 """Of the emulation: float32 operators that onnxruntime has on a CPU."""
 
 

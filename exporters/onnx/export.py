@@ -1,7 +1,7 @@
 """Torch modules to ONNX files with the names and open dimensions that serving expects.
 
 Knows the exporter's settings, example inputs; ``exporters.onnx.fp16_storage`` halves weights. Does not know which
-checkpoint a module came from. Every graph is opset 20, default domain only, computed in float32.
+checkpoint a module came from. Every graph is of the default domain alone, computed in float32.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from exporters.modules.sam_vit import SamViT
 from exporters.onnx.files import save
 from exporters.onnx.fp16_storage import Storage, store_halved
 from exporters.onnx.graphs import ImageEncoderGraph, LanguageGraph, MaskDecoderGraph, VisionTowerGraph
 
 OPSET = 20
+ATTENTION_OPSET = 23
+"""The first that has attention as one operator; of the graph that needs it."""
 FOLDED_ELEMENTS = 4096
 """Constants are computed at export only up to this size: larger ones are cheaper to compute than to store."""
 
@@ -38,6 +41,7 @@ class Export:
     outputs: tuple[str, ...]
     open_dims: tuple[dict[int, Any], ...]
     """For each input, axis → dimension; equal dimensions are one object."""
+    opset: int = OPSET
 
 
 def image_encoder(module: ImageEncoderGraph) -> Export:
@@ -48,6 +52,7 @@ def image_encoder(module: ImageEncoderGraph) -> Export:
         ("image_u8", "valid_hw"),
         ("image_embeddings",),
         ({0: batch}, {0: batch}),
+        ATTENTION_OPSET if isinstance(module.encoder, SamViT) else OPSET,
     )
 
 
@@ -104,7 +109,7 @@ def export(what: Export, path: Path, storage: Storage) -> None:
             what.example,
             dynamo=True,
             verbose=False,
-            opset_version=OPSET,
+            opset_version=what.opset,
             optimize=False,
             input_names=what.inputs,
             output_names=what.outputs,

@@ -18,7 +18,7 @@ from exporters.onnx.emulation import Array, Emulated
 
 DRIFTED = 0.05
 """A layer has drifted when the difference is this share of its values (root mean squares)."""
-_OPERATORS = frozenset({"Conv", "MatMul", "LayerNormalization", "Gelu", "Relu"})
+_OPERATORS = frozenset({"Attention", "Conv", "MatMul", "LayerNormalization", "Gelu", "Relu"})
 _MOST_ELEMENTS = 1 << 24
 """Larger values (a ViT's attention weights at 1024) are not compared: all of them are held at once."""
 

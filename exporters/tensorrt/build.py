@@ -12,8 +12,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from exporters.errors import UnsupportedSourceError
+from exporters.onnx.tensorrt_attention import taken_form
 from exporters.progress import Progress
 from exporters.tensorrt import plans
 from exporters.tensorrt.compiler import BuildError, BuildRequest, Built, Compiler, EngineUnavailableError, Range
@@ -178,8 +180,9 @@ def _build(graph: Path, recipe: plans.Recipe, directory: Path, compiler: Compile
     """A plan that loads. The timing cache stays for the next build, one for each version and architecture."""
     cache = directory / f"timings-{recipe.version}-{recipe.capability}.cache"
     profile = {name: Range(*shapes) for name, shapes in recipe.profile.items()}
-    request = BuildRequest(graph, profile, recipe.capability, recipe.workspace)
-    built = compiler.build(request, cache.read_bytes() if cache.is_file() else None)
+    with TemporaryDirectory() as work:
+        request = BuildRequest(taken_form(graph, Path(work)), profile, recipe.capability, recipe.workspace)
+        built = compiler.build(request, cache.read_bytes() if cache.is_file() else None)
     if not compiler.offline:
         built = replace(built, activation=_load(compiler, built.plan, recipe.name))
     if built.timings is not None:

@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY
 
 COMMANDS = (
     "__main__",
+    "attention.__main__",
     "ceiling.__main__",
     "encoders",
     "hop",
@@ -24,7 +25,15 @@ COMMANDS = (
     "triton",
     "true_size.__main__",
 )
-MODULES = ("ceiling.front_end", "ceiling.instant", "ceiling.load", "published", "service", "workload")
+MODULES = (
+    "attention.encode",
+    "ceiling.front_end",
+    "ceiling.instant",
+    "ceiling.load",
+    "published",
+    "service",
+    "workload",
+)
 """Parts of the commands, run in processes of their own."""
 
 
@@ -97,3 +106,15 @@ def test_the_encoders_are_compared(
     table = (tmp_path / "encoders.md").read_text()
     assert table.count("\n") == 3 + len(others)
     assert table in capsys.readouterr().out
+
+
+def test_attention_on_a_gpu_is_refused_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before minutes of exports."""
+    command = import_module("benchmarks.attention.__main__")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", ["attention", "--gpu", "--out", str(tmp_path)])
+    assert command.main() == 2
+    assert "no nvidia-smi here" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

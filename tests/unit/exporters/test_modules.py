@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from exporters.modules.heads import Corrector, Heads, Judge
 from exporters.modules.language import LanguageModel, LanguageSizes
 from exporters.modules.sam_decoder import Attention, MaskDecoder, PositionEncoding
+from exporters.modules.sam_vit import Attention as SquareAttention
+from exporters.modules.sam_vit import Block
 from exporters.modules.tiny_vit import Stage, TinyViT, WindowAttention, stages_of
 from exporters.onnx.graphs import ImageEncoderGraph
 
@@ -179,6 +181,27 @@ def test_window_bias_is_looked_up_by_distance() -> None:
         for there in range(9):
             distance = abs(here // 3 - there // 3) * 3 + abs(here % 3 - there % 3)
             assert torch.equal(bias[:, here, there], attention.attention_biases[:, distance])
+
+
+def test_relative_positions_are_added_to_each_weight() -> None:
+    """Pair by pair, as SAM's code has it: q · k / sqrt(d) + q · rows[y - y'] + q · columns[x - x']."""
+    side, heads, width = 5, 2, 8
+    attention = SquareAttention(Block(heads * width, width, 0, side))
+    for table in (attention.rel_pos_h, attention.rel_pos_w):
+        torch.nn.init.normal_(table, std=0.02)
+    x = torch.randn(3, side, side, heads * width)
+    q, k, v = attention.qkv(x).view(3, side, side, 3, heads, width).unbind(3)
+    mixed = torch.empty(3, side, side, heads, width)
+    cells = [divmod(cell, side) for cell in range(side * side)]
+    for y, x_ in cells:
+        weights = []
+        for y2, x2 in cells:
+            row, column = attention.rel_pos_h[y - y2 + side - 1], attention.rel_pos_w[x_ - x2 + side - 1]
+            key = k[:, y2, x2] / math.sqrt(width) + row + column
+            weights.append((q[:, y, x_] * key).sum(-1))
+        shares = torch.softmax(torch.stack(weights, dim=-1), dim=-1)  # [3, heads, cells]
+        mixed[:, y, x_] = (shares.unsqueeze(-1) * v.flatten(1, 2).transpose(1, 2)).sum(2)
+    torch.testing.assert_close(attention(x), attention.proj(mixed.flatten(3)), atol=1e-6, rtol=1e-5)
 
 
 def test_tiny_vit_is_rebuilt_from_its_shapes() -> None:

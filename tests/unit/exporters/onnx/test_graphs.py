@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -9,11 +14,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 
+from benchmarks.attention.forms import Added
+from exporters.checkpoint.published import files_digest
+from exporters.checkpoint.random import SIZES
 from exporters.modules.heads import Heads
+from exporters.modules.sam_vit import SamViT
 from exporters.modules.tiny_vit import TinyViT
 from exporters.onnx import export
 from exporters.onnx.graphs import ImageEncoderGraph, LanguageGraph, MaskDecoderGraph, VisionTowerGraph
@@ -54,14 +64,16 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def test_the_bundle_is_of_this_checkpoint(random_bundle: Bundle, made: Made) -> None:
-    assert random_bundle.manifest.source["checkpoint"] == made.checkpoint.digest
+    files = [file.path for file in made.checkpoint.files]
+    assert random_bundle.manifest.source["checkpoint"] == files_digest(files)
     assert random_bundle.manifest.tokens == made.base.tokens(made.model.language.sizes)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_default_domain_and_opset_alone(random_bundle: Bundle, name: str) -> None:
     model = onnx.load(random_bundle.path(name))
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", export.OPSET)]
+    opset = export.ATTENTION_OPSET if name == IMAGE_ENCODER else export.OPSET
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", opset)]
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
 
@@ -115,6 +127,46 @@ def test_image_encoder(
         "valid_hw": np.array([valid], np.int32),
     }
     assert_equal(random_bundle.path(IMAGE_ENCODER), ImageEncoderGraph(made.model.image_encoder), feeds, atol=1e-4)
+
+
+@pytest.mark.parametrize("bundle", ["random_bundle", "vit_b_bundle"])
+def test_attention_is_one_operator(request: pytest.FixtureRequest, bundle: str) -> None:
+    """In every block, and nothing else makes an array of all pairs of a global block's cells."""
+    graph = ir.load(request.getfixturevalue(bundle).path(IMAGE_ENCODER)).graph
+    attention = [node for node in graph if node.op_type == "Attention"]
+    assert [node.name for node in graph if node.op_type == "Softmax"] == []
+    assert len(attention) == {"random_bundle": 2, "vit_b_bundle": 12}[bundle]
+    for node in attention:
+        assert len(node.inputs) == 3, "a mask would be that array"
+        assert len(node.outputs) == 1, "TensorRT takes no other"
+    lengths = [math.prod(d for d in v.shape or () if isinstance(d, int)) for node in graph for v in node.outputs]
+    assert max(lengths) < 64**4
+
+
+@pytest.mark.parametrize("valid", [(700, 1024), (1024, 300)])
+def test_folded_positions_are_the_added_ones(made: Made, rng: np.random.Generator, valid: tuple[int, int]) -> None:
+    """The whole encoder on images that are not square, in torch."""
+    folded = made.model.image_encoder
+    assert isinstance(folded, SamViT)
+    added = copy.deepcopy(folded)
+    for block, size in zip(added.blocks, SIZES["tiny"].image.blocks, strict=True):
+        weights = block.attn.state_dict()
+        assert weights["rel_pos_h"].std() > 0.01, "zeros would hide a mistake"
+        block.attn = Added(size)
+        block.attn.load_state_dict(weights)
+    pixels = torch.from_numpy(rng.integers(0, 256, (1, 1024, 1024, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        results = [ImageEncoderGraph(each)(pixels, torch.tensor([valid])) for each in (folded, added)]
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def test_an_encode_at_the_published_size_fits_beside_it(vit_b_bundle: Bundle, tmp_path: Path) -> None:
+    """One image in a process of its own, in onnxruntime: within 3 GB (3.9 where positions are added)."""
+    command = [sys.executable, "-m", "benchmarks.attention.encode", str(vit_b_bundle.path(IMAGE_ENCODER))]
+    command += ["onnxruntime", "2", "1", str(tmp_path / "embedding.npy")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["peak_bytes"] < 3e9
+    assert np.isfinite(np.load(tmp_path / "embedding.npy")).all()
 
 
 def language_feeds(made: Made, rng: np.random.Generator, ids: list[int], past: int, positions: list[int]) -> Feeds:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from exporters.onnx import half_precision
 from exporters.onnx.half_precision import Edge, Precision
+from exporters.onnx.tensorrt_attention import adapt, taken_form
 from exporters.tensorrt.build import profile_for
 from exporters.tensorrt.compiler import BuildError, BuildRequest, Compiler, EngineUnavailableError, Range
 from exporters.triton_repository import BatchLimits
@@ -53,6 +54,7 @@ def request_for(bundle: Bundle, graph: str) -> BuildRequest:
 def cast(path: Path, to: Precision, out: Path, edge: Edge = "float32") -> Path:
     model = ir.load(path)
     half_precision.cast(model, to, edge)
+    adapt(model)
     ir.save(model, out / path.name)
     return out / path.name
 
@@ -84,6 +86,27 @@ def test_it_builds_at_the_published_size(
         assert built.activation is not None
         # Beside vLLM's 0.7 of 24 GB, both plans' activations leave room for weights and for Triton itself.
         assert built.activation < (4e9 if graph == IMAGE_ENCODER else 1e9)
+
+
+@pytest.mark.parametrize(("to", "fused"), [("fp32", False), ("fp16", True), ("bf16", True)])
+def test_half_precision_holds_no_array_of_weights(
+    compiler: Compiler, vit_b_bundle: Bundle, to: Precision, fused: bool, tmp_path: Path
+) -> None:
+    """A global block's attention is one kernel: less memory does than 12 x 4096 x 4096 halves."""
+    profile = profile_for(vit_b_bundle.manifest, IMAGE_ENCODER, BatchLimits(1, None))
+    graph = cast(vit_b_bundle.path(IMAGE_ENCODER), to, tmp_path)
+    built = compiler.build(BuildRequest(graph, profile, ADA))
+    assert built.activation is not None
+    assert (built.activation < 12 * 4096 * 4096 * 2) is fused
+
+
+def test_values_narrower_than_keys_are_refused(compiler: Compiler, random_bundle: Bundle, tmp_path: Path) -> None:
+    """Why ``exporters.onnx.tensorrt_attention`` is there."""
+    request = request_for(random_bundle, IMAGE_ENCODER)
+    with pytest.raises(BuildError, match="Key and Value must have the same shape"):
+        compiler.build(request)
+    wide = taken_form(request.graph, tmp_path)
+    assert compiler.build(replace(request, graph=wide)).warnings == ()
 
 
 @pytest.mark.parametrize("graph", LIMITS)
