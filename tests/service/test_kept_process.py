@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loadtest.server_process import launched
@@ -13,7 +16,12 @@ from mediround import channels
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.bundle import Bundle
+from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.sessions import SessionFile
+from tests.conftest import REPOSITORY
+from tests.scripted.sessions import file_sessions
 from tests.service.sessions import Caller, asks, bits_of, essence, refers_to, refused, request_id
+from tests.unit.serving import kept
 
 FORCED = {"answer_mode": pb.ANSWER_MODE_FORCED, "answer": "It is [SEG]."}
 
@@ -50,6 +58,36 @@ async def test_kill_9_loses_no_round_that_was_answered(random_bundle: Bundle, tm
             assert essence([third]) == essence([await whole.ask(refers_to(middle))])
             await caller.call("CloseSession")
             assert (await refused(caller.call("GetSession"))).reason == "SESSION_CLOSED"
+
+
+def killed(path: Path, seconds: float) -> int:
+    """How many changes a process had acknowledged when it was killed, so long after the first."""
+    command = [sys.executable, "-m", "tests.unit.serving.kept", str(path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        first = writer.stdout.readline()
+        time.sleep(seconds)
+        writer.kill()
+        return int([first, *writer.stdout][-1])
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_writer_killed_at_any_moment_leaves_each_change_whole_or_not_at_all(
+    seed: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "sessions.db"
+    acknowledged = killed(path, np.random.default_rng(seed).uniform(0, 0.1))
+    expected = kept.new().record
+    for number in range(acknowledged):
+        expected = kept.step(expected, number)
+    live = MemorySessions(8, 1 << 26, 60.0, lambda: 0.0, parks=True)
+    with ThreadPoolExecutor(2) as executor:
+        async with (
+            file_sessions(SessionFile(path, key=bytes(32)), live, executor) as store,
+            store.exclusive("s", kept.CALLER) as held,
+        ):
+            found = kept.plain(held.record)
+    assert found in (kept.plain(expected), kept.plain(kept.step(expected, acknowledged)))
 
 
 @pytest.mark.parametrize(

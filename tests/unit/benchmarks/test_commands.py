@@ -21,6 +21,7 @@ COMMANDS = (
     "hop",
     "knee",
     "language.__main__",
+    "stores",
     "telemetry",
     "triton",
     "true_size.__main__",

@@ -10,35 +10,29 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from serving.domain import CacheUse, Runtimes, Segmentation, SourceImage, Timings
+from serving.domain import CacheUse, Segmentation, Timings
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason, ServingError, Unavailable
-from serving.geometry import Geometry
 from serving.history import changes
-from serving.history.record import RequestKey, Session, SessionRecord
-from serving.history.rounds import Amendment, MaskSource, ReferredMask, Round, RoundResult, UsedReference
-from serving.runtime.record import RuntimeRecord
+from serving.history.record import RequestKey, SessionRecord
+from serving.history.rounds import Amendment, MaskSource, Round, RoundResult
 from serving.sessions.keeper import SessionKeeper
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite import schema
 from serving.stores.sqlite.database import Database
+from serving.stores.sqlite.records import Records
 from serving.stores.sqlite.schema import UnusableFile
 from serving.stores.sqlite.seal import read_key
 from serving.stores.sqlite.sessions import SessionFile, SqliteSessions
 from tests.scripted.pictures import append, finished_round, mask
 from tests.scripted.sessions import file_sessions
-from tests.unit.serving.manifests import manifest
+from tests.unit.serving.kept import CALLER, GEOMETRY, MODEL, WORDS, answered, image, new, plain
 
-MODEL = manifest()
-GEOMETRY = Geometry(MODEL.image, MODEL.tower, "e" * 64)
 IDLE, LIFETIME = 60.0, 3600.0
 KEY = RequestKey("d8b8b1f0-0000-4000-8000-000000000000", b"asked")
-WORDS = "Is the liver enlarged?"
-CALLER = "x509_subject:CN=Anna Example"
-SIDE = 32
 
 
 @dataclass
@@ -70,28 +64,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield Place(SessionFile(tmp_path / "sessions.db", key=bytes(32)), executor)
 
 
-def image(side: int = SIDE) -> SourceImage:
-    pixels = np.random.default_rng(side).integers(1, 256, (side, side, 3), np.uint8)
-    return GEOMETRY.source_image(pixels)
-
-
-def new(session_id: str = "s", side: int = SIDE, *, keep: bool = True) -> Session:
-    record = SessionRecord(session_id, CALLER, (side, side), b"c" * 32, "d" * 64, keep, opened_at=7.25)
-    return Session(record, image(side))
-
-
-def answered(number: int, source: MaskSource = MaskSource.ROUND) -> Round:
-    """It refers to the mask of the round before; what it was shown of that is true."""
-    referred = ReferredMask(mask(number - 1), source, number - 1, f"r{number - 1}", "")
-    shown = GEOMETRY.reference(image(), referred.mask, referred.round)
-    part = RuntimeRecord("onnxruntime", "1", "CPUExecutionProvider", None, 2)
-    made = Segmentation(mask(number), 0.1 + number, corrected=True, log_probability=-1 / 3)
-    used = UsedReference.of(referred, shown)
-    return Round(
-        f"r{number}", WORDS, "It is [SEG].", (1, -2, number), used, shown, made, False, Runtimes(part, part, part)
-    )
-
-
 async def dialogue(store: SqliteSessions, session_id: str = "s") -> SessionRecord:
     """Every kind of thing that a session may hold."""
     without = Round("r9", WORDS, "No.", (5,), None, None, None)
@@ -105,17 +77,6 @@ async def dialogue(store: SqliteSessions, session_id: str = "s") -> SessionRecor
         amended = changes.with_amendment(record, 1, Amendment(mask(8), "by hand"), replace(KEY, id="another"))
         await store.commit(amended)
         return amended
-
-
-def plain(of: object) -> object:
-    """To compare: arrays as bytes."""
-    if isinstance(of, np.ndarray):
-        return of.tobytes()
-    if isinstance(of, tuple):
-        return tuple(map(plain, of))
-    if hasattr(of, "__dataclass_fields__"):
-        return type(of).__name__, [(name, plain(getattr(of, name))) for name in of.__dataclass_fields__]
-    return of
 
 
 # ---- what is kept
@@ -213,6 +174,42 @@ async def test_who_reads_the_file_learns_no_caller_and_with_a_key_no_word(place:
         assert [stat.S_IMODE(path.stat().st_mode) for path in beside] == [0o600] * 3
     assert b"Anna" not in raw
     assert (WORDS.encode() in raw, b"kept-session-id" in raw) == (key is None, key is None)
+
+
+async def test_a_session_that_is_parked_in_the_midst_of_a_call(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.server() as store:
+        await store.create(new())
+        for name in ("version", "end"):
+            original = getattr(Records, name)
+
+            async def late(self: Records, *args: object, original: Any = original) -> Any:
+                done = await original(self, *args)
+                place.now += IDLE
+                store.sweep()
+                return done
+
+            monkeypatch.setattr(Records, name, late)
+        assert (await store.read("s", CALLER)).parked
+        await store.resume("s", CALLER, image())
+        await store.close("s", CALLER)
+        with pytest.raises(PreconditionFailed) as closed:
+            await store.read("s", CALLER)
+        assert closed.value.reason is Reason.SESSION_CLOSED
+
+
+async def test_a_backup_that_is_made_while_it_is_served_holds_all(place: Place, tmp_path: Path) -> None:
+    async with place.server(images=True) as store:
+        await store.create(new())
+        before = await dialogue(store)
+        with (
+            closing(sqlite3.connect(place.file.path)) as source,
+            closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
+        ):
+            source.backup(copy)
+    async with place.server(path=tmp_path / "copy.db") as restored, restored.exclusive("s", CALLER) as held:
+        assert plain(held.record) == plain(before)
 
 
 # ---- two servers
