@@ -1,6 +1,6 @@
 """A vision engine without a model.
 
-An embedding is drawn from the image's key; a mask is a rectangle drawn from the decoded feature and the
+An embedding is drawn from the image's pixels; a mask is a rectangle drawn from the decoded feature and the
 embedding. So a wrong image, feature or place shows in the mask.
 """
 
@@ -45,7 +45,8 @@ class ScriptedVision:
         self._check_open()
         lease.values[...] = np.nan  # who reads before the end sees it
         async with self.script.play("encode", image):
-            draw = np.random.default_rng(int.from_bytes(hashlib.sha256(image.key.encode()).digest()[:8]))
+            seed = hashlib.sha256(image.pixels.tobytes() + bytes(str(image.valid_hw), "ascii")).digest()
+            draw = np.random.default_rng(int.from_bytes(seed[:8]))
             lease.values[...] = draw.standard_normal(self._manifest.image.embedding, np.float32)
             return self.runtime
 
