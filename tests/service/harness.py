@@ -24,6 +24,7 @@ from serving.ports import Prompt
 from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.sessions import SqliteSessions
 from serving.telemetry.recorder import MetricsRecorder
 from tests.scripted.language import Answer, ScriptedLanguage
 from tests.scripted.vision import ScriptedVision
@@ -59,7 +60,7 @@ class Stage:
     manifest: Manifest
     language: ScriptedLanguage
     vision: ScriptedVision
-    sessions: MemorySessions
+    sessions: MemorySessions | SqliteSessions
     embeddings: MemoryEmbeddings
     uploads: ImageCache
     gate: AdmissionQueue
@@ -83,18 +84,21 @@ def stage(
     judge: bool = True,
     concurrency: int = 8,
     max_wait: float = 60.0,
+    sessions: SqliteSessions | None = None,
     **limits: float,
 ) -> Stage:
     """``limits`` replace those above; ``concurrency`` and ``max_wait`` are the gate's.
 
-    ``openings`` works on new images; ``executor`` if none is given.
+    ``openings`` works on new images; ``executor`` if none is given. ``sessions``: where they lie; by default in
+    memory.
     """
     default_mode = "forced" if template_trained else "free"
     answers = {"default_mode": default_mode, "template_trained": template_trained, "max_new_tokens": 8}
     manifest = made_up(answers=answers, judge={"present": judge, "threshold": 0.6})
     bounds = Limits(**(LIMITS | limits))
     language, vision = ScriptedLanguage(manifest, answer=_spoken), ScriptedVision(manifest)
-    sessions = MemorySessions(bounds.max_sessions, 1 << 30, bounds.session_idle_timeout, time.monotonic)
+    idle = bounds.session_idle_timeout
+    store = sessions or MemorySessions(bounds.max_sessions, 1 << 30, idle, time.monotonic)
     embeddings = MemoryEmbeddings.of(manifest.image, 1 << 26)
     uploads = ImageCache(1 << 22, 3600.0, time.monotonic)
     expectations, registry = CostModel(), CollectorRegistry()
@@ -110,14 +114,14 @@ def stage(
         executor,
         openings=openings,
         embeddings=embeddings,
-        sessions=sessions,
+        sessions=store,
         gate=gate,
         observer=observer,
         max_rounds=bounds.max_rounds,
         model_digest=MODEL_DIGEST,
     )
     service = SegmentationService(orchestrator, description, uploads, executor, observer)
-    return Stage(manifest, language, vision, sessions, embeddings, uploads, gate, registry, observer, service)
+    return Stage(manifest, language, vision, store, embeddings, uploads, gate, registry, observer, service)
 
 
 def _spoken(prompt: Prompt) -> Answer:

@@ -1,0 +1,72 @@
+"""Kept sessions through the client, by a server that ends and by another on the same file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mediround import AsyncClient, NeedsImage, NotFound, SessionClosed
+from serving.api.server import serving
+from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.sessions import SessionFile
+from tests.scripted.sessions import file_sessions
+from tests.service.harness import picture
+from tests.service.harness import stage as build_stage
+from tests.service.sessions import square
+
+LIVER, TUMOR = "Segment the liver.", "Segment the tumor in it."
+
+
+@asynccontextmanager
+async def server(file: Path, executor: Executor, *, images: bool) -> AsyncIterator[AsyncClient]:
+    """A client of a new server."""
+    live = MemorySessions(8, 1 << 30, 60.0, lambda: 0.0, lifetime_s=3600.0, parks=True)
+    async with file_sessions(SessionFile(file, key=bytes(32)), live, executor, images=images) as sessions:
+        stage = build_stage(executor, sessions=sessions)
+        async with (
+            serving(stage.service) as running,
+            AsyncClient(running.address, timeout=20, retries=0) as client,
+        ):
+            yield client
+
+
+@pytest.mark.parametrize("images", [True, False], ids=["images kept", "no image kept"])
+async def test_work_is_taken_up_by_another_server(executor: Executor, tmp_path: Path, images: bool) -> None:
+    file = tmp_path / "sessions.db"
+    async with server(file, executor, images=images) as client:
+        session = await client.open(picture(), keep=True)
+        first = await session.ask(LIVER)
+        second = await session.ask(TUMOR, refer_to=first)
+        await session.ask(TUMOR, refer_to=second)
+        await session.undo()
+        amended = await session.amend(second, square())
+        branch = await session.fork(after=first)
+        unkept = await client.open(picture())
+        await unkept.ask(LIVER)
+        names = session.session_id, branch.session_id, unkept.session_id
+    async with server(file, executor, images=images) as client:
+        if not images:
+            parked = await client.resume(names[0])
+            assert len(await parked.history()) == 2
+            with pytest.raises(NeedsImage):
+                await parked.ask(TUMOR, refer_to=amended)
+        again = await client.resume(names[0], None if images else picture())
+        past = await again.history()
+        assert [each.round_id for each in past] == [first.round_id, second.round_id]
+        third = await again.ask(TUMOR, refer_to=amended)
+        assert third.index == 2
+        fresh = await client.open(picture())
+        same = await fresh.ask(TUMOR, refer_to=square())
+        assert third.reference is not None
+        assert same.reference is not None
+        assert third.reference.crop == same.reference.crop
+        with pytest.raises(NotFound):
+            await client.resume(names[2])
+        await again.close()
+    async with server(file, executor, images=images) as client:
+        with pytest.raises(SessionClosed):
+            await client.resume(names[0])
