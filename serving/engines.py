@@ -207,7 +207,7 @@ async def session_store(
         yield live
         return
     key = None if kept.key_file is None else read_key(kept.key_file)
-    file = SessionFile(kept.path, kept.durability, kept.max_bytes, key)
+    file = SessionFile(kept.path, kept.durability, kept.max_bytes, kept.max_per_caller, key)
     keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time)
     async with sqlite_sessions(live, file, keeping, derivation, executor) as store:
         yield store

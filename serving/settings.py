@@ -148,11 +148,11 @@ class SessionSettings(SettingsSection):
     path: Path | None = None
     """The file, for ``sqlite``; made where there is none, readable by its owner alone."""
     durability: Literal["process", "power"] = "process"
-    """What no answered round is lost by: the end of the process (kill -9, too), or also that of the machine's
-    power, for which each change waits for the disk.
-    """
+    """What loses no answered round: the end of the process (kill -9, too), or also that of the power (slower)."""
     max_bytes: Bytes = 4096 * MIB
     """Largest size of the file, in bytes; beyond it rounds of kept sessions are refused."""
+    max_per_caller: Positive = 1000
+    """Sessions of one caller in the file; without client certificates all callers are one."""
     key_file: Path | None = None
     """File of 64 hexadecimal digits, the key by which words, masks and images are encrypted; without it words and
     masks lie open in the file. Needs the extra ``encryption``.
@@ -167,7 +167,7 @@ class SessionSettings(SettingsSection):
         if (self.store == "sqlite") != (self.path is not None):
             raise ValueError("path must be given with store sqlite, and left out with memory")
         if self.store == "memory" and self.model_fields_set - {"store", "path"}:
-            raise ValueError("durability, max-bytes, key-file and images must be left out unless store is sqlite")
+            raise ValueError("all but store must be left out unless it is sqlite")
         if self.images == "encrypted" and self.key_file is None:
             raise ValueError("key-file must be given with images encrypted")
         return self

@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from serving.domain import Mask
-from serving.errors import NotFound, Unavailable
+from serving.errors import Exhausted, NotFound, Shed, Unavailable
 from serving.history.record import RequestRecord, SessionRecord
 from serving.stores.sessions import CLOSED, OLD, UNKNOWN, ended, used
 from serving.stores.sqlite import codec
 from serving.stores.sqlite.codec import StoredImage
-from serving.stores.sqlite.database import Database
+from serving.stores.sqlite.database import RETRY_SECONDS, Database
 from serving.stores.sqlite.seal import Damaged, Seal
 
+MOST = "{} sessions are kept for you, the most that this server keeps of one caller; close some"
 CHANGED = "another server has changed the session meanwhile: nothing of this request was kept; ask again"
 
 
@@ -44,15 +45,15 @@ class Listed:
 class Records:
     """The sessions of one file."""
 
-    def __init__(self, database: Database, seal: Seal) -> None:
-        self._database, self._seal = database, seal
+    def __init__(self, database: Database, seal: Seal, max_per_caller: int) -> None:
+        self._database, self._seal, self._max_per_caller = database, seal, max_per_caller
 
     async def check_unused(self, session_id: str, caller: str) -> None:
         """Raises PreconditionFailed where the caller had a session of this id."""
         await self._database.read(partial(_check_unused, key=self._key(session_id, caller)))
 
     async def put(self, record: SessionRecord, opened: float, image: StoredImage | None) -> None:
-        """A new session. Raises as ``check_unused`` does."""
+        """A new session. Raises as ``check_unused`` does, and Exhausted where the caller has too many."""
         key, owner = self._key(record.session_id, record.caller), self._owner(record.caller)
         kept = None if image is None else self._seal.closed(codec.image_bytes(image), "image", key)
         header = self._seal.closed(codec.header_bytes(record), "header", key)
@@ -61,6 +62,9 @@ class Records:
 
         def write(connection: sqlite3.Connection) -> None:
             _check_unused(connection, key)
+            [(own,)] = connection.execute("SELECT count(*) FROM sessions WHERE owner = ?", (owner,))
+            if own >= self._max_per_caller:
+                raise Exhausted(MOST.format(own), RETRY_SECONDS, Shed.SESSIONS)
             connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             empty = SessionRecord(record.session_id, record.caller, record.size)
             self._write_parts(connection, key, empty, record)

@@ -61,6 +61,8 @@ class SessionFile:
     path: Path
     durability: Durability = "process"
     max_bytes: int = 1 << 32
+    max_per_caller: int = 1000
+    """Sessions."""
     key: bytes | None = None
     """32 bytes; None: nothing is encrypted."""
 
@@ -257,7 +259,7 @@ async def sqlite_sessions(
     """
     seal = Seal(file.key)
     database = Database(connect(file.path, file.durability, file.max_bytes, seal))
-    store = SqliteSessions(live, Records(database, seal), keeping, derivation, executor)
+    store = SqliteSessions(live, Records(database, seal, file.max_per_caller), keeping, derivation, executor)
     try:
         yield store
     finally:

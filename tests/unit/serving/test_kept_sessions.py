@@ -278,6 +278,20 @@ async def test_a_full_file_refuses_and_keeps_nothing_by_half(place: Place) -> No
         assert len((await store.read("s", CALLER)).record.rounds) == 8
 
 
+async def test_one_caller_does_not_fill_the_file(place: Place) -> None:
+    async with place.server(max_per_caller=2) as store:
+        for name in ("one", "two"):
+            await store.create(new(name))
+        place.now += IDLE  # parked ones count
+        with pytest.raises(Exhausted, match="of one caller"):
+            await store.create(new("three"))
+        await store.create(new("not kept", keep=False))
+        other = new("other")
+        await store.create(replace(other, record=replace(other.record, caller="another")))
+        await store.close("one", CALLER)
+        await store.create(new("three"))
+
+
 @pytest.mark.parametrize("broken", ["PRAGMA query_only = ON", "locked"])
 async def test_a_file_that_cannot_be_written(place: Place, broken: str, caplog: pytest.LogCaptureFixture) -> None:
     async with place.server() as store:

@@ -121,7 +121,7 @@ WRONG = {
     "triton.version": ["latest", "--triton.version: must be the number of a version"],
     "metrics-listen": ["0.0.0.0:1", "--metrics-listen 0.0.0.0:1 reaches beyond loopback"],
     "sessions.path": ["a.db", "--sessions: path must be given with store sqlite"],
-    "sessions.images": ["encrypted", "--sessions: durability, max-bytes, key-file and images must be left out"],
+    "sessions.images": ["encrypted", "--sessions: all but store must be left out unless it is sqlite"],
     "vllm.kv-cache-bytes": ["0", "--vllm.kv-cache-bytes: must be greater than 0"],
 }
 
