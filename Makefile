@@ -26,6 +26,8 @@ SIZE ?= mediround-7b
 CONSUME ?=
 ## options of pytest for test: '-n 2 --dist loadgroup' runs two processes
 PYTEST_FLAGS ?=
+## seeds of chaos, 200 schedules each
+SEEDS ?= 10
 ## directory for what evaluate writes
 EVALUATION ?= build/evaluation
 ## images to build: orchestrator exporter language vision
@@ -49,7 +51,7 @@ DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton env-gpu debian demo lite images serve evaluate loadtest test check gpu-check format bench true-size proto lock wheel clean distclean FORCE
+.PHONY: help env env-export env-vllm env-triton env-gpu debian demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -146,6 +148,9 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 
 test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+chaos: $(VENV)/.export ## Try many schedules of what may happen to sessions; each seed and its steps are printed
+	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q -s tests/unit/schedules
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
 	$(BIN)/ruff check .

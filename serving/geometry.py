@@ -28,6 +28,7 @@ from serving.domain import (
     SourceImage,
     TowerImage,
 )
+from serving.runtime.digest import digest
 
 FEW_PIXELS = 9
 """A mask with at most this many visible pixels cannot be a reference: the whole image stands in for it."""
@@ -124,13 +125,9 @@ class Geometry:
         return _resized(*image.size, self.image.side)
 
     def _embedding_key(self, address: ContentAddress) -> str:
-        """SHA-256 of all that an embedding depends on, each with its length before it."""
-        digest = hashlib.sha256()
-        parts = ("embedding", address.form, address.digest.hex(), self.encoder_digest, self.image.preprocessing)
-        for part in parts:
-            data = part.encode()
-            digest.update(len(data).to_bytes(8, "little") + data)
-        return digest.hexdigest()
+        """SHA-256 of all that an embedding depends on, hex."""
+        parts = (address.form, address.digest, self.encoder_digest, self.image.preprocessing)
+        return digest("embedding", *parts).hex()
 
 
 def pack_mask(bits: Bits) -> Mask:
@@ -206,8 +203,8 @@ def _rows_resized(pixels: U8, length: int, side: int) -> U8:
 def _address(rgb: U8) -> ContentAddress:
     """Of pixels (H, W, 3) that were not sent as bytes."""
     height, width, channels = rgb.shape
-    digest = hashlib.sha256(np.ascontiguousarray(rgb).data).digest()
-    return ContentAddress(f"uint8 {height}x{width}x{channels}", digest)
+    content = hashlib.sha256(np.ascontiguousarray(rgb).data).digest()
+    return ContentAddress(f"uint8 {height}x{width}x{channels}", content)
 
 
 def _without_copies(rgb: U8) -> U8:

@@ -11,7 +11,6 @@ engine, it would kill the next one too. Its caller gets UNAVAILABLE, and a retry
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 
 import grpc
@@ -21,6 +20,7 @@ from serving.errors import Unavailable
 from serving.llm.peer import NotStarted, Peer, PeerState
 from serving.llm.validation import check_prompt
 from serving.ports import Completion, Prompt
+from serving.runtime.digest import digest
 from serving.runtime.record import RuntimeRecord
 
 _RETRY_SECONDS = 2.0
@@ -126,4 +126,4 @@ class RemoteLanguage:
 
 def rank(address: str, tenant: str, dialogue: str) -> bytes:
     """The lowest of a dialogue's ranks is its server's."""
-    return hashlib.sha256("\0".join((address, tenant, dialogue)).encode()).digest()
+    return digest("rank", address, tenant, dialogue)
