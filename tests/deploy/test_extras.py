@@ -101,7 +101,7 @@ def test_what_differs_by_build_is_not_locked(tmp_path: Path) -> None:
     pip.write_text("#!/bin/sh\nprintf '%s\\n' apache-tvm-ffi==1 numpy==2 Torch==2+cpu torchmetrics==1 triton==3\n")
     pip.chmod(0o755)
     made = [".venv/.vllm", ".venv/.export", ".venv/.serving", ".venv/.python"]
-    words = ["make", "lock", *(word for name in made for word in ("-o", name))]
+    words = ["make", "lock", "VENV=.venv", *(word for name in made for word in ("-o", name))]
     (tmp_path / ".venv/.vllm").touch()
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
