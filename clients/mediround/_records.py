@@ -53,9 +53,11 @@ class PixelRecord:
 
     Attributes:
         libraries: what decodes files and resizes.
+        window: what makes 8 bits of stored values; ``none`` while images have 8 bits and are taken as they are.
     """
 
     libraries: tuple[Library, ...] = ()
+    window: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class EngineRecord:
         model_version: the bundle's version.
         model_digest: SHA-256 of the bundle's manifest, hex.
         server_version: of the serving software.
-        pixels: libraries that decode and resize.
+        pixels: how bytes became pixels: libraries, window.
         language: what reads the dialogue.
         image_encoder: what computes an image's embedding.
         mask_decoder: what draws masks.
@@ -92,7 +94,9 @@ def engine_record(message: pb.EngineRecord) -> EngineRecord:
         model_version=message.bundle.version,
         model_digest=message.bundle.digest,
         server_version=message.server_version,
-        pixels=PixelRecord(tuple(Library(each.name, each.version) for each in message.pixels.libraries)),
+        pixels=PixelRecord(
+            tuple(Library(each.name, each.version) for each in message.pixels.libraries), message.pixels.window
+        ),
         language=_runtime(message.language),
         image_encoder=_runtime(message.image_encoder),
         mask_decoder=_runtime(message.mask_decoder),
@@ -102,7 +106,8 @@ def engine_record(message: pb.EngineRecord) -> EngineRecord:
 def stored_engine_record(values: Mapping[str, Any]) -> EngineRecord:
     """The reverse of ``dataclasses.asdict``. Raises TypeError or KeyError for what is none."""
     parts = {name: RuntimeRecord(**values[name]) for name in ("language", "image_encoder", "mask_decoder")}
-    pixels = PixelRecord(tuple(Library(**each) for each in values["pixels"]["libraries"]))
+    libraries = tuple(Library(**each) for each in values["pixels"]["libraries"])
+    pixels = PixelRecord(libraries, values["pixels"]["window"])
     return EngineRecord(**{**values, **parts, "pixels": pixels})
 
 
@@ -112,7 +117,7 @@ def engine_record_message(record: EngineRecord) -> pb.EngineRecord:
         digest=record.digest,
         bundle=pb.BundleRecord(name=record.model_name, version=record.model_version, digest=record.model_digest),
         server_version=record.server_version,
-        pixels=pb.PixelRecord(libraries=libraries),
+        pixels=pb.PixelRecord(libraries=libraries, window=record.pixels.window),
         language=_runtime_message(record.language),
         image_encoder=_runtime_message(record.image_encoder),
         mask_decoder=_runtime_message(record.mask_decoder),

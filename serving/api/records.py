@@ -25,6 +25,9 @@ LOG = logging.getLogger("serving.engines")
 
 Value: TypeAlias = str | int | Message
 
+_WINDOW = "none"
+"""Images of more than 8 bits are refused (``serving.api.images``), so that none is chosen."""
+
 
 class EngineRecords:
     """The records of one server. Each is logged once: a digest can be looked up when its engine is gone."""
@@ -48,7 +51,7 @@ class EngineRecords:
         record = pb.EngineRecord(
             bundle=pb.BundleRecord(name=manifest.name, version=manifest.version, digest=served.model_digest),
             server_version=served.server_version,
-            pixels=pb.PixelRecord(libraries=libraries),
+            pixels=pb.PixelRecord(libraries=libraries, window=_WINDOW),
             language=_runtime(runtimes.language),
             image_encoder=_runtime(runtimes.image_encoder),
             mask_decoder=_runtime(runtimes.mask_decoder),

@@ -1318,6 +1318,9 @@ class PixelRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIBRARIES_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    window: _builtins.str
+    """What makes 8 bits of stored values: "none" while images have 8 bits and are taken as they are."""
     @_builtins.property
     def libraries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Library]:
         """What decodes files and resizes, for example "pillow", "libjpeg-turbo", "opencv"."""
@@ -1326,10 +1329,11 @@ class PixelRecord(_message.Message):
         self,
         *,
         libraries: _abc.Iterable[Global___Library] | None = ...,
+        window: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["libraries", b"libraries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["libraries", b"libraries", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,7 +42,7 @@ def test_the_digest_is_what_the_contract_says() -> None:
     whole = (
         field(2, b"m", text(1, SERVED.manifest.name) + text(2, SERVED.manifest.version) + text(3, "d" * 64))
         + text(3, "0.1.0")
-        + field(4, b"m", b"".join(field(1, b"m", each) for each in libraries))
+        + field(4, b"m", b"".join(field(1, b"m", each) for each in libraries) + text(2, "none"))
         + field(5, b"m", cpu + field(5, b"u", (2).to_bytes(8, "big")))
         + field(6, b"m", triton)
         + field(7, b"m", triton)

@@ -14,7 +14,7 @@ from mediround.evaluate.metrics import Overlap
 from tests.scripted.medseg import rectangle
 
 VLLM, CPU = RuntimeRecord("vllm", "0.32.0", "cpu", "float32", runner="v1"), RuntimeRecord("onnxruntime", threads=2)
-PIXELS = PixelRecord((Library("pillow", "13"), Library("opencv", "5")))
+PIXELS = PixelRecord((Library("pillow", "13"), Library("opencv", "5")), "none")
 RECORD = EngineRecord("e" * 64, "m", "1", "d" * 64, "0.1.0", PIXELS, VLLM, CPU, CPU)
 RUN = Run("referenced", "given", "m", "1", "d" * 64, 0.6, True, "0.1.0", "a", "b", (RECORD,))
 COUNTS = rle.encode(rectangle()).decode()
