@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceServicer
@@ -30,6 +31,7 @@ from serving.api.limits import Limits
 from serving.api.repetition import request_key
 from serving.domain import GivenMask
 from serving.errors import InvalidInput, PreconditionFailed, Reason, Shed
+from serving.history.record import RequestKey
 from serving.runtime.tasks import run_in_executor
 from serving.sessions.keeper import NewSession, SessionKeeper
 
@@ -72,7 +74,7 @@ class SessionMethods(SegmentationServiceServicer):
                 raise InvalidInput("which", "must be set: round_id or mask_digest")
         encode = partial(responses.mask, mask, request.mask_encoding)
         encoded = await asyncio.get_running_loop().run_in_executor(self._executor, encode)
-        ends = responses.timestamp(self._keeper.expires_at(session_id, caller))
+        ends = self._ends(session_id, caller)
         return pb.GetMaskResponse(mask=encoded, mask_digest=mask.digest, expires_at=ends)
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
@@ -102,21 +104,19 @@ class SessionMethods(SegmentationServiceServicer):
         session_id, caller = request.session_id, self._caller(context, request.session_id)
         if not request.HasField("rounds"):
             raise InvalidInput("rounds", "must be set: how many rounds are kept, 0 for none")
-        raw, expected = request.SerializeToString(deterministic=True), _expected(request)
-        key = request_key(request_context.repeatable_id(), "RewindSession", caller, raw)
+        key, expected = _key("RewindSession", caller, request), _expected(request)
         left = await self._keeper.rewind(session_id, caller, request.rounds, expected, key)
-        ends = responses.timestamp(self._keeper.expires_at(session_id, caller))
+        ends = self._ends(session_id, caller)
         return pb.RewindSessionResponse(rounds=left, expires_at=ends)
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
         session_id, caller = request.session_id, self._caller(context, request.session_id)
         check_session_id(request.new_session_id, "new_session_id")
-        raw, expected = request.SerializeToString(deterministic=True), _expected(request)
-        key = request_key(request_context.repeatable_id(), "ForkSession", caller, raw)
+        key, expected = _key("ForkSession", caller, request), _expected(request)
         new = NewSession(caller, request.new_session_id, keep=request.keep, request=key)
         count = request.rounds if request.HasField("rounds") else None
         rounds = await self._keeper.fork(session_id, new, count, expected)
-        ends = responses.timestamp(self._keeper.expires_at(new.session_id, caller))
+        ends = self._ends(new.session_id, caller)
         return pb.ForkSessionResponse(session_id=new.session_id, rounds=rounds, expires_at=ends)
 
     async def AmendRound(self, request: pb.AmendRoundRequest, context: Context) -> pb.AmendRoundResponse:
@@ -130,12 +130,11 @@ class SessionMethods(SegmentationServiceServicer):
 
         async with self._masks(session_id, caller, int(request.given_mask.HasField("mask"))) as masks:
             given = await self._read(read, masks)
-            raw = request.SerializeToString(deterministic=True)
-            key = request_key(request_context.repeatable_id(), "AmendRound", caller, raw)
+            key = _key("AmendRound", caller, request)
             amended = await self._keeper.amend(
                 session_id, caller, request.round_id, given, expected=_expected(request), key=key
             )
-        ends = responses.timestamp(self._keeper.expires_at(session_id, caller))
+        ends = self._ends(session_id, caller)
         changed = responses.round_summary(amended.index, amended.round)
         return pb.AmendRoundResponse(round=changed, expires_at=ends)
 
@@ -147,6 +146,9 @@ class SessionMethods(SegmentationServiceServicer):
         """Whose call it is. Raises InvalidInput where its metadata names another session."""
         check_session(context.invocation_metadata(), session_id)
         return caller_of(context.auth_context())
+
+    def _ends(self, session_id: str, caller: str) -> Timestamp:
+        return responses.timestamp(self._keeper.expires_at(session_id, caller))
 
     @asynccontextmanager
     async def _masks(self, session_id: str, caller: str, count: int) -> AsyncIterator[MaskReader | None]:
@@ -169,7 +171,16 @@ class SessionMethods(SegmentationServiceServicer):
         return read(None) if masks is None else await run_in_executor(self._executor, partial(read, masks))
 
 
-def _expected(request: pb.RewindSessionRequest | pb.ForkSessionRequest | pb.AmendRoundRequest) -> int | None:
+_Change: TypeAlias = "pb.RewindSessionRequest | pb.ForkSessionRequest | pb.AmendRoundRequest"
+
+
+def _key(method: str, caller: str, change: _Change) -> RequestKey | None:
+    return request_key(
+        request_context.repeatable_id(), method, caller, change.SerializeToString(deterministic=True)
+    )
+
+
+def _expected(request: _Change) -> int | None:
     return request.expected_rounds if request.HasField("expected_rounds") else None
 
 
