@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from loadtest import server_process
 from mediround import AsyncClient
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import Server, serving
@@ -51,9 +51,7 @@ async def stub(server: Server) -> AsyncIterator[SegmentationServiceStub]:
 @pytest.fixture
 def free_port() -> int:
     """A port of this machine on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return server_process.free_port()
 
 
 @pytest.fixture(params=[Blocking, Awaited], ids=["blocking", "asyncio"])
