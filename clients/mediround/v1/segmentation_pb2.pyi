@@ -430,12 +430,17 @@ class Question(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     GIVEN_MASK_FIELD_NUMBER: _builtins.int
     SEED_MASK_FIELD_NUMBER: _builtins.int
+    SEED_ORIGIN_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     answer_mode: Global___AnswerMode.ValueType
     """UNSPECIFIED: FORCED when an answer is given, else the model's default mode."""
     answer: _builtins.str
     """FORCED only: the answer's words with "[SEG]" exactly once. Empty: the model's template, where it was trained
     (DescribeServerResponse.answer_template_trained); elsewhere INVALID_ARGUMENT.
+    """
+    seed_origin: _builtins.str
+    """Where seed_mask comes from, for the caller: comes back in RoundSummary, and in ReferenceUsed of what refers to it. As
+    GivenMask.origin; only with seed_mask.
     """
     @_builtins.property
     def refer_to(self) -> Global___RoundReference:
@@ -460,10 +465,11 @@ class Question(_message.Message):
         answer: _builtins.str = ...,
         given_mask: Global___GivenMask | None = ...,
         seed_mask: Global___Mask | None = ...,
+        seed_origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask", "_refer_to", b"_refer_to", "_seed_mask", b"_seed_mask", "given_mask", b"given_mask", "refer_to", b"refer_to", "seed_mask", b"seed_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask", "_refer_to", b"_refer_to", "_seed_mask", b"_seed_mask", "answer", b"answer", "answer_mode", b"answer_mode", "given_mask", b"given_mask", "refer_to", b"refer_to", "seed_mask", b"seed_mask", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask", "_refer_to", b"_refer_to", "_seed_mask", b"_seed_mask", "answer", b"answer", "answer_mode", b"answer_mode", "given_mask", b"given_mask", "refer_to", b"refer_to", "seed_mask", b"seed_mask", "seed_origin", b"seed_origin", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__given_mask: _TypeAlias = _typing.Literal["given_mask"]  # noqa: Y015
     _WhichOneofArgType__given_mask: _TypeAlias = _typing.Literal["_given_mask", b"_given_mask"]  # noqa: Y015
@@ -829,7 +835,8 @@ class RoundResult(_message.Message):
     """Whether the corrector replaced the feature."""
     model_digest: _builtins.str
     engine_digest: _builtins.str
-    """EngineRecord.digest of what computed this round; empty where nothing did (Question.seed_mask).
+    """EngineRecord.digest of what computed this round, also when it is told again by a server that has another now; empty
+    where nothing did (Question.seed_mask).
     12 to 19: of what computed it.
     """
     round_id: _builtins.str
@@ -839,7 +846,9 @@ class RoundResult(_message.Message):
     most significant first) and of the mask in PACKED_BITS. Empty without a mask.
     """
     amended: _builtins.bool
-    """Whether the mask is a person's, in place of the model's."""
+    """Whether the round's mask has been amended since, which only a request that comes again can be told: `mask` and
+    `mask_digest` are the first answer's all the same, GetMask and GetSession have the amended one.
+    """
     seeded: _builtins.bool
     """Whether the round was given as a whole (Question.seed_mask)."""
     @_builtins.property
@@ -987,7 +996,7 @@ class ReferenceUsed(_message.Message):
     """True when the mask covered (almost) nothing visible and the whole image stood in for it."""
     source: Global___ReferenceSource.ValueType
     origin: _builtins.str
-    """Of the mask given, or of the amend."""
+    """Of the mask given, of the amend, or of the seed."""
     round_id: _builtins.str
     """The round referred to; with source GIVEN empty, and `round` is 0."""
     mask_digest: _builtins.bytes
@@ -1590,6 +1599,8 @@ class RoundSummary(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     ORIGINAL_FIELD_NUMBER: _builtins.int
+    ENGINE_DIGEST_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     round_id: _builtins.str
     question: _builtins.str
@@ -1601,6 +1612,10 @@ class RoundSummary(_message.Message):
     corrected: _builtins.bool
     amended: _builtins.bool
     seeded: _builtins.bool
+    engine_digest: _builtins.str
+    """As in RoundResult."""
+    origin: _builtins.str
+    """Where the mask as it is now comes from, in its caller's words: of the amend, else of the seed."""
     @_builtins.property
     def reference(self) -> Global___ReferenceUsed: ...
     @_builtins.property
@@ -1626,10 +1641,12 @@ class RoundSummary(_message.Message):
         reference: Global___ReferenceUsed | None = ...,
         mask: Global___MaskSummary | None = ...,
         original: Global___MaskSummary | None = ...,
+        engine_digest: _builtins.str = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_original", b"_original", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "mask", b"mask", "original", b"original", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_original", b"_original", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "corrected", b"corrected", "mask", b"mask", "original", b"original", "question", b"question", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_original", b"_original", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "corrected", b"corrected", "engine_digest", b"engine_digest", "mask", b"mask", "origin", b"origin", "original", b"original", "question", b"question", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
