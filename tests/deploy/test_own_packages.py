@@ -26,6 +26,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mediround.templates import available
 from tests.conftest import REPOSITORY
 
 OURS = {"mediround-client", "mediround-serving"}
@@ -243,8 +244,10 @@ def test_nobody_is_told_to_install_ours_by_name() -> None:
     assert found == []
 
 
-def test_the_contract_is_in_the_clients_wheel(wheels: Path) -> None:
+def test_the_contract_and_the_templates_are_in_the_clients_wheel(wheels: Path) -> None:
     [client] = wheels.glob("mediround_client-*")
     with zipfile.ZipFile(client) as file:
         shipped = file.read("mediround/v1/segmentation.proto").decode()
+        templates = {Path(name).stem for name in file.namelist() if "/templates/shipped/" in name}
     assert shipped == (REPOSITORY / "protos/mediround/v1/segmentation.proto").read_text()
+    assert templates == set(available())

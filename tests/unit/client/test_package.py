@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mediround
-from mediround import evaluate, medseg, results, testing
+from mediround import evaluate, medseg, results, templates, testing
 from mediround.v1 import segmentation_pb2 as pb
 
 CLIENTS = Path(mediround.__file__).parent.parent
@@ -35,7 +35,9 @@ def test_all_that_is_named_is_there() -> None:
 
 
 def public_values() -> list[type]:
-    names = [getattr(module, name) for module in (mediround, evaluate, testing) for name in module.__all__]
+    names = [
+        getattr(module, name) for module in (mediround, evaluate, templates, testing) for name in module.__all__
+    ]
     named = [*names, results.Opening, evaluate.report.Figures, medseg.AskedRound, medseg.Dialogue]
     return sorted(
         {value for value in named if isinstance(value, type) and dataclasses.is_dataclass(value)},
