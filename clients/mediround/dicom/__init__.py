@@ -1,0 +1,35 @@
+"""DICOM objects as images for the client, and masks back on their own pixels: extra ``./clients[dicom]``.
+
+``read`` takes a path, the bytes of a Part 10 file or a pydicom data set; ``Instance.frame`` makes 8 bits of one
+frame; ``mediround.dicom.errors`` says what to do about each error. For research and education, not for diagnosis.
+"""
+
+from mediround.dicom.errors import (
+    BadAttribute,
+    BadPixels,
+    DicomError,
+    NoImage,
+    NotDicom,
+    TooLarge,
+    UnsupportedSyntax,
+)
+from mediround.dicom.instance import Frame, Instance, read
+from mediround.dicom.windowing import PRESETS, WindowChoice
+from mediround.window import AppliedWindow, Window
+
+__all__ = [
+    "PRESETS",
+    "AppliedWindow",
+    "BadAttribute",
+    "BadPixels",
+    "DicomError",
+    "Frame",
+    "Instance",
+    "NoImage",
+    "NotDicom",
+    "TooLarge",
+    "UnsupportedSyntax",
+    "Window",
+    "WindowChoice",
+    "read",
+]
