@@ -30,6 +30,7 @@ from serving.api import images
 from serving.api.description import ServerDescription
 from serving.api.image_cache import ImageCache
 from serving.api.limits import Limits
+from serving.api.records import EngineRecords
 from serving.api.server import LANGUAGE, VISION, Server
 from serving.api.service import SegmentationService
 from serving.bundle import Bundle, BundleError, load_bundle
@@ -139,6 +140,7 @@ def orchestrator(
     observer: Observer,
     pixels: Executor,
     openings: Executor,
+    records: EngineRecords,
 ) -> Orchestrator:
     """The orchestrator of these parts."""
     geometry = Geometry.of(bundle)
@@ -153,6 +155,7 @@ def orchestrator(
         geometry=geometry,
         pixel_executor=pixels,
         max_rounds=settings.limits.max_rounds,
+        engine_digest=records.digest_of,
     )
 
 
@@ -226,15 +229,21 @@ def workers(name: str, useful: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(LEAST_WORKERS, min(useful, usable_cpus())), thread_name_prefix=name)
 
 
+def observed(settings: Settings, expectations: CostModel, registry: CollectorRegistry) -> Observer:
+    """Whatever must hear of rounds."""
+    if not settings.metrics_listen:
+        return expectations
+    return CompositeObserver(expectations, MetricsRecorder(registry))
+
+
 async def serve(settings: Settings) -> int:
     """Serve until a signal stops it."""
     stop = stop_signal()
     bundle = load_bundle(settings.bundle)
     expectations, registry = CostModel(), CollectorRegistry()
-    observer = (
-        CompositeObserver(expectations, MetricsRecorder(registry)) if settings.metrics_listen else expectations
-    )
-    queue = admission(settings, expectations)
+    observer = observed(settings, expectations, registry)
+    queue, served = admission(settings, expectations), description(bundle, settings)
+    records = EngineRecords(served)
     async with AsyncExitStack() as stack:
         pixels = stack.enter_context(workers("pixels", settings.limits.max_concurrent_rounds))
         openings = stack.enter_context(workers("openings", settings.limits.max_concurrent_uploads))
@@ -250,8 +259,9 @@ async def serve(settings: Settings) -> int:
             observer=observer,
             pixels=pixels,
             openings=openings,
+            records=records,
         )
-        service = SegmentationService(target, description(bundle, settings), memory.uploads, pixels, observer)
+        service = SegmentationService(target, served, memory.uploads, pixels, observer, records=records)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
         await stack.enter_async_context(background(sweep(memory.sessions, memory.uploads)))
         state = sources(

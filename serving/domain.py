@@ -185,6 +185,8 @@ class Question:
     """What the question is about in place of a round."""
     seed_mask: Mask | None = None
     """The round's mask, which is given: the model is not asked. Forced, with an answer."""
+    seed_origin: str = ""
+    """Where the caller has it from."""
 
     @property
     def refers(self) -> bool:

@@ -8,12 +8,13 @@ of their own (``serving.engines``).
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from serving.admission.permits import OpenGate
 from serving.bundle import Bundle
+from serving.domain import Runtimes
 from serving.geometry import Geometry
 from serving.llm.onnx import OnnxLanguage
 from serving.observer import NullObserver, Observer
@@ -73,6 +74,7 @@ def compose(  # the first five are what every orchestrator has of its own
     observer: Observer | None = None,
     max_rounds: int = MAX_ROUNDS,
     model_digest: str = "",
+    engine_digest: Callable[[Runtimes], str] = lambda _: "",
 ) -> Orchestrator:
     """The orchestrator of these parts. ``openings`` works on the pixels of new images; by default, ``pixels``."""
     store = sessions or MemorySessions(SESSIONS, SESSION_BYTES, SESSION_IDLE_SECONDS, time.monotonic)
@@ -87,4 +89,5 @@ def compose(  # the first five are what every orchestrator has of its own
         geometry=geometry,
         pixel_executor=pixels,
         max_rounds=max_rounds,
+        engine_digest=engine_digest,
     )

@@ -90,6 +90,8 @@ class Orchestrator:
     geometry: Geometry
     pixel_executor: Executor
     max_rounds: int
+    engine_digest: Callable[[Runtimes], str]
+    """Names the record of what computes a round."""
 
     async def open(self, caller: str, rgb: U8) -> Session:
         """Open a session on an RGB uint8 (H, W, 3) image. Raises Exhausted when no more sessions are held."""
@@ -147,7 +149,7 @@ class Orchestrator:
         request.tell(Progress(WorkStage.QUEUED))
         async with self.keeper.exclusive(request.session_id, request.caller) as session, AsyncExitStack() as stack:
             known = changes.earlier_request(session.record, request.key)
-            before = known.results if known else ()
+            before = changes.told_again(session.record, known)
             for result in before:
                 yield result
             if len(before) == len(request.questions):
@@ -208,7 +210,7 @@ class Orchestrator:
             segmentations = await self._decode(work, items, features, held, timings)
             encoder = (held and held.lease.encoder) or self.vision.encoder
             runtimes = Runtimes(completion.runtime, encoder, self.vision.decoder)
-            rounds = wave.rounds(items, completion, segmentations, self.form, runtimes)
+            rounds = wave.rounds(items, completion, segmentations, self.form, self.engine_digest(runtimes))
             hit = held is not None and (held_before or held.lease.hit)
             timings.encode = 0.0 if hit or held is None else held.seconds
             cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, work.number)

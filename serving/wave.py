@@ -19,7 +19,6 @@ from serving.domain import (
     Mask,
     Question,
     Reference,
-    Runtimes,
     SegFeature,
     Segmentation,
 )
@@ -118,7 +117,8 @@ def referred_mask(record: SessionRecord, earlier: Sequence[WaveItem], question: 
     seed = earlier[place].seed if place >= 0 else None
     if seed is None:
         return changes.referred_mask(record, question)
-    return ReferredMask(seed, MaskSource.ROUND, earlier[place].index, earlier[place].round_id, "")
+    of = earlier[place]
+    return ReferredMask(seed, MaskSource.ROUND, of.index, of.round_id, of.question.seed_origin)
 
 
 def prompt(session: Session, items: Sequence[WaveItem], form: PromptTemplate) -> Prompt:
@@ -177,11 +177,11 @@ def rounds(
     completion: Completion,
     segmentations: Sequence[Segmentation | None],
     form: PromptTemplate,
-    runtimes: Runtimes,
+    engine_digest: str,
 ) -> list[Round]:
-    """What the session remembers of each question; ``runtimes`` computed those that are no seeds."""
+    """What the session remembers of each question; ``engine_digest``: of what computed those that are no seeds."""
     made = [_round(item, completion, each, form) for item, each in zip(items, segmentations, strict=True)]
-    return [each if each.seeded else replace(each, runtimes=runtimes) for each in made]
+    return [each if each.seeded else replace(each, engine_digest=engine_digest) for each in made]
 
 
 def _round(
@@ -202,6 +202,7 @@ def _round(
         reference=reference,
         segmentation=segmentation,
         seeded=item.seed is not None,
+        origin=item.question.seed_origin,
     )
 
 

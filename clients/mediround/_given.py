@@ -62,9 +62,15 @@ def known_round(answered: Answered) -> pb.RoundReference:
 
 def given_mask(mask: object, origin: object, path: str) -> pb.GivenMask:
     """Raises InvalidArgument."""
-    if not isinstance(origin, str):
-        raise refused(f"{path}.given_mask.origin", f"must be a text, not a {type(origin).__name__}")
+    origin = checked_origin(origin, f"{path}.given_mask.origin")
     return pb.GivenMask(mask=mask_message(mask, f"{path}.given_mask.mask"), origin=origin)
+
+
+def checked_origin(origin: object, path: str) -> str:
+    """Raises InvalidArgument; what a text must be is the server's to say."""
+    if isinstance(origin, str):
+        return origin
+    raise refused(path, f"must be a text, not a {type(origin).__name__}")
 
 
 def mask_message(mask: object, path: str) -> pb.Mask:

@@ -38,7 +38,7 @@ class Reference:
         whole_image: whether the mask covered (almost) nothing visible, so that the whole image stood in for it.
         source: ``round``: the mask that the round was answered with; ``amended``: a person's in its place;
             ``given``: one that came with the question.
-        origin: where a given or amended mask came from, in the words of the program that gave it.
+        origin: where a given, amended or seeded mask came from, in the words of the program that gave it.
         round_id: of the round referred to; empty where there is none, or the server is an older one.
         mask_digest: of the mask that was used, hex, whatever became of the round since.
     """

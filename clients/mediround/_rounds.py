@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, TypeAlias
 
-from mediround._given import GivenMask, Referred, mask_message, referred, refused
+from mediround._given import GivenMask, Referred, checked_origin, mask_message, referred, refused
 from mediround.v1 import segmentation_pb2 as pb
 
 Mode: TypeAlias = Literal["forced", "grammar", "free"]
@@ -51,8 +51,8 @@ class Round:
         mode: None: forced when an answer is given, else the model's default.
         answer: the answer's words, ``[SEG]`` exactly once. None in mode ``forced``: the model's template, if
             ``client.describe().answer_template_trained``; else the round is refused.
-        origin: where a mask in ``refer_to`` comes from, for you: it comes back in ``result.reference``; at most 64
-            bytes.
+        origin: where a mask in ``seed``, else in ``refer_to``, comes from, for you: it comes back in
+            ``result.reference``, a seed's in ``session.history()``; at most 64 bytes.
         seed: a mask, bool or uint8 (H, W): the round is taken as it is, with its ``answer``, and the model is not
             asked.
     """
@@ -118,14 +118,16 @@ def checked_rounds(rounds: object) -> list[Round]:
 def _question(session_id: str, asked: Round, path: str) -> pb.Question:
     if not (asked.mode is None or isinstance(asked.mode, str)) or asked.mode not in _MODES:
         raise refused(f"{path}.answer_mode", f"must be one of {', '.join(filter(None, _MODES))}, or None")
-    reference, given = referred(session_id, asked.refer_to, asked.origin, path)
+    seeded = asked.seed is not None
+    reference, given = referred(session_id, asked.refer_to, "" if seeded else asked.origin, path)
     return pb.Question(
         text=_text(asked.question, f"{path}.text"),
         refer_to=reference,
         answer_mode=_MODES[asked.mode],
         answer="" if asked.answer is None else _text(asked.answer, f"{path}.answer"),
         given_mask=given,
-        seed_mask=None if asked.seed is None else mask_message(asked.seed, f"{path}.seed_mask"),
+        seed_mask=mask_message(asked.seed, f"{path}.seed_mask") if seeded else None,
+        seed_origin=checked_origin(asked.origin, f"{path}.seed_origin") if seeded else "",
     )
 
 

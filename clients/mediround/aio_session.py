@@ -111,11 +111,12 @@ class AsyncSession:
         answer: str,
         mask: GivenMask,
         *,
+        origin: str = "",
         timeout: float | None = None,
         retries: int | None = None,
     ) -> RoundResult:
         """Add a round that is given as a whole; the arguments are those of ``Session.seed``."""
-        seeded = Round(question, answer=answer, seed=mask)
+        seeded = Round(question, answer=answer, origin=origin, seed=mask)
         request = ask_request(self.session_id, seeded, "always", None)
         return await self._asked(request, self._call(timeout, retries), None)
 

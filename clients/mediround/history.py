@@ -34,6 +34,9 @@ class PastRound:
         area: pixels set in it; 0 without a mask.
         box: around the pixels set; None when none is.
         original_digest: names the model's own mask, or the seed's, where the round was amended; else empty.
+        engine_digest: names the record of what computed it, as in ``RoundResult``; empty of a seed.
+        origin: where the mask as it is now comes from, in the words of the program that gave it: the amend's, else
+            the seed's.
     """
 
     session_id: str
@@ -51,6 +54,8 @@ class PastRound:
     area: int
     box: Box | None
     original_digest: str = ""
+    engine_digest: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,8 @@ def past_round(message: pb.RoundSummary, session_id: str) -> PastRound:
         area=mask.area if mask else 0,
         box=box(mask.box) if mask and mask.HasField("box") else None,
         original_digest=message.original.mask_digest.hex() if message.HasField("original") else "",
+        engine_digest=message.engine_digest,
+        origin=message.origin,
     )
 
 

@@ -59,7 +59,8 @@ class RoundResult:
             digests, equal model, software and settings. Empty from a server that does not tell it.
         round_id: names the round for good: after an undo its index is another round's.
         mask_digest: names the mask (SHA-256 of its size and bits, hex); empty without one.
-        amended: whether the mask is a person's, in place of the model's.
+        amended: whether the round's mask was amended since, which only a request that was sent again can be told:
+            ``mask`` is the first answer's all the same.
         seeded: whether the round was given as a whole (``session.seed``).
         expires_at: when the session ends if nothing more is asked of it, in seconds since the epoch; None: an
             older server does not say.

@@ -129,6 +129,7 @@ class Session:
         answer: str,
         mask: GivenMask,
         *,
+        origin: str = "",
         timeout: float | None = None,
         retries: int | None = None,
     ) -> RoundResult:
@@ -138,8 +139,9 @@ class Session:
             question: what the mask shows, in words.
             answer: the answer's words, ``[SEG]`` exactly once.
             mask: bool (H, W) of the image's size, with a pixel set; or uint8 of 0 and one other value.
+            origin: where the mask comes from, for you: ``history`` has it; at most 64 bytes.
         """
-        seeded = Round(question, answer=answer, seed=mask)
+        seeded = Round(question, answer=answer, origin=origin, seed=mask)
         request = ask_request(self.session_id, seeded, "always", None)
         return self._asked(request, self._call(timeout, retries), None)
 

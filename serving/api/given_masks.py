@@ -71,7 +71,7 @@ class MaskReader:
 
 def given_mask(message: pb.GivenMask, reader: MaskReader | None) -> GivenMask:
     """``reader`` is there where a mask comes. Raises InvalidInput."""
-    _check_origin(message.origin)
+    check_origin(message.origin, "origin")
     match message.WhichOneof("given"):
         case "mask" if reader is not None:
             try:
@@ -92,6 +92,7 @@ def check_digest(digest: bytes, field: str) -> None:
         raise InvalidInput(field, f"must be the {DIGEST_BYTES} bytes of a result's mask_digest")
 
 
-def _check_origin(origin: str) -> None:
+def check_origin(origin: str, field: str) -> None:
+    """Raises InvalidInput (``field``)."""
     if len(origin.encode(errors="surrogatepass")) > MAX_ORIGIN_BYTES or not origin.isprintable():
-        raise InvalidInput("origin", f"must be at most {MAX_ORIGIN_BYTES} bytes of printable UTF-8")
+        raise InvalidInput(field, f"must be at most {MAX_ORIGIN_BYTES} bytes of printable UTF-8")

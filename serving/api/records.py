@@ -45,6 +45,10 @@ class EngineRecords:
             LOG.info("engine record %s", written, extra=fields(engine_digest=record.digest))
         return record
 
+    def digest_of(self, runtimes: Runtimes) -> str:
+        """What results name the record by."""
+        return self.of(runtimes).digest
+
     def _made(self, runtimes: Runtimes) -> pb.EngineRecord:
         served, manifest = self._served, self._served.manifest
         libraries = [pb.Library(name=name, version=version) for name, version in sorted(served.libraries.items())]

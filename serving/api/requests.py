@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.description import ServerDescription
-from serving.api.given_masks import MaskReader, check_digest, given_mask
+from serving.api.given_masks import MaskReader, check_digest, check_origin, given_mask
 from serving.api.text import check_answer, check_question
 from serving.domain import (
     AnswerMode,
@@ -122,6 +122,7 @@ class RequestReader:
             expected_round=_known(question.refer_to, session_id),
             given_mask=_given(question, masks),
             seed_mask=_seed(question, mode, masks),
+            seed_origin=question.seed_origin,
         )
 
     def _mode(self, question: pb.Question) -> AnswerMode:
@@ -173,8 +174,11 @@ def _given(question: pb.Question, masks: MaskReader | None) -> GivenMask | None:
 
 
 def _seed(question: pb.Question, mode: AnswerMode, masks: MaskReader | None) -> Mask | None:
+    if question.seed_origin and not question.HasField("seed_mask"):
+        raise InvalidInput("seed_origin", "must be left out where no seed_mask is given")
     if not question.HasField("seed_mask") or masks is None:
         return None
+    check_origin(question.seed_origin, "seed_origin")
     if not question.answer:
         raise InvalidInput("answer", "must be given with seed_mask: the model is not asked")
     if mode is not AnswerMode.FORCED:

@@ -52,7 +52,6 @@ def round_result(
     result: RoundResult,
     encoding: pb.MaskEncoding.ValueType,
     model_digest: str,
-    engine_digest: str,
     expires_at: float,
 ) -> pb.RoundResult:
     """Encodes the mask, which takes milliseconds for a large image: call it in a worker thread."""
@@ -68,9 +67,10 @@ def round_result(
         timings=_timings(result.timings),
         cache=_cache_use(result.cache),
         model_digest=model_digest,
-        engine_digest=engine_digest,
+        engine_digest=of.engine_digest,
         round_id=of.round_id,
         mask_digest=segmentation.mask.digest if segmentation else b"",
+        amended=of.amendment is not None,
         seeded=of.seeded,
         expires_at=timestamp(expires_at),
     )
@@ -114,6 +114,8 @@ def round_summary(index: int, of: Round) -> pb.RoundSummary:
         reference=_reference(of.used) if of.used else None,
         mask=_mask_summary(of.mask) if of.mask else None,
         original=_mask_summary(segmentation.mask) if segmentation and amended else None,
+        engine_digest=of.engine_digest,
+        origin=of.origin if of.amendment is None else of.amendment.origin,
     )
 
 

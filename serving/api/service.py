@@ -55,13 +55,17 @@ class SegmentationService(SessionMethods):
         uploads: ImageCache,
         executor: Executor,
         observer: Observer,
+        *,
+        records: EngineRecords,
     ) -> None:
-        """``executor`` encodes and decodes masks; ``observer`` hears how requests for rounds end."""
+        """``executor`` encodes and decodes masks; ``observer`` hears how requests for rounds end; ``records`` are
+        those that the orchestrator's rounds name.
+        """
         limits = description.limits
         super().__init__(orchestrator.keeper, limits, executor)
         self._orchestrator = orchestrator
         self._description = description
-        self._records = EngineRecords(description)
+        self._records = records
         self._requests = RequestReader(description)
         self._openings = Openings(orchestrator, description, uploads, observer)
         self._observer = observer
@@ -199,7 +203,6 @@ class SegmentationService(SessionMethods):
         self, result: RoundResult, dialogue: DialogueRequest, encoding: pb.MaskEncoding.ValueType
     ) -> pb.RoundResult:
         expires_at = self._keeper.expires_at(dialogue.session_id, dialogue.caller)
-        model, runtimes = self._description.model_digest, result.round.runtimes
-        engine = self._records.of(runtimes).digest if runtimes else ""
-        encode = partial(responses.round_result, result, encoding, model, engine, expires_at)
+        model = self._description.model_digest
+        encode = partial(responses.round_result, result, encoding, model, expires_at)
         return await asyncio.get_running_loop().run_in_executor(self._executor, encode)

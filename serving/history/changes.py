@@ -43,6 +43,13 @@ def with_amendment(
     return with_request(_next(record, rounds), key, [untimed_result(index, changed)])
 
 
+def told_again(record: SessionRecord, request: RequestRecord | None) -> list[RoundResult]:
+    """What a request was answered with before, as it was; of each round is said whether it was amended since."""
+    amended = {each.round_id: each.amendment for each in record.rounds}
+    results = () if request is None else request.results
+    return [replace(e, round=replace(e.round, amendment=amended.get(e.round.round_id))) for e in results]
+
+
 def untimed_result(index: int, of: Round) -> RoundResult:
     """A round as an answer to what took no work."""
     return RoundResult(index, of, Timings(), CacheUse(False, 0, 0, 0))
@@ -143,7 +150,7 @@ def referred_mask(record: SessionRecord, question: Question) -> ReferredMask | N
         raise PreconditionFailed(f"round {index} has no mask to refer to", Reason.NO_MASK)
     if of.amendment is not None:
         return ReferredMask(of.mask, MaskSource.AMENDED, index, of.round_id, of.amendment.origin)
-    return ReferredMask(of.mask, MaskSource.ROUND, index, of.round_id, "")
+    return ReferredMask(of.mask, MaskSource.ROUND, index, of.round_id, of.origin)
 
 
 def with_masks(record: SessionRecord, questions: Iterable[Question]) -> list[Question]:

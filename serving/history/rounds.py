@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from serving.domain import CacheUse, Mask, Rectangle, Reference, Runtimes, Segmentation, Timings
+from serving.domain import CacheUse, Mask, Rectangle, Reference, Segmentation, Timings
 
 
 class MaskSource(Enum):
@@ -32,7 +32,7 @@ class ReferredMask:
     round_id: str
     """Empty where it was given."""
     origin: str
-    """Of a mask that was given or amended, in the caller's words. Never logged."""
+    """Of a mask that was given, amended or a seed's, in the caller's words. Never logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,10 @@ class Round:
     """The model's, or the seed's. None: the model answered without a mask."""
     seeded: bool = False
     """Given as a whole."""
-    runtimes: Runtimes | None = None
-    """What computed it; None where nothing did."""
+    origin: str = ""
+    """Of the seed's mask, in the caller's words. Never logged."""
+    engine_digest: str = ""
+    """Names the record of what computed it, whatever computes rounds since; empty where nothing did."""
     amendment: Amendment | None = None
 
     @property

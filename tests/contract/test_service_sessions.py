@@ -91,24 +91,29 @@ async def test_masks_of_the_callers_own(client: AsyncClient) -> None:
         told = await session.ask(QUESTION, refer_to=MASK, origin="slice 41")
         assert (told.reference.source, told.reference.origin, told.reference.index) == ("given", "slice 41", None)
         assert told.reference.mask_digest == masks.digest(MASK).hex()
-        seeded = await session.seed(QUESTION, "It is [SEG].", MASK)
+        seeded = await session.seed(QUESTION, "It is [SEG].", MASK, origin="slice 42")
         assert (seeded.seeded, seeded.score, seeded.seg_probability) == (True, None, None)
         rounds = [
-            Round("A", answer="It is [SEG].", seed=MASK),
+            Round("A", answer="It is [SEG].", origin="slice 43", seed=MASK),
             Round("B", refer_to=2),
-            Round("C", refer_to=MASK),
+            Round("C", refer_to=1),
             Round("D", refer_to=3),
         ]
         results = [each async for each in session.segment(rounds)]
         assert [each.cache.wave for each in results] == [0, 0, 0, 1]
-        sources = [each.reference.source if each.reference else "" for each in results]
-        assert sources == [
-            "",
-            "round",
-            "given",
-            "round",
+        used = [each.reference for each in results[1:]]
+        assert [(each.source, each.origin) for each in used] == [
+            ("round", "slice 43"),
+            ("round", "slice 42"),
+            ("round", ""),
         ]
-        assert results[1].reference.round_id == results[0].round_id
+        assert used[0].round_id == results[0].round_id
+        past = await session.history()
+        assert [each.origin for each in past] == ["", "slice 42", "slice 43", "", "", ""]
+        assert [each.engine_digest for each in past[:3]] == [told.engine_digest, "", ""]
+        assert past[3].engine_digest == results[1].engine_digest == told.engine_digest != ""
+        assert (await session.amend(past[1], square(2, 2), origin="Dr. A")).origin == "Dr. A"
+        assert (await session.amend(past[1], None)).origin == "slice 42"
 
 
 async def test_masks_that_are_not_taken(client: AsyncClient, stub: SegmentationServiceStub) -> None:
@@ -137,6 +142,10 @@ async def test_masks_that_are_not_taken(client: AsyncClient, stub: SegmentationS
         ],
         "question.answer": [asks(seed_mask=mask(MASK))],
         "question.seed_mask": [asks(answer="It is [SEG].", seed_mask=small)],
+        "question.seed_origin": [
+            asks(seed_origin="slice 41"),
+            asks(answer="It is [SEG].", seed_mask=mask(MASK), seed_origin="x" * 65),
+        ],
     }
     for path, questions in refused.items():
         for question in questions:
@@ -203,8 +212,13 @@ async def test_a_request_that_comes_again_is_answered_as_before(stub: Segmentati
     chain = [asks("Segment the tumor.", 0), asks("Segment the vessel.", 1)]
     both, twice = [await caller.dialogue(chain, same["all"]) for _ in range(2)]
     assert [each.round_id for each in both] == [each.round_id for each in twice]
+    made = {"round_id": first.round_id, "given_mask": given(MASK)}
     for _ in range(2):
-        made = {"round_id": first.round_id, "given_mask": given(MASK)}
+        assert (await caller.call("AmendRound", same["amend"], **made)).round.amended
+    told = await caller.ask(asks(), same["ask"])
+    assert (told.amended, again.amended) == (True, False)
+    assert (told.mask, told.mask_digest) == (first.mask, first.mask_digest), "the model's own stays readable"
+    for _ in range(2):
         assert (await caller.call("AmendRound", same["amend"], **made)).round.amended
         fork = {"new_session_id": branch.session_id, "rounds": 1}
         assert (await caller.call("ForkSession", same["fork"], **fork)).rounds == 1

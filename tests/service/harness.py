@@ -14,6 +14,7 @@ from serving.admission.queue import AdmissionQueue
 from serving.api.description import ServerDescription
 from serving.api.image_cache import ImageCache
 from serving.api.limits import Limits
+from serving.api.records import EngineRecords
 from serving.api.service import SegmentationService
 from serving.bundle import Manifest
 from serving.domain import U8, Priority
@@ -85,12 +86,14 @@ def stage(
     concurrency: int = 8,
     max_wait: float = 60.0,
     sessions: SqliteSessions | None = None,
+    version: str = "0.1.0",
+    model_digest: str = MODEL_DIGEST,
     **limits: float,
 ) -> Stage:
     """``limits`` replace those above; ``concurrency`` and ``max_wait`` are the gate's.
 
     ``openings`` works on new images; ``executor`` if none is given. ``sessions``: where they lie; by default in
-    memory.
+    memory. ``version``: the server's.
     """
     default_mode = "forced" if template_trained else "free"
     answers = {"default_mode": default_mode, "template_trained": template_trained, "max_new_tokens": 8}
@@ -105,7 +108,8 @@ def stage(
     observer = CompositeObserver(expectations, MetricsRecorder(registry))
     waits = {Priority.INTERACTIVE: max_wait, Priority.BATCH: 4 * max_wait}
     gate = AdmissionQueue(concurrency, concurrency, waits, expectations, time.monotonic)
-    description = ServerDescription(manifest, MODEL_DIGEST, "0.1.0", bounds, {"pillow": "12"})
+    description = ServerDescription(manifest, model_digest, version, bounds, {"pillow": "12"})
+    records = EngineRecords(description)
     orchestrator = compose(
         PromptTemplate(manifest, CharacterTokenizer()),
         Geometry(manifest.image, manifest.tower, "e" * 64),
@@ -118,9 +122,10 @@ def stage(
         gate=gate,
         observer=observer,
         max_rounds=bounds.max_rounds,
-        model_digest=MODEL_DIGEST,
+        model_digest=model_digest,
+        engine_digest=records.digest_of,
     )
-    service = SegmentationService(orchestrator, description, uploads, executor, observer)
+    service = SegmentationService(orchestrator, description, uploads, executor, observer, records=records)
     return Stage(manifest, language, vision, store, embeddings, uploads, gate, registry, observer, service)
 
 

@@ -7,31 +7,52 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from mediround import AsyncClient, NeedsImage, NotFound, SessionClosed
+from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import serving
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.sessions import file_sessions
-from tests.service.harness import picture
+from tests.service.harness import Stage, picture
 from tests.service.harness import stage as build_stage
-from tests.service.sessions import square
+from tests.service.sessions import Caller, asks, request_id, square
 
 LIVER, TUMOR = "Segment the liver.", "Segment the tumor in it."
 
 
 @asynccontextmanager
-async def server(file: Path, executor: Executor, *, images: bool) -> AsyncIterator[AsyncClient]:
-    """A client of a new server."""
+async def running(file: Path, executor: Executor, *, images: bool, **of: str) -> AsyncIterator[tuple[str, Stage]]:
+    """The address of a new server; ``of``: its version, its model."""
     live = MemorySessions(8, 1 << 30, 60.0, lambda: 0.0, lifetime_s=3600.0, parks=True)
     async with file_sessions(SessionFile(file, key=bytes(32)), live, executor, images=images) as sessions:
-        stage = build_stage(executor, sessions=sessions)
-        async with (
-            serving(stage.service) as running,
-            AsyncClient(running.address, timeout=20, retries=0) as client,
-        ):
-            yield client
+        stage = build_stage(executor, sessions=sessions, **of)
+        async with serving(stage.service) as server:
+            yield server.address, stage
+
+
+@asynccontextmanager
+async def server(file: Path, executor: Executor, *, images: bool, **of: str) -> AsyncIterator[AsyncClient]:
+    """A client of a new server."""
+    async with (
+        running(file, executor, images=images, **of) as (address, _),
+        AsyncClient(address, timeout=20, retries=0) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def caller(
+    file: Path, executor: Executor, session_id: str, **of: str
+) -> AsyncIterator[tuple[Caller, Stage]]:
+    """The bare stub of a new server that keeps no images."""
+    async with (
+        running(file, executor, images=False, **of) as (address, stage),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield Caller(SegmentationServiceStub(channel), session_id), stage
 
 
 @pytest.mark.parametrize("images", [True, False], ids=["images kept", "no image kept"])
@@ -70,3 +91,17 @@ async def test_work_is_taken_up_by_another_server(executor: Executor, tmp_path: 
     async with server(file, executor, images=images) as client:
         with pytest.raises(SessionClosed):
             await client.resume(names[0])
+
+
+async def test_a_round_keeps_the_name_of_what_computed_it(executor: Executor, tmp_path: Path) -> None:
+    file, same, name = tmp_path / "sessions.db", request_id(), "a-session-of-two-versions"
+    async with caller(file, executor, name, version="1.0") as (asked, _):
+        await asked.open(keep=True)
+        first = await asked.ask(asks(), same)
+    async with caller(file, executor, name, version="2.0") as (asked, stage):
+        await asked.open(resume=True)
+        again, [told] = await asked.ask(asks(), same), await asked.rounds()
+        second = await asked.ask(asks())
+        assert len(stage.language.script.asked("complete")) == 1
+    assert again.engine_digest == told.engine_digest == first.engine_digest
+    assert second.engine_digest not in {"", first.engine_digest}

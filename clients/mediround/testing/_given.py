@@ -12,11 +12,9 @@ from mediround import masks
 from mediround._description import Limits
 from mediround.errors import FailedPrecondition, InvalidArgument, StaleReference
 from mediround.testing._past import ScriptedRound
-from mediround.testing._rules import check_digest, invalid
+from mediround.testing._rules import check_digest, check_origin, invalid
 from mediround.testing.script import Bits
 from mediround.v1 import segmentation_pb2 as pb
-
-_MAX_ORIGIN_BYTES = 64
 
 
 def because(reason: str, words: str) -> FailedPrecondition:
@@ -30,8 +28,7 @@ def given_mask(
     message: pb.GivenMask, path: str, size: tuple[int, int], held: Sequence[Bits], limits: Limits
 ) -> Bits:
     """``held``: masks that may be named by their digest. Raises InvalidArgument, FailedPrecondition."""
-    if len(message.origin.encode()) > _MAX_ORIGIN_BYTES or not message.origin.isprintable():
-        raise invalid(f"{path}.origin", f"must be at most {_MAX_ORIGIN_BYTES} bytes of printable UTF-8")
+    check_origin(message.origin, f"{path}.origin")
     match message.WhichOneof("given"):
         case "mask":
             return sent_mask(message.mask, f"{path}.mask", size, limits)

@@ -32,6 +32,7 @@ class ScriptedRound:
     seeded: bool = False
     round_id: str = ""
     amended: Bits | None = None
+    seed_origin: str = ""
     origin: str = ""
     """Of ``amended``."""
     told: pb.RoundResult = field(default_factory=pb.RoundResult)
@@ -64,6 +65,8 @@ class ScriptedRound:
             amended=self.amended is not None,
             seeded=self.seeded,
             reference=told.reference if told.HasField("reference") else None,
+            engine_digest=told.engine_digest,
+            origin=self.seed_origin if self.amended is None else self.origin,
         )
         if self.mask is not None:
             message.mask.CopyFrom(_mask_summary(self.mask))

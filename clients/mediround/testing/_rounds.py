@@ -86,7 +86,7 @@ class ScriptedRounds:
         async with self._sessions.exclusive(request.session_id) as session:
             before = session.repetition(request.key)
             for result in before.results if before else ():
-                yield result
+                yield session.told_again(result)
             done = len(before.results) if before else 0
             if done == len(request.questions):
                 return
@@ -149,6 +149,7 @@ class ScriptedRounds:
         ):
             made = ScriptedRound(each.text, "", mask, None if referred is None else referred[0])
             made.seeded, made.round_id = question.seed is not None, question.round_id
+            made.seed_origin = question.message.seed_origin
             result = self._result(session, each, answer, made, wave)
             if referred is not None:
                 result.reference.CopyFrom(referred[1])
@@ -212,7 +213,7 @@ class ScriptedRounds:
             timings=spent,
             cache=cache,
             model_digest=served.model_digest,
-            engine_digest="".join(record.digest for record in served.engine_records[:1]),
+            engine_digest="" if made.seeded else "".join(each.digest for each in served.engine_records[:1]),
             round_id=made.round_id,
             seeded=made.seeded,
             expires_at=self._sessions.ends(),
@@ -266,6 +267,7 @@ def _used(session: ScriptedSession, wave: _Wave, question: _Question) -> tuple[B
             raise because("NO_MASK", f"round {index} has no mask to refer to")
         mask, used.round, used.source = found, index, pb.REFERENCE_SOURCE_ROUND
         used.round_id = seeds[index].round_id if of is None else of.round_id
+        used.origin = seeds[index].message.seed_origin if of is None else of.seed_origin
         if of is not None and of.amended is not None:
             used.source, used.origin = pb.REFERENCE_SOURCE_AMENDED, of.origin
     else:

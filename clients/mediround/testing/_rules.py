@@ -17,6 +17,7 @@ from mediround.v1 import segmentation_pb2 as pb
 
 SEG = "[SEG]"
 _DIGEST_BYTES = 32
+_MAX_ORIGIN_BYTES = 64
 _MARKERS = (
     SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
 )  # fmt: skip
@@ -170,7 +171,16 @@ def _check_given(question: pb.Question, path: str, *, forced: bool) -> None:
     if question.HasField("given_mask") and question.HasField("refer_to"):
         words = "must be left out beside refer_to: a question is about one mask"
         raise invalid(f"{path}.given_mask", words)
+    if question.seed_origin and not question.HasField("seed_mask"):
+        raise invalid(f"{path}.seed_origin", "must be left out where no seed_mask is given")
     if question.HasField("seed_mask") and not question.answer:
         raise invalid(f"{path}.answer", "must be given with seed_mask: the model is not asked")
     if question.HasField("seed_mask") and not forced:
         raise invalid(f"{path}.answer_mode", "must be FORCED with seed_mask")
+    check_origin(question.seed_origin, f"{path}.seed_origin")
+
+
+def check_origin(origin: str, path: str) -> None:
+    """Raises InvalidArgument."""
+    if len(origin.encode()) > _MAX_ORIGIN_BYTES or not origin.isprintable():
+        raise invalid(path, f"must be at most {_MAX_ORIGIN_BYTES} bytes of printable UTF-8")

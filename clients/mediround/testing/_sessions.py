@@ -87,6 +87,12 @@ class ScriptedSession:
                 return index
         raise StaleReference("the session has no round of this round_id: it was undone")
 
+    def told_again(self, result: pb.RoundResult) -> pb.RoundResult:
+        """As it was; it says whether the round was amended since."""
+        again = pb.RoundResult.FromString(result.SerializeToString())
+        again.amended = any(each.round_id == result.round_id and each.amended is not None for each in self.rounds)
+        return again
+
     def check_expected(
         self, request: pb.RewindSessionRequest | pb.ForkSessionRequest | pb.AmendRoundRequest
     ) -> None:

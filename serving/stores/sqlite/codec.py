@@ -1,4 +1,4 @@
-"""Sessions as bytes: JSON for what has words and numbers, zlib for masks and pixels. Form 1 (``schema.VERSION``).
+"""Sessions as bytes: JSON for what has words and numbers, zlib for masks and pixels. Form 2 (``schema.VERSION``).
 
 Knows every field that is kept. What is derived is not: the tower's pixels, ``Round.reference``. Masks lie by
 themselves and are named by their digest. Does not know where bytes lie, or that they are encrypted.
@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.domain import U8, CacheUse, Mask, Rectangle, Runtimes, Segmentation, Timings
+from serving.domain import U8, CacheUse, Mask, Rectangle, Segmentation, Timings
 from serving.history.record import RequestKey, RequestRecord, SessionRecord
 from serving.history.rounds import Amendment, MaskSource, ReferredMask, Round, RoundResult, UsedReference
-from serving.runtime.record import RuntimeRecord
 
 Fields = dict[str, Any]
 Masks = Mapping[bytes, Mask]
@@ -117,14 +116,14 @@ def _round_fields(of: Round) -> Fields:
         "used": of.used and _used_fields(of.used),
         "segmentation": of.segmentation and asdict(of.segmentation) | {"mask": _name(of.segmentation.mask)},
         "seeded": of.seeded,
-        "runtimes": of.runtimes and asdict(of.runtimes),
+        "origin": of.origin,
+        "engine_digest": of.engine_digest,
         "amendment": of.amendment and {"mask": _name(of.amendment.mask), "origin": of.amendment.origin},
     }
 
 
 def _round(fields: Fields, masks: Masks) -> Round:
     used, made, amended = fields["used"], fields["segmentation"], fields["amendment"]
-    parts = (fields["runtimes"] or {}).items()
     return Round(
         round_id=fields["round_id"],
         question=fields["question"],
@@ -134,7 +133,8 @@ def _round(fields: Fields, masks: Masks) -> Round:
         reference=None,
         segmentation=made and Segmentation(**made | {"mask": _named(made["mask"], masks)}),
         seeded=fields["seeded"],
-        runtimes=Runtimes(**{name: RuntimeRecord(**each) for name, each in parts}) if parts else None,
+        origin=fields["origin"],
+        engine_digest=fields["engine_digest"],
         amendment=amended and Amendment(_named(amended["mask"], masks), amended["origin"]),
     )
 

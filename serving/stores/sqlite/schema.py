@@ -14,7 +14,7 @@ from typing import Literal
 
 from serving.stores.sqlite.seal import Damaged, Seal
 
-VERSION = 1
+VERSION = 2
 """Of tables and bodies together. It rises with every change that an older program would not read."""
 Durability = Literal["process", "power"]
 

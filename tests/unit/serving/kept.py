@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.domain import CacheUse, Runtimes, Segmentation, SourceImage, Timings
+from serving.domain import CacheUse, Segmentation, SourceImage, Timings
 from serving.geometry import Geometry
 from serving.history import changes
 from serving.history.record import RequestKey, Session, SessionRecord
 from serving.history.rounds import MaskSource, ReferredMask, Round, RoundResult, UsedReference
-from serving.runtime.record import RuntimeRecord
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.pictures import mask
@@ -43,12 +42,10 @@ def answered(number: int, source: MaskSource = MaskSource.ROUND) -> Round:
     """It refers to the mask of the round before; what it was shown of that is true."""
     referred = ReferredMask(mask(number - 1), source, number - 1, f"r{number - 1}", "")
     shown = GEOMETRY.reference(image(), referred.mask, referred.round)
-    part = RuntimeRecord("onnxruntime", "1", "CPUExecutionProvider", None, 2)
     made = Segmentation(mask(number), 0.1 + number, corrected=True, log_probability=-1 / 3)
     used = UsedReference.of(referred, shown)
-    return Round(
-        f"r{number}", WORDS, "It is [SEG].", (1, -2, number), used, shown, made, False, Runtimes(part, part, part)
-    )
+    tokens, engine = (1, -2, number), f"{number:064x}"
+    return Round(f"r{number}", WORDS, "It is [SEG].", tokens, used, shown, made, engine_digest=engine)
 
 
 def plain(of: object) -> object:

@@ -67,7 +67,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 async def dialogue(store: SqliteSessions, session_id: str = "s") -> SessionRecord:
     """Every kind of thing that a session may hold."""
     without = Round("r9", WORDS, "No.", (5,), None, None, None)
-    seed = replace(answered(3), seeded=True, used=None, reference=None, runtimes=None)
+    seed = replace(answered(3), seeded=True, origin="a slice", used=None, reference=None, engine_digest="")
     seed = replace(seed, segmentation=Segmentation(mask(3), None, corrected=False, log_probability=None))
     rounds = [answered(1), answered(2, MaskSource.GIVEN), seed, without]
     results = [RoundResult(n, each, Timings(0.5, 1 / 3), CacheUse(True, 3, 4, 1)) for n, each in enumerate(rounds)]
