@@ -53,15 +53,65 @@ class _PixelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PixelType.V
     PIXEL_TYPE_UNSPECIFIED: _PixelType.ValueType  # 0
     PIXEL_TYPE_UINT8: _PixelType.ValueType  # 1
     PIXEL_TYPE_UINT16: _PixelType.ValueType  # 2
-    """Refused for now: apply a window (DICOM VOI LUT) first and send 8 bits."""
+    """Little endian, two bytes a pixel; `window` must say what makes 8 bits of them."""
+    PIXEL_TYPE_INT16: _PixelType.ValueType  # 3
+    """The same, in two's complement."""
 
 class PixelType(_PixelType, metaclass=_PixelTypeEnumTypeWrapper): ...
 
 PIXEL_TYPE_UNSPECIFIED: PixelType.ValueType  # 0
 PIXEL_TYPE_UINT8: PixelType.ValueType  # 1
 PIXEL_TYPE_UINT16: PixelType.ValueType  # 2
-"""Refused for now: apply a window (DICOM VOI LUT) first and send 8 bits."""
+"""Little endian, two bytes a pixel; `window` must say what makes 8 bits of them."""
+PIXEL_TYPE_INT16: PixelType.ValueType  # 3
+"""The same, in two's complement."""
 Global___PixelType: _TypeAlias = PixelType  # noqa: Y015
+
+class _WindowFunction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WindowFunctionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WindowFunction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINDOW_FUNCTION_UNSPECIFIED: _WindowFunction.ValueType  # 0
+    """LINEAR."""
+    WINDOW_FUNCTION_LINEAR: _WindowFunction.ValueType  # 1
+    WINDOW_FUNCTION_LINEAR_EXACT: _WindowFunction.ValueType  # 2
+    WINDOW_FUNCTION_SIGMOID: _WindowFunction.ValueType  # 3
+
+class WindowFunction(_WindowFunction, metaclass=_WindowFunctionEnumTypeWrapper):
+    """VOI LUT Function (PS3.3 C.11.2.1)."""
+
+WINDOW_FUNCTION_UNSPECIFIED: WindowFunction.ValueType  # 0
+"""LINEAR."""
+WINDOW_FUNCTION_LINEAR: WindowFunction.ValueType  # 1
+WINDOW_FUNCTION_LINEAR_EXACT: WindowFunction.ValueType  # 2
+WINDOW_FUNCTION_SIGMOID: WindowFunction.ValueType  # 3
+Global___WindowFunction: _TypeAlias = WindowFunction  # noqa: Y015
+
+class _Photometric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PhotometricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Photometric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PHOTOMETRIC_UNSPECIFIED: _Photometric.ValueType  # 0
+    """MONOCHROME2."""
+    PHOTOMETRIC_MONOCHROME1: _Photometric.ValueType  # 1
+    """The lowest value is white."""
+    PHOTOMETRIC_MONOCHROME2: _Photometric.ValueType  # 2
+    """The lowest value is black."""
+
+class Photometric(_Photometric, metaclass=_PhotometricEnumTypeWrapper):
+    """Photometric Interpretation of grey pixels."""
+
+PHOTOMETRIC_UNSPECIFIED: Photometric.ValueType  # 0
+"""MONOCHROME2."""
+PHOTOMETRIC_MONOCHROME1: Photometric.ValueType  # 1
+"""The lowest value is white."""
+PHOTOMETRIC_MONOCHROME2: Photometric.ValueType  # 2
+"""The lowest value is black."""
+Global___Photometric: _TypeAlias = Photometric  # noqa: Y015
 
 class _AnswerMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -350,11 +400,27 @@ class RawPixels(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     CHANNELS_FIELD_NUMBER: _builtins.int
     PIXEL_TYPE_FIELD_NUMBER: _builtins.int
+    BITS_STORED_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    PADDING_FIELD_NUMBER: _builtins.int
+    PHOTOMETRIC_FIELD_NUMBER: _builtins.int
     height: _builtins.int
     width: _builtins.int
     channels: _builtins.int
     """1 (grey) or 3 (RGB), interleaved, rows from the top."""
     pixel_type: Global___PixelType.ValueType
+    bits_stored: _builtins.int
+    """Of 16-bit pixels, which are grey, the bits that are used, the lowest ones (DICOM: Bits Stored); 0: all."""
+    photometric: Global___Photometric.ValueType
+    """Whether the lowest value is black or white."""
+    @_builtins.property
+    def window(self) -> Global___Window:
+        """What makes 8 bits of 16-bit pixels. They are refused without it, and 8-bit pixels with it."""
+
+    @_builtins.property
+    def padding(self) -> Global___PixelPadding:
+        """Values of 16-bit pixels that stand for no measurement (Pixel Padding Value to Pixel Padding Range Limit): black."""
+
     def __init__(
         self,
         *,
@@ -362,14 +428,79 @@ class RawPixels(_message.Message):
         width: _builtins.int = ...,
         channels: _builtins.int = ...,
         pixel_type: Global___PixelType.ValueType = ...,
+        bits_stored: _builtins.int = ...,
+        window: Global___Window | None = ...,
+        padding: Global___PixelPadding | None = ...,
+        photometric: Global___Photometric.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["padding", b"padding", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "height", b"height", "pixel_type", b"pixel_type", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits_stored", b"bits_stored", "channels", b"channels", "height", b"height", "padding", b"padding", "photometric", b"photometric", "pixel_type", b"pixel_type", "width", b"width", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RawPixels: _TypeAlias = RawPixels  # noqa: Y015
+
+@_typing.final
+class Window(_message.Message):
+    """DICOM's window (PS3.3 C.11.2): which values are told apart. Equal to what the Python client makes of the same pixels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CENTER_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    SLOPE_FIELD_NUMBER: _builtins.int
+    INTERCEPT_FIELD_NUMBER: _builtins.int
+    center: _builtins.float
+    """Window Center, in units after the rescale."""
+    width: _builtins.float
+    """Window Width: at least 1 for LINEAR, else above 0."""
+    function: Global___WindowFunction.ValueType
+    slope: _builtins.float
+    """Stored values to units (PS3.3 C.11.1): slope * stored + intercept. Not 0; absent: 1."""
+    intercept: _builtins.float
+    def __init__(
+        self,
+        *,
+        center: _builtins.float = ...,
+        width: _builtins.float = ...,
+        function: Global___WindowFunction.ValueType = ...,
+        slope: _builtins.float | None = ...,
+        intercept: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slope", b"_slope", "slope", b"slope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slope", b"_slope", "center", b"center", "function", b"function", "intercept", b"intercept", "slope", b"slope", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__slope: _TypeAlias = _typing.Literal["slope"]  # noqa: Y015
+    _WhichOneofArgType__slope: _TypeAlias = _typing.Literal["_slope", b"_slope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slope) -> _WhichOneofReturnType__slope | None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
+class PixelPadding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The lowest and the highest, inclusive."""
+    last: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PixelPadding: _TypeAlias = PixelPadding  # noqa: Y015
 
 @_typing.final
 class OpenSessionResponse(_message.Message):
@@ -1185,6 +1316,7 @@ class DescribeServerResponse(_message.Message):
     VISION_ENGINE_FIELD_NUMBER: _builtins.int
     ANSWER_TEMPLATE_TRAINED_FIELD_NUMBER: _builtins.int
     ENGINE_RECORDS_FIELD_NUMBER: _builtins.int
+    PIXEL_TYPES_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     model_version: _builtins.str
     model_digest: _builtins.str
@@ -1214,6 +1346,10 @@ class DescribeServerResponse(_message.Message):
         server serves. A round before a part was exchanged has the digest of a record that is not here any more.
         """
 
+    @_builtins.property
+    def pixel_types(self) -> _containers.RepeatedScalarFieldContainer[Global___PixelType.ValueType]:
+        """Those of raw pixels that are taken."""
+
     def __init__(
         self,
         *,
@@ -1234,10 +1370,11 @@ class DescribeServerResponse(_message.Message):
         vision_engine: _builtins.str = ...,
         answer_template_trained: _builtins.bool = ...,
         engine_records: _abc.Iterable[Global___EngineRecord] | None = ...,
+        pixel_types: _abc.Iterable[Global___PixelType.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_modes", b"answer_modes", "answer_template", b"answer_template", "answer_template_trained", b"answer_template_trained", "correction_policies", b"correction_policies", "default_answer_mode", b"default_answer_mode", "engine_records", b"engine_records", "has_judge", b"has_judge", "intended_use", b"intended_use", "language_engine", b"language_engine", "limits", b"limits", "mask_encodings", b"mask_encodings", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "server_version", b"server_version", "threshold", b"threshold", "vision_engine", b"vision_engine"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_modes", b"answer_modes", "answer_template", b"answer_template", "answer_template_trained", b"answer_template_trained", "correction_policies", b"correction_policies", "default_answer_mode", b"default_answer_mode", "engine_records", b"engine_records", "has_judge", b"has_judge", "intended_use", b"intended_use", "language_engine", b"language_engine", "limits", b"limits", "mask_encodings", b"mask_encodings", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version", "pixel_types", b"pixel_types", "server_version", b"server_version", "threshold", b"threshold", "vision_engine", b"vision_engine"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1329,7 +1466,9 @@ class PixelRecord(_message.Message):
     LIBRARIES_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     window: _builtins.str
-    """What makes 8 bits of stored values: "none" while images have 8 bits and are taken as they are."""
+    """Names the rule by which 8 bits are made of 16, where an image is sent so: another name, other grey levels from the
+    same window. "none" from a server that takes 8 bits alone.
+    """
     @_builtins.property
     def libraries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Library]:
         """What decodes files and resizes, for example "pillow", "libjpeg-turbo", "opencv"."""
@@ -1544,6 +1683,7 @@ class SessionSummary(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     height: _builtins.int
     width: _builtins.int
@@ -1555,6 +1695,8 @@ class SessionSummary(_message.Message):
     """SHA-256 of the image's bytes as they were sent."""
     model_digest: _builtins.str
     """Of the model that answered its rounds."""
+    window: _builtins.str
+    """What the server made 8 bits of the image's 16 by; empty where it was sent in 8."""
     @_builtins.property
     def opened_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1572,10 +1714,11 @@ class SessionSummary(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         content_sha256: _builtins.bytes = ...,
         model_digest: _builtins.str = ...,
+        window: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "opened_at", b"opened_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "expires_at", b"expires_at", "height", b"height", "keep", b"keep", "model_digest", b"model_digest", "opened_at", b"opened_at", "rounds", b"rounds", "session_id", b"session_id", "state", b"state", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "expires_at", b"expires_at", "height", b"height", "keep", b"keep", "model_digest", b"model_digest", "opened_at", b"opened_at", "rounds", b"rounds", "session_id", b"session_id", "state", b"state", "width", b"width", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
