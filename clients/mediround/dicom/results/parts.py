@@ -1,0 +1,87 @@
+"""How structures are shared out among SEG objects: by number of frames, by memory, and where no frame has a place.
+
+Knows masks and frames. Does not know how objects are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mediround.dicom.results.segments import Segment
+from mediround.dicom.results.sources import SourceFrame, Sources
+from mediround.errors import FieldViolation, InvalidArgument
+
+MOST_FRAMES = 400
+"""Of one object: what viewers open at once."""
+_MOST_PIXELS = 1 << 29
+"""Of segments times frames of one object, while it is built."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What goes into one object."""
+
+    segments: tuple[Segment, ...]
+    """Each with the masks of this object alone."""
+    frames: tuple[SourceFrame, ...]
+
+
+def shared_out(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:
+    """What goes into each object: of the masks that have a pixel. Raises InvalidArgument as ``write_seg`` does."""
+    found = [_found(segment, sources) for segment in segments]
+    yield from _parts([segment for segment in found if segment.masks], sources)
+
+
+def _found(segment: Segment, sources: Sources) -> Segment:
+    """The segment with the masks that have a pixel."""
+    for key, mask in segment.masks.items():
+        header = sources[key].header
+        shape = (header.get("Rows"), header.get("Columns"))
+        if mask.dtype != np.bool_ or mask.shape != shape:
+            words = "must be bool, of the frame's Rows and Columns"
+            raise InvalidArgument(f"masks: {words}", (FieldViolation("masks", words),))
+    return replace(segment, masks={key: mask for key, mask in segment.masks.items() if mask.any()})
+
+
+def _parts(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:
+    frames = sources.ordered({key for segment in segments for key in segment.masks})
+    if not all(frame.placed for frame in frames):
+        for frame in frames:
+            yield _part([_cut(segment, [frame]) for segment in segments if frame.key in segment.masks], sources)
+        return
+    held: list[Segment] = []
+    for segment in segments:
+        for piece in _pieces(segment, sources):
+            if held and not _fits([*held, piece]):
+                yield _part(held, sources)
+                held = []
+            held.append(piece)
+    if held:
+        yield _part(held, sources)
+
+
+def _pieces(segment: Segment, sources: Sources) -> Iterator[Segment]:
+    """The segment, cut where it alone is too large for one object."""
+    frames = sources.ordered(set(segment.masks))
+    pixels = next(iter(segment.masks.values())).size
+    most = max(1, min(MOST_FRAMES, _MOST_PIXELS // pixels))
+    for first in range(0, len(frames), most):
+        yield _cut(segment, frames[first : first + most])
+
+
+def _fits(segments: Sequence[Segment]) -> bool:
+    keys = {key for segment in segments for key in segment.masks}
+    pixels = len(segments) * len(keys) * next(iter(segments[0].masks.values())).size
+    return sum(len(segment.masks) for segment in segments) <= MOST_FRAMES and pixels <= _MOST_PIXELS
+
+
+def _cut(segment: Segment, frames: Sequence[SourceFrame]) -> Segment:
+    return replace(segment, masks={frame.key: segment.masks[frame.key] for frame in frames})
+
+
+def _part(segments: Sequence[Segment], sources: Sources) -> Part:
+    keys = {key for segment in segments for key in segment.masks}
+    return Part(tuple(segments), tuple(sources.ordered(keys)))

@@ -1,0 +1,110 @@
+"""The frames that results are about, in the order of their series, and where each lies.
+
+Knows headers of one series: single-frame objects, enhanced and older multi-frame ones, together. Does not know
+masks, pixels or what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from mediround.dicom.errors import BadAttribute
+from mediround.dicom.results.segments import FrameKey
+from mediround.errors import FieldViolation, InvalidArgument
+
+ORIENTATION_TOLERANCE = 1e-4
+"""Between direction cosines of frames that are written into one object."""
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFrame:
+    """One frame of a source.
+
+    Attributes:
+        key: its object's SOP Instance UID, and its number there from 1.
+        header: of its object.
+        multiframe: whether the object may hold more than one.
+        place: its position, orientation, spacing and thickness (mm), by keyword, as far as they are there.
+    """
+
+    key: FrameKey
+    header: Dataset
+    multiframe: bool
+    place: Mapping[str, Any]
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where it lies in the patient."""
+        return bool(self.header.get("FrameOfReferenceUID")) and all(self.place.get(name) for name in _PLACE)
+
+
+class Sources:
+    """Frames of one series, by key, in the order in which their objects were given."""
+
+    def __init__(self, headers: Sequence[Dataset]) -> None:
+        """Raises InvalidArgument for none, or for several series; BadAttribute where an object lacks its UIDs."""
+        if not headers:
+            raise _refused("must hold the header of at least one object")
+        for header in headers:
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+                if not header.get(keyword):
+                    raise BadAttribute(f"{keyword} must be there", keyword)
+        if len({(header.StudyInstanceUID, header.SeriesInstanceUID) for header in headers}) > 1:
+            raise _refused("must be of one series: write the results of each series apart")
+        self.first = headers[0]
+        self._frames = {frame.key: frame for header in headers for frame in _frames(header)}
+
+    def __getitem__(self, key: FrameKey) -> SourceFrame:
+        """Raises InvalidArgument for a frame that no source has."""
+        found = self._frames.get(key)
+        if found is None:
+            raise InvalidArgument(
+                "masks: a frame must be one of the sources'",
+                (FieldViolation("masks", "must be keyed by SOP Instance UID and frame number of a source"),),
+            )
+        return found
+
+    def ordered(self, keys: set[FrameKey]) -> list[SourceFrame]:
+        """Those frames, in the series' order. Raises InvalidArgument as ``__getitem__`` does."""
+        for key in keys:
+            self[key]
+        return [frame for key, frame in self._frames.items() if key in keys]
+
+
+def _frames(header: Dataset) -> Iterator[SourceFrame]:
+    uid, count = str(header.SOPInstanceUID), header.get("NumberOfFrames")
+    shared = _first(header.get("SharedFunctionalGroupsSequence"))
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    for index in range(int(count or 1)):
+        own = groups[index] if index < len(groups) else Dataset()
+        place = _place(header, shared, own)
+        yield SourceFrame((uid, index + 1), header, count is not None, place)
+
+
+def _place(header: Dataset, shared: Dataset, own: Dataset) -> dict[str, Any]:
+    """Of a frame: its own functional groups, then the shared ones, then the object's attributes."""
+    where = {
+        "PlanePositionSequence": ("ImagePositionPatient",),
+        "PlaneOrientationSequence": ("ImageOrientationPatient",),
+        "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    }
+    return {
+        keyword: value
+        for group, keywords in where.items()
+        for holder in [_first(own.get(group)) or _first(shared.get(group)) or header]
+        for keyword in keywords
+        if (value := holder.get(keyword)) is not None
+    }
+
+
+def _first(sequence: Sequence[Dataset] | None) -> Dataset:
+    return sequence[0] if sequence else Dataset()
+
+
+def _refused(words: str) -> InvalidArgument:
+    return InvalidArgument(f"sources: {words}", (FieldViolation("sources", words),))

@@ -1,0 +1,137 @@
+"""Headers that stand in for the sources while highdicom builds an object, and what is put right afterwards.
+
+highdicom takes single-frame objects of one series, or one multi-frame object. With a single-frame stand-in for
+each frame, any mixture goes into one object, and only the frames that have a mask are copied. A stand-in holds
+what may be copied into a result and nothing else, in values that can be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
+from pydicom.valuerep import DA, TM, PersonName
+
+from mediround.dicom.errors import BadAttribute
+from mediround.dicom.results.identity import uid
+from mediround.dicom.results.sources import ORIENTATION_TOLERANCE, SourceFrame
+from mediround.errors import FieldViolation, InvalidArgument
+
+NAMES = ("PatientName", "ReferringPhysicianName")
+_DATES = ("PatientBirthDate", "StudyDate")
+_TIMES = ("StudyTime",)
+_TEXTS = ("PatientID", "AccessionNumber", "StudyID", "StudyDescription", "PatientAge", "IssuerOfPatientID")
+_SEXES = {"M", "F", "O"}
+_TRIAL = (
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialTimePointID",
+)
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
+
+def standins(frames: Sequence[SourceFrame]) -> list[Dataset]:
+    """One for each frame; without the names of people, which highdicom's warnings repeat.
+
+    Raises InvalidArgument for frames of several orientations or sizes.
+    """
+    found = [_standin(number, frame) for number, frame in enumerate(frames, start=1)]
+    if len({(each.Rows, each.Columns) for each in found}) > 1:
+        raise _refused("must be of one size: write the results of each size apart")
+    placed = [each for each in found if "ImageOrientationPatient" in each]
+    for each in placed:
+        apart = zip(each.ImageOrientationPatient, placed[0].ImageOrientationPatient, strict=True)
+        if any(abs(one - other) > ORIENTATION_TOLERANCE for one, other in apart):
+            raise _refused("must lie in one orientation: write the results of each orientation apart")
+        each.ImageOrientationPatient = placed[0].ImageOrientationPatient
+    return found
+
+
+def _standin(number: int, frame: SourceFrame) -> Dataset:
+    header, made = frame.header, identity(frame.header)
+    for keyword in ("Rows", "Columns", "Modality", "SeriesInstanceUID"):
+        if not header.get(keyword):
+            raise BadAttribute(f"{keyword} must be there", keyword)
+        setattr(made, keyword, header[keyword].value)
+    for keyword in NAMES:
+        setattr(made, keyword, "")
+    made.SOPInstanceUID = uid("standin", str(number))
+    made.SOPClassUID = CTImageStorage if frame.placed else SecondaryCaptureImageStorage
+    made.SliceThickness = None
+    for keyword in _LOSSY:
+        if header.get(keyword):
+            setattr(made, keyword, header[keyword].value)
+    if frame.placed:
+        made.FrameOfReferenceUID = header.FrameOfReferenceUID
+        made.PositionReferenceIndicator = header.get("PositionReferenceIndicator")
+        for keyword, value in frame.place.items():
+            setattr(made, keyword, value)
+    return made
+
+
+def identity(header: Dataset) -> Dataset:
+    """Patient and study of a source, in values that may be written: what cannot be is left empty."""
+    made = Dataset()
+    made.StudyInstanceUID = header.StudyInstanceUID
+    for keyword in NAMES:
+        value = header.get(keyword)
+        setattr(made, keyword, PersonName(str(value)) if value else "")
+    for keyword in _DATES:
+        setattr(made, keyword, _readable(header.get(keyword), DA))
+    for keyword in _TIMES:
+        setattr(made, keyword, _readable(header.get(keyword), TM))
+    for keyword in (*_TEXTS, *_TRIAL):
+        value = str(header.get(keyword) or "")
+        if value or keyword in _TEXTS[:3]:
+            setattr(made, keyword, value)
+    made.PatientSex = header.get("PatientSex") if header.get("PatientSex") in _SEXES else ""
+    return made
+
+
+def _readable(value: object, kind: type[DA | TM]) -> str:
+    """The date or time; empty for one that cannot be."""
+    try:
+        return str(kind(str(value))) if value else ""
+    except ValueError:
+        return ""
+
+
+def put_names(built: Dataset, frames: Sequence[SourceFrame]) -> None:
+    """Put in the patient's name, and the frames' own UIDs where the object refers to its sources."""
+    names = identity(frames[0].header)
+    for keyword in NAMES:
+        setattr(built, keyword, names.get(keyword))
+    by_uid = {str(uid("standin", str(number))): frame for number, frame in enumerate(frames, start=1)}
+    for group in built.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence") or []:
+            for item in derivation.SourceImageSequence:
+                # Segments of one frame share the item.
+                if frame := by_uid.get(str(item.ReferencedSOPInstanceUID)):
+                    _name(item, frame)
+    objects = list({frame.key[0]: frame for frame in frames}.values())
+    built.SourceImageSequence = [_reference(frame) for frame in objects]
+    series = Dataset()
+    series.SeriesInstanceUID = frames[0].header.SeriesInstanceUID
+    series.ReferencedInstanceSequence = [_reference(frame) for frame in objects]
+    built.ReferencedSeriesSequence = [series]
+
+
+def _reference(frame: SourceFrame) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = frame.header.SOPClassUID
+    item.ReferencedSOPInstanceUID = frame.header.SOPInstanceUID
+    return item
+
+
+def _name(item: Dataset, frame: SourceFrame) -> None:
+    item.ReferencedSOPClassUID = frame.header.SOPClassUID
+    item.ReferencedSOPInstanceUID = frame.header.SOPInstanceUID
+    if frame.multiframe:
+        item.ReferencedFrameNumber = frame.key[1]
+
+
+def _refused(words: str) -> InvalidArgument:
+    return InvalidArgument(f"sources: {words}", (FieldViolation("sources", words),))
