@@ -147,14 +147,15 @@ class Orchestrator:
         """
         arrival = Stopwatch()
         request.tell(Progress(WorkStage.QUEUED))
-        async with self.keeper.exclusive(request.session_id, request.caller) as session, AsyncExitStack() as stack:
-            known = changes.earlier_request(session.record, request.key)
-            before = changes.told_again(session.record, known)
+        holding = self.keeper.exclusive(request.session_id, request.caller, request.key)
+        async with holding as held, AsyncExitStack() as stack:
+            before = changes.told_again(held.record, held.before)
             for result in before:
                 yield result
             if len(before) == len(request.questions):
                 return
-            changes.check_unmoved(session.record, before)
+            changes.check_unmoved(held.record, before)
+            session = held.session
             planned = plan(session.record, request, len(before), self.form, self.max_rounds)
             work = await self._begin(request, session, planned, stack)
             queue = arrival.seconds

@@ -13,15 +13,15 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from serving.domain import U8, ContentAddress, GivenMask, Mask, SourceImage
-from serving.errors import NotFound, PreconditionFailed, Reason
+from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
 from serving.geometry import Geometry
 from serving.history import changes
-from serving.history.record import RequestKey, Session, SessionRecord, SessionSummary, Snapshot
+from serving.history.record import RequestKey, RequestRecord, Session, SessionRecord, SessionSummary, Snapshot
 from serving.history.rounds import Amendment, RoundResult
 from serving.ports import SessionStore
 from serving.runtime.tasks import run_in_executor
@@ -39,6 +39,24 @@ class NewSession:
     keep: bool = False
     request: RequestKey | None = None
     """What the opening is known by when it comes again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A session whose turn it is to be changed by a request."""
+
+    record: SessionRecord
+    before: RequestRecord | None
+    """What the request was answered with before."""
+    image: SourceImage | PreconditionFailed | Exhausted
+    """Or why it is not here: a request that was answered needs none."""
+
+    @property
+    def session(self) -> Session:
+        """Raises PreconditionFailed (NEEDS_IMAGE) or Exhausted."""
+        if isinstance(self.image, SourceImage):
+            return Session(self.record, self.image)
+        raise self.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +106,13 @@ class SessionKeeper:
         return record
 
     async def resume(self, new: NewSession, prepared: Callable[[], Awaitable[SourceImage]]) -> SessionRecord:
-        """Give a parked session its image again. Raises PreconditionFailed for another image, and as ``read``
-        does.
+        """Give a parked session its image again; one of another model needs none, for it is read alone. Raises
+        PreconditionFailed for another image, and as ``read`` does.
         """
         snapshot = await self.read(new.session_id, new.caller)
         record = snapshot.record
-        image = await prepared() if snapshot.parked and record.content == new.content else None
+        asked_again = snapshot.parked and record.model_digest == self.model_digest
+        image = await prepared() if asked_again and record.content == new.content else None
         if record.content != new.content or (image is not None and record.size != image.size):
             raise PreconditionFailed("the session is on another image", Reason.OTHER_IMAGE)
         if image is None:
@@ -131,17 +150,32 @@ class SessionKeeper:
         return self.clock() + self.store.seconds_left(session_id, caller)
 
     @asynccontextmanager
-    async def exclusive(self, session_id: str, caller: str) -> AsyncIterator[Session]:
+    async def exclusive(self, session_id: str, caller: str, key: RequestKey | None) -> AsyncIterator[Held]:
         """The session, for a request that changes it, when its turn comes.
 
         Raises:
-            PreconditionFailed: its rounds are another model's; and as ``SessionStore.exclusive`` does.
+            PreconditionFailed: its rounds are another model's, whatever else it lacks; the request's id stands for
+                another request; and as ``SessionStore.exclusive`` does, unless the request was answered before.
         """
-        async with self.store.exclusive(session_id, caller) as session:
-            if session.record.model_digest != self.model_digest:
-                words = "the session's rounds are another model's: it may be read, not changed"
-                raise PreconditionFailed(words, Reason.OTHER_MODEL)
-            yield session
+        async with AsyncExitStack() as stack:
+            try:
+                session = await stack.enter_async_context(self.store.exclusive(session_id, caller))
+            except (PreconditionFailed, Exhausted) as refusal:
+                held = self._held((await self.read(session_id, caller)).record, key, refusal)
+                if held.before is None:
+                    raise
+            else:
+                held = self._held(session.record, key, session.image)
+            yield held
+
+    def _held(
+        self, record: SessionRecord, key: RequestKey | None, image: SourceImage | PreconditionFailed | Exhausted
+    ) -> Held:
+        """Raises PreconditionFailed: OTHER_MODEL, IDEMPOTENCY_MISMATCH."""
+        if record.model_digest != self.model_digest:
+            words = "the session's rounds are another model's: it may be read, not changed"
+            raise PreconditionFailed(words, Reason.OTHER_MODEL)
+        return Held(record, changes.earlier_request(record, key), image)
 
     async def rewind(
         self, session_id: str, caller: str, count: int, expected: int | None, key: RequestKey | None
@@ -152,11 +186,11 @@ class SessionKeeper:
             InvalidInput: it has fewer.
             MovedOn: it has not as many rounds as ``expected``.
         """
-        async with self.exclusive(session_id, caller) as session:
-            if before := changes.earlier_request(session.record, key):
-                return before.rounds
-            changes.check_expected(session.record, expected)
-            await self.store.commit(changes.with_first_rounds(session.record, count, key))
+        async with self.exclusive(session_id, caller, key) as held:
+            if held.before:
+                return held.before.rounds
+            changes.check_expected(held.record, expected)
+            await self.store.commit(changes.with_first_rounds(held.record, count, key))
             return count
 
     async def fork(self, session_id: str, new: NewSession, count: int | None, expected: int | None) -> int:
@@ -169,7 +203,8 @@ class SessionKeeper:
         """
         if before := await self.opened_before(new):
             return _rounds_first(before, new)
-        async with self.exclusive(session_id, new.caller) as session:
+        async with self.exclusive(session_id, new.caller, None) as held:
+            session = held.session
             if before := await self.opened_before(new):  # a repetition that met the first
                 return _rounds_first(before, new)
             changes.check_expected(session.record, expected)
@@ -195,11 +230,11 @@ class SessionKeeper:
                 digest.
             MovedOn: the session has not as many rounds as ``expected``.
         """
-        async with self.exclusive(session_id, caller) as session:
-            if before := changes.earlier_request(session.record, key):
-                return before.results[0]
-            changes.check_expected(session.record, expected)
-            record = _amended(session.record, round_id, given, key)
+        async with self.exclusive(session_id, caller, key) as held:
+            if held.before:
+                return held.before.results[0]
+            changes.check_expected(held.record, expected)
+            record = _amended(held.record, round_id, given, key)
             await self.store.commit(record)
             index = changes.index_of(record, round_id)
             return changes.untimed_result(index, record.rounds[index])

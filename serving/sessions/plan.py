@@ -78,21 +78,27 @@ def plan(
     """
     begun = replace(record, rounds=record.rounds[: len(record.rounds) - done])
     first = len(begun.rounds)
-    questions = changes.with_masks(begun, request.questions)
-    for question in questions:
+    _check_room(first, len(request.questions), max_rounds)
+    for question in request.questions:
         changes.check_known(begun, question)
-    _check(first, questions, max_rounds)
-    items = _items(first, questions, request.correction, form)
+    _check_references(first, request.questions)
+    items = _items(first, request.questions, request.correction, form)
     wave.check_length(begun.rounds, items, form)
+    # Last: nobody must send a mask for a question that cannot be asked.
+    questions = changes.with_masks(begun, request.questions)
+    items = [replace(item, question=each) for item, each in zip(items, questions, strict=True)]
     groups = [tuple(items[i] for i in group) for group in wave.waves(questions, first)]
     left = tuple(group for group in groups if group[-1].index >= first + done)
     return DialoguePlan(left, len(groups) - len(left), sum(wave.model_rounds(group) > 0 for group in left))
 
 
-def _check(first: int, questions: Sequence[Question], max_rounds: int) -> None:
-    if first + len(questions) > max_rounds:
+def _check_room(first: int, count: int, max_rounds: int) -> None:
+    if first + count > max_rounds:
         words = f"a session may hold at most {max_rounds} rounds, this one has {first}; open a new one"
         raise InvalidQuestion(None, "", words)
+
+
+def _check_references(first: int, questions: Sequence[Question]) -> None:
     for position, question in enumerate(questions):
         if question.refer_to is not None and not 0 <= question.refer_to < first + position:
             words = f"must be the index of a round before round {first + position}; it is {question.refer_to}"

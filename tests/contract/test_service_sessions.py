@@ -154,6 +154,10 @@ async def test_masks_that_are_not_taken(client: AsyncClient, stub: SegmentationS
             assert [each.field for each in error.violations] == [path]
     unknown = await refusal(caller.ask(asks(given_mask=pb.GivenMask(mask_digest=bytes(32)))))
     assert (type(unknown), unknown.reason) == (FailedPrecondition, "MASK_NOT_HELD")
+    # Nobody must send a mask for what is refused with it, too.
+    for others in ([asks()] * 5, [asks("It.", 4)]):
+        asked = [asks(given_mask=pb.GivenMask(mask_digest=bytes(32))), *others]
+        assert isinstance(await refusal(caller.dialogue(asked)), InvalidArgument)
 
 
 async def test_undone_and_branched(client: AsyncClient) -> None:

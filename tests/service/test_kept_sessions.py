@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mediround import AsyncClient, NeedsImage, NotFound, SessionClosed
+from mediround import AsyncClient, NeedsImage, NotFound, OtherModel, SessionClosed
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import serving
 from serving.stores.sessions import MemorySessions
@@ -18,7 +18,7 @@ from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.sessions import file_sessions
 from tests.service.harness import Stage, picture
 from tests.service.harness import stage as build_stage
-from tests.service.sessions import Caller, asks, request_id, square
+from tests.service.sessions import Caller, asks, given, refused, request_id, square
 
 LIVER, TUMOR = "Segment the liver.", "Segment the tumor in it."
 
@@ -103,5 +103,44 @@ async def test_a_round_keeps_the_name_of_what_computed_it(executor: Executor, tm
         again, [told] = await asked.ask(asks(), same), await asked.rounds()
         second = await asked.ask(asks())
         assert len(stage.language.script.asked("complete")) == 1
-    assert again.engine_digest == told.engine_digest == first.engine_digest
+    assert again.engine_digest == told.engine_digest == first.engine_digest != ""
     assert second.engine_digest not in {"", first.engine_digest}
+
+
+async def test_what_was_answered_needs_no_image_to_be_told_again(executor: Executor, tmp_path: Path) -> None:
+    file, name = tmp_path / "sessions.db", "a-session-whose-answers-are-lost"
+    chain = [asks("Segment the liver."), asks("Segment the tumor.", 0)]
+    ids = {method: request_id() for method in ("one", "all", "amend", "undo")}
+    async with caller(file, executor, name) as (asked, _):
+        await asked.open(keep=True)
+        one = await asked.ask(asks(), ids["one"])
+        both = await asked.dialogue(chain, ids["all"])
+        amend = {"round_id": one.round_id, "given_mask": given(square())}
+        await asked.call("AmendRound", ids["amend"], **amend)
+        await asked.call("RewindSession", ids["undo"], rounds=1)
+    async with caller(file, executor, name) as (asked, stage):
+        again = await asked.ask(asks(), ids["one"])
+        assert (again.round_id, again.mask, again.amended) == (one.round_id, one.mask, True)
+        assert [r.round_id for r in await asked.dialogue(chain, ids["all"])] == [r.round_id for r in both]
+        assert (await asked.call("AmendRound", ids["amend"], **amend)).round.amended
+        assert (await asked.call("RewindSession", ids["undo"], rounds=1)).rounds == 1
+        assert (await refused(asked.ask(asks("Another."), ids["one"]))).reason == "IDEMPOTENCY_MISMATCH"
+        assert (await refused(asked.ask(asks()))).reason == "NEEDS_IMAGE"
+        assert stage.language.script.asked("complete") == []
+
+
+async def test_nobody_sends_an_image_to_a_session_of_another_model(executor: Executor, tmp_path: Path) -> None:
+    file = tmp_path / "sessions.db"
+    async with server(file, executor, images=False) as client:
+        session = await client.open(picture(), keep=True)
+        first = await session.ask(LIVER)
+    async with server(file, executor, images=False, model_digest="b" * 64) as client:
+        for image in (None, picture()):
+            read = await client.resume(session.session_id, image)
+            assert [each.round_id for each in await read.history()] == [first.round_id]
+            assert (await read.mask(first) == first.mask).all()
+            for change in (read.ask(TUMOR, refer_to=first), read.undo(), read.amend(first, square())):
+                with pytest.raises(OtherModel):
+                    await change
+        with pytest.raises(OtherModel):
+            await read.fork()

@@ -24,17 +24,15 @@ def because(reason: str, words: str) -> FailedPrecondition:
     return error
 
 
-def given_mask(
-    message: pb.GivenMask, path: str, size: tuple[int, int], held: Sequence[Bits], limits: Limits
-) -> Bits:
-    """``held``: masks that may be named by their digest. Raises InvalidArgument, FailedPrecondition."""
+def given_mask(message: pb.GivenMask, path: str, size: tuple[int, int], limits: Limits) -> Bits | None:
+    """None: one is named by its digest. Raises InvalidArgument."""
     check_origin(message.origin, f"{path}.origin")
     match message.WhichOneof("given"):
         case "mask":
             return sent_mask(message.mask, f"{path}.mask", size, limits)
         case "mask_digest":
             check_digest(message.mask_digest, f"{path}.mask_digest")
-            return named_mask(message.mask_digest, held)
+            return None
         case _:
             raise invalid(path, "must hold a mask, or the digest of one")
 

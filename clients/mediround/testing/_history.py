@@ -54,8 +54,8 @@ class SessionMethods:
         self.sessions.find(request.session_id)
         if not request.HasField("rounds"):
             raise invalid("rounds", "must be set: how many rounds are kept, 0 for none")
-        async with self.sessions.exclusive(request.session_id) as session:
-            key = _key("RewindSession", request)
+        key = _key("RewindSession", request)
+        async with self.sessions.exclusive(request.session_id, key) as session:
             if (before := session.repetition(key)) and isinstance(before.response, pb.RewindSessionResponse):
                 return before.response
             session.check_expected(request)
@@ -69,7 +69,7 @@ class SessionMethods:
         self.sessions.find(request.session_id)
         check_session_id(request.new_session_id, "new_session_id")
         key = _key("ForkSession", request)
-        async with self.sessions.exclusive(request.session_id) as session:
+        async with self.sessions.exclusive(request.session_id, key) as session:
             branch = self.sessions.opened_before(request.new_session_id, key)
             if branch is None:
                 session.check_expected(request)
@@ -82,8 +82,8 @@ class SessionMethods:
         return pb.ForkSessionResponse(session_id=branch.session_id, rounds=rounds, expires_at=ends)
 
     async def AmendRound(self, request: pb.AmendRoundRequest) -> pb.AmendRoundResponse:
-        async with self.sessions.exclusive(request.session_id) as session:
-            key = _key("AmendRound", request)
+        key = _key("AmendRound", request)
+        async with self.sessions.exclusive(request.session_id, key) as session:
             if (before := session.repetition(key)) and isinstance(before.response, pb.AmendRoundResponse):
                 return before.response
             session.check_expected(request)
@@ -91,8 +91,9 @@ class SessionMethods:
             of = session.rounds[index]
             if of.original is None:
                 raise because("NO_MASK", f"round {index} has no mask to amend")
-            limits = self._served.limits
-            mask = given_mask(request.given_mask, "given_mask", session.size, session.held, limits)
+            given = request.given_mask
+            sent = given_mask(given, "given_mask", session.size, self._served.limits)
+            mask = named_mask(given.mask_digest, session.held) if sent is None else sent
             own = masks.digest(mask) == masks.digest(of.original)
             of.amended, of.origin = (None, "") if own else (mask, request.given_mask.origin)
             response = pb.AmendRoundResponse(round=of.summary(index), expires_at=self.sessions.ends())

@@ -15,11 +15,12 @@ import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from mediround import masks
+from mediround._description import Limits
 from mediround.errors import MediRoundError, MovedOn
-from mediround.testing._given import because, check_known, given_mask, sent_mask
+from mediround.testing._given import because, check_known, given_mask, named_mask, sent_mask
 from mediround.testing._past import ScriptedRound, box, mask_message, new_round_id
 from mediround.testing._replies import mask_of, words_of
-from mediround.testing._rules import check_references, mode_of, priority_of
+from mediround.testing._rules import check_references, check_room, mode_of, priority_of
 from mediround.testing._sessions import Remembered, ScriptedSession, ScriptedSessions
 from mediround.testing.script import Answer, AnswerLost, AskedQuestion, Bits, Reply, Script
 from mediround.v1 import segmentation_pb2 as pb
@@ -83,7 +84,7 @@ class ScriptedRounds:
         script's.
         """
         arrived = monotonic()
-        async with self._sessions.exclusive(request.session_id) as session:
+        async with self._sessions.exclusive(request.session_id, request.key) as session:
             before = session.repetition(request.key)
             for result in before.results if before else ():
                 yield session.told_again(result)
@@ -91,6 +92,7 @@ class ScriptedRounds:
             if done == len(request.questions):
                 return
             self._check_unmoved(session, before)
+            session.check_image()
             first = len(session.rounds) - done
             questions = self._questions(session, request.questions, first)
             groups = waves(request.questions, first, self._script)
@@ -116,19 +118,17 @@ class ScriptedRounds:
     def _questions(self, session: ScriptedSession, messages: Sequence[pb.Question], first: int) -> list[_Question]:
         """With the masks that came with them. Raises InvalidArgument, FailedPrecondition."""
         limits, size = self._script.description.limits, session.size
-        questions, held = [], session.held
-        for position, message in enumerate(messages):
-            path, given, seed = f"questions[{position}]", None, None
-            if message.HasField("given_mask"):
-                given = given_mask(message.given_mask, f"{path}.given_mask", size, held, limits)
-                held.append(given)
-            if message.HasField("seed_mask"):
-                seed = sent_mask(message.seed_mask, f"{path}.seed_mask", size, limits)
-                held.append(seed)
-            questions.append(_Question(first + position, message, given, seed))
+        came = [_masks_of(message, f"questions[{i}]", size, limits) for i, message in enumerate(messages)]
+        check_room(messages, first, limits.max_rounds)
         for message in messages:
             check_known(session.rounds[:first], message)
-        check_references(list(messages), first, limits.max_rounds)
+        check_references(messages, first)
+        questions, held = [], session.held
+        for position, (message, (given, seed)) in enumerate(zip(messages, came, strict=True)):
+            if message.given_mask.HasField("mask_digest"):
+                given = named_mask(message.given_mask.mask_digest, held)  # noqa: PLW2901  # the same, found
+            held += [each for each in (given, seed) if each is not None]
+            questions.append(_Question(first + position, message, given, seed))
         return questions
 
     async def _read(self, session: ScriptedSession, wave: _Wave) -> list[pb.RoundResult]:
@@ -230,6 +230,18 @@ class ScriptedRounds:
             result.score = answer.score
             result.corrected = judged and answer.score <= request.threshold
         return result
+
+
+def _masks_of(
+    message: pb.Question, path: str, size: tuple[int, int], limits: Limits
+) -> tuple[Bits | None, Bits | None]:
+    """Those that came with a question: one that it is about, and a seed's. Raises InvalidArgument."""
+    given = seed = None
+    if message.HasField("given_mask"):
+        given = given_mask(message.given_mask, f"{path}.given_mask", size, limits)
+    if message.HasField("seed_mask"):
+        seed = sent_mask(message.seed_mask, f"{path}.seed_mask", size, limits)
+    return given, seed
 
 
 def waves(questions: Sequence[pb.Question], first: int, script: Script) -> list[range]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 from mediround._description import ServerDescription
 from mediround._rounds import Mode, Priority
@@ -66,10 +67,14 @@ def check_dialogue(request: pb.SegmentDialogueRequest, served: ServerDescription
         _check_question(question, f"questions[{position}]", request.session_id, served)
 
 
-def check_references(questions: list[pb.Question], first: int, max_rounds: int) -> None:
-    """Questions against the rounds that their session has. Raises InvalidArgument."""
+def check_room(questions: Sequence[pb.Question], first: int, max_rounds: int) -> None:
+    """Raises InvalidArgument."""
     if first + len(questions) > max_rounds:
         raise invalid("questions", f"a session may hold at most {max_rounds} rounds; open a new one")
+
+
+def check_references(questions: Sequence[pb.Question], first: int) -> None:
+    """Questions against the rounds that their session has. Raises InvalidArgument."""
     for index, question in enumerate(questions, start=first):
         if question.HasField("refer_to") and question.refer_to.round >= index:
             words = f"must be the index of a round before round {index}; it is {question.refer_to.round}"

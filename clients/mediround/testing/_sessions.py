@@ -80,6 +80,11 @@ class ScriptedSession:
         """All its masks."""
         return [mask for each in self.rounds for mask in each.masks]
 
+    def check_image(self) -> None:
+        """Raises NeedsImage."""
+        if self.parked:
+            raise NeedsImage("the session is parked without its image: send the bytes again, with resume")
+
     def index_of(self, round_id: str) -> int:
         """Raises StaleReference."""
         for index, each in enumerate(self.rounds):
@@ -147,15 +152,17 @@ class ScriptedSessions:
         return session
 
     @asynccontextmanager
-    async def exclusive(self, session_id: str) -> AsyncIterator[ScriptedSession]:
-        """Hold a session when its turn comes. Raises NotFound or FailedPrecondition."""
+    async def exclusive(self, session_id: str, request: bytes) -> AsyncIterator[ScriptedSession]:
+        """Hold a session when its turn comes. Raises NotFound or FailedPrecondition; not for a request that was
+        answered before from one that is parked.
+        """
         session = self.find(session_id)
         session.users += 1
         try:
             async with session.turn:
                 self.find(session_id)  # it may have been closed meanwhile
-                if session.parked:
-                    raise NeedsImage("the session is parked without its image: send the bytes again, with resume")
+                if session.repetition(request) is None:
+                    session.check_image()
                 yield session
         finally:
             session.users -= 1
