@@ -14,6 +14,10 @@ from mediround.dicom.errors import (
     UnsupportedSyntax,
 )
 from mediround.dicom.instance import Frame, Instance, read
+from mediround.dicom.series.reading import read_series
+from mediround.dicom.series.stack import Gap, SeriesReading, SetAside, Stack, StackFrame
+from mediround.dicom.volume.answers import FrameAnswer, FrameResult
+from mediround.dicom.volume.segmenting import segment_stack, segment_stack_async
 from mediround.dicom.windowing import PRESETS, WindowChoice
 from mediround.window import AppliedWindow, Window
 
@@ -24,12 +28,22 @@ __all__ = [
     "BadPixels",
     "DicomError",
     "Frame",
+    "FrameAnswer",
+    "FrameResult",
+    "Gap",
     "Instance",
     "NoImage",
     "NotDicom",
+    "SeriesReading",
+    "SetAside",
+    "Stack",
+    "StackFrame",
     "TooLarge",
     "UnsupportedSyntax",
     "Window",
     "WindowChoice",
     "read",
+    "read_series",
+    "segment_stack",
+    "segment_stack_async",
 ]

@@ -15,6 +15,7 @@ from pydicom import uid
 from mediround.dicom.attributes import bad, texts, value_of, whole
 from mediround.dicom.errors import NoImage, TooLarge
 from mediround.dicom.limits import MAX_FRAME_PIXELS, MAX_FRAMES
+from mediround.dicom.quiet import quiet
 from mediround.dicom.source import PixelPlace, Source
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -79,7 +80,8 @@ class PixelModule:
 def pixel_module(source: Source) -> PixelModule:
     """Raises NoImage, BadAttribute, TooLarge."""
     header, place = source.header, source.pixels
-    kind = uid.UID(str(value_of(header, "SOPClassUID") or ""))
+    with quiet():
+        kind = uid.UID(str(value_of(header, "SOPClassUID") or ""))
     if kind in _SEGMENTATIONS:
         raise NoImage("the object is a segmentation: give the image that it refers to")
     if place is None:

@@ -13,7 +13,7 @@ the repository has the form. The same file serves ``mediround segment``, a batch
 from mediround.templates._asking import ask, ask_async
 from mediround.templates._form import MAX_BYTES, MAX_QUESTIONS, TemplateError
 from mediround.templates._loading import available, load, loads
-from mediround.templates._template import Question, Template, Window
+from mediround.templates._template import Question, Template
 
 __all__ = [
     "MAX_BYTES",
@@ -21,7 +21,6 @@ __all__ = [
     "Question",
     "Template",
     "TemplateError",
-    "Window",
     "ask",
     "ask_async",
     "available",

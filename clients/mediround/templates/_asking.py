@@ -50,7 +50,7 @@ def ask(
         return list(session.segment(plan.shifted, correction=correction, priority=priority, timeout=timeout))
     for step in plan.steps():
         if step.seed is not None:
-            result = session.seed(step.question, step.answer or "", step.seed, timeout=timeout)
+            result = session.seed(step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout)
         else:
             result = session.ask(
                 step.question,
@@ -83,7 +83,9 @@ async def ask_async(
             return [result async for result in results]
     for step in plan.steps():
         if step.seed is not None:
-            result = await session.seed(step.question, step.answer or "", step.seed, timeout=timeout)
+            result = await session.seed(
+                step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout
+            )
         else:
             result = await session.ask(
                 step.question,

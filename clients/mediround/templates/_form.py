@@ -5,7 +5,6 @@ Knows single values and the words of refusals. Does not know what a whole templa
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ SEG = "[SEG]"
 
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
-_MOST_NAMED, _MOST_PROBLEMS = 64, 20
+_MOST_NAMED, _MOST_PROBLEMS, _MOST_NUMBER = 64, 20, 1e9
 _MARKERS = (
     SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
 )  # fmt: skip
@@ -109,14 +108,14 @@ class Section:
             return None
         return value
 
-    def number(self, key: str, least: float = -math.inf) -> float | None:
+    def number(self, key: str) -> float | None:
         value = self._values.get(key)
         if value is None:
             self.refuse(key, "is missing")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             self.refuse(key, f"must be a number, not {_kind(value)}")
-        elif not math.isfinite(value) or not max(least, -1e9) <= value <= 1e9:
-            self.refuse(key, "must be a finite number" if least == -math.inf else f"must be at least {least:g}")
+        elif not abs(value) <= _MOST_NUMBER:
+            self.refuse(key, f"must be a number from -{_MOST_NUMBER:g} to {_MOST_NUMBER:g}")
         else:
             return float(value)
         return None

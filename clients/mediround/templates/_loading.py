@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import cast
 
 from mediround._rounds import Mode
+from mediround.errors import InvalidArgument
 from mediround.templates._form import MAX_BYTES, MAX_QUESTIONS, SEG, Section, TemplateError, marker_in
-from mediround.templates._template import Question, Template, Window
+from mediround.templates._template import Question, Template
+from mediround.window import FUNCTIONS, Function, Window
 
 _SUFFIX = ".toml"
 _FILE = "the file"
@@ -26,7 +28,6 @@ _MOST_DOTS = 1000
 """Of a file: a dotted key of 20,000 parts takes the parser ten seconds."""
 _KEYS = ("name", "description", "modality", "body_part", "plane", "model", "mode", "window", "questions")
 _PLANES, _MODES = ("axial", "coronal", "sagittal"), ("free", "grammar")
-_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 def available() -> tuple[str, ...]:
@@ -110,9 +111,15 @@ def _window(section: Section | None) -> Window | None:
     if section is None:
         return None
     section.known("center", "width", "function")
-    center, width = section.number("center"), section.number("width", 1)
-    function = section.choice("function", _FUNCTIONS) or "LINEAR"
-    return None if center is None or width is None else Window(center, width, function)
+    center, width = section.number("center"), section.number("width")
+    function = cast(Function, section.choice("function", FUNCTIONS) or "LINEAR")
+    if center is None or width is None:
+        return None
+    try:
+        return Window(center, width, function)
+    except InvalidArgument as error:
+        section.refuse("width", error.violations[0].description)
+        return None
 
 
 def _questions(section: Section) -> tuple[Question, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mediround._description import ServerDescription
 from mediround._rounds import Mode, Round
 from mediround.templates._form import TemplateError
+from mediround.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +30,6 @@ class Question:
     question: str
     refer_to: str | None = None
     answer: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A window for stored values that are more than 8 bits (DICOM PS3.3 C.11.2).
-
-    Attributes:
-        center: in the modality's units (Hounsfield units in CT).
-        width: the same; at least 1.
-        function: ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``.
-    """
-
-    center: float
-    width: float
-    function: str = "LINEAR"
 
 
 @dataclass(frozen=True, slots=True)

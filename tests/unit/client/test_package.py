@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mediround
-from mediround import evaluate, medseg, results, templates, testing
+from mediround import dicom, evaluate, medseg, results, templates, testing
 from mediround.v1 import segmentation_pb2 as pb
 
 CLIENTS = Path(mediround.__file__).parent.parent
@@ -35,9 +35,8 @@ def test_all_that_is_named_is_there() -> None:
 
 
 def public_values() -> list[type]:
-    names = [
-        getattr(module, name) for module in (mediround, evaluate, templates, testing) for name in module.__all__
-    ]
+    modules = (mediround, dicom, evaluate, templates, testing)
+    names = [getattr(module, name) for module in modules for name in module.__all__]
     named = [*names, results.Opening, evaluate.report.Figures, medseg.AskedRound, medseg.Dialogue]
     return sorted(
         {value for value in named if isinstance(value, type) and dataclasses.is_dataclass(value)},
@@ -50,6 +49,7 @@ def test_help_says_what_each_field_is(value: type) -> None:
     """Each stands in the class's docstring: ``help`` shows no docstring below a field."""
     head, _, said = (value.__doc__ or "").partition("\n    Attributes:\n")
     assert head.strip()
+    said = said.partition("\n\n")[0]  # Raises: may follow
     lines = [line.strip() for line in said.splitlines() if line.startswith(" " * 8) and line[8] != " "]
     assert [line.partition(":")[0] for line in lines] == [
         field.name for field in dataclasses.fields(value) if not field.name.startswith("_")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from mediround import AsyncClient, Client, InvalidArgument, Round, RoundResult
-from mediround.templates import MAX_BYTES, TemplateError, Window, ask, ask_async, available, load, loads
+from mediround.templates import MAX_BYTES, TemplateError, ask, ask_async, available, load, loads
 from mediround.testing import DESCRIPTION, Answer, serve
+from mediround.window import Window
 
 IMAGE = np.zeros((16, 16), np.uint8)
 HEAD = 'name = "t"\nmodality = "MR"\nbody_part = "BRAIN"\nmodel = "m"\n'
@@ -83,7 +84,14 @@ def test_its_digest_is_of_what_it_says() -> None:
         (HEAD.replace('"BRAIN"', '"brain"') + FIRST, "t.toml: body_part: must be a DICOM code string"),
         (HEAD.replace('"t"', '"../t"') + FIRST, "t.toml: name: must be small letters, digits and single hyphens"),
         (HEAD.replace('"t"', "7") + FIRST, "t.toml: name: must be a text in quotes, not a number"),
-        (HEAD + "window = {center = nan, width = 0}\n" + FIRST, "t.toml: window.center: must be a finite number"),
+        (
+            HEAD + "window = {center = nan, width = 0}\n" + FIRST,
+            "t.toml: window.center: must be a number",
+        ),
+        (
+            HEAD + "window = {center = 0, width = 0}\n" + FIRST,
+            "t.toml: window.width: must be a finite number",
+        ),
         (HEAD + "window = 1979-05-27\n" + FIRST, "t.toml: window: must be a table, not a date or time"),
         (HEAD + FIRST + FIRST, "t.toml: questions[1].name: must differ from the others': questions[0] is first"),
         (
@@ -182,7 +190,10 @@ def check(answers: list[RoundResult | None], words: set[str], asked: list[str]) 
 
 async def test_given_answers_and_seeds_are_asked_together() -> None:
     mask = np.eye(16, dtype=np.bool_)
-    seeded = [Round("The left one.", seed=mask, answer="It is [SEG]."), Round("The right one.", 0)]
+    seeded = [
+        Round("The left one.", seed=mask, answer="It is [SEG].", origin="by hand"),
+        Round("The right one.", 0),
+    ]
     with serve() as server, Client(server.address) as client, client.open(IMAGE) as session:
         assert [each.index for each in ask(session, GIVEN) if each] == [0, 1]
         again = ask(session, GIVEN, first=2)

@@ -1,0 +1,165 @@
+"""``segment_stack``, for threads and scripts, and ``segment_stack_async``.
+
+Knows both clients. Does not know the order of frames, or what makes a dialogue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mediround._description import ServerDescription
+from mediround._rounds import DialogueCorrection, Priority, Round
+from mediround.aio import AsyncClient
+from mediround.client import Client
+from mediround.dicom.instance import Frame
+from mediround.dicom.series.stack import Stack
+from mediround.dicom.volume.answers import FrameResult
+from mediround.dicom.volume.bridge import stepped
+from mediround.dicom.volume.dialogue import Marks
+from mediround.dicom.volume.order import alone, chosen, following
+from mediround.dicom.volume.run import Ask, StackRun
+from mediround.dicom.windowing import WindowChoice
+from mediround.errors import FieldViolation, InvalidArgument
+from mediround.results import RoundResult
+from mediround.templates import Template, ask, ask_async
+
+MAX_IN_FLIGHT = 64
+
+
+def segment_stack(
+    client: Client,
+    stack: Stack,
+    template: Template,
+    *,
+    frames: Sequence[int] | None = None,
+    follow: bool = False,
+    start: int | Sequence[int] | None = None,
+    window: WindowChoice = None,
+    least_score: float | None = None,
+    in_flight: int = 4,
+    correction: DialogueCorrection = "referenced",
+    priority: Priority = "interactive",
+    timeout: float | None = None,
+) -> Generator[FrameResult]:
+    """Ask a template's questions on frames of a stack; yields each frame's result as soon as it is known.
+
+    Each frame is a session of its own. Where the generator is closed no further question is asked, and those under
+    way are waited for.
+
+    Args:
+        stack: one of ``read_series``.
+        frames: indices in the stack; None: all.
+        follow: a frame begins with the masks of its neighbour, nearer to a start, as rounds that are given: the
+            questions that refer to none are then about these masks, crop and box cut from the frame's own pixels.
+            It begins with none across a gap, and where the neighbour failed, has no mask or a mark
+            (``FrameResult.restarted``). False: no frame knows of another; results come in the stack's order.
+        start: with ``follow``, the index or indices of the frames that begin; both directions go from there. None:
+            the middle.
+        window: of stored values; None: the template's, else what the object says.
+        least_score: scores of at most this are marked; None: the server's threshold.
+        in_flight: frames under way at once, 1 to 64.
+        correction: which masks the judge may have corrected.
+        priority: ``batch`` lets interactive requests go first on a busy server.
+        timeout: seconds of each call; None is the client's.
+
+    Raises:
+        InvalidArgument: an argument is not what it must be, or the server cannot be asked the template.
+        AccessDenied, Unavailable, Cancelled: no further frame can be asked. What else goes wrong with a frame is
+            in its result, and the others go on.
+    """
+    plan = _Plan(stack, template, frames, follow, start, window, in_flight)
+    asking = partial(_ask, client, correction=correction, priority=priority, timeout=timeout)
+    least = _least(client.describe(timeout=timeout), template, least_score)
+    yield from stepped(plan.run(asking, least).results(), in_flight)
+
+
+async def segment_stack_async(
+    client: AsyncClient,
+    stack: Stack,
+    template: Template,
+    *,
+    frames: Sequence[int] | None = None,
+    follow: bool = False,
+    start: int | Sequence[int] | None = None,
+    window: WindowChoice = None,
+    least_score: float | None = None,
+    in_flight: int = 4,
+    correction: DialogueCorrection = "referenced",
+    priority: Priority = "interactive",
+    timeout: float | None = None,  # noqa: ASYNC109  # gRPC tells the server of a timeout; asyncio.timeout would not
+) -> AsyncGenerator[FrameResult]:
+    """The same as ``segment_stack``, for asyncio; closing the generator cancels what is under way."""
+    plan = _Plan(stack, template, frames, follow, start, window, in_flight)
+    asking = partial(_ask_async, client, correction=correction, priority=priority, timeout=timeout)
+    least = _least(await client.describe(timeout=timeout), template, least_score)
+    results = plan.run(asking, least).results()
+    async with aclosing(results):
+        async for result in results:
+            yield result
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What both entrances are given."""
+
+    stack: Stack
+    template: Template
+    frames: Sequence[int] | None
+    follow: bool
+    start: int | Sequence[int] | None
+    window: WindowChoice
+    in_flight: int
+
+    def run(self, ask: Ask, least: float | None) -> StackRun:
+        """Raises InvalidArgument."""
+        if not isinstance(self.in_flight, int) or not 1 <= self.in_flight <= MAX_IN_FLIGHT:
+            raise _refused("in_flight", f"must be a whole number from 1 to {MAX_IN_FLIGHT}")
+        indices = chosen(self.stack, self.frames)
+        starts = [self.start] if isinstance(self.start, int) else list(self.start or ())
+        if starts and not self.follow:
+            raise _refused("start", "must be left out where frames do not follow one another")
+        return StackRun(
+            stack=self.stack,
+            template=self.template,
+            order=following(self.stack, indices, starts) if self.follow else alone(indices),
+            ask=ask,
+            in_flight=self.in_flight,
+            window=self.template.window if self.window is None else self.window,
+            marks=Marks(least),
+        )
+
+
+def _least(served: ServerDescription, template: Template, least: float | None) -> float | None:
+    """The score that is marked. Raises InvalidArgument where the server cannot be asked the template."""
+    template.check(served)
+    if least is None:
+        return served.threshold if served.has_judge else None
+    if not 0 <= least <= 1:
+        raise _refused("least_score", "must be between 0 and 1")
+    return least
+
+
+async def _ask(client: Client, frame: Frame, rounds: list[Round], **options: Any) -> list[RoundResult | None]:
+    def asked() -> list[RoundResult | None]:
+        opening = {name: options[name] for name in ("priority", "timeout")}
+        with client.open(frame.image, **opening) as session:
+            return ask(session, rounds, **options)
+
+    return await asyncio.to_thread(asked)
+
+
+async def _ask_async(
+    client: AsyncClient, frame: Frame, rounds: list[Round], **options: Any
+) -> list[RoundResult | None]:
+    opening = {name: options[name] for name in ("priority", "timeout")}
+    async with client.open(frame.image, **opening) as session:
+        return await ask_async(session, rounds, **options)
+
+
+def _refused(name: str, words: str) -> InvalidArgument:
+    return InvalidArgument(f"{name}: {words}", (FieldViolation(name, words),))
