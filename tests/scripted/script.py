@@ -24,12 +24,16 @@ class Script:
     running: Counter[str] = field(default_factory=Counter)
     """Operations that are in progress now."""
     most_running: Counter[str] = field(default_factory=Counter)
-    _failures: defaultdict[str, deque[Exception]] = field(default_factory=lambda: defaultdict(deque))
+    _failures: defaultdict[str, deque[Exception | None]] = field(default_factory=lambda: defaultdict(deque))
     _gates: dict[str, asyncio.Event] = field(default_factory=dict)
 
-    def fail_next(self, operation: str, error: Exception) -> None:
-        """Let the next call of ``operation`` that has no failure yet raise ``error``."""
-        self._failures[operation].append(error)
+    def fail_next(self, operation: str, error: Exception, after: int = 0) -> None:
+        """Let the next call of ``operation`` that has no failure yet raise ``error``, after so many more."""
+        self._failures[operation] += [*[None] * after, error]
+
+    def mend(self) -> None:
+        """Let no call fail any more."""
+        self._failures.clear()
 
     def hold(self, operation: str) -> None:
         """Let calls of ``operation`` wait until ``let_go``."""

@@ -5,192 +5,141 @@ Knows what each step must lead to. Does not know how many schedules there are, o
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from serving.domain import AnswerMode, Correction, CorrectionPolicy, GivenMask, Question
-from serving.errors import NotFound, PreconditionFailed, Reason
-from serving.geometry import pack_mask
-from serving.history.record import RequestKey
-from serving.sessions.keeper import NewSession
-from serving.sessions.plan import DialogueRequest
-from tests.scripted.pictures import mask
-from tests.unit.schedules.model import ModelRound, ModelSession, told
-from tests.unit.schedules.schedule import FORCED, Ask, Schedule
-from tests.unit.schedules.world import IMAGES, World
+from mediround import masks
+from mediround.v1 import segmentation_pb2 as pb
+from tests.unit.schedules.amiss import Amiss
+from tests.unit.schedules.asking import ANY, digest_of, drawn
+from tests.unit.schedules.calls import Call
+from tests.unit.schedules.faults import TROUBLES, Trouble
+from tests.unit.schedules.model import NO_MASK, ModelRound, ModelSession
+from tests.unit.schedules.schedule import CALLERS, Lost
+from tests.unit.schedules.world import IDLE, LIFETIME
 
-CALLERS = ("anna", "bob")
-TEXTS = ("Where?", "What lies in it?", "And beside it?")
-ANY = st.integers(0, 11)
-"""Of so many as there are."""
 MOST = 3
 """Sessions at a time."""
-ASKS = st.tuples(
-    st.sampled_from(TEXTS), ANY, st.sampled_from(["round", "round", "round", "none", "given", "seed"])
-)
-POLICIES = st.sampled_from(CorrectionPolicy)
+GONE = 3
+"""Sessions that have ended, the last ones, are still asked for."""
 
 
-class SessionSchedules(Schedule):
+class SessionSchedules(Amiss):
     """Any order of these steps."""
 
     # ---- what callers do
 
     @precondition(lambda self: len(self.sessions) < MOST)
-    @rule(caller=st.sampled_from(CALLERS), keep=st.sampled_from([True, True, False]), image=st.integers(0, 1))
-    def open(self, caller: str, keep: bool, image: int) -> None:
+    @rule(
+        caller=st.sampled_from(CALLERS),
+        keep=st.sampled_from([True, True, False]),
+        image=st.integers(0, 1),
+        shares=st.booleans(),
+        trouble=TROUBLES,
+    )
+    def open(self, caller: str, keep: bool, image: int, shares: bool, trouble: Trouble) -> None:
+        """``shares``: by an id that another caller has, too."""
         self._step("open")
-        session = ModelSession(self._new_id(), caller, keep, image)
-        new = NewSession(caller, session.id, bytes([image]) * 32, keep, self._key("OpenSession", session))
-        self.world.run(self.world.keeper.open(new, IMAGES[image]))
-        self.twin.run(self.twin.keeper.open(NewSession(caller, session.id), IMAGES[image]))
-        self.sessions.append(session)
-
-        def opened() -> str | None:
-            record = self.world.run(self.world.keeper.opened_before(new))
-            return None if record is None else record.session_id
-
-        self._remember(session, opened, session.id)
-
-    @precondition(lambda self: self.sessions)
-    @rule(which=ANY, ask=ASKS, policy=POLICIES, twice=st.booleans())
-    def ask(self, which: int, ask: Ask, policy: CorrectionPolicy, twice: bool) -> None:
-        """One round; also twice at once."""
-        self._ask("ask", self._one(which), [ask], policy, twice=twice)
-
-    @precondition(lambda self: self.sessions)
-    @rule(which=ANY, asks=st.lists(ASKS, min_size=2, max_size=4), policy=POLICIES, twice=st.booleans())
-    def dialogue(self, which: int, asks: list[Ask], policy: CorrectionPolicy, twice: bool) -> None:
-        self._ask("dialogue", self._one(which), asks, policy, twice=twice)
-
-    @precondition(lambda self: any(map(self._survives, self.sessions)))
-    @rule(which=ANY, asks=st.lists(ASKS, min_size=1, max_size=3), results=st.integers(0, 2), policy=POLICIES)
-    def die_in_the_midst(self, which: int, asks: list[Ask], results: int, policy: CorrectionPolicy) -> None:
-        """The server does, after so many results; its caller asks again."""
-        kept = [each for each in self.sessions if self._survives(each)]
-        session = kept[which % len(kept)]
-        self._ask("die in the midst", session, asks, policy, dies_after=min(results, len(asks)))
-
-    @precondition(lambda self: self.sessions)
-    @rule(which=ANY, undone=st.integers(1, 4))
-    def undo(self, which: int, undone: int) -> None:
-        self._step("undo")
-        session = self._one(which)
-        before, count = len(session.rounds), max(0, len(session.rounds) - undone)
-        key = self._key("RewindSession", session)
-
-        async def rewind(world: World, key: RequestKey | None) -> int:
-            return await world.keeper.rewind(session.id, session.caller, count, before, key)
-
-        self._wake(session)
-        assert self.world.run(rewind(self.world, key)) == count
-        self.twin.run(rewind(self.twin, None))
-        self.stale += [(session, n, each.known) for n, each in enumerate(session.rounds) if n >= count]
-        del session.rounds[count:]
-        self._remember(session, lambda: self.world.run(rewind(self.world, key)), count)
+        own = {each.id for each in self._known() if each.caller == caller}
+        others = [each.id for each in self.sessions if each.id not in own]
+        session = ModelSession(others[0] if shares and others else self._new_id(), caller, keep, image)
+        call = self._image(session)
+        self._begin(session, session, call, trouble)
 
     @precondition(lambda self: self.sessions and len(self.sessions) < MOST)
-    @rule(which=ANY, count=ANY, keep=st.booleans())
-    def fork(self, which: int, count: int, keep: bool) -> None:
+    @rule(which=ANY, count=ANY, keep=st.booleans(), trouble=TROUBLES)
+    def fork(self, which: int, count: int, keep: bool, trouble: Trouble) -> None:
+        """Also of a fork."""
         self._step("fork")
         origin = self._one(which)
         count %= len(origin.rounds) + 1
-        branch = ModelSession(self._new_id(), origin.caller, keep, origin.image, [*origin.rounds[:count]])
-        new = NewSession(origin.caller, branch.id, keep=keep, request=self._key("ForkSession", origin))
+        rounds = origin.rounds[:count]
+        branch = ModelSession(self._new_id(), origin.caller, keep, origin.image, rounds=[*rounds])
+        request = pb.ForkSessionRequest(
+            session_id=origin.id,
+            new_session_id=branch.id,
+            rounds=count,
+            keep=keep,
+            expected_rounds=len(origin.rounds),
+        )
+        self._begin(origin, branch, self._call(origin.caller, "ForkSession", request), trouble)
 
-        def forked() -> int:
-            return self.world.run(self.world.keeper.fork(origin.id, new, count, None))
+    def _begin(self, asked: ModelSession, session: ModelSession, call: Call, trouble: Trouble) -> None:
+        try:
+            reply, _ = self._request(asked, call, trouble)
+        except Lost:
+            return
+        assert reply.last.session_id == session.id
+        assert reply.last.rounds == len(session.rounds)
+        assert self.twin.call(call).last.rounds == len(session.rounds)
+        session.opened = self.world.now
+        self.sessions.append(session)
+        self._remember(session, call, reply)
 
-        self._wake(origin)
-        assert forked() == count
-        twin = NewSession(origin.caller, branch.id)
-        self.twin.run(self.twin.keeper.fork(origin.id, twin, count, None))
-        self.sessions.append(branch)
-        self._remember(branch, forked, count)
+    @precondition(lambda self: self.sessions)
+    @rule(which=ANY, undone=st.integers(1, 4), trouble=TROUBLES)
+    def undo(self, which: int, undone: int, trouble: Trouble) -> None:
+        self._step("undo")
+        session = self._one(which)
+        before, count = len(session.rounds), max(0, len(session.rounds) - undone)
+        request = pb.RewindSessionRequest(session_id=session.id, rounds=count, expected_rounds=before)
+        call = self._call(session.caller, "RewindSession", request)
+        if self._done(session, call, trouble):
+            session.undone += list(enumerate(session.rounds))[count:]
+            del session.rounds[count:]
 
     @precondition(lambda self: any(each.rounds for each in self.sessions))
-    @rule(which=ANY, index=ANY, drawn=st.integers(1, 5))
-    def amend(self, which: int, index: int, drawn: int) -> None:
+    @rule(
+        which=ANY,
+        index=ANY,
+        number=st.integers(1, 5),
+        how=st.sampled_from(["drawn", "own", "held"]),
+        trouble=TROUBLES,
+    )
+    def amend(self, which: int, index: int, number: int, how: str, trouble: Trouble) -> None:
+        """By a mask that is drawn; by the digest of its own one, or of any that the session holds."""
         self._step("amend")
-        asked = [each for each in self.sessions if each.rounds]
-        session = asked[which % len(asked)]
+        session = self._having_rounds(which)
         index %= len(session.rounds)
-        given, key = GivenMask(mask(drawn).digest, mask(drawn), "by hand"), self._key("AmendRound", session)
-        of = session.rounds[index]
+        of, given = session.rounds[index], pb.GivenMask(origin="by hand")
+        if how == "drawn" or of.made == NO_MASK:
+            given.mask.CopyFrom(drawn(number))
+        else:
+            given.mask_digest = of.made if how == "own" else sorted(session.held)[number % len(session.held)]
+        mask = digest_of(given.mask) if given.HasField("mask") else given.mask_digest
+        call = self._amendment(session, of.round_id, given)
+        if of.made == NO_MASK:
+            self._refused(session, call, "FAILED_PRECONDITION", "NO_MASK")
+            return
+        if self._done(session, call, trouble, self._amendment(session, self._twin_of(session, index), given)):
+            session.rounds[index] = of.amended_by(mask, "by hand")
 
-        def amended() -> object:
-            work = self.world.keeper.amend(
-                session.id, session.caller, of.round_id, given, expected=len(session.rounds), key=key
-            )
-            return told(self.world.run(work))
-
-        self._wake(session)
-        first = amended()
-        twin = self.twin.run(self.twin.keeper.read(session.id, session.caller)).record.rounds[index]
-        self.twin.run(
-            self.twin.keeper.amend(session.id, session.caller, twin.round_id, given, expected=None, key=None)
-        )
-        session.rounds[index] = of.amended(given.digest)
-        self._remember(session, amended, first)
+    @precondition(lambda self: len(self.sessions) == MOST)
+    @rule(which=ANY, trouble=TROUBLES)
+    def close(self, which: int, trouble: Trouble) -> None:
+        self._step("close")
+        session = self._one(which)
+        call = self._call(session.caller, "CloseSession", pb.CloseSessionRequest(session_id=session.id))
+        if self._done(session, call, trouble):
+            self._end(session)
 
     @precondition(lambda self: self.repeats)
     @rule(which=ANY)
     def come_again(self, which: int) -> None:
         """A request whose answer was lost."""
         self._step("come again")
-        session, again, first = self.repeats[which % len(self.repeats)]
-        before = self.world.passes
-        self._wake(session)
-        assert again() == first, "the first answer"
-        assert self.world.passes == before, "nothing is done twice"
-
-    @precondition(lambda self: self.stale)
-    @rule(which=ANY)
-    def refer_to_what_was_undone(self, which: int) -> None:
-        self._step("stale")
-        session, index, known = self.stale[which % len(self.stale)]
-        self._wake(session)
-        question = Question("And?", index, AnswerMode.FORCED, FORCED, known)
-        request = DialogueRequest(session.id, session.caller, [question], Correction(CorrectionPolicy.OFF, 0.6))
-        before = self.world.passes
-        with pytest.raises(PreconditionFailed) as refused:
-            self.world.run(self._results(self.world, request))
-        assert (refused.value.reason, self.world.passes) == (Reason.STALE, before)
-
-    @precondition(lambda self: self.sessions)
-    @rule(which=ANY)
-    def reach_for_anothers(self, which: int) -> None:
-        self._step("another's")
-        session = self._one(which)
-        other = CALLERS[1 - CALLERS.index(session.caller)]
-        keeper = self.world.keeper
-        for reach in (
-            lambda: keeper.read(session.id, other),
-            lambda: keeper.rewind(session.id, other, 0, None, None),
-            lambda: keeper.close(session.id, other),
-        ):
-            with pytest.raises(NotFound):
-                self.world.run(reach())
-        theirs = {each.session_id for each in self.world.run(keeper.page(other, None, 100))}
-        assert theirs == {each.id for each in self.sessions if each.caller == other}
-
-    @precondition(lambda self: len(self.sessions) == MOST)
-    @rule(which=ANY)
-    def close(self, which: int) -> None:
-        self._step("close")
-        session = self._one(which)
-        self.world.run(self.world.keeper.close(session.id, session.caller))
-        self._end(session)
+        _, again = self.repeats[which % len(self.repeats)]
+        again()
 
     # ---- what happens to the server
 
     @precondition(lambda self: any(each.rounds for each in self.sessions))
-    @rule()
-    def park(self) -> None:
-        self._step("park")
-        self.world.park()
-        self._drop_unkept()
+    @rule(old=st.booleans())
+    def park(self, old: bool) -> None:
+        """Nothing is asked for so long that sessions leave the memory; or that the eldest are deleted."""
+        self._step("grow old" if old else "park")
+        self._let_pass(LIFETIME / 2 if old else IDLE)
+        self._count()
 
     @precondition(lambda self: any(each.rounds for each in self.sessions))
     @rule()
@@ -198,27 +147,77 @@ class SessionSchedules(Schedule):
         self._step("kill")
         self.world.kill()
         self._drop_unkept()
+        self._count()
+        for session in self.sessions:
+            for each in session.rounds:
+                self._check_masks(session, each)
+
+    def _count(self) -> None:
+        """Nothing else is in the file, and nothing in part."""
+        if self.world.durable:
+            kept = [each for each in self.sessions if self._survives(each)]
+            assert self.world.kept() == (len(kept), sum(len(each.rounds) for each in kept))
 
     # ---- what must hold
 
     @invariant()
     def all_that_was_acknowledged_is_there(self) -> None:
         for session in self.sessions:
-            snapshot = self.world.run(self.world.keeper.read(session.id, session.caller))
-            assert [ModelRound.of(each) for each in snapshot.record.rounds] == session.rounds
-            for each in session.rounds:
-                for original in (True, False):
-                    work = self.world.keeper.mask_of_round(
-                        session.id, session.caller, each.round_id, original=original
-                    )
-                    read = self.world.run(work)
-                    assert pack_mask(read.bits()).digest == (each.made if original else each.mask)
+            told = self._read(session).last
+            assert len(told.rounds) == len(session.rounds)
+            for each, of in zip(session.rounds, told.rounds, strict=True):
+                assert each.equals(of), (each, of)
+            assert told.session.expires_at.ToNanoseconds() == self._expires(session) * 1e9
+            assert (told.session.keep, told.session.opened_at.ToSeconds()) == (session.keep, session.opened)
+            if session.rounds:
+                self._check_masks(session, session.rounds[self.number % len(session.rounds)])
+
+    @invariant()
+    def lists_show_all_of_ones_own(self) -> None:
+        caller, listed, token = CALLERS[self.number % len(CALLERS)], list[str](), ""
+        while not listed or token:
+            request = pb.ListSessionsRequest(page_size=2, page_token=token)
+            reply = self.world.call(self._call(caller, "ListSessions", request, named=False))
+            if not caller:
+                assert reply.refusal is not None
+                assert reply.refusal.reason == "NOT_AUTHENTICATED"
+                return
+            listed += [each.session_id for each in reply.last.sessions]
+            token = reply.last.next_page_token
+            if not listed:
+                break
+        assert sorted(listed) == sorted(each.id for each in self.sessions if each.caller == caller)
 
     @invariant()
     def what_has_ended_is_not_there(self) -> None:
-        for session in self.gone:
-            with pytest.raises((NotFound, PreconditionFailed)):
-                self.world.run(self.world.keeper.read(session.id, session.caller))
+        for session in self.gone[-GONE:]:
+            refusal = self._read(session).refusal
+            assert refusal is not None
+            assert refusal.code in {"NOT_FOUND", "FAILED_PRECONDITION"}
 
-    def _one(self, which: int) -> ModelSession:
-        return self.sessions[which % len(self.sessions)]
+    # ---- of these steps
+
+    def _check_masks(self, session: ModelSession, of: ModelRound) -> None:
+        """As the round's mask is, and as it was made."""
+        for original, digest in ((False, of.mask), (True, of.made)):
+            request = pb.GetMaskRequest(session_id=session.id, round_id=of.round_id, original=original)
+            reply = self.world.call(self._call(session.caller, "GetMask", request, named=False))
+            if digest == NO_MASK:
+                assert reply.refusal is not None
+                assert reply.refusal.reason == "NO_MASK"
+                continue
+            told = reply.last.mask
+            bits = masks.decode(told.data, told.encoding, told.height, told.width)
+            assert reply.last.mask_digest == masks.digest(bits) == digest
+
+    def _twin_of(self, session: ModelSession, index: int) -> str:
+        """The id of its round in the twin."""
+        request = pb.GetSessionRequest(session_id=session.id)
+        call = self._call(session.caller, "GetSession", request, named=False)
+        return str(self.twin.call(call).last.rounds[index].round_id)
+
+    def _amendment(self, session: ModelSession, round_id: str, given: pb.GivenMask) -> Call:
+        request = pb.AmendRoundRequest(
+            session_id=session.id, round_id=round_id, given_mask=given, expected_rounds=len(session.rounds)
+        )
+        return self._call(session.caller, "AmendRound", request)

@@ -5,6 +5,7 @@ One seed in CI; `make chaos` takes more.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from serving.history import changes
 from serving.history.record import SessionRecord
 from serving.history.rounds import MaskSource, ReferredMask
 from serving.stores.sqlite.records import Records
+from tests.unit.schedules.faults import BROKEN
 from tests.unit.schedules.machine import SessionSchedules
 
 SEEDS = range(int(os.environ.get("CHAOS_SEEDS", "1")))
@@ -27,10 +29,13 @@ PLANTED_SEEDS = SEEDS[:3]
 SCHEDULES = 200
 """Of each seed."""
 MOST_UNTIL_FOUND = 500
+KINDS = 17
+"""Of steps."""
 
 
 def run(number: int, schedules: int, *phases: Phase) -> None:
     SessionSchedules.steps.clear()
+    SessionSchedules.troubles.clear()
     chosen = settings(
         max_examples=schedules,
         stateful_step_count=30,
@@ -43,13 +48,22 @@ def run(number: int, schedules: int, *phases: Phase) -> None:
     run_state_machine_as_test(seed(number)(SessionSchedules), settings=chosen)
 
 
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails here fails on purpose, some thousand times."""
+    caplog.set_level(logging.CRITICAL)
+
+
+@pytest.mark.timeout(1200)  # a failing schedule is made short first, for up to five minutes
 @pytest.mark.parametrize("number", SEEDS)
 def test_whatever_happens_to_sessions(number: int) -> None:
     run(number, SCHEDULES, Phase.shrink)
-    steps = Counter(SessionSchedules.steps)
+    steps, troubles = Counter(SessionSchedules.steps), Counter(SessionSchedules.troubles)
     print(f"\nseed {number}: {', '.join(f'{count} {name}' for name, count in steps.most_common())}")
+    print(f"befell a request: {', '.join(f'{count} {name}' for name, count in troubles.most_common())}")
     assert steps.pop("schedules") >= SCHEDULES
-    assert len(steps) == 13, "every kind of step was taken"
+    assert len(steps) == KINDS, "every kind of step was taken"
+    assert troubles.keys() == {"none", "twice at once", *BROKEN}
 
 
 # ---- bugs
