@@ -142,7 +142,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    flags = ["--engines.threads", str(options.threads), "--log-level", "warning", *service.PATIENT]
+    flags = ["--engines.threads", str(options.threads), "--log-level", "warning"]
+    flags += [*service.PATIENT, *service.AT_ONCE]
     rows: list[Row] = []
     seed = time.time_ns() % 10**9
     with launched(options.bundle, options.out / "server.log", flags) as server, Progress() as progress:

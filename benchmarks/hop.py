@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks import service
 from benchmarks.published import Published, published
 from benchmarks.workload import Case, case, image, questions
 from loadtest.server_process import launched
@@ -110,7 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     threads, quiet = str(options.threads), ["--log-level", "warning"]
-    flags = ["--engines.threads", threads, *quiet]
+    flags = ["--engines.threads", threads, *service.AT_ONCE, *quiet]
     logs = [options.out / f"hop-{name}.log" for name in ("language", "near", "far")]
     with (
         launched(options.bundle, logs[0], ["--onnx.threads", threads, *quiet], module="serving.llm") as language,

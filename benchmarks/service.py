@@ -15,6 +15,8 @@ from mediround import Client, Round, RoundResult
 
 PATIENT = ("--admission.max-wait", "600")
 """Flags of a server that refuses nobody for having to wait: the time that it takes is what is measured."""
+AT_ONCE = ("--admission.encode-on-open", "never")
+"""Flags of a server whose callers ask at once: each round is told of its own encode."""
 
 
 @dataclass(slots=True)

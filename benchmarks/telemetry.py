@@ -101,10 +101,11 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    told = ["--metrics-listen", f"127.0.0.1:{port}", "--log-format", "json", *service.PATIENT]
+    alike = [*service.PATIENT, *service.AT_ONCE]
+    told = ["--metrics-listen", f"127.0.0.1:{port}", "--log-format", "json", *alike]
     logs = [options.out / f"telemetry-{name}.log" for name in ("off", "on")]
     with (
-        launched(options.bundle, logs[0], ["--log-level", "warning", *service.PATIENT]) as without,
+        launched(options.bundle, logs[0], ["--log-level", "warning", *alike]) as without,
         launched(options.bundle, logs[1], told) as telling,
         Client(without.address, retries=0) as off,
         Client(telling.address, retries=0) as on,

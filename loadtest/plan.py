@@ -89,8 +89,8 @@ class Plan:
         random = np.random.default_rng([self._seed, number])
         asked, start = self._scenario.dialogues, float(self.starts[number])
         length = int(self.lengths[number])
-        thinks = asked.think * (1 + asked.think_spread * random.uniform(-1, 1, length))
-        thinks[0] = 0.0
+        means = np.array([asked.first_think] + [asked.think] * (length - 1))
+        thinks = means * (1 + asked.think_spread * random.uniform(-1, 1, length))
         dues = start + (np.cumsum(thinks) if asked.mode == "live" else np.zeros(length))
         references = _references(asked.shapes, length, random)
         endings = self._endings(length, random)

@@ -93,6 +93,8 @@ class Dialogues(ScenarioSection):
     then each round of a known dialogue is a language pass of its own."""
     think: Seconds = 2.0
     """Mean time between the rounds of a live dialogue."""
+    first_think: Seconds = 0.0
+    """Mean time from the start of a live dialogue, when its session is opened, to its first question."""
     think_spread: Share = 0.5
     """Think times lie evenly within this share on both sides of the mean."""
     pace: Literal["schedule", "answer"] = "schedule"

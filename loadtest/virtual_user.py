@@ -104,10 +104,10 @@ class VirtualUser:
             return await self._rounds(dialogue, session)
 
     async def _rounds(self, dialogue: PlannedDialogue, session: AsyncSession) -> int:
-        progress, free_at = _Progress(), dialogue.start
+        progress, free_at = _Progress(), self.clock()
         for number, asked in enumerate(dialogue.rounds):
             row = dialogue.row + number
-            if number:
+            if number or asked.think:
                 by_schedule = self.scenario.dialogues.pace == "schedule"
                 due = asked.due if by_schedule else free_at + asked.think
                 await self._until(due)

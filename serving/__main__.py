@@ -39,6 +39,7 @@ from serving.engines import Engines, RemoteHalf, SharedMemory, engines, session_
 from serving.errors import Exhausted, ServingError, Unavailable
 from serving.geometry import Geometry
 from serving.observer import CompositeObserver, Observer
+from serving.offline import compose
 from serving.orchestrator import Orchestrator
 from serving.ports import Gate
 from serving.process import background, metrics, run, server_tls, stop_signal, unless_stopped
@@ -46,7 +47,6 @@ from serving.prompt import PromptTemplate
 from serving.runtime.cpus import usable_cpus
 from serving.runtime.graph import ProviderError
 from serving.runtime.slab import Slab
-from serving.sessions.keeper import SessionKeeper
 from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
@@ -143,18 +143,21 @@ def orchestrator(
     records: EngineRecords,
 ) -> Orchestrator:
     """The orchestrator of these parts."""
-    geometry = Geometry.of(bundle)
-    return Orchestrator(
-        keeper=SessionKeeper(memory.sessions, geometry, openings, bundle.digest),
-        language=halves.language,
-        vision=halves.vision,
+    ahead = memory.embeddings.capacity // 2 if settings.admission.encode_on_open == "auto" else 0
+    return compose(
+        PromptTemplate.of(bundle),
+        Geometry.of(bundle),
+        halves.language,
+        halves.vision,
+        pixels,
+        openings=openings,
         embeddings=memory.embeddings,
+        sessions=memory.sessions,
         gate=gate,
         observer=observer,
-        form=PromptTemplate.of(bundle),
-        geometry=geometry,
-        pixel_executor=pixels,
         max_rounds=settings.limits.max_rounds,
+        max_images_ahead=ahead,
+        model_digest=bundle.digest,
         engine_digest=records.digest_of,
     )
 
@@ -261,17 +264,12 @@ async def serve(settings: Settings) -> int:
             openings=openings,
             records=records,
         )
+        stack.push_async_callback(target.encode_on_open.close)
         service = SegmentationService(target, served, memory.uploads, pixels, observer, records=records)
         server = Server(service, settings.listen, server_tls(settings.tls), observer)
         await stack.enter_async_context(background(sweep(memory.sessions, memory.uploads)))
         state = sources(
-            bundle,
-            settings,
-            halves=halves,
-            memory=memory,
-            shared=shared,
-            queue=queue,
-            expectations=expectations,
+            bundle, settings, halves=halves, memory=memory, shared=shared, queue=queue, expectations=expectations
         )
         registry.register(StateCollector(state))
         board = StatusBoard(registry, time.monotonic)

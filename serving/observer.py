@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from serving.domain import Priority
 from serving.errors import Shed
 from serving.history.rounds import RoundResult
+
+
+class Ahead(StrEnum):
+    """What became of an encode that began before a question asked for it; its values stand in metrics."""
+
+    BEGUN = "begun"
+    USED = "used"
+    """Its image was asked about."""
+    WASTED = "wasted"
+    """Its session ended first, or its embedding gave way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,12 @@ class Observer(Protocol):
 
     def opened(self, pixels: float, preprocess: float) -> None:
         """An image that was sent is ready for sessions: seconds to decode it, and to prepare it for rounds."""
+
+    def ahead(self, outcome: Ahead) -> None:
+        """An encode has begun before a question asked for it; or what became of it is known."""
+
+    def encoded(self, seconds: float) -> None:
+        """An encode that began so is done."""
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """One language pass and its masks are done; ``results`` share their timings."""
@@ -48,6 +65,12 @@ class NullObserver:
     """An Observer that ignores every event; a base for those that need only some."""
 
     def opened(self, pixels: float, preprocess: float) -> None:
+        """Ignored."""
+
+    def ahead(self, outcome: Ahead) -> None:
+        """Ignored."""
+
+    def encoded(self, seconds: float) -> None:
         """Ignored."""
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
@@ -73,6 +96,16 @@ class CompositeObserver:
         """See ``Observer``."""
         for listener in self._listeners:
             listener.opened(pixels, preprocess)
+
+    def ahead(self, outcome: Ahead) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.ahead(outcome)
+
+    def encoded(self, seconds: float) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.encoded(seconds)
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """See ``Observer``."""

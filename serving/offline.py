@@ -21,7 +21,10 @@ from serving.observer import NullObserver, Observer
 from serving.orchestrator import Orchestrator
 from serving.ports import EmbeddingStore, Gate, LanguageEngine, SessionStore, VisionEngine
 from serving.prompt import PromptTemplate
+from serving.sessions.embedding import Encoding
+from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import SessionKeeper
+from serving.sessions.preparation import ImagePreparation
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.vision.onnx import OnnxVision
@@ -73,20 +76,36 @@ def compose(  # the first five are what every orchestrator has of its own
     gate: Gate | None = None,
     observer: Observer | None = None,
     max_rounds: int = MAX_ROUNDS,
+    max_images_ahead: int = 0,
     model_digest: str = "",
     engine_digest: Callable[[Runtimes], str] = lambda _: "",
 ) -> Orchestrator:
-    """The orchestrator of these parts. ``openings`` works on the pixels of new images; by default, ``pixels``."""
+    """The orchestrator of these parts. ``openings`` works on the pixels of new images; by default, ``pixels``.
+
+    ``max_images_ahead``: most images with an embedding that nobody has asked for yet (``EncodeOnOpen``).
+    """
     store = sessions or MemorySessions(SESSIONS, SESSION_BYTES, SESSION_IDLE_SECONDS, time.monotonic)
+    embeddings = embeddings or MemoryEmbeddings.of(geometry.image, EMBEDDING_BYTES)
+    gate, observer = gate or OpenGate(), observer or NullObserver()
+    encoding = Encoding(vision, geometry, pixels)
+    ahead = EncodeOnOpen(
+        ImagePreparation(language, embeddings, encoding, gate, form),
+        embeddings,
+        observer,
+        time.monotonic,
+        max_images=max_images_ahead,
+    )
     return Orchestrator(
         keeper=SessionKeeper(store, geometry, openings or pixels, model_digest),
         language=language,
         vision=vision,
-        embeddings=embeddings or MemoryEmbeddings.of(geometry.image, EMBEDDING_BYTES),
-        gate=gate or OpenGate(),
-        observer=observer or NullObserver(),
+        embeddings=embeddings,
+        gate=gate,
+        observer=observer,
         form=form,
         geometry=geometry,
+        encoding=encoding,
+        encode_on_open=ahead,
         pixel_executor=pixels,
         max_rounds=max_rounds,
         engine_digest=engine_digest,

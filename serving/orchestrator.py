@@ -8,9 +8,10 @@ embeddings lie.
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
 bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in another
-(``serving.sessions.keeper``): rounds do not wait for large images. The image is brought to the encoder's size, and
-encoded, beside the first language pass that finds no embedding of it. A cancelled request stops its engines'
-work, gives its lease and its admission back, and leaves its session as the last finished wave left it.
+(``serving.sessions.keeper``): rounds do not wait for large images. An image is brought to the encoder's size, and
+encoded, when a session is opened on it, or beside the first language pass that finds no embedding of it. A
+cancelled request stops its engines' work, gives its lease and its admission back, and leaves its session as the
+last finished wave left it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from serving.domain import (
     Runtimes,
     SegFeature,
     Segmentation,
-    SourceImage,
     Timings,
     WorkStage,
 )
@@ -46,12 +46,11 @@ from serving.history import changes
 from serving.history.record import Session
 from serving.history.rounds import RoundResult
 from serving.observer import Observer, WaveTerms
-from serving.ports import Completion, EmbeddingLease, EmbeddingStore, Gate, LanguageEngine, VisionEngine
+from serving.ports import Completion, EmbeddingStore, Gate, LanguageEngine, VisionEngine
 from serving.prompt import PromptTemplate
-from serving.runtime.record import RuntimeRecord
 from serving.runtime.stopwatch import Stopwatch
-from serving.runtime.tasks import run_in_executor
-from serving.sessions.embedding import HeldEmbedding, embedding_of
+from serving.sessions.embedding import Encoding, HeldEmbedding, embedding_of
+from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import NewSession, SessionKeeper
 from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
 from serving.wave import WaveItem
@@ -88,6 +87,8 @@ class Orchestrator:
     observer: Observer
     form: PromptTemplate
     geometry: Geometry
+    encoding: Encoding
+    encode_on_open: EncodeOnOpen
     pixel_executor: Executor
     max_rounds: int
     engine_digest: Callable[[Runtimes], str]
@@ -100,6 +101,7 @@ class Orchestrator:
     async def close(self, session_id: str, caller: str) -> None:
         """Close a session. Raises NotFound when the caller has none of this id."""
         await self.keeper.close(session_id, caller)
+        self.encode_on_open.closed(session_id, caller)
 
     async def ask(
         self,
@@ -175,17 +177,13 @@ class Orchestrator:
         """Admitted, with the embedding on its way, until the stack is left; seeds alone need neither."""
         if not planned.passes:
             return _Work(request, session, planned.last, None)
+        self.encode_on_open.asked(session)
         key = session.image.embedding_key
         known = self.embeddings.holds(key)
         admitted = self.gate.admitted(planned.work(known=known), request.caller, request.priority, request.tell)
         await stack.enter_async_context(admitted)
-        coming = embedding_of(key, self.embeddings, partial(self._encode, session.image), request.priority)
+        coming = embedding_of(key, self.embeddings, partial(self.encoding, session.image), request.priority)
         return _Work(request, session, planned.last, await stack.enter_async_context(coming))
-
-    async def _encode(self, image: SourceImage, lease: EmbeddingLease) -> RuntimeRecord:
-        """Only now is the image brought to the encoder's size: most rounds find its embedding."""
-        prepare = partial(self.geometry.encoder_image, image)
-        return await self.vision.encode(await run_in_executor(self.pixel_executor, prepare), lease)
 
     def _observe(
         self, request: DialogueRequest, items: Sequence[WaveItem], results: Sequence[RoundResult]

@@ -51,6 +51,11 @@ class PromptTemplate:
         """As the bundle's tokenizer has it."""
         return cls(bundle.manifest, Tokenizer(bundle.path(TOKENIZER), bundle.manifest.tokens))
 
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        """What every dialogue begins with, up to its image."""
+        return self._instruction(first=True)
+
     def turn(self, question: Question, *, first: bool) -> Turn:
         """The tokens of one question; ``first`` in its session.
 

@@ -1,6 +1,6 @@
 """Cost model: how long each kind of work takes, and how fast work gets done. Admission decides by it.
 
-Knows seconds of an encode, a language pass and a mask, learnt from finished rounds, and the expected work done per
+Knows seconds of an encode, a language pass and a mask, learnt from what is done, and the expected work done per
 second. Does not know requests, queues or engines.
 """
 
@@ -50,6 +50,10 @@ class CostModel(NullObserver):
             work.masks * self.mask.seconds,
         )
         return max(sum(parts), 1e-3)
+
+    def encoded(self, seconds: float) -> None:
+        """Learn. See ``Observer``."""
+        self.encode.learn(seconds)
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:  # noqa: ARG002  # Observer's
         """Learn. See ``Observer``."""

@@ -22,9 +22,9 @@ from serving.api.images import rgb_of_file, rgb_of_pixels
 from serving.api.repetition import request_key
 from serving.api.requests import RequestReader
 from serving.api.upload import ReceivedImage, receive
-from serving.domain import U8, ContentAddress, SourceImage
+from serving.domain import U8, ContentAddress, Priority, SourceImage
 from serving.errors import NotFound, PreconditionFailed, Shed
-from serving.history.record import SessionRecord
+from serving.history.record import Session, SessionRecord
 from serving.observer import Observer
 from serving.orchestrator import Orchestrator
 from serving.runtime.stopwatch import Stopwatch
@@ -52,7 +52,7 @@ class Openings:
         self, orchestrator: Orchestrator, description: ServerDescription, uploads: ImageCache, observer: Observer
     ) -> None:
         limits = description.limits
-        self._keeper = orchestrator.keeper
+        self._keeper, self._ahead = orchestrator.keeper, orchestrator.encode_on_open
         self._requests, self._limits = RequestReader(description), limits
         self._uploads, self._observer = uploads, observer
         self._turns = Turns(limits.max_concurrent_uploads, _MAX_OPENINGS_WAITING, "images", Shed.UPLOADS)
@@ -74,9 +74,13 @@ class Openings:
             priority = self._requests.priority(received.header.priority, "header.priority")
             # A caller that still sends, or asks for an image that is held, takes no turn from work.
             async with self._turns.turn(priority) if received.payload else nullcontext():
-                return Opened(await self._session(caller, received), not received.payload)
+                record, image = await self._session(caller, received)
+            if image is not None and priority is Priority.INTERACTIVE:
+                self._ahead.opened(Session(record, image))
+            return Opened(record, not received.payload)
 
-    async def _session(self, caller: str, received: ReceivedImage) -> SessionRecord:
+    async def _session(self, caller: str, received: ReceivedImage) -> tuple[SessionRecord, SourceImage | None]:
+        """The session, and its image where it has not had it before."""
         header = received.header
         digest = await self._digest(received)
         key = request_key(request_context.repeatable_id(), "OpenSession", caller, _sameness(header, digest))
@@ -84,18 +88,20 @@ class Openings:
         if header.resume:
             return await self._keeper.resume(new, partial(self._image, caller, received, digest))
         if new.session_id and (before := await self._keeper.opened_before(new)):
-            return before
+            return before, None
         try:
             return await self._opened(new, caller, received)
         except PreconditionFailed:
             # Perhaps this request itself came twice, and met itself; else the id is refused again.
             if before := await self._keeper.opened_before(new):
-                return before
+                return before, None
             raise
 
-    async def _opened(self, new: NewSession, caller: str, received: ReceivedImage) -> SessionRecord:
-        image = await self._image(caller, received, new.content)
-        return (await self._keeper.open(new, image)).record
+    async def _opened(
+        self, new: NewSession, caller: str, received: ReceivedImage
+    ) -> tuple[SessionRecord, SourceImage]:
+        session = await self._keeper.open(new, await self._image(caller, received, new.content))
+        return session.record, session.image
 
     async def _digest(self, received: ReceivedImage) -> bytes:
         """SHA-256 of what was sent, or of what is held. Raises InvalidInput where the caller named another."""

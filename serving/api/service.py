@@ -124,6 +124,10 @@ class SegmentationService(SessionMethods):
                     log.answer(event)
                     yield pb.SegmentDialogueResponse(result=encoded)
 
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+        await self._orchestrator.close(request.session_id, self._caller(context, request.session_id))
+        return pb.CloseSessionResponse()
+
     async def DescribeServer(
         self,
         request: pb.DescribeServerRequest,

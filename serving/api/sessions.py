@@ -1,4 +1,4 @@
-"""The contract's methods on sessions beside their rounds: read, kept alive, undone, branched, corrected, closed.
+"""The contract's methods on sessions beside their rounds: read, kept alive, undone, branched, corrected.
 
 Knows how requests name sessions, rounds and pages. Does not know how a session is kept
 (``serving.sessions.keeper``).
@@ -137,10 +137,6 @@ class SessionMethods(SegmentationServiceServicer):
         ends = self._ends(session_id, caller)
         changed = responses.round_summary(amended.index, amended.round)
         return pb.AmendRoundResponse(round=changed, expires_at=ends)
-
-    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
-        await self._keeper.close(request.session_id, self._caller(context, request.session_id))
-        return pb.CloseSessionResponse()
 
     def _caller(self, context: Context, session_id: str) -> str:
         """Whose call it is. Raises InvalidInput where its metadata names another session."""

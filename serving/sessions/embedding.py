@@ -1,20 +1,24 @@
 """An image's embedding while a request works on it: asked for at once, there when the first mask is decoded.
 
-Knows the embedding store. Does not know rounds, or how an embedding is made.
+Knows the embedding store, and that an image is brought to the encoder's size first. Does not know rounds.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from serving import request_context
-from serving.domain import Priority
-from serving.ports import EmbeddingLease, EmbeddingStore, Fill
+from serving.domain import Priority, SourceImage
+from serving.geometry import Geometry
+from serving.ports import EmbeddingLease, EmbeddingStore, Fill, VisionEngine
+from serving.runtime.record import RuntimeRecord
 from serving.runtime.stopwatch import Stopwatch
-from serving.runtime.tasks import wait_until_done
+from serving.runtime.tasks import run_in_executor, wait_until_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,20 @@ class HeldEmbedding:
 
     lease: EmbeddingLease
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Fills leases of embeddings."""
+
+    vision: VisionEngine
+    geometry: Geometry
+    executor: Executor
+
+    async def __call__(self, image: SourceImage, lease: EmbeddingLease) -> RuntimeRecord:
+        """Only now is the image brought to the encoder's size: most rounds find its embedding."""
+        prepared = await run_in_executor(self.executor, partial(self.geometry.encoder_image, image))
+        return await self.vision.encode(prepared, lease)
 
 
 @asynccontextmanager

@@ -105,9 +105,14 @@ class SessionKeeper:
             raise _used()
         return record
 
-    async def resume(self, new: NewSession, prepared: Callable[[], Awaitable[SourceImage]]) -> SessionRecord:
-        """Give a parked session its image again; one of another model needs none, for it is read alone. Raises
-        PreconditionFailed for another image, and as ``read`` does.
+    async def resume(
+        self, new: NewSession, prepared: Callable[[], Awaitable[SourceImage]]
+    ) -> tuple[SessionRecord, SourceImage | None]:
+        """Give a parked session its image again: the session, and the image if it needed
+        one; a session of another model needs none, for it is read alone.
+
+        Raises:
+            PreconditionFailed: another image; and as ``read`` does.
         """
         snapshot = await self.read(new.session_id, new.caller)
         record = snapshot.record
@@ -115,10 +120,9 @@ class SessionKeeper:
         image = await prepared() if asked_again and record.content == new.content else None
         if record.content != new.content or (image is not None and record.size != image.size):
             raise PreconditionFailed("the session is on another image", Reason.OTHER_IMAGE)
-        if image is None:
-            return record
-        await self.store.resume(new.session_id, new.caller, image)
-        return record
+        if image is not None:
+            await self.store.resume(new.session_id, new.caller, image)
+        return record, image
 
     async def read(self, session_id: str, caller: str) -> Snapshot:
         """The session as it is, without waiting for its rounds under way. See ``SessionStore``."""

@@ -76,6 +76,11 @@ class MemoryEmbeddings:
         return cls(byte_budget, image.embedding, image.embedding_dtype, slab)
 
     @property
+    def capacity(self) -> int:
+        """How many fit the budget."""
+        return self._budget // self._size
+
+    @property
     def stats(self) -> EmbeddingStats:
         idle = [held for held in self._known.values() if not held.users]
         idle_shared = sum(1 for held in idle if held.slot)

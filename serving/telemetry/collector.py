@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from serving.stats import CacheStats, EmbeddingStats, QueueStats, SlabStats, TritonCounts
 from serving.telemetry import metrics as t
+from serving.telemetry.metric import Metric
 
 Labels = TypeVar("Labels", bound=str | tuple[str, ...])
 """The value of a metric's label, or of all its labels."""
@@ -51,7 +52,7 @@ class StateSources:
     slabs: Callable[[], Mapping[str, SlabStats]] = dict
     """By what their slots are for."""
     triton: Callable[[], TritonCounts] | None = None
-    plain: Sequence[tuple[t.Metric, Callable[[], float]]] = ()
+    plain: Sequence[tuple[Metric, Callable[[], float]]] = ()
     """Gauges without labels."""
 
 
@@ -141,21 +142,21 @@ class LibraryMetrics(Collector):
         return (family for family in self._registry.collect() if family.name.startswith(self._prefixes))
 
 
-def _gauge(metric: t.Metric, values: Mapping[Labels, float]) -> Family:
+def _gauge(metric: Metric, values: Mapping[Labels, float]) -> Family:
     family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels), unit=metric.unit)
     for labels, value in values.items():
         family.add_metric((labels,) if isinstance(labels, str) else labels, value)
     return family
 
 
-def _counter(metric: t.Metric, values: Mapping[Labels, float]) -> Family:
+def _counter(metric: Metric, values: Mapping[Labels, float]) -> Family:
     family = CounterMetricFamily(metric.name, metric.help, labels=tuple(metric.labels), unit=metric.unit)
     for labels, value in values.items():
         family.add_metric((labels,) if isinstance(labels, str) else labels, value)
     return family
 
 
-def _info(metric: t.Metric, labels: Mapping[str, str]) -> Family:
+def _info(metric: Metric, labels: Mapping[str, str]) -> Family:
     family = GaugeMetricFamily(metric.name, metric.help, labels=tuple(metric.labels))
     family.add_metric(tuple(labels[name] for name in metric.labels), 1)
     return family

@@ -7,32 +7,9 @@ know when a metric changes (``serving.telemetry.recorder``, ``serving.telemetry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-
 from serving.errors import Shed
-
-
-class MetricKind(StrEnum):
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric. Each of its series exists from the start, with 0: a rate needs a value to rise from."""
-
-    name: str
-    kind: MetricKind
-    help: str
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Every value of each label; none where it is one text, known when the process starts (``model_info``)."""
-    unit: str = ""
-    buckets: tuple[float, ...] = ()
-    """Upper edges, of a histogram."""
-
+from serving.observer import Ahead
+from serving.telemetry.metric import Metric, MetricKind
 
 CODES = (
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "RESOURCE_EXHAUSTED"),
@@ -253,6 +230,12 @@ PROMPTS = Metric(
     "mediround_prompts_in_progress",
     MetricKind.GAUGE,
     "Prompts that a language server has admitted: those in its engine and those in its queue.",
+)
+AHEAD = Metric(
+    "mediround_encodes_ahead",
+    MetricKind.COUNTER,
+    "Encodes that began before a question asked for them, by outcome.",
+    {"outcome": tuple(Ahead)},
 )
 SESSIONS = Metric("mediround_sessions_open", MetricKind.GAUGE, "Open sessions.")
 SESSIONS_LIMIT = Metric("mediround_sessions_limit", MetricKind.GAUGE, "Most sessions that may be open.")

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serving.errors import Shed
 from serving.history.rounds import RoundResult
-from serving.observer import WaveTerms
+from serving.observer import Ahead, WaveTerms
 from serving.telemetry import metrics as t
+from serving.telemetry.metric import Metric
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -28,6 +29,7 @@ class MetricsRecorder:
         self._rounds = self._counter(t.ROUNDS)
         self._round_seconds = self._histogram(t.ROUND_SECONDS)
         self._stage_seconds = self._histogram(t.STAGE_SECONDS)
+        self._ahead = self._counter(t.AHEAD)
         self._calls, self._shed = self._counter(t.CALLS), self._counter(t.SHED)
         self._tokens, self._passes = self._counter(t.PROMPT_TOKENS), self._counter(t.PASSES)
         self._dialogue_rounds = self._histogram(t.DIALOGUE_ROUNDS)
@@ -40,6 +42,12 @@ class MetricsRecorder:
     def opened(self, pixels: float, preprocess: float) -> None:
         self._stage_seconds.labels("pixels").observe(pixels)
         self._stage_seconds.labels("preprocess").observe(preprocess)
+
+    def ahead(self, outcome: Ahead) -> None:
+        self._ahead.labels(outcome.value).inc()
+
+    def encoded(self, seconds: float) -> None:
+        self._stage_seconds.labels("encode").observe(seconds)
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         cache, priority = results[0].cache, terms.priority.name.lower()
@@ -94,11 +102,11 @@ class MetricsRecorder:
             self._score.observe(segmentation.score)
             self._near.inc(math.isclose(segmentation.score, threshold, rel_tol=0.0, abs_tol=t.NEAR))
 
-    def _counter(self, metric: t.Metric) -> Counter:
+    def _counter(self, metric: Metric) -> Counter:
         labels, registry = tuple(metric.labels), self._registry
         return _from_zero(Counter(metric.name, metric.help, labels, unit=metric.unit, registry=registry), metric)
 
-    def _histogram(self, metric: t.Metric) -> Histogram:
+    def _histogram(self, metric: Metric) -> Histogram:
         return _from_zero(
             Histogram(
                 metric.name,
@@ -112,7 +120,7 @@ class MetricsRecorder:
         )
 
 
-def _from_zero(family: M, metric: t.Metric) -> M:
+def _from_zero(family: M, metric: Metric) -> M:
     for values in product(*metric.labels.values()) if metric.labels else ():
         family.labels(*values)
     return family

@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client.registry import Collector
 
 from serving.telemetry import metrics as t
+from serving.telemetry.metric import Metric
 
 WINDOW_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
@@ -69,25 +70,25 @@ class _Span:
     before: Values
     seconds: float
 
-    def value(self, metric: t.Metric, **labels: str) -> float:
+    def value(self, metric: Metric, **labels: str) -> float:
         return self.now.get(metric.name, {}).get(frozenset(labels.items()), 0.0)
 
-    def risen(self, metric: t.Metric, suffix: str = "_total", **labels: str) -> float:
+    def risen(self, metric: Metric, suffix: str = "_total", **labels: str) -> float:
         """Increase of all series that have these labels."""
         name, wanted = metric.name + suffix, labels.items()
         before = self.before.get(name, {})
         series = self.now.get(name, {}).items()
         return sum(value - before.get(key, 0.0) for key, value in series if wanted <= key)
 
-    def rate(self, metric: t.Metric, **labels: str) -> float:
+    def rate(self, metric: Metric, **labels: str) -> float:
         return self.risen(metric, **labels) / self.seconds
 
-    def latency(self, metric: t.Metric, **labels: str) -> dict[str, float | None]:
+    def latency(self, metric: Metric, **labels: str) -> dict[str, float | None]:
         edges = [*metric.buckets, math.inf]
         buckets = [(edge, self.risen(metric, "_bucket", le=_edge(edge), **labels)) for edge in edges]
         return {"count": buckets[-1][1], **{name: quantile(share, buckets) for name, share in QUANTILES}}
 
-    def only_labels(self, metric: t.Metric) -> list[dict[str, str]]:
+    def only_labels(self, metric: Metric) -> list[dict[str, str]]:
         return [dict(labels) for labels in self.now.get(metric.name, {})]
 
 

@@ -146,6 +146,19 @@ async def test_image_tokens_are_counted(subject: Subject) -> None:
     assert completion.cached_tokens == 0
 
 
+async def test_what_a_dialogue_begins_with_may_be_read_ahead(subject: Subject) -> None:
+    """Up to its image, and one token that nobody wants: the prompt that follows is answered as without."""
+    whole = two_rounds(subject)
+    end = whole.token_ids.index(subject.manifest.tokens.image) + 1
+    beginning = replace(whole, token_ids=whole.token_ids[:end], references=(), positions=())
+    assert not (await subject.engine.complete(beginning.prompt("one", max_new_tokens=1))).features
+    ahead, alone = (
+        await subject.vectors(whole.prompt("one")),
+        await subject.vectors(whole.prompt("other", tenant="b")),
+    )
+    assert_same(ahead, alone)
+
+
 async def test_the_same_prompt_yields_the_same(subject: Subject) -> None:
     prompt = two_rounds(subject).prompt()
     assert_same(await subject.vectors(prompt), await subject.vectors(prompt))

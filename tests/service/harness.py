@@ -88,12 +88,13 @@ def stage(
     sessions: SqliteSessions | None = None,
     version: str = "0.1.0",
     model_digest: str = MODEL_DIGEST,
+    ahead: int = 0,
     **limits: float,
 ) -> Stage:
     """``limits`` replace those above; ``concurrency`` and ``max_wait`` are the gate's.
 
     ``openings`` works on new images; ``executor`` if none is given. ``sessions``: where they lie; by default in
-    memory. ``version``: the server's.
+    memory. ``version``: the server's. ``ahead``: images that may be encoded before their first question.
     """
     default_mode = "forced" if template_trained else "free"
     answers = {"default_mode": default_mode, "template_trained": template_trained, "max_new_tokens": 8}
@@ -124,6 +125,7 @@ def stage(
         max_rounds=bounds.max_rounds,
         model_digest=model_digest,
         engine_digest=records.digest_of,
+        max_images_ahead=ahead,
     )
     service = SegmentationService(orchestrator, description, uploads, executor, observer, records=records)
     return Stage(manifest, language, vision, store, embeddings, uploads, gate, registry, observer, service)

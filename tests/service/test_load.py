@@ -49,7 +49,7 @@ def test_live_and_known_dialogues_are_all_answered(random_bundle: Bundle, tmp_pa
             assert code == MET, report.outcomes
             assert set(report.outcomes) <= {"answered", "cancelled"}
             assert report.overall.answered > 5
-            assert 0 < report.seen.embedding_hits < report.overall.answered
+            assert 0 < report.seen.embedding_hits <= report.overall.answered
             assert report.seen.cached_tokens > 0
             assert report.server is not None
             assert report.server.missing == ()

@@ -444,7 +444,8 @@ class Watched:
 async def test_engines_see_the_priority_of_the_request_and_its_reader_does_not(serving: Stack) -> None:
     """In every wave, whatever task reads it; two dialogues that one task reads in turn keep their own."""
     engines = Watched(serving.language, serving.vision, [])
-    target = replace(serving.orchestrator, language=engines, vision=engines)
+    encoding = replace(serving.orchestrator.encoding, vision=engines)
+    target = replace(serving.orchestrator, language=engines, vision=engines, encoding=encoding)
     batch = target.segment(await serving.open(), "me", dialogue([None, 0, 1]), ALWAYS, Priority.BATCH)
     other = await serving.open(np.roll(IMAGE, 1, axis=0))
     interactive = target.segment(other, "me", dialogue([None, 0]), ALWAYS, Priority.INTERACTIVE)

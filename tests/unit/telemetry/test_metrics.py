@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.stats import CacheStats, EmbeddingStats, PlacementStats, QueueStats, SlabStats, TritonCounts
 from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, EngineState, LibraryMetrics, StateCollector, StateSources
-from serving.telemetry.metrics import CATALOGUE, Metric, MetricKind
+from serving.telemetry.metric import Metric, MetricKind
+from serving.telemetry.metrics import CATALOGUE
 from serving.telemetry.recorder import MetricsRecorder
 from serving.telemetry.status import WINDOW_SECONDS, StatusBoard, quantile
 

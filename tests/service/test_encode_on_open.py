@@ -1,0 +1,140 @@
+"""What is computed between an opening and the first question, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+
+import numpy as np
+
+from mediround import AsyncClient
+from serving.api.server import serving
+from serving.domain import Priority
+from serving.errors import Unavailable
+from serving.ports import Prompt
+from tests.service.harness import Stage, picture
+from tests.service.harness import stage as build_stage
+
+QUESTION = "Segment the liver."
+
+
+@asynccontextmanager
+async def service(
+    executor: Executor, *, ahead: int = 8, concurrency: int = 8
+) -> AsyncIterator[tuple[Stage, AsyncClient]]:
+    stage = build_stage(executor, ahead=ahead, concurrency=concurrency, max_sessions=32)
+    async with (
+        serving(stage.service, observer=stage.observer) as server,
+        AsyncClient(server.address, retries=0) as client,
+    ):
+        yield stage, client
+    await stage.service._orchestrator.encode_on_open.close()
+    assert not stage.vision.script.running["encode"]
+
+
+def outcomes(stage: Stage) -> dict[str, float]:
+    samples = [
+        sample
+        for family in stage.registry.collect()
+        for sample in family.samples
+        if sample.name == "mediround_encodes_ahead_total"
+    ]
+    return {sample.labels["outcome"]: sample.value for sample in samples if sample.value}
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110  # nothing signals it
+            await asyncio.sleep(0.002)
+
+
+async def test_the_first_question_finds_its_image_encoded_and_read(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        session = await client.open(picture())
+        await until(lambda: stage.vision.script.finished == ["encode"])
+        await until(lambda: not stage.gate._working)
+        result = await session.ask(QUESTION)
+        assert stage.vision.script.finished == ["encode", "decode"]
+        assert result.cache.embedding_hit
+        [beginning, prompt] = [p for p in stage.language.script.asked("complete") if isinstance(p, Prompt)]
+        assert prompt.token_ids[: len(beginning.token_ids)] == beginning.token_ids
+        assert result.cache.cached_tokens >= len(beginning.token_ids) - 1 + stage.manifest.tower.tokens
+        assert outcomes(stage) == {"begun": 1, "used": 1}
+    async with service(executor, ahead=0) as (stage, client):
+        alone = await (await client.open(picture())).ask(QUESTION)
+        assert not alone.cache.embedding_hit
+        assert not outcomes(stage)
+    assert np.array_equal(alone.mask, result.mask)
+
+
+async def test_a_question_joins_an_encode_that_has_begun(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        stage.vision.script.hold("encode")
+        session = await client.open(picture())
+        await stage.vision.script.reached("encode")
+        asked = asyncio.create_task(session.ask(QUESTION))
+        await stage.language.script.reached("complete", 2)
+        assert outcomes(stage) == {"begun": 1, "used": 1}
+        stage.vision.script.let_go("encode")
+        assert (await asked).index == 0
+        assert len(stage.vision.script.asked("encode")) == 1
+
+
+async def test_a_session_that_closes_takes_its_encode_with_it(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        stage.vision.script.hold("encode")
+        one, other = await client.open(picture()), await client.open(picture())
+        await stage.vision.script.reached("encode")
+        await one.close()
+        await asyncio.sleep(0.02)
+        assert stage.vision.script.running["encode"] == 1  # the other is on the same image
+        await other.close()
+        await until(lambda: not stage.vision.script.running["encode"])
+        assert outcomes(stage) == {"begun": 1, "wasted": 1}
+        assert not stage.embeddings.stats.nbytes
+
+
+async def test_batch_openings_encode_nothing_ahead(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        await client.open(picture(), priority="batch")
+        await asyncio.sleep(0.02)
+        assert not stage.vision.script.calls
+        assert not outcomes(stage)
+
+
+async def test_rounds_go_first_and_a_question_does_not_wait_behind_its_own_image(executor: Executor) -> None:
+    async with service(executor, concurrency=1) as (stage, client):
+        stage.vision.script.hold("encode")
+        first = await client.open(picture())
+        await stage.vision.script.reached("encode")
+        second = await client.open(picture(seed=1))  # waits at the gate
+        asked = asyncio.create_task(second.ask(QUESTION))
+        await until(lambda: stage.gate.stats(Priority.INTERACTIVE).waiting == 1)
+        assert not stage.gate.stats(Priority.BATCH).waiting  # it is the question's own now
+        stage.vision.script.let_go("encode")
+        assert (await asked).index == 0
+        assert len(stage.vision.script.asked("encode")) == 2
+        assert outcomes(stage) == {"begun": 1}
+        assert (await first.ask(QUESTION)).index == 0
+        assert outcomes(stage) == {"begun": 1, "used": 1}
+
+
+async def test_what_fails_ahead_is_done_for_the_question(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        stage.vision.script.fail_next("encode", Unavailable("away"))
+        stage.language.script.fail_next("complete", Unavailable("away"))
+        session = await client.open(picture())
+        await until(lambda: outcomes(stage) == {"begun": 1, "wasted": 1})
+        assert (await session.ask(QUESTION)).index == 0
+
+
+async def test_images_that_nobody_asks_about_are_limited(executor: Executor) -> None:
+    async with service(executor, ahead=2) as (stage, client):
+        sessions = [await client.open(picture(seed=seed)) for seed in range(4)]
+        await until(lambda: len(stage.vision.script.finished) == 2)
+        await sessions[0].ask(QUESTION)
+        await client.open(picture(seed=5))
+        await until(lambda: stage.vision.script.finished.count("encode") == 3)
+        assert outcomes(stage) == {"begun": 3, "used": 1}
