@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pacs.orthanc import Orthanc, orthanc_server
+from demo.dicom.orthanc import Orthanc, orthanc_server
+from demo.dicom.programs import MissingProgram
 from tests.pacs.programs import unavailable
 
 HERE = Path(__file__).parent
@@ -29,11 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def loopback_only() -> None:
     """This Orthanc cannot be told to listen on one address, and nothing of a test may leave the machine."""
     if socket.if_nameindex() != [(1, "lo")]:
-        unavailable("a network is within reach: sh tests/pacs/loopback-only.sh python -m pytest -m pacs")
+        unavailable("a network is within reach: sh deploy/loopback-only.sh python -m pytest -m pacs")
 
 
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """One for all tests: each has studies of its own."""
-    with orthanc_server(tmp_path_factory.mktemp("orthanc")) as server:
-        yield server
+    try:
+        with orthanc_server(tmp_path_factory.mktemp("orthanc")) as server:
+            yield server
+    except MissingProgram as missing:
+        unavailable(str(missing))

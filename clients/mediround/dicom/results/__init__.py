@@ -5,6 +5,7 @@ pydicom, which ``encode`` turns into the bytes of a file (PS3.10).
 """
 
 from mediround.dicom.results.files import encode
+from mediround.dicom.results.report import write_sr
 from mediround.dicom.results.segmentation import SegmentationType, write_seg
 from mediround.dicom.results.segments import FrameKey, Origin, Provenance, Segment
 from mediround.dicom.results.terms import Term, term_of
@@ -19,4 +20,5 @@ __all__ = [
     "encode",
     "term_of",
     "write_seg",
+    "write_sr",
 ]

@@ -10,10 +10,12 @@ from typing import TypedDict
 import highdicom as hd
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as PydicomCode
 
 from mediround import __version__
 from mediround.dicom.results.identity import run_words, source_date, uid
 from mediround.dicom.results.segments import Provenance
+from mediround.dicom.results.terms import Code
 
 MANUFACTURER = "MediRound"
 DISCLAIMER = "AI, not for diagnosis"
@@ -78,3 +80,8 @@ def stamp(built: Dataset, source: Dataset, provenance: Provenance, kind: str) ->
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in built.get(sequence) or []:
             item.DimensionOrganizationUID = organization
+
+
+def coded(code: Code) -> PydicomCode:
+    """The code as highdicom takes it."""
+    return PydicomCode(code.value, code.scheme, code.meaning)

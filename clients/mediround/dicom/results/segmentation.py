@@ -13,18 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mediround.dicom.errors import BadAttribute
 from mediround.dicom.quiet import quiet
-from mediround.dicom.results.equipment import algorithm, equipment, long_string, stamp
+from mediround.dicom.results.equipment import algorithm, coded, equipment, long_string, stamp
 from mediround.dicom.results.identity import content_digest, run_words, tracking_uid, uid
 from mediround.dicom.results.parts import Part, shared_out
 from mediround.dicom.results.segments import FrameKey, Origin, Provenance, Segment
 from mediround.dicom.results.sources import Sources
 from mediround.dicom.results.standins import put_names, standins
-from mediround.dicom.results.terms import Code, term_of
+from mediround.dicom.results.terms import term_of
 from mediround.errors import FieldViolation, InvalidArgument
 
 _SERIES_NUMBER = 9001
@@ -143,14 +142,17 @@ def _description(part: Part, index: int, provenance: Provenance) -> hd.seg.Segme
         tracking_id=long_string(segment.label),
         display_color=_colour(segment.round),
     )
+    description.SegmentDescription = _words(segment)
     if term.side is not None:
         modifier = hd.sr.CodedConcept.from_code(coded(term.side))
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
     return description
 
 
-def coded(code: Code) -> PydicomCode:
-    return PydicomCode(code.value, code.scheme, code.meaning)
+def _words(segment: Segment) -> str:
+    """What of the round no attribute has a place for."""
+    score = "" if segment.score is None else f", estimated IoU {segment.score:.2f}"
+    return f"round {segment.round}{score}{', corrected' if segment.corrected else ''}"
 
 
 def _colour(round_index: int) -> CIELabColor:

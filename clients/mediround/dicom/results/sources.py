@@ -56,6 +56,7 @@ class Sources:
                     raise BadAttribute(f"{keyword} must be there", keyword)
         if len({(header.StudyInstanceUID, header.SeriesInstanceUID) for header in headers}) > 1:
             raise _refused("must be of one series: write the results of each series apart")
+        self.headers = tuple(headers)
         self.first = headers[0]
         self._frames = {frame.key: frame for header in headers for frame in _frames(header)}
 
@@ -69,11 +70,11 @@ class Sources:
             )
         return found
 
-    def ordered(self, keys: set[FrameKey]) -> list[SourceFrame]:
-        """Those frames, in the series' order. Raises InvalidArgument as ``__getitem__`` does."""
-        for key in keys:
+    def ordered(self, keys: set[FrameKey] | None = None) -> list[SourceFrame]:
+        """Those frames, or all, in the series' order. Raises InvalidArgument as ``__getitem__`` does."""
+        for key in keys or ():
             self[key]
-        return [frame for key, frame in self._frames.items() if key in keys]
+        return [frame for key, frame in self._frames.items() if keys is None or key in keys]
 
 
 def _frames(header: Dataset) -> Iterator[SourceFrame]:

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pytest
-import requests
 from dicomweb_client.api import DICOMwebClient
 from dicomweb_client.session_utils import create_session_from_user_pass
 
+from demo.dicom.programs import MissingProgram, program
 from loadtest.server_process import free_port
-from tests.pacs.programs import program, unavailable
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
 NEEDED = {"libOrthancDicomWeb.so": "orthanc-dicomweb", "libOrthancGdcm.so": "orthanc-gdcm"}
 START_SECONDS = 60
 STABLE_SECONDS = 2
 USER = "mediround"
+ALONE = "deploy/loopback-only.sh"
+"""Runs a command where no network is but the loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,34 @@ class Orthanc:
 
     @property
     def dicomweb(self) -> DICOMwebClient:
-        return DICOMwebClient(f"{self.url}/dicom-web", session=create_session_from_user_pass(USER, self.password))
+        return DICOMwebClient(f"{self.url}/dicom-web", session=self.session())
+
+    def session(self) -> Any:
+        """An HTTP session with the password."""
+        return create_session_from_user_pass(USER, self.password)
 
 
 @contextmanager
 def orthanc_server(directory: Path) -> Iterator[Orthanc]:
-    """Keeps what it stores in ``directory``; it has one log file there."""
+    """Keeps what it stores in ``directory``, and its log.
+
+    This release listens on every address, whatever it is told: it is started where there is none but the loopback.
+
+    Raises:
+        MissingProgram: it, or a plug-in, is not installed; or a network is within reach.
+        RuntimeError: it did not start.
+    """
+    if socket.if_nameindex() != [(1, "lo")]:
+        raise MissingProgram(f"a network is within reach, and Orthanc would listen on it: sh {ALONE} COMMAND")
     command = program("Orthanc")
     missing = [package for name, package in NEEDED.items() if not (PLUGINS / name).exists()]
     if missing:
-        unavailable(f"Orthanc has no plug-in: Debian packages {' '.join(missing)}")
+        raise MissingProgram(f"Orthanc has no plug-in: Debian packages {' '.join(missing)}")
     server = Orthanc(free_port(), free_port(), secrets.token_urlsafe(12))
     (directory / "orthanc.json").write_text(json.dumps(_configuration(server, directory)))
     log = directory / "log"
     with log.open("w") as stream:
-        process = subprocess.Popen([command, str(directory / "orthanc.json")], stdout=stream, stderr=stream)
+        process = subprocess.Popen([command, str(directory / "orthanc.json")], stdout=stream, stderr=stream)  # noqa: S603  # Debian's
         try:
             _wait(server, process, log)
             yield server
@@ -94,8 +109,8 @@ def _wait(server: Orthanc, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
-            if requests.get(f"{server.url}/system", auth=(USER, server.password), timeout=5).ok:
+            if server.session().get(f"{server.url}/system", timeout=5).ok:
                 return
-        except requests.ConnectionError:
+        except OSError:
             time.sleep(0.1)
-    pytest.fail(f"Orthanc did not start:\n{log.read_text()}", pytrace=False)
+    raise RuntimeError(f"Orthanc did not start:\n{log.read_text()}")

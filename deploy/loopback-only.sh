@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs a command where no network is but the loopback: the Orthanc that its tests start listens on every address.
-# Usage: sh tests/pacs/loopback-only.sh COMMAND...
+# Usage: sh deploy/loopback-only.sh COMMAND...
 # Where that cannot be made, the command runs as it is: its tests say so, and are skipped.
 set -eu
 for alone in "unshare --net" "unshare --map-root-user --net"; do
