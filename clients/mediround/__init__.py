@@ -41,11 +41,14 @@ from mediround.errors import (
     Unavailable,
 )
 from mediround.history import PastRound, Progress, SessionSummary
+from mediround.raw import StoredPixels
 from mediround.results import RoundResult
 from mediround.session import Session
+from mediround.window import AppliedWindow, Window
 
 __all__ = [
     "AccessDenied",
+    "AppliedWindow",
     "AsyncClient",
     "AsyncSession",
     "Box",
@@ -81,8 +84,10 @@ __all__ = [
     "SessionExpired",
     "SessionSummary",
     "StaleReference",
+    "StoredPixels",
     "Timings",
     "Tls",
     "Unavailable",
+    "Window",
     "__version__",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -129,7 +130,7 @@ class AsyncConnection:
             opened = await self._again(call, lambda: self._send(image, call))
         self._sent.add(image)
         self.remembers = opened.expires_at is not None
-        return opened
+        return replace(opened, pixels=image.record)
 
     async def ping(self, call: Call) -> None:
         """Raises Unavailable when the server is there and does not serve."""

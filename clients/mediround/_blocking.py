@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from threading import Event
 from typing import Any, TypeVar
 
@@ -89,7 +90,7 @@ class BlockingConnection:
         opened = self._held(image, call) or self._again(call, lambda: self._send(image, call))
         self._sent.add(image)
         self.remembers = opened.expires_at is not None
-        return opened
+        return replace(opened, pixels=image.record)
 
     def ping(self, call: Call) -> None:
         """Raises Unavailable when the server is there and does not serve."""

@@ -71,6 +71,8 @@ class ServerDescription:
         engine_records: what computes rounds now, whole: one, or several where language servers differ; none while
             no language server serves. ``RoundResult.engine_digest`` is the digest of one of them, or of an
             earlier one where a part was exchanged meanwhile.
+        pixel_types: those of raw pixels: ``uint8``, ``uint16``, ``int16``; an older server does not say, and takes
+            ``uint8``.
     """
 
     model_name: str
@@ -90,6 +92,7 @@ class ServerDescription:
     language_engine: str
     vision_engine: str
     engine_records: tuple[EngineRecord, ...] = ()
+    pixel_types: tuple[str, ...] = ("uint8",)
 
 
 def server_description(message: pb.DescribeServerResponse) -> ServerDescription:
@@ -111,6 +114,7 @@ def server_description(message: pb.DescribeServerResponse) -> ServerDescription:
         language_engine=message.language_engine,
         vision_engine=message.vision_engine,
         engine_records=tuple(map(engine_record, message.engine_records)),
+        pixel_types=_words(pb.PixelType, "PIXEL_TYPE_", message.pixel_types) or ("uint8",),
     )
 
 

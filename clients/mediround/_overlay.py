@@ -18,7 +18,8 @@ import numpy.typing as npt
 from mediround import pictures
 from mediround._png import png
 from mediround.errors import FailedPrecondition, InvalidArgument
-from mediround.image import ImageSource, upload
+from mediround.image import ChosenFrame, ImageSource, PlainSource, upload
+from mediround.raw import deep_form
 
 Bits: TypeAlias = npt.NDArray[np.bool_]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -37,6 +38,13 @@ def remembered(image: ImageSource) -> Source:
     """The image without keeping it alive: a result must not hold megabytes. The bytes of a file are not
     remembered.
     """
+    if not isinstance(image, ChosenFrame):
+        return _kept(image)
+    kept, frame, window = _kept(image.image), image.frame, image.window
+    return lambda: None if (held := kept()) is None else ChosenFrame(held, frame, window)
+
+
+def _kept(image: PlainSource) -> Callable[[], PlainSource | None]:
     match image:
         case str() | PathLike():
             return lambda: image
@@ -56,7 +64,11 @@ def pixels_of(image: ImageSource) -> Pixels:
     sent = upload(image)
     if sent.header.WhichOneof("encoding") == "raw":
         raw = sent.header.raw
-        found = np.frombuffer(sent.payload, np.uint8).reshape(raw.height, raw.width, raw.channels)
+        form = deep_form(raw)
+        if form is None:
+            found = np.frombuffer(sent.payload, np.uint8).reshape(raw.height, raw.width, raw.channels)
+        else:
+            found = form.grey(sent.payload, raw.height, raw.width)[..., None]
         return np.ascontiguousarray(np.broadcast_to(found, (raw.height, raw.width, 3)))
     try:
         from PIL import Image  # noqa: PLC0415  # its extra need not be installed

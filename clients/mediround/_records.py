@@ -53,7 +53,9 @@ class PixelRecord:
 
     Attributes:
         libraries: what decodes files and resizes.
-        window: what makes 8 bits of stored values; ``none`` while images have 8 bits and are taken as they are.
+        window: what makes 8 bits of stored values. Of a server: the name of its rule, ``none`` where it takes 8
+            bits alone. Of an image: the window that was used, where it comes from, and what stored values mean;
+            ``none`` for colour.
     """
 
     libraries: tuple[Library, ...] = ()

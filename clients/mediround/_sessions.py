@@ -16,6 +16,7 @@ from mediround._overlay import Source
 from mediround._reading import SaysItsEnd, ends
 from mediround.errors import StaleReference
 from mediround.history import PastRound, Progress, past_round, progress_of
+from mediround.image import Upload
 from mediround.results import Opening, RoundResult, bits, round_result
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -42,6 +43,11 @@ class SessionState:
     def opened(cls, opening: Opening, source: Source | None, *, keep: bool) -> SessionState:
         """Of a session that was opened here."""
         return cls(opening, keep, not keep, source, opening.rounds, opening.expires_at)
+
+    @classmethod
+    def resumed(cls, opening: Opening, image: Upload, source: Source) -> SessionState:
+        """Of a session that was given its image again."""
+        return cls(replace(opening, pixels=image.record), source=source)
 
     @property
     def session_id(self) -> str:

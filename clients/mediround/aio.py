@@ -26,9 +26,10 @@ from mediround._tls import Tls
 from mediround.aio_session import AsyncSession, OpeningSession
 from mediround.errors import MediRoundError
 from mediround.history import SessionSummary, session_summary
-from mediround.image import ImageSource, upload
+from mediround.image import ImageSource, chosen, upload
 from mediround.results import RoundResult, taken_up
 from mediround.v1 import segmentation_pb2 as pb
+from mediround.window import WindowChoice
 
 
 class AsyncClient:
@@ -56,6 +57,8 @@ class AsyncClient:
         self,
         image: ImageSource,
         *,
+        frame: int | None = None,
+        window: WindowChoice = None,
         keep: bool = False,
         priority: Priority = "interactive",
         timeout: float | None = None,
@@ -64,20 +67,23 @@ class AsyncClient:
         """Open a session on one image: ``async with client.open(...) as session``, or await it and close it. The
         arguments are those of ``Client.open``.
         """
-        return OpeningSession(lambda: self._open(image, keep, priority, timeout, retries))
+        return OpeningSession(lambda: self._open(chosen(image, frame, window), keep, priority, timeout, retries))
 
     def resume(
         self,
         session_id: str,
         image: ImageSource | None = None,
         *,
+        frame: int | None = None,
+        window: WindowChoice = None,
         timeout: float | None = None,
         retries: int | None = None,
     ) -> OpeningSession:
         """Take up a session that was kept: ``async with client.resume(...) as session``, or await it. The
         arguments, and what it raises, are those of ``Client.resume``.
         """
-        return OpeningSession(lambda: self._resume(session_id, image, timeout, retries))
+        again = None if image is None else chosen(image, frame, window)
+        return OpeningSession(lambda: self._resume(session_id, again, timeout, retries))
 
     async def sessions(
         self, *, timeout: float | None = None, retries: int | None = None
@@ -104,6 +110,8 @@ class AsyncClient:
         image: ImageSource,
         rounds: Sequence[Round],
         *,
+        frame: int | None = None,
+        window: WindowChoice = None,
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
         priority: Priority = "interactive",
@@ -115,7 +123,8 @@ class AsyncClient:
         told where the request stands meanwhile.
         """
         rounds = checked_rounds(rounds)
-        async with self.open(image, priority=priority, timeout=timeout, retries=retries) as session:
+        opening = self.open(image, frame=frame, window=window, priority=priority, timeout=timeout, retries=retries)
+        async with opening as session:
             results = session.segment(
                 rounds,
                 correction=correction,
@@ -184,7 +193,8 @@ class AsyncClient:
         if image is not None:
             again = (await asyncio.to_thread(upload, image)).named(session_id, resume=True)
             await self._connection.open(again, self._opening(session_id, timeout, retries))
-            session = AsyncSession(self._connection, SessionState(session.opening, source=remembered(image)))
+            state = SessionState.resumed(session.opening, again, remembered(image))
+            session = AsyncSession(self._connection, state)
         await session.history(timeout=timeout, retries=retries)
         return session
 

@@ -22,10 +22,11 @@ from mediround._sessions import SessionState, Watch
 from mediround._tls import Tls
 from mediround.errors import MediRoundError
 from mediround.history import SessionSummary, session_summary
-from mediround.image import ImageSource, upload
+from mediround.image import ImageSource, chosen, upload
 from mediround.results import RoundResult, taken_up
 from mediround.session import Session
 from mediround.v1 import segmentation_pb2 as pb
+from mediround.window import WindowChoice
 
 
 class Client:
@@ -66,6 +67,8 @@ class Client:
         self,
         image: ImageSource,
         *,
+        frame: int | None = None,
+        window: WindowChoice = None,
         keep: bool = False,
         priority: Priority = "interactive",
         timeout: float | None = None,
@@ -74,6 +77,10 @@ class Client:
         """Open a session on one image; close it, or use it in a ``with``.
 
         Args:
+            image: see ``mediround.image.PlainSource``.
+            frame: which frame of a DICOM object, from 1; needed where it has several.
+            window: what makes 8 bits of a DICOM object's stored values, or of an int16 or uint16 array
+                (``mediround.window.WindowChoice``). The results say which one it was (``RoundResult.pixels``).
             priority: ``batch`` lets the images of interactive callers go first on a busy server.
             keep: the session is somebody's work: leaving its block, or closing the client, leaves it open for
                 ``client.resume``; ``session.close()`` still ends it. How long it stays is the server's to say
@@ -83,6 +90,7 @@ class Client:
         """
         queued, session_id = priority_value(priority), new_session_id()
         call = self._opening(session_id, timeout, retries, priority)
+        image = chosen(image, frame, window)
         prepared = upload(image).prioritised(queued).named(session_id, keep=bool(keep))
         opened = self._connection.open(prepared, call)
         if not keep:
@@ -94,6 +102,8 @@ class Client:
         session_id: str,
         image: ImageSource | None = None,
         *,
+        frame: int | None = None,
+        window: WindowChoice = None,
         timeout: float | None = None,
         retries: int | None = None,
     ) -> Session:
@@ -103,6 +113,8 @@ class Client:
             session_id: its id; whoever knows it may ask in it, so it must not be logged.
             image: the image that it was opened on, in the same bytes: needed where a call has raised
                 ``NeedsImage``.
+            frame: as it was opened with.
+            window: the same.
             timeout: seconds that each of its calls may take; None is the client's.
             retries: how often each is sent again; None is the client's.
 
@@ -111,9 +123,10 @@ class Client:
         """
         session = self.session(session_id)
         if image is not None:
+            image = chosen(image, frame, window)
             again = upload(image).named(session_id, resume=True)
             self._connection.open(again, self._opening(session_id, timeout, retries))
-            session = Session(self._connection, SessionState(session.opening, source=remembered(image)))
+            session = Session(self._connection, SessionState.resumed(session.opening, again, remembered(image)))
         session.history(timeout=timeout, retries=retries)
         return session
 
@@ -143,6 +156,8 @@ class Client:
         image: ImageSource,
         rounds: Sequence[Round],
         *,
+        frame: int | None = None,
+        window: WindowChoice = None,
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
         priority: Priority = "interactive",
@@ -154,7 +169,8 @@ class Client:
         told where the request stands meanwhile.
         """
         rounds = checked_rounds(rounds)
-        with self.open(image, priority=priority, timeout=timeout, retries=retries) as session:
+        opened = self.open(image, frame=frame, window=window, priority=priority, timeout=timeout, retries=retries)
+        with opened as session:
             yield from session.segment(
                 rounds,
                 correction=correction,

@@ -73,6 +73,7 @@ class SessionSummary:
         expires_at: when it ends if nothing is asked of it, in seconds since the epoch.
         content_sha256: of the image's bytes as they were sent, hex.
         model_digest: of the model that answered its rounds, hex.
+        window: what the server made 8 bits of its image's 16 by; empty where it was sent in 8.
     """
 
     session_id: str
@@ -85,6 +86,7 @@ class SessionSummary:
     expires_at: float | None
     content_sha256: str
     model_digest: str
+    window: str = ""
 
 
 Stage = Literal["queued", "prepare", "language", "encode", "decode"]
@@ -152,6 +154,7 @@ def session_summary(message: pb.SessionSummary) -> SessionSummary:
         expires_at=ends(message),
         content_sha256=message.content_sha256.hex(),
         model_digest=message.model_digest,
+        window=message.window,
     )
 
 

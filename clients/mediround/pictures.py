@@ -20,9 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-WINDOWING = (
-    "must have at most 8 bits a channel: apply a window first (DICOM VOI LUT, PS3.3 C.11.2) and send 8 bits"
-)
+WINDOWING = "must have at most 8 bits a channel: send 16 bits as raw pixels with a window (DICOM VOI LUT)"
 FRAMES = "must hold one frame; send each as an image of its own (a PIL image's frame is image.copy())"
 TRANSPARENT = "must have no transparent pixels; put it on a background first"
 ORIENTED = "must have no EXIF orientation; turn its pixels upright and remove the tag"

@@ -18,6 +18,7 @@ from mediround._overlay import Source, drawn, pixels_of, shown
 from mediround._parts import Box, CacheUse, Reference, Timings
 from mediround._png import png
 from mediround._reading import box, cache_use, ends, reference, timings
+from mediround._records import PixelRecord
 from mediround.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -28,7 +29,7 @@ from mediround.errors import (
 from mediround.image import ImageSource
 from mediround.v1 import segmentation_pb2 as pb
 
-_PARTS = (Box, Reference, Timings, CacheUse)
+_PARTS = (Box, Reference, Timings, CacheUse, PixelRecord)
 _MOST_PIXELS = 1 << 28
 """Of a mask where the image's size is not known: 256 MiB."""
 
@@ -64,6 +65,8 @@ class RoundResult:
         seeded: whether the round was given as a whole (``session.seed``).
         expires_at: when the session ends if nothing more is asked of it, in seconds since the epoch; None: an
             older server does not say.
+        pixels: how this side made the pixels that it sent, or what the server made 8 bits of them by: window,
+            decoders. None: they were sent as they were, or the session was opened elsewhere.
     """
 
     session_id: str
@@ -86,6 +89,7 @@ class RoundResult:
     amended: bool = False
     seeded: bool = False
     expires_at: float | None = None
+    pixels: PixelRecord | None = None
     _source: Source | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -158,6 +162,7 @@ class Opening:
         rounds: that the session had: 0 for a new one; None as above.
         expires_at: when it ends if nothing is asked of it, in seconds since the epoch; None as above, or where an
             older server does not say.
+        pixels: as a result's.
     """
 
     session_id: str
@@ -167,6 +172,7 @@ class Opening:
     model_digest: str | None
     rounds: int | None = None
     expires_at: float | None = None
+    pixels: PixelRecord | None = None
 
 
 def opening(message: pb.OpenSessionResponse) -> Opening:
@@ -216,6 +222,7 @@ def round_result(
         amended=message.amended,
         seeded=message.seeded,
         expires_at=ends(message),
+        pixels=session.pixels,
         _source=source,
     )
 

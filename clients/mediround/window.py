@@ -8,6 +8,7 @@ from.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -18,6 +19,10 @@ from mediround.errors import FieldViolation, InvalidArgument
 
 Function: TypeAlias = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 """VOI LUT Function (0028,1056)."""
+WindowChoice: TypeAlias = "Window | tuple[float, float] | str | int | None"
+"""A window, or (center, width) of a LINEAR one. Of DICOM objects also: a preset's name
+(``mediround.dicom.PRESETS``); ``percentile``; the number, from 1, of the object's own windows. None: the object's
+first, else percentiles, but 8 stored bits are shown whole."""
 Values: TypeAlias = npt.NDArray[Any]
 """Stored values, of any integer or float type."""
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -36,6 +41,11 @@ def refused(field: str, description: str) -> InvalidArgument:
     return InvalidArgument(f"{path}: {description}", (FieldViolation(path, description),))
 
 
+def _text(number: float) -> str:
+    """All its digits: equal texts, equal numbers."""
+    return repr(float(number)).removesuffix(".0")
+
+
 def _finite(number: object) -> bool:
     kinds = (int, float, np.integer, np.floating)
     return isinstance(number, kinds) and not isinstance(number, bool) and math.isfinite(number)
@@ -44,14 +54,12 @@ def _finite(number: object) -> bool:
 @dataclass(frozen=True, slots=True)
 class Window:
     """Which values are told apart: DICOM's window, in units after the modality transform (CT: Hounsfield units).
+    Raises InvalidArgument for what cannot be one.
 
     Attributes:
         center: Window Center (0028,1050).
         width: Window Width (0028,1051): at least 1 for ``LINEAR``, else above 0.
         function: VOI LUT Function (0028,1056).
-
-    Raises:
-        InvalidArgument: it cannot be one.
     """
 
     center: float
@@ -69,7 +77,7 @@ class Window:
             raise refused("width", "must be at least 1 for LINEAR (PS3.3 C.11.2.1.2); LINEAR_EXACT takes less")
 
     def __str__(self) -> str:
-        return f"{self.function} center {self.center:g} width {self.width:g}"
+        return f"{self.function} center {_text(self.center)} width {_text(self.width)}"
 
     def fractions(self, values: F64) -> F64:
         """0 (darkest) to 1 (brightest). Source: PS3.3 C.11.2.1.2 and C.11.2.1.3."""
@@ -132,7 +140,10 @@ class Rescale:
             return values * self.slope + self.intercept
 
     def __str__(self) -> str:
-        return f"slope {self.slope:g} intercept {self.intercept:g}"
+        return f"slope {_text(self.slope)} intercept {_text(self.intercept)}"
+
+
+IDENTITY = Rescale()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,25 +157,29 @@ class StoredValues:
         inverted: MONOCHROME1: the lowest value is white.
     """
 
-    modality: Rescale | LookupTable = Rescale()
+    modality: Rescale | LookupTable = IDENTITY
     padding: tuple[float, float] | None = None
     inverted: bool = False
 
-    def grey(self, stored: Values, voi: Window | LookupTable) -> npt.NDArray[np.uint8]:
-        """uint8 of the shape of ``stored``: 0 black to 255 white.
+    def grey(
+        self, stored: Values, voi: Window | LookupTable, used: Callable[[Values], Values] = np.asarray
+    ) -> npt.NDArray[np.uint8]:
+        """uint8 of the shape of ``stored``: 0 black to 255 white; ``used`` takes its bits that are stored.
 
         Values of up to 16 bits go through a table of all of them: 64 KiB beside the result, however large it is.
         """
-        if stored.dtype.kind in "iub" and stored.dtype.itemsize * 8 <= _TABLE_BITS:
-            bits = 8 * stored.dtype.itemsize
-            patterns = np.arange(1 << bits, dtype=np.uint32).astype(f"u{bits // 8}")
-            table = self._direct(patterns.view(stored.dtype), voi)
-            unsigned = np.ascontiguousarray(stored).view(patterns.dtype)
-            return np.take(table, unsigned)
         flat = np.ascontiguousarray(stored).reshape(-1)
         grey = np.empty(flat.size, np.uint8)
-        for start in range(0, flat.size, _BLOCK):
-            grey[start : start + _BLOCK] = self._direct(flat[start : start + _BLOCK], voi)
+        bits = 8 * stored.dtype.itemsize
+        if stored.dtype.kind in "iu" and bits <= _TABLE_BITS:
+            patterns = np.arange(1 << bits, dtype=np.uint32).astype(f"u{bits // 8}")
+            table = self._direct(used(patterns.view(f"{stored.dtype.kind}{bits // 8}")), voi)
+            native = flat.astype(flat.dtype.newbyteorder("="), copy=False).view(patterns.dtype)
+            for start in range(0, flat.size, _BLOCK):
+                grey[start : start + _BLOCK] = table[native[start : start + _BLOCK]]
+        else:
+            for start in range(0, flat.size, _BLOCK):
+                grey[start : start + _BLOCK] = self._direct(used(flat[start : start + _BLOCK]), voi)
         return grey.reshape(stored.shape)
 
     def percentile_window(self, stored: Values, lowest: float = 0.5, highest: float = 99.5) -> Window:
@@ -209,7 +224,7 @@ class AppliedWindow:
 
     voi: Window | LookupTable
     origin: Origin
-    modality: Rescale | LookupTable = Rescale()
+    modality: Rescale | LookupTable = IDENTITY
     inverted: bool = False
 
     def __str__(self) -> str:

@@ -18,6 +18,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from mediround import pictures
 from mediround.pictures import MALFORMED
+from mediround.raw import DeepForm
 from serving.api import integrity
 from serving.api.integrity import FIELD
 from serving.api.limits import Limits
@@ -25,8 +26,7 @@ from serving.domain import U8, Bits
 from serving.errors import InvalidInput
 
 DICOM_ADVICE = (
-    "read its pixels (pydicom: apply_modality_lut, then apply_voi_lut), map them to 8 bits, and send the array "
-    "or a PNG"
+    "read it with the client (mediround.dicom), or send its stored values as raw 16-bit pixels with a window"
 )
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
@@ -40,20 +40,28 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 @dataclass(frozen=True, slots=True)
 class RawShape:
-    """Raw uint8 pixels: rows from the top, channels interleaved."""
+    """Raw pixels: rows from the top, channels interleaved."""
 
     height: int
     width: int
     channels: int
+    deep: DeepForm | None = None
+    """Of 16 bits: what they mean, and their window. None: 8 bits."""
 
     @property
     def nbytes(self) -> int:
-        return self.height * self.width * self.channels
+        return self.height * self.width * self.channels * (1 if self.deep is None else 2)
+
+    @property
+    def window(self) -> str:
+        """What makes 8 bits of 16; empty where there are 8."""
+        return "" if self.deep is None else str(self.deep)
 
     @property
     def form(self) -> str:
-        """Of a ``ContentAddress``."""
-        return f"uint8 {self.height}x{self.width}x{self.channels}"
+        """Of a ``ContentAddress``: the same bytes in another window are another image."""
+        size = f"{self.height}x{self.width}x{self.channels}"
+        return f"uint8 {size}" if self.deep is None else f"16 bits {size}, {self.deep}"
 
 
 def libraries() -> dict[str, str]:
@@ -76,12 +84,17 @@ def check_raw(shape: RawShape, limits: Limits) -> None:
 
 
 def rgb_of_pixels(payload: bytes, shape: RawShape) -> U8:
-    """Raw pixels of a checked shape, as RGB uint8 (H, W, 3). Raises InvalidInput when their number differs."""
+    """Raw pixels of a checked shape, as RGB uint8 (H, W, 3); 16 bits by their window. Raises InvalidInput when
+    their number differs.
+    """
     if len(payload) != shape.nbytes:
         raise InvalidInput(
             "chunk", f"must hold the {shape.nbytes} bytes of the header's shape; {len(payload)} were sent"
         )
-    pixels = np.frombuffer(payload, np.uint8).reshape(shape.height, shape.width, shape.channels)
+    if shape.deep is not None:
+        pixels = shape.deep.grey(payload, shape.height, shape.width)[..., None]
+    else:
+        pixels = np.frombuffer(payload, np.uint8).reshape(shape.height, shape.width, shape.channels)
     return _frozen(np.broadcast_to(pixels, (shape.height, shape.width, 3)))
 
 

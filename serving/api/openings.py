@@ -84,7 +84,7 @@ class Openings:
         header = received.header
         digest = await self._digest(received)
         key = request_key(request_context.repeatable_id(), "OpenSession", caller, _sameness(header, digest))
-        new = NewSession(caller, header.session_id, digest, header.keep, key)
+        new = NewSession(caller, header.session_id, digest, header.keep, key, received.window)
         if header.resume:
             return await self._keeper.resume(new, partial(self._image, caller, received, digest))
         if new.session_id and (before := await self._keeper.opened_before(new)):

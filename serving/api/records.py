@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from mediround.v1 import segmentation_pb2 as pb
+from mediround.window import RULE
 from serving.api.description import ServerDescription
 from serving.domain import Runtimes
 from serving.logs import fields
@@ -24,9 +25,6 @@ from serving.runtime.record import RuntimeRecord
 LOG = logging.getLogger("serving.engines")
 
 Value: TypeAlias = str | int | Message
-
-_WINDOW = "none"
-"""Images of more than 8 bits are refused (``serving.api.images``), so that none is chosen."""
 
 
 class EngineRecords:
@@ -55,7 +53,7 @@ class EngineRecords:
         record = pb.EngineRecord(
             bundle=pb.BundleRecord(name=manifest.name, version=manifest.version, digest=served.model_digest),
             server_version=served.server_version,
-            pixels=pb.PixelRecord(libraries=libraries, window=_WINDOW),
+            pixels=pb.PixelRecord(libraries=libraries, window=RULE),
             language=_runtime(runtimes.language),
             image_encoder=_runtime(runtimes.image_encoder),
             mask_decoder=_runtime(runtimes.mask_decoder),

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mediround import masks
+from mediround.raw import PIXEL_TYPES
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.description import ServerDescription
 from serving.domain import CacheUse, Mask, Progress, Rectangle, Segmentation, Timings, WorkStage
@@ -96,6 +97,7 @@ def summary(of: SessionSummary, expires_at: float) -> pb.SessionSummary:
         expires_at=timestamp(expires_at),
         content_sha256=of.content,
         model_digest=of.model_digest,
+        window=of.window,
     )
 
 
@@ -160,6 +162,7 @@ def description(
         language_engine=language_engine,
         vision_engine=vision_engine,
         engine_records=records,
+        pixel_types=PIXEL_TYPES,
     )
 
 

@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from mediround.pictures import WINDOWING
+from mediround.errors import InvalidArgument
+from mediround.raw import PIXEL_TYPES, deep_form
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.identity import check_session_id
 from serving.api.images import RawShape, check_raw
@@ -43,6 +44,11 @@ class ReceivedImage:
     def form(self) -> str:
         """Of a ``ContentAddress``."""
         return "file" if self.shape is None else self.shape.form
+
+    @property
+    def window(self) -> str:
+        """What makes 8 bits of 16; empty for others."""
+        return "" if self.shape is None else self.shape.window
 
     def digest(self) -> bytes:
         """SHA-256 of the payload. Raises InvalidInput when the caller named another."""
@@ -156,11 +162,14 @@ def _shape(header: pb.ImageHeader, limits: Limits) -> RawShape | None:
 
 
 def _raw_shape(raw: pb.RawPixels, limits: Limits) -> RawShape:
-    if raw.pixel_type == pb.PIXEL_TYPE_UINT16:
-        raise InvalidInput("header.raw.pixel_type", WINDOWING)
-    if raw.pixel_type != pb.PIXEL_TYPE_UINT8:
-        raise InvalidInput("header.raw.pixel_type", "must be UINT8")
-    shape = RawShape(raw.height, raw.width, raw.channels)
+    if raw.pixel_type not in PIXEL_TYPES:
+        raise InvalidInput("header.raw.pixel_type", "must be UINT8, UINT16 or INT16")
+    try:
+        deep = deep_form(raw)
+    except InvalidArgument as error:
+        violation = error.violations[0]
+        raise InvalidInput(violation.field, violation.description) from None
+    shape = RawShape(raw.height, raw.width, raw.channels, deep)
     check_raw(shape, limits)
     if shape.nbytes > limits.max_image_bytes:
         raise InvalidInput("header.raw", f"must have at most {limits.max_image_bytes} bytes; scale it down")

@@ -63,7 +63,7 @@ def branch_of(
     Raises InvalidInput (``rounds``) where it has fewer.
     """
     rounds = record.rounds if count is None else _first(record, count)
-    begun = replace(branch, root=record.dialogue, content=record.content, rounds=rounds)
+    begun = replace(branch, root=record.dialogue, content=record.content, window=record.window, rounds=rounds)
     return with_request(begun, key)
 
 

@@ -52,6 +52,8 @@ class SessionRecord:
     """Seconds since the epoch."""
     root: str = ""
     """The session that it was branched from first; empty: it was not."""
+    window: str = ""
+    """What made 8 bits of its image's 16; empty where it was sent in 8."""
     version: int = 0
     """Counts its changes."""
     rounds: tuple[Round, ...] = ()
@@ -108,6 +110,7 @@ class SessionSummary:
     seconds_left: float
     content: bytes
     model_digest: str
+    window: str
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> SessionSummary:
@@ -122,4 +125,5 @@ class SessionSummary:
             seconds_left=snapshot.seconds_left,
             content=record.content,
             model_digest=record.model_digest,
+            window=record.window,
         )

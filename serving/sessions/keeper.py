@@ -39,6 +39,8 @@ class NewSession:
     keep: bool = False
     request: RequestKey | None = None
     """What the opening is known by when it comes again."""
+    window: str = ""
+    """What makes 8 bits of the image's 16; empty where it was sent in 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,9 @@ class SessionKeeper:
         snapshot = await self.read(new.session_id, new.caller)
         record = snapshot.record
         asked_again = snapshot.parked and record.model_digest == self.model_digest
-        image = await prepared() if asked_again and record.content == new.content else None
-        if record.content != new.content or (image is not None and record.size != image.size):
+        same = (record.content, record.window) == (new.content, new.window)
+        image = await prepared() if asked_again and same else None
+        if not same or (image is not None and record.size != image.size):
             raise PreconditionFailed("the session is on another image", Reason.OTHER_IMAGE)
         if image is not None:
             await self.store.resume(new.session_id, new.caller, image)
@@ -256,6 +259,7 @@ class SessionKeeper:
             model_digest=self.model_digest,
             keep=new.keep,
             opened_at=self.clock(),
+            window=new.window,
         )
 
 

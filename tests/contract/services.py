@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -94,9 +95,9 @@ def chunk(data: bytes = b"abc") -> pb.OpenSessionRequest:
 
 
 def raw(
-    height: int = 2, width: int = 2, channels: int = 1, kind: int = pb.PIXEL_TYPE_UINT8
+    height: int = 2, width: int = 2, channels: int = 1, kind: int = pb.PIXEL_TYPE_UINT8, **meaning: Any
 ) -> pb.OpenSessionRequest:
-    shape = pb.RawPixels(height=height, width=width, channels=channels, pixel_type=kind)
+    shape = pb.RawPixels(height=height, width=width, channels=channels, pixel_type=kind, **meaning)
     return header(pb.ImageHeader(raw=shape))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +19,12 @@ from tests.contract.services import DIGEST, IMPLEMENTATIONS, Start, ask, chunk, 
 
 def announced(size: int) -> pb.OpenSessionRequest:
     return header(pb.ImageHeader(encoded=pb.EncodedImage(), content_bytes=size))
+
+
+def deep(height: int = 2, width: int = 2, channels: int = 1, **meaning: Any) -> pb.OpenSessionRequest:
+    """Raw pixels of 16 bits with a window."""
+    meaning = {"window": pb.Window(center=40, width=400)} | meaning
+    return raw(height, width, channels, pb.PIXEL_TYPE_INT16, **meaning)
 
 
 OPENINGS = {
@@ -47,6 +55,20 @@ OPENINGS = {
     "a long raw image": [raw(1, 11), chunk(bytes(11))],
     "two channels": [raw(2, 2, 2), chunk(bytes(8))],
     "16 bits": [raw(2, 2, 1, pb.PIXEL_TYPE_UINT16), chunk(bytes(8))],
+    "16 bits in colour": [deep(channels=3), chunk(bytes(24))],
+    "16 bits with 17 stored": [deep(bits_stored=17), chunk(bytes(8))],
+    "16 bits with padding upside down": [deep(padding=pb.PixelPadding(first=2, last=1)), chunk(bytes(8))],
+    "16 bits of another photometric": [deep(photometric=9), chunk(bytes(8))],
+    "16 bits in half the bytes": [deep(), chunk(bytes(4))],
+    "many 16-bit pixels": [deep(2000, 2000), chunk()],
+    "no width": [deep(window=pb.Window(center=1)), chunk(bytes(8))],
+    "a narrow LINEAR window": [deep(window=pb.Window(width=0.5)), chunk(bytes(8))],
+    "an infinite center": [deep(window=pb.Window(center=math.inf, width=9)), chunk(bytes(8))],
+    "another window function": [deep(window=pb.Window(width=9, function=9)), chunk(bytes(8))],  # type: ignore[arg-type]
+    "a slope of 0": [deep(window=pb.Window(width=9, slope=0)), chunk(bytes(8))],
+    "an intercept that is no number": [deep(window=pb.Window(width=9, intercept=math.nan)), chunk(bytes(8))],
+    "8 bits with a window": [raw(2, 2, window=pb.Window(width=9)), chunk(bytes(4))],
+    "8 bits with bits stored": [raw(2, 2, bits_stored=8), chunk(bytes(4))],
     "no pixel type": [raw(2, 2, 1, pb.PIXEL_TYPE_UNSPECIFIED), chunk(bytes(4))],
     "a long file": [header(), chunk(encoded("PNG", 4, 44))],
     "many pixels in a file": [header(), chunk(encoded("JPEG", 1025, 1024, quality=1))],

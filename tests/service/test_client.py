@@ -15,10 +15,13 @@ import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from loadtest.server_process import Launched, launched
 from mediround import (
@@ -34,6 +37,7 @@ from mediround import (
     Round,
     ServerFault,
     Unavailable,
+    dicom,
 )
 from serving.api import openings
 from serving.api.server import Server, serving
@@ -69,6 +73,31 @@ async def test_a_closed_client_says_so_whatever_is_asked(make: Make, server: Ser
         with pytest.raises(FailedPrecondition, match="the client is closed: make another one"):
             await ask()
     await either.close(session)  # it is closed
+
+
+CT = Path(str(get_testdata_file("CT_small.dcm", download=False)))
+CT_FORMS = (CT, CT.read_bytes(), pydicom.dcmread(CT))
+
+
+async def test_a_dicom_object_is_opened_in_any_form(make: Make, server: Server) -> None:
+    """The window is chosen there, and told in each result; the mask is the frame's."""
+    frame = dicom.read(CT).frame(1, "brain")
+    either = make(server.address)
+    for source in CT_FORMS:
+        session = await either.open(source, window="brain")
+        result = await either.ask(session, QUESTION)
+        assert session.opening.upload_skipped == (source is not CT)
+        assert result.pixels == frame.record
+        assert result.mask is not None
+        assert result.mask.shape == (128, 128)
+    session = await either.open(frame)
+    assert session.opening.upload_skipped
+    for options, field in (({"frame": 2}, "frame"), ({"window": "liver lesion"}, "window")):
+        with pytest.raises(InvalidArgument) as caught:
+            await either.open(CT, **options)
+        assert caught.value.violations[0].field == field
+    with pytest.raises(dicom.NoImage, match="RT Plan Storage"):
+        await either.open(str(get_testdata_file("rtplan.dcm", download=False)))
 
 
 async def test_a_client_that_is_closed_during_a_call(make: Make, server: Server, stage: Stage) -> None:

@@ -18,6 +18,7 @@ from mediround import (
     AsyncClient,
     Client,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidArgument,
     MediRoundError,
     NotFound,
@@ -100,7 +101,7 @@ async def refused(stub: SegmentationServiceStub, messages: Iterable[pb.OpenSessi
         ([raw(2, 2, 2), chunk(bytes(8))], "header.raw.channels", "1 (grey) or 3"),
         ([raw(2, 2, 1), chunk(bytes(3))], "chunk", "3 were sent"),
         ([raw(2, 2, 1), chunk(bytes(5))], "chunk", "at most 4 bytes"),
-        ([raw(2, 2, 1, pb.PIXEL_TYPE_UINT16), chunk(bytes(8))], "header.raw.pixel_type", "VOI LUT"),
+        ([raw(2, 2, 1, pb.PIXEL_TYPE_UINT16), chunk(bytes(8))], "header.raw.window", "VOI LUT"),
         ([raw(2, 2, 1, pb.PIXEL_TYPE_UNSPECIFIED), chunk(bytes(4))], "header.raw.pixel_type", "UINT8"),
     ],
 )
@@ -155,6 +156,30 @@ async def test_equal_bytes_of_another_shape_are_another_image(stub: Segmentation
     same = pb.RawPixels(height=4, width=4, channels=1, pixel_type=pb.PIXEL_TYPE_UINT8)
     opened = await stub.OpenSession(iter([header(pb.ImageHeader(raw=same, content_sha256=digest))]))
     assert opened.upload_skipped
+
+
+async def test_equal_bytes_in_another_window_are_another_image(
+    client: AsyncClient, stub: SegmentationServiceStub
+) -> None:
+    values = np.arange(-128, 128, dtype=np.int16).reshape(16, 16)
+    sessions = [await client.open(values, window=(0.1, width), keep=True) for width in (100, 200, 100)]
+    stored = [await stub.GetSession(pb.GetSessionRequest(session_id=each.session_id)) for each in sessions]
+    results = [await each.ask("Segment the liver.") for each in sessions]
+    with pytest.raises(FailedPrecondition) as caught:
+        await client.resume(sessions[0].session_id, values, window=(0.1, 200))
+
+    assert caught.value.reason == "OTHER_IMAGE"
+    assert await client.resume(sessions[0].session_id, values, window=(0.1, 100))
+    assert [each.opening.upload_skipped for each in sessions] == [False, False, True]
+    assert [each.session.window for each in stored] == [
+        f"LINEAR center 0.1 width {width} (request), slope 1 intercept 0, 16 bits of i2"
+        for width in (100, 200, 100)
+    ]
+    assert [each.pixels.window for each in results] == [
+        f"LINEAR center 0.1 width {width} (request), slope 1 intercept 0" for width in (100, 200, 100)
+    ]
+    assert results[0].to_dict()["pixels"]["window"] == results[0].pixels.window
+    assert results[0].overlay().shape == (16, 16, 3)
 
 
 async def test_chunks_of_any_size_make_the_same_image(stub: SegmentationServiceStub) -> None:

@@ -36,6 +36,8 @@ PLANTED = [
     ("mediround.masks", "serving.domain", "from serving.domain import Mask"),
     ("mediround.rle", "mediround.client", "from mediround.client import Client"),
     ("mediround.client", "PIL", "import PIL"),
+    ("mediround.image", "pydicom", "import pydicom"),
+    ("serving.api.images", "mediround.dicom", "from mediround.dicom import read"),
     ("loadtest.driver", "mediround.testing.script", "from mediround.testing.script import Script"),
     ("examples.fan_out", "serving.domain", "from serving.domain import Mask"),
 ]

@@ -18,8 +18,8 @@ from mediround.dicom.series.reading import read_series
 from mediround.dicom.series.stack import Gap, SeriesReading, SetAside, Stack, StackFrame
 from mediround.dicom.volume.answers import FrameAnswer, FrameResult
 from mediround.dicom.volume.segmenting import segment_stack, segment_stack_async
-from mediround.dicom.windowing import PRESETS, WindowChoice
-from mediround.window import AppliedWindow, Window
+from mediround.dicom.windowing import PRESETS
+from mediround.window import AppliedWindow, Window, WindowChoice
 
 __all__ = [
     "PRESETS",

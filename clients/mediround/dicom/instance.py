@@ -24,9 +24,10 @@ from mediround.dicom.colour import rgb
 from mediround.dicom.decoding import DecodedFrame, decoded_frame
 from mediround.dicom.pixels import PixelModule, pixel_module
 from mediround.dicom.source import DicomSource, Source, opened
-from mediround.dicom.windowing import Shown, WindowChoice, chosen, stored_values
+from mediround.dicom.windowing import Shown, chosen, stored_values
 from mediround.errors import FieldViolation, InvalidArgument
-from mediround.window import AppliedWindow, used_bits
+from mediround.image import PreparedImage
+from mediround.window import AppliedWindow, WindowChoice, used_bits
 
 Bits = npt.NDArray[np.bool_]
 
@@ -78,7 +79,8 @@ class Instance:
         decoded = decoded_frame(self._source, module, index)
         image, applied = self._eight_bits(decoded, index, window)
         record = PixelRecord(decoded.libraries, "none" if applied is None else str(applied))
-        return Frame(np.ascontiguousarray(squared.stretched(image)), applied, record, self, index + 1, squared)
+        pixels = np.ascontiguousarray(squared.stretched(image))
+        return Frame(pixels, record, applied, self, index + 1, squared)
 
     def _eight_bits(
         self, decoded: DecodedFrame, index: int, window: WindowChoice
@@ -94,21 +96,19 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
+class Frame(PreparedImage):
     """One frame as 8 bits, ready for ``client.open``.
 
     Attributes:
         image: uint8 (H, W), or (H, W, 3) RGB; its pixels are square.
+        record: the window and the libraries that decoded it, as results keep them (``RoundResult.pixels``).
         window: what made 8 bits of stored values; None for colour.
-        record: the same and the libraries that decoded it, as results keep it (``RoundResult.pixels``).
         instance: what it is a frame of.
         number: from 1.
         grid: the frame's own pixels, and the image's.
     """
 
-    image: npt.NDArray[np.uint8] = field(repr=False)
     window: AppliedWindow | None
-    record: PixelRecord
     instance: Instance = field(repr=False)
     number: int
     grid: Grid

@@ -7,7 +7,7 @@ Does not know the formulas (``mediround.window``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from mediround.dicom.pixels import PixelModule
 from mediround.errors import InvalidArgument
 from mediround.window import (
     FUNCTIONS,
+    IDENTITY,
     AppliedWindow,
     Function,
     LookupTable,
@@ -25,14 +26,11 @@ from mediround.window import (
     Rescale,
     StoredValues,
     Window,
+    WindowChoice,
     refused,
 )
 
 Samples = npt.NDArray[Any]
-
-WindowChoice: TypeAlias = Window | tuple[float, float] | str | int | None
-"""A window, or (center, width) of a LINEAR one; a preset's name (``PRESETS``); ``percentile``; the number, from 1,
-of the object's own windows. None: the object's first, else percentiles, but 8 stored bits are shown whole."""
 
 PRESETS: dict[str, Window] = {
     "abdomen": Window(50, 400),
@@ -74,7 +72,7 @@ class Shown:
                 words = "must be at least 1, or above 0 where VOILUTFunction is not LINEAR"
                 raise bad("WindowWidth", words) from None
         table = item(place, "VOILUTSequence")
-        signed = self.module.signed or self.values.modality != Rescale()
+        signed = self.module.signed or self.values.modality != IDENTITY
         return own if table is None else [*own, _table(table, byte_order(self.header), signed=signed)]
 
     def by_percentile(self) -> AppliedWindow:
@@ -83,7 +81,7 @@ class Shown:
     def by_itself(self) -> AppliedWindow:
         """Eight stored bits are shown whole, as a viewer does; more by their percentiles."""
         module = self.module
-        if module.stored > _PLAIN_BITS or module.signed or self.values.modality != Rescale():
+        if module.stored > _PLAIN_BITS or module.signed or self.values.modality != IDENTITY:
             return self.by_percentile()
         highest = (1 << module.stored) - 1
         return self.applied(Window(highest / 2, highest, "LINEAR_EXACT"), "stored")

@@ -118,6 +118,7 @@ class SessionMethods:
             expires_at=self.sessions.ends(),
             content_sha256=session.image[:32],
             model_digest=self._served.model_digest,
+            window=session.window,
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mediround._description import Limits
 from mediround.image import CHUNK_BYTES
 from mediround.pictures import WINDOWING
+from mediround.raw import PIXEL_TYPES, DeepForm, deep_form
 from mediround.testing._rules import invalid, priority_of
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -25,18 +26,32 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
 
 
 @dataclass(frozen=True, slots=True)
+class RawShape:
+    """Raw pixels; ``deep``: of 16 bits, and what they mean."""
+
+    height: int
+    width: int
+    channels: int
+    deep: DeepForm | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.height * self.width * self.channels * (2 if self.deep else 1)
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedImage:
     """What an opening brought.
 
     Attributes:
         digest: SHA-256 of the bytes, as they came or as the caller named it.
-        raw: (height, width, channels) of raw pixels; None: the bytes are a file.
+        raw: the form of raw pixels; None: the bytes are a file.
         size: (height, width) of the image; None: no bytes came, the caller asks for those that are held.
         header: as it came.
     """
 
     digest: bytes
-    raw: tuple[int, int, int] | None
+    raw: RawShape | None
     size: tuple[int, int] | None
     header: pb.ImageHeader
 
@@ -51,7 +66,7 @@ async def receive(
     header, raw = first.header, _raw_shape(first.header, limits)
     if len(header.content_sha256) not in {0, _DIGEST_BYTES}:
         raise invalid("header.content_sha256", f"must be {_DIGEST_BYTES} bytes, or empty")
-    max_bytes = limits.max_image_bytes if raw is None else raw[0] * raw[1] * raw[2]
+    max_bytes = limits.max_image_bytes if raw is None else raw.nbytes
     if header.content_bytes > max_bytes:
         raise invalid("header.content_bytes", f"must be at most the {max_bytes} allowed for this image")
     if header.content_sha256 == hashlib.sha256().digest():
@@ -86,32 +101,32 @@ async def _payload(messages: AsyncIterator[pb.OpenSessionRequest], allowed: int)
     return bytes(payload)
 
 
-def _raw_shape(header: pb.ImageHeader, limits: Limits) -> tuple[int, int, int] | None:
+def _raw_shape(header: pb.ImageHeader, limits: Limits) -> RawShape | None:
     if header.WhichOneof("encoding") == "encoded":
         return None
     if header.WhichOneof("encoding") != "raw":
         raise invalid("header.encoding", "must be set: encoded or raw")
     raw = header.raw
-    if raw.pixel_type == pb.PIXEL_TYPE_UINT16:
-        raise invalid("header.raw.pixel_type", WINDOWING)
-    if raw.pixel_type != pb.PIXEL_TYPE_UINT8:
-        raise invalid("header.raw.pixel_type", "must be UINT8")
+    if raw.pixel_type not in PIXEL_TYPES:
+        raise invalid("header.raw.pixel_type", "must be UINT8, UINT16 or INT16")
+    form = deep_form(raw)
     if raw.channels not in {1, 3}:
         raise invalid("header.raw.channels", "must be 1 (grey) or 3 (RGB)")
     _check_size(raw.height, raw.width, limits)
-    if raw.height * raw.width * raw.channels > limits.max_image_bytes:
+    shape = RawShape(raw.height, raw.width, raw.channels, form)
+    if shape.nbytes > limits.max_image_bytes:
         raise invalid("header.raw", f"must have at most {limits.max_image_bytes} bytes; scale it down")
-    return raw.height, raw.width, raw.channels
+    return shape
 
 
-def _size(payload: bytes, raw: tuple[int, int, int] | None, limits: Limits) -> tuple[int, int]:
+def _size(payload: bytes, raw: RawShape | None, limits: Limits) -> tuple[int, int]:
     if raw is not None:
-        expected = raw[0] * raw[1] * raw[2]
+        expected = raw.nbytes
         if len(payload) != expected:
             raise invalid(
                 "chunk", f"must hold the {expected} bytes of the header's shape; {len(payload)} were sent"
             )
-        return raw[0], raw[1]
+        return raw.height, raw.width
     try:
         height, width = _file_size(payload)
     except (struct.error, IndexError, KeyError) as error:

@@ -17,7 +17,7 @@ from mediround._records import engine_record_message
 from mediround.errors import InvalidArgument, MediRoundError, NotFound
 from mediround.testing._given import because, of_one_question
 from mediround.testing._history import SessionMethods
-from mediround.testing._images import ReceivedImage, receive
+from mediround.testing._images import RawShape, ReceivedImage, receive
 from mediround.testing._metadata import check_session
 from mediround.testing._rounds import RoundsRequest, ScriptedRounds
 from mediround.testing._rules import check_dialogue, check_round, invalid, priority_of
@@ -36,7 +36,7 @@ class ScriptedService(SessionMethods):
         self.rounds = ScriptedRounds(script, self.sessions)
         self._failures = {method: list(errors) for method, errors in script.failures.items()}
         self._openings = list(script.openings)
-        self._held: dict[tuple[bytes, tuple[int, int, int] | None], tuple[int, int]] = {}
+        self._held: dict[tuple[bytes, RawShape | None], tuple[int, int]] = {}
 
     async def OpenSession(
         self, messages: AsyncIterator[pb.OpenSessionRequest], accepted: Callable[[], Awaitable[None]]
@@ -66,6 +66,7 @@ class ScriptedService(SessionMethods):
                 return before
         size = self._size(received)
         session = self.sessions.open(_image(received), size, header.session_id, keep=header.keep)
+        session.window = _window(received)
         session.remember(key)
         return session
 
@@ -167,6 +168,11 @@ def _image(received: ReceivedImage) -> bytes:
     return received.digest + repr(received.raw).encode()
 
 
+def _window(received: ReceivedImage) -> str:
+    """What makes 8 bits of its 16, as the server's own summary says it."""
+    return "" if received.raw is None or received.raw.deep is None else str(received.raw.deep)
+
+
 def _sameness(received: ReceivedImage) -> bytes:
     """What a repeated header has in common, also where one of the two names its bytes and the other sends them."""
     same = pb.ImageHeader()
@@ -211,6 +217,7 @@ def _description(served: ServerDescription) -> pb.DescribeServerResponse:
         language_engine=served.language_engine,
         vision_engine=served.vision_engine,
         engine_records=[engine_record_message(record) for record in served.engine_records],
+        pixel_types=[pb.PixelType.Value(f"PIXEL_TYPE_{name.upper()}") for name in served.pixel_types],
     )
 
 

@@ -69,6 +69,8 @@ class ScriptedSession:
     rounds: list[ScriptedRound] = field(default_factory=list)
     requests: dict[str, Remembered] = field(default_factory=dict)
     parked: bool = False
+    window: str = ""
+    """As the server's own summary says it."""
     opened_at: float = field(default_factory=time.time)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Wakes its waiters in the order of their arrival."""

@@ -48,6 +48,7 @@ DESCRIPTION = ServerDescription(
     answer_template_trained=True,
     language_engine="scripted",
     vision_engine="scripted",
+    pixel_types=("uint8", "uint16", "int16"),
     engine_records=(
         EngineRecord(
             digest="e5" * 32,

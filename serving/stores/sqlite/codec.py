@@ -44,7 +44,8 @@ def header_bytes(record: SessionRecord) -> bytes:
         "opened_at": record.opened_at,
         "root": record.root,
     }
-    return _json(fields)
+    # Left out where it says nothing: an older server beside this one reads the rest.
+    return _json(fields | ({"window": record.window} if record.window else {}))
 
 
 def header_of(body: bytes, caller: str, version: int) -> SessionRecord:

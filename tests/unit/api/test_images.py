@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from mediround import InvalidArgument
+from mediround import InvalidArgument, StoredPixels, Window, dicom
 from mediround.image import upload
+from mediround.raw import deep_form
 from serving.api.images import RawShape, check_raw, rgb_of_file, rgb_of_pixels
 from serving.errors import InvalidInput
 from tests.unit.api.files import GREY, RGB, encoded
@@ -195,7 +198,7 @@ REFUSED = {
     "many scans": (many_scans(), "scans"),
     "fax": (encoded(Image.fromarray(GREY > 127), "TIFF", compression="group4"), "must be a TIFF compressed by"),
     "zstd in tiff": (encoded(RGB, "TIFF", compression="zstd"), "must be a TIFF compressed by"),
-    "dicom": (bytes(128) + b"DICM" + bytes(200), "is a DICOM file; .* 8 bits"),
+    "dicom": (bytes(128) + b"DICM" + bytes(200), "is a DICOM file; .* 16-bit pixels with a window"),
     "large tile": (tiff_large_tile(), "at most 10000 pixels"),
 }
 
@@ -305,6 +308,42 @@ def read_or_refused(data: bytes) -> None:
         return
     assert rgb.shape[0] * rgb.shape[1] <= LIMITS.max_image_pixels
     assert rgb.shape[2] == 3
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_sixteen_bits_are_what_the_client_makes_of_the_same_object(draw: st.DataObject) -> None:
+    """Wire and DICOM: one implementation, whatever the pixels mean."""
+    bits = draw.draw(st.integers(1, 16))
+    signed, inverted = draw.draw(st.booleans()), draw.draw(st.booleans())
+    number = st.floats(-3000, 3000)
+    window = Window(
+        draw.draw(number),
+        draw.draw(st.floats(1, 4000)),
+        draw.draw(st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"])),
+    )
+    slope, intercept = round(draw.draw(st.floats(0.01, 5)), 4), round(draw.draw(number), 4)
+    random = np.random.default_rng(draw.draw(st.integers(0, 2**32 - 1)))
+    values = random.integers(0, 1 << 16, (9, 7)).astype("<u2").view("<i2" if signed else "<u2")
+    low = int(values[0, 0]) >> (16 - bits)
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = CTImageStorage, 9, 7, 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, bits, bits - 1
+    dataset.PixelRepresentation = int(signed)
+    dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+    dataset.add_new("PixelPaddingValue", "SS" if signed else "US", low)
+    dataset.add_new("PixelData", "OW", values.tobytes())
+    frame = dicom.read(dataset).frame(1, window)
+
+    sent = upload(StoredPixels(values, window, slope, intercept, bits, (low, low), inverted))
+    raw = sent.header.raw
+    rgb = rgb_of_pixels(sent.payload, RawShape(raw.height, raw.width, raw.channels, deep_form(raw)))
+
+    np.testing.assert_array_equal(rgb[..., 1], frame.image)
 
 
 # Pillow warns of much that is odd in a file; here a warning is what it is in production: a line of a log.

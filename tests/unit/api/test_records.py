@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from mediround.v1 import segmentation_pb2 as pb
+from mediround.window import RULE
 from serving.api.description import ServerDescription
 from serving.api.images import libraries
 from serving.api.limits import Limits
@@ -42,7 +43,7 @@ def test_the_digest_is_what_the_contract_says() -> None:
     whole = (
         field(2, b"m", text(1, SERVED.manifest.name) + text(2, SERVED.manifest.version) + text(3, "d" * 64))
         + text(3, "0.1.0")
-        + field(4, b"m", b"".join(field(1, b"m", each) for each in libraries) + text(2, "none"))
+        + field(4, b"m", b"".join(field(1, b"m", each) for each in libraries) + text(2, RULE))
         + field(5, b"m", cpu + field(5, b"u", (2).to_bytes(8, "big")))
         + field(6, b"m", triton)
         + field(7, b"m", triton)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mediround import masks
+from mediround import StoredPixels, Window, masks
 from mediround._connection import SentImages
-from mediround.errors import InvalidArgument
-from mediround.image import CHUNK_BYTES, upload
+from mediround.errors import FailedPrecondition, InvalidArgument
+from mediround.image import CHUNK_BYTES, ChosenFrame, ImageSource, upload
+from mediround.raw import deep_form
 from mediround.v1 import segmentation_pb2 as pb
 
 
@@ -110,7 +112,6 @@ def test_a_pil_image_is_the_array_it_shows(mode: str) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((2, 2), np.uint16), "VOI LUT"),
         (np.zeros((2, 2), np.float32), "VOI LUT"),
         (np.zeros((2, 2), np.bool_), "VOI LUT"),
         (np.zeros((2, 2, 4), np.uint8), "shape"),
@@ -139,9 +140,75 @@ def test_what_is_no_image(image: object, words: str) -> None:
     assert caught.value.violations[0].field == "image"
 
 
+WINDOW = Window(40, 400)
+DEEP = np.arange(-10, 10, dtype=np.int16).reshape(4, 5)
+
+
+def test_sixteen_bits_are_sent_with_their_window() -> None:
+    sent = upload(ChosenFrame(DEEP, window=(40, 400)))
+    whole = StoredPixels(DEEP.view(np.uint16), WINDOW, 2, -10, 12, (0, 3), inverted=True)
+
+    raw = sent.header.raw
+    assert sent.payload == DEEP.tobytes()
+    assert (raw.height, raw.width, raw.channels, raw.pixel_type) == (4, 5, 1, pb.PIXEL_TYPE_INT16)
+    assert sent.record is not None
+    assert sent.record.window == "LINEAR center 40 width 400 (request), slope 1 intercept 0"
+    assert deep_form(raw) == StoredPixels(DEEP, WINDOW).form
+    assert deep_form(upload(whole).header.raw) == whole.form
+    assert upload(ChosenFrame(DEEP[:, ::-1].astype(">i2"), window=WINDOW)).payload == DEEP[:, ::-1].tobytes()
+    assert sent.key != upload(ChosenFrame(DEEP, window=(41, 400))).key
+
+
+@pytest.mark.parametrize(
+    ("image", "field", "words"),
+    [
+        (DEEP, "window", "must be given with 16-bit pixels"),
+        (ChosenFrame(DEEP, window="brain"), "window", "a mediround.Window, or"),
+        (ChosenFrame(DEEP, window=(0, 0)), "window.width", "above 0"),
+        (ChosenFrame(DEEP, 1, WINDOW), "frame", "must be left out"),
+        (ChosenFrame(np.zeros((2, 2), np.uint8), window=WINDOW), "window", "DICOM objects, and 16-bit arrays"),
+        (ChosenFrame(b"not empty", 1), "frame", "must be left out: it is for DICOM objects"),
+        (ChosenFrame(DEEP[None], window=WINDOW), "image", "int16 or uint16"),
+        (ChosenFrame(np.ma.masked_array(DEEP), window=WINDOW), "image", "must be an array, not a MaskedArray"),
+    ],
+)
+def test_frames_and_windows_are_for_what_has_them(image: ImageSource, field: str, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        upload(image)
+    assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"values": DEEP.astype(np.int32)}, "image"),
+        ({"values": DEEP[:0]}, "image"),
+        ({"values": [[1]]}, "image"),
+        ({"window": (40, 400)}, "window"),
+        ({"slope": 0}, "window.slope"),
+        ({"intercept": float("inf")}, "window.intercept"),
+        ({"bits_stored": 17}, "bits_stored"),
+        ({"bits_stored": True}, "bits_stored"),
+        ({"padding": (2, 1)}, "padding"),
+        ({"padding": 5}, "padding"),
+        ({"padding": (0, 1 << 40)}, "padding"),
+    ],
+)
+def test_stored_pixels_that_cannot_be(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        StoredPixels(**{"values": DEEP, "window": WINDOW} | changes)  # type: ignore[arg-type]
+    assert caught.value.violations[0].field == field
+
+
 def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         upload(tmp_path / "absent.png")
+
+
+def test_without_the_extra_a_dicom_object_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mediround.dicom", None)
+    with pytest.raises(FailedPrecondition, match=r"pip install './clients\[dicom\]'"):
+        upload(bytes(128) + b"DICM")
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES, CHUNK_BYTES + 1])

@@ -20,7 +20,6 @@ from mediround.dicom.source import DicomSource
 from mediround.dicom.volume.answers import FrameResult, Restart
 from mediround.dicom.volume.dialogue import Marks, answers_of, marked, refusal, rounds_of, seeds_of
 from mediround.dicom.volume.order import Order
-from mediround.dicom.windowing import WindowChoice
 from mediround.errors import (
     AccessDenied,
     Cancelled,
@@ -31,6 +30,7 @@ from mediround.errors import (
 )
 from mediround.results import RoundResult
 from mediround.templates import Template
+from mediround.window import WindowChoice
 
 Ask = Callable[[Frame, list[Round]], Awaitable[list[RoundResult | None]]]
 ATTEMPTS = 4

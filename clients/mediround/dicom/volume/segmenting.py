@@ -23,10 +23,10 @@ from mediround.dicom.volume.bridge import stepped
 from mediround.dicom.volume.dialogue import Marks
 from mediround.dicom.volume.order import alone, chosen, following
 from mediround.dicom.volume.run import Ask, StackRun
-from mediround.dicom.windowing import WindowChoice
 from mediround.errors import FieldViolation, InvalidArgument
 from mediround.results import RoundResult
 from mediround.templates import Template, ask, ask_async
+from mediround.window import WindowChoice
 
 MAX_IN_FLIGHT = 64
 
