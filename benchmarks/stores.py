@@ -33,8 +33,9 @@ from serving.history.rounds import MaskSource, ReferredMask, Round, RoundResult,
 from serving.ports import SessionStore
 from serving.runtime.cpus import usable_cpus
 from serving.runtime.stopwatch import Stopwatch
+from serving.stores.kept.sessions import Keeping
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.sessions import Keeping, SessionFile, sqlite_sessions
+from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
 
 SIDE, ROUNDS, CALLER = 512, 30, "benchmark"
 LIFETIME = 24 * 3600.0

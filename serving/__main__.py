@@ -49,8 +49,8 @@ from serving.runtime.graph import ProviderError
 from serving.runtime.slab import Slab
 from serving.settings import Settings
 from serving.stores.embeddings import MemoryEmbeddings
+from serving.stores.kept.sessions import KeptSessions
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.sessions import SqliteSessions
 from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, StateCollector, StateSources
 from serving.telemetry.recorder import MetricsRecorder
@@ -66,7 +66,7 @@ LEAST_WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    sessions: MemorySessions | SqliteSessions
+    sessions: MemorySessions | KeptSessions
     embeddings: MemoryEmbeddings
     uploads: ImageCache
 
@@ -211,7 +211,7 @@ async def get_ready(target: Orchestrator, *remotes: RemoteHalf) -> None:
             await asyncio.sleep(later.retry_after)
 
 
-async def sweep(*stores: MemorySessions | SqliteSessions | ImageCache) -> None:
+async def sweep(*stores: MemorySessions | KeptSessions | ImageCache) -> None:
     """Drop what is idle, also while no call comes."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)

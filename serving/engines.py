@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,11 +23,14 @@ from serving.ports import LanguageEngine, VisionEngine
 from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
+from serving.sessions.settings import SessionSettings
 from serving.settings import Settings
 from serving.stats import SlabStats
+from serving.stores.kept.records import StoreLimits
+from serving.stores.kept.seal import read_key, read_password
+from serving.stores.kept.sessions import Derivation, Keeping, KeptSessions
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.seal import read_key
-from serving.stores.sqlite.sessions import Derivation, Keeping, SessionFile, SqliteSessions, sqlite_sessions
+from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
 from serving.telemetry.collector import CacheState, EngineState
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
@@ -187,11 +190,11 @@ def remote_vision(bundle: Bundle, settings: Settings, shared: SharedMemory) -> T
 @asynccontextmanager
 async def session_store(
     settings: Settings, derivation: Derivation, executor: Executor
-) -> AsyncIterator[MemorySessions | SqliteSessions]:
+) -> AsyncIterator[MemorySessions | KeptSessions]:
     """Where sessions lie while the block runs. ``executor`` derives pixels of those that are taken up again.
 
     Raises:
-        ValueError, OSError: the file of sessions cannot be used.
+        ValueError, OSError: where they are to be kept cannot be used.
     """
     limits, kept = settings.limits, settings.sessions
     live = MemorySessions(
@@ -201,13 +204,38 @@ async def session_store(
         time.monotonic,
         give_way_after_s=limits.session_gives_way_after,
         lifetime_s=limits.session_lifetime,
-        parks=kept.path is not None,
+        parks=kept.store != "memory",
     )
-    if kept.path is None:
-        yield live
-        return
+    async with AsyncExitStack() as stack:
+        if kept.store == "memory":
+            yield live
+        else:
+            keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time)
+            yield await stack.enter_async_context(_kept_sessions(kept, live, keeping, derivation, executor))
+
+
+def _kept_sessions(
+    kept: SessionSettings, live: MemorySessions, keeping: Keeping, derivation: Derivation, executor: Executor
+) -> AbstractAsyncContextManager[KeptSessions]:
+    """Raises ValueError or OSError."""
     key = None if kept.key_file is None else read_key(kept.key_file)
-    file = SessionFile(kept.path, kept.durability, kept.max_bytes, kept.max_per_caller, key)
-    keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time)
-    async with sqlite_sessions(live, file, keeping, derivation, executor) as store:
-        yield store
+    most = StoreLimits(kept.max_bytes, kept.max_sessions, kept.max_bytes_per_caller, kept.max_per_caller)
+    if kept.path is not None:
+        file = SessionFile(kept.path, kept.durability, most, key)
+        return sqlite_sessions(live, file, keeping, derivation, executor)
+    try:
+        from serving.stores.redis.connection import RedisAddress  # noqa: PLC0415  # the extra `redis`
+        from serving.stores.redis.sessions import SessionRedis, redis_sessions  # noqa: PLC0415  # as above
+    except ImportError:
+        raise ValueError("redis is not installed: --sessions.store redis needs '.[redis]'") from None
+    address = RedisAddress(
+        url=kept.redis or "",
+        user=kept.redis_user,
+        password=None if kept.redis_password_file is None else read_password(kept.redis_password_file),
+        ca=kept.tls.ca,
+        certificate=kept.tls.certificate,
+        private_key=kept.tls.private_key,
+        patience_s=kept.redis_patience,
+    )
+    place = SessionRedis(address, kept.durability, most, key)
+    return redis_sessions(live, place, keeping, derivation, executor)

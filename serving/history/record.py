@@ -50,6 +50,8 @@ class SessionRecord:
     """It is to outlive its time in memory, where the store can keep it."""
     opened_at: float = 0.0
     """Seconds since the epoch."""
+    account: str = ""
+    """Where the owner is nobody in particular: in whose budget it counts (a connection's)."""
     root: str = ""
     """The session that it was branched from first; empty: it was not."""
     window: str = ""
@@ -59,6 +61,11 @@ class SessionRecord:
     rounds: tuple[Round, ...] = ()
     requests: tuple[RequestRecord, ...] = ()
     """The last ones, oldest first."""
+
+    @property
+    def payer(self) -> tuple[str, str]:
+        """In whose budget it counts."""
+        return self.caller, self.account
 
     @property
     def dialogue(self) -> str:

@@ -5,7 +5,7 @@ a round is made of. All on one event loop: between two awaits nothing changes.
 
 Each session counts its image and all that its record holds, also what a branch shares with its origin: the sum is
 never less than what is held. A store that keeps sessions elsewhere has those at work here
-(``serving.stores.sqlite``).
+(``serving.stores.kept``).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from serving.history.rounds import Amendment
 from serving.ports import SessionStore
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile
+from tests.scripted import redis
 from tests.scripted.pictures import append, finished_round, mask, session
 from tests.scripted.sessions import PickledSessions, file_sessions
 from tests.unit.serving.manifests import manifest
@@ -60,7 +60,7 @@ class Subject:
             return len(held.rounds)
 
 
-STORES = ["memory", "pickled", "sqlite"]
+STORES = ["memory", "pickled", "sqlite", "redis"]
 
 
 @pytest.fixture
@@ -69,9 +69,16 @@ def executor() -> Iterator[Executor]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Running]:
+    with redis.running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
 @asynccontextmanager
-async def made(name: str, directory: Path, executor: Executor) -> AsyncIterator[Subject]:
+async def made(name: str, request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     clock = Clock()
+    directory, executor = request.getfixturevalue("tmp_path"), request.getfixturevalue("executor")
     if name == "pickled":
         yield Subject(PickledSessions(4, BYTES, IDLE, clock, lifetime_s=LIFETIME), clock)
         return
@@ -79,21 +86,27 @@ async def made(name: str, directory: Path, executor: Executor) -> AsyncIterator[
     if name == "memory":
         yield Subject(live, clock)
         return
+    if name.startswith("redis"):
+        server = request.getfixturevalue("redis_server")
+        server.client.flushdb()
+        async with redis.kept(server.place(), live, executor, lifetime_s=LIFETIME, clock=clock) as store:
+            yield Subject(store, clock, name == "redis, kept")
+        return
     file = SessionFile(directory / "sessions.db", key=bytes(32))
     async with file_sessions(file, live, executor, lifetime_s=LIFETIME, clock=clock) as store:
         yield Subject(store, clock, name == "sqlite, kept")
 
 
-@pytest.fixture(params=[*STORES, "sqlite, kept"])
-async def subject(request: pytest.FixtureRequest, tmp_path: Path, executor: Executor) -> AsyncIterator[Subject]:
-    async with made(request.param, tmp_path, executor) as subject:
+@pytest.fixture(params=[*STORES, "sqlite, kept", "redis, kept"])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    async with made(request.param, request) as subject:
         yield subject
 
 
 @pytest.fixture(params=STORES)
-async def forgetful(request: pytest.FixtureRequest, tmp_path: Path, executor: Executor) -> AsyncIterator[Subject]:
+async def forgetful(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     """What is idle ends."""
-    async with made(request.param, tmp_path, executor) as subject:
+    async with made(request.param, request) as subject:
         yield subject
 
 

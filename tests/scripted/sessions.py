@@ -17,11 +17,17 @@ from serving.domain import SourceImage
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
 from serving.geometry import Geometry
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+from serving.stores.kept.sessions import Keeping, KeptSessions
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.sessions import Keeping, SessionFile, SqliteSessions, sqlite_sessions
+from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
 from tests.unit.serving.manifests import manifest as made_up_manifest
 
 Key = tuple[str, str]
+
+
+def made_up_geometry(manifest: Manifest | None) -> Geometry:
+    made_up = manifest or made_up_manifest()
+    return Geometry(made_up.image, made_up.tower, "e" * 64)
 
 
 @asynccontextmanager
@@ -34,10 +40,9 @@ async def file_sessions(
     images: bool = False,
     clock: Callable[[], float] = time.time,
     manifest: Manifest | None = None,
-) -> AsyncIterator[SqliteSessions]:
+) -> AsyncIterator[KeptSessions]:
     """``live`` must park."""
-    made_up = manifest or made_up_manifest()
-    geometry = Geometry(made_up.image, made_up.tower, "e" * 64)
+    geometry = made_up_geometry(manifest)
     async with sqlite_sessions(live, file, Keeping(lifetime_s, images, clock), geometry, executor) as store:
         yield store
 

@@ -24,8 +24,8 @@ from serving.offline import compose
 from serving.ports import Prompt
 from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
+from serving.stores.kept.sessions import KeptSessions
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.sessions import SqliteSessions
 from serving.telemetry.recorder import MetricsRecorder
 from tests.scripted.language import Answer, ScriptedLanguage
 from tests.scripted.vision import ScriptedVision
@@ -61,7 +61,7 @@ class Stage:
     manifest: Manifest
     language: ScriptedLanguage
     vision: ScriptedVision
-    sessions: MemorySessions | SqliteSessions
+    sessions: MemorySessions | KeptSessions
     embeddings: MemoryEmbeddings
     uploads: ImageCache
     gate: AdmissionQueue
@@ -85,7 +85,7 @@ def stage(
     judge: bool = True,
     concurrency: int = 8,
     max_wait: float = 60.0,
-    sessions: SqliteSessions | None = None,
+    sessions: KeptSessions | None = None,
     version: str = "0.1.0",
     model_digest: str = MODEL_DIGEST,
     ahead: int = 0,

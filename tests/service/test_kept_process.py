@@ -1,10 +1,11 @@
-"""``python -m serving --sessions.store sqlite`` as a process: killed, started again, and refused to start."""
+"""``python -m serving`` with a store for sessions as a process: killed, started again, and refused to start."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,19 +18,37 @@ from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.bundle import Bundle
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.sessions import SessionFile
 from tests.conftest import REPOSITORY
-from tests.scripted.sessions import file_sessions
+from tests.scripted import redis
 from tests.service.sessions import Caller, asks, bits_of, essence, refers_to, refused, request_id
 from tests.unit.serving import kept
 
 FORCED = {"answer_mode": pb.ANSWER_MODE_FORCED, "answer": "It is [SEG]."}
 
 
-async def test_kill_9_loses_no_round_that_was_answered(random_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Running]:
+    with redis.running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def place_of(store: str, request: pytest.FixtureRequest) -> str:
+    """A path, or the address of a Redis, where nothing is yet."""
+    if store == "sqlite":
+        return str(request.getfixturevalue("tmp_path") / "sessions.db")
+    server = request.getfixturevalue("redis_server")
+    server.client.flushall()
+    return server.url
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+async def test_kill_9_loses_no_round_that_was_answered(
+    random_bundle: Bundle, tmp_path: Path, store: str, request: pytest.FixtureRequest
+) -> None:
     key = tmp_path / "key"
     key.write_text("0f" * 32)
-    flags = ["--sessions.store", "sqlite", "--sessions.path", str(tmp_path / "sessions.db")]
+    where = "--sessions.path" if store == "sqlite" else "--sessions.redis"
+    flags = ["--sessions.store", store, where, place_of(store, request)]
     flags += ["--sessions.key-file", str(key), "--sessions.images", "encrypted"]
     same = request_id()
     with launched(random_bundle.directory, tmp_path / "first.log", flags) as server:
@@ -60,9 +79,9 @@ async def test_kill_9_loses_no_round_that_was_answered(random_bundle: Bundle, tm
             assert (await refused(caller.call("GetSession"))).reason == "SESSION_CLOSED"
 
 
-def killed(path: Path, seconds: float) -> int:
+def killed(place: str, seconds: float) -> int:
     """How many changes a process had acknowledged when it was killed, so long after the first."""
-    command = [sys.executable, "-m", "tests.unit.serving.kept", str(path)]
+    command = [sys.executable, "-m", "tests.unit.serving.kept", place]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         first = writer.stdout.readline()
@@ -71,20 +90,22 @@ def killed(path: Path, seconds: float) -> int:
         return int([first, *writer.stdout][-1])
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    ("store", "seed"), [*(("sqlite", seed) for seed in range(8)), *(("redis", seed) for seed in (8, 9))]
+)
 async def test_a_writer_killed_at_any_moment_leaves_each_change_whole_or_not_at_all(
-    seed: int, tmp_path: Path
+    store: str, seed: int, request: pytest.FixtureRequest
 ) -> None:
-    path = tmp_path / "sessions.db"
-    acknowledged = killed(path, np.random.default_rng(seed).uniform(0, 0.1))
+    place = place_of(store, request)
+    acknowledged = killed(place, np.random.default_rng(seed).uniform(0, 0.1))
     expected = kept.new().record
     for number in range(acknowledged):
         expected = kept.step(expected, number)
     live = MemorySessions(8, 1 << 26, 60.0, lambda: 0.0, parks=True)
     with ThreadPoolExecutor(2) as executor:
         async with (
-            file_sessions(SessionFile(path, key=bytes(32)), live, executor) as store,
-            store.exclusive("s", kept.CALLER) as held,
+            kept.opened(place, live, executor) as opened,
+            opened.exclusive("s", kept.CALLER) as held,
         ):
             found = kept.plain(held.record)
     assert found in (kept.plain(expected), kept.plain(kept.step(expected, acknowledged)))
@@ -96,6 +117,10 @@ async def test_a_writer_killed_at_any_moment_leaves_each_change_whole_or_not_at_
         (["--sessions.path", "{here}/no-database"], "SQLITE_NOTADB"),
         (["--sessions.path", "{here}/none/sessions.db"], "No such file or directory"),
         (["--sessions.path", "{here}/s.db", "--sessions.key-file", "{here}/no-database"], "64 hexadecimal digits"),
+        (
+            ["--sessions.store", "redis", "--sessions.redis", "unix://{here}/none.sock"],
+            "--sessions.redis cannot be used",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_used_is_refused_with_one_line(

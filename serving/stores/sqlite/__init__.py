@@ -1,6 +1,5 @@
-"""Sessions that are to be kept, in one SQLite file: they outlive their time in memory, and the process.
+"""Sessions that are kept in one SQLite file.
 
-Begin with ``sessions``, the SessionStore; ``records`` is what it asks of the file, in transactions of
-``database``. ``codec`` and ``seal`` are how a session lies there. Knows no other store but the one in memory,
-which holds what is at work.
+Begin with ``sessions``; ``records`` is what the file does for them, in transactions of ``database``, on the tables
+of ``schema``. How a session lies there is ``serving.stores.kept``'s.
 """

@@ -13,18 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from serving.errors import Exhausted, ServingError, Shed, Unavailable
+from serving.errors import ServingError, Unavailable
 from serving.runtime.tasks import run_in_executor
+from serving.stores.kept.records import FULL, RETRY_SECONDS, UNAVAILABLE, exhausted
+from serving.stores.kept.seal import Damaged
 from serving.stores.sqlite.schema import transaction, words
-from serving.stores.sqlite.seal import Damaged
 
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
-RETRY_SECONDS = 5.0
-"""A person, or another process, must act first."""
-FULL = "kept sessions hold all the bytes that there are for them (--sessions.max-bytes, or the disk); close some"
-UNAVAILABLE = "the store of kept sessions cannot be used now: nothing was changed"
 
 
 class Database:
@@ -70,5 +67,5 @@ def _refusal(name: str) -> ServingError:
     """Logged by SQLite's name alone: it is for who runs the server."""
     LOG.error("kept sessions: %s", name)
     if name == "SQLITE_FULL":
-        return Exhausted(FULL, RETRY_SECONDS, Shed.SESSIONS)
+        return exhausted(FULL)
     return Unavailable(UNAVAILABLE, RETRY_SECONDS)

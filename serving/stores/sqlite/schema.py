@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from serving.stores.sqlite.seal import Damaged, Seal
+from serving.stores.kept.parts import Parts
+from serving.stores.kept.records import VERSION
 
-VERSION = 2
-"""Of tables and bodies together. It rises with every change that an older program would not read."""
 Durability = Literal["process", "power"]
 
 _APPLICATION = 0x4D526453  # "MRdS"
@@ -24,9 +23,11 @@ _BUSY_SECONDS = 5.0
 _TABLES = """
 CREATE TABLE seal (body BLOB NOT NULL) STRICT;
 CREATE TABLE sessions (
-    session BLOB PRIMARY KEY, owner BLOB NOT NULL, opened REAL NOT NULL, opened_at REAL NOT NULL,
-    version INTEGER NOT NULL, rounds INTEGER NOT NULL, header BLOB NOT NULL, image BLOB
+    session BLOB PRIMARY KEY, owner BLOB NOT NULL, account BLOB NOT NULL, opened REAL NOT NULL,
+    opened_at REAL NOT NULL, version INTEGER NOT NULL, rounds INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    header BLOB NOT NULL, image BLOB
 ) STRICT;
+CREATE INDEX sessions_by_account ON sessions (account, bytes);
 CREATE INDEX sessions_by_owner ON sessions (owner, opened_at);
 CREATE INDEX sessions_by_age ON sessions (opened);
 CREATE TABLE rounds (
@@ -44,14 +45,13 @@ CREATE TABLE masks (
 CREATE TABLE ended (session BLOB PRIMARY KEY, closed INTEGER NOT NULL, ended REAL NOT NULL) STRICT;
 CREATE INDEX ended_by_age ON ended (ended);
 """
-_PROOF = b"sessions"
 
 
 class UnusableFile(ValueError):
     """The file cannot hold sessions of this server without a change; the message says which."""
 
 
-def connect(path: Path, durability: Durability, max_bytes: int, seal: Seal) -> sqlite3.Connection:
+def connect(path: Path, durability: Durability, max_bytes: int, parts: Parts) -> sqlite3.Connection:
     """Open the file, or make it, readable by its owner alone; transactions are begun by hand.
 
     Raises:
@@ -64,7 +64,7 @@ def connect(path: Path, durability: Durability, max_bytes: int, seal: Seal) -> s
     try:
         _set(connection, durability, max_bytes)
         with transaction(connection):
-            _prepare(connection, seal)
+            _prepare(connection, parts)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -104,13 +104,13 @@ def _set(connection: sqlite3.Connection, durability: Durability, max_bytes: int)
     connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
 
 
-def _prepare(connection: sqlite3.Connection, seal: Seal) -> None:
+def _prepare(connection: sqlite3.Connection, parts: Parts) -> None:
     """Check whose file it is; make the tables of a new one."""
     [(application,)] = connection.execute("PRAGMA application_id")
     [(version,)] = connection.execute("PRAGMA user_version")
     [(tables,)] = connection.execute("SELECT count(*) FROM sqlite_schema")
     if not (application or version or tables):
-        _make(connection, seal)
+        _make(connection, parts)
         return
     if application != _APPLICATION:
         raise UnusableFile("--sessions.path is another program's database: it must be a new file, or one of ours")
@@ -120,17 +120,15 @@ def _prepare(connection: sqlite3.Connection, seal: Seal) -> None:
             "that wrote it, or be another file"
         )
     [(proof,)] = connection.execute("SELECT body FROM seal")
-    try:
-        seal.opened(proof, "seal")
-    except Damaged:
+    if not parts.proves(proof):
         raise UnusableFile(
             "--sessions.path was written with another key, or without one: --sessions.key-file must be the same"
-        ) from None
+        )
 
 
-def _make(connection: sqlite3.Connection, seal: Seal) -> None:
+def _make(connection: sqlite3.Connection, parts: Parts) -> None:
     for statement in _TABLES.split(";"):
         connection.execute(statement)
-    connection.execute("INSERT INTO seal VALUES (?)", (seal.closed(_PROOF, "seal"),))
+    connection.execute("INSERT INTO seal VALUES (?)", (parts.proof(),))
     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")

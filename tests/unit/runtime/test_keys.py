@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ from serving.domain import ContentAddress
 from serving.geometry import Geometry
 from serving.llm.remote import rank
 from serving.runtime.digest import digest
-from serving.stores.sqlite.database import Database
-from serving.stores.sqlite.records import Records
-from serving.stores.sqlite.seal import Seal
+from serving.stores.kept.parts import Parts
+from serving.stores.kept.seal import Seal
 from tests.unit.serving.manifests import manifest
 
 PAIRS = 1050
@@ -29,7 +27,7 @@ ALPHABET = "a1\x00:/"
 """Separators that a key might use are in fields, too."""
 MODEL = manifest()
 PIXELS = np.ones((1, 1, 3), np.uint8)
-ROWS = [Records(Mock(Database), Seal(key), 1) for key in (None, bytes(32))]
+ROWS = [Parts(Seal(key)) for key in (None, bytes(32))]
 """Of a file that is not encrypted, and of one that is."""
 
 
@@ -54,11 +52,11 @@ def name(kind: str, caller: str, session_id: str) -> Hashable:
 
 
 def session_row(caller: str, session_id: str) -> Hashable:
-    return ROWS[0]._key(session_id, caller)
+    return ROWS[0].key(session_id, caller)
 
 
 def sealed_row(caller: str, session_id: str) -> Hashable:
-    return ROWS[1]._key(session_id, caller)
+    return ROWS[1].key(session_id, caller)
 
 
 def placed(kind: str, session: str, part: str) -> Hashable:
@@ -113,8 +111,8 @@ def cut(text: str, ends: list[int]) -> list[str]:
 def test_the_same_fields_in_another_role_make_another_key() -> None:
     """Of another kind, tenant, model or type."""
     rows = ROWS[0]
-    assert len({rows._key("a", "b"), rows._key("b", "a"), rows._owner("a"), rows._id("a")}) == 4
-    assert rows._key("a", "b") != rows._key("a", "c") != ROWS[1]._key("a", "c")
+    assert len({rows.key("a", "b"), rows.key("b", "a"), rows.owner("a"), rows._request("a")}) == 4
+    assert rows.key("a", "b") != rows.key("a", "c") != ROWS[1].key("a", "c")
     assert name("session", "a", "b") != name("owner", "a", "b")
     assert embedding("f", "c", "one", "p") != embedding("f", "c", "other", "p")
 

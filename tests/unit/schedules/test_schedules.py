@@ -20,7 +20,8 @@ from serving.domain import Question
 from serving.history import changes
 from serving.history.record import SessionRecord
 from serving.history.rounds import MaskSource, ReferredMask
-from serving.stores.sqlite.records import Records
+from serving.stores.kept.parts import Parts
+from serving.stores.sqlite.records import SqliteRecords
 from tests.unit.schedules.faults import BROKEN
 from tests.unit.schedules.machine import SessionSchedules
 
@@ -71,24 +72,24 @@ def test_whatever_happens_to_sessions(number: int) -> None:
 
 def acknowledged_before_the_write(patch: pytest.MonkeyPatch) -> None:
     """A change is written when the file is used next; a server that dies before has lost it."""
-    waiting: WeakKeyDictionary[Records, tuple[SessionRecord, SessionRecord]] = WeakKeyDictionary()
-    change = Records.change
+    waiting: WeakKeyDictionary[SqliteRecords, tuple[SessionRecord, SessionRecord]] = WeakKeyDictionary()
+    change = SqliteRecords.change
 
-    async def written(self: Records) -> None:
+    async def written(self: SqliteRecords) -> None:
         if self in waiting:
             await change(self, *waiting.pop(self))
 
-    async def later(self: Records, old: SessionRecord, new: SessionRecord) -> None:
+    async def later(self: SqliteRecords, old: SessionRecord, new: SessionRecord) -> None:
         await written(self)
         waiting[self] = old, new
 
-    patch.setattr(Records, "change", later)
+    patch.setattr(SqliteRecords, "change", later)
     for name in ("put", "version", "get", "page", "end"):
-        patch.setattr(Records, name, _after(written, getattr(Records, name)))
+        patch.setattr(SqliteRecords, name, _after(written, getattr(SqliteRecords, name)))
 
 
 def _after(first: Callable[..., Any], then: Callable[..., Any]) -> Callable[..., Any]:
-    async def both(self: Records, *args: object, **kwargs: object) -> object:
+    async def both(self: SqliteRecords, *args: object, **kwargs: object) -> object:
         await first(self)
         return await then(self, *args, **kwargs)
 
@@ -111,7 +112,7 @@ def undo_that_keeps_an_old_reference(patch: pytest.MonkeyPatch) -> None:
 
 def key_without_the_tenant(patch: pytest.MonkeyPatch) -> None:
     """Sessions lie in the file by their ids alone."""
-    patch.setattr(Records, "_key", lambda self, session_id, _: self._seal.name("session", session_id))
+    patch.setattr(Parts, "key", lambda self, session_id, _: self._seal.name("session", session_id))
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ from serving.offline import compose
 from serving.ports import Prompt
 from serving.prompt import PromptTemplate
 from serving.stores.embeddings import MemoryEmbeddings
+from serving.stores.kept.sessions import KeptSessions
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite.sessions import SessionFile, SqliteSessions
+from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.language import ScriptedLanguage
 from tests.scripted.sessions import file_sessions
 from tests.scripted.vision import ScriptedVision
@@ -221,7 +222,7 @@ class World:
         return self.now
 
     @asynccontextmanager
-    async def _sessions(self) -> AsyncIterator[MemorySessions | SqliteSessions]:
+    async def _sessions(self) -> AsyncIterator[MemorySessions | KeptSessions]:
         clock: Callable[[], float] = self._clock
         live = MemorySessions(
             self.room, 1 << 28, IDLE, clock, give_way_after_s=GIVE_WAY, lifetime_s=LIFETIME, parks=self.durable

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,13 @@ from serving.domain import CacheUse, Segmentation, SourceImage, Timings
 from serving.geometry import Geometry
 from serving.history import changes
 from serving.history.record import RequestKey, Session, SessionRecord
-from serving.history.rounds import MaskSource, ReferredMask, Round, RoundResult, UsedReference
+from serving.history.rounds import Amendment, MaskSource, ReferredMask, Round, RoundResult, UsedReference
+from serving.ports import SessionStore
+from serving.stores.redis.connection import RedisAddress
+from serving.stores.redis.sessions import SessionRedis
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile
+from tests.scripted import redis
 from tests.scripted.pictures import mask
 from tests.scripted.sessions import file_sessions
 from tests.unit.serving.manifests import manifest
@@ -26,6 +32,7 @@ GEOMETRY = Geometry(MODEL.image, MODEL.tower, "e" * 64)
 WORDS = "Is the liver enlarged?"
 CALLER = "x509_subject:CN=Anna Example"
 SIDE = 32
+KEY = RequestKey("d8b8b1f0-0000-4000-8000-000000000000", b"asked")
 
 
 def image(side: int = SIDE) -> SourceImage:
@@ -68,11 +75,33 @@ def step(record: SessionRecord, number: int) -> SessionRecord:
     return changes.with_rounds(record, [made], [result], key)
 
 
-async def keep_on(path: Path) -> None:
+async def dialogue(store: SessionStore, session_id: str = "s") -> SessionRecord:
+    """Every kind of thing that a session may hold."""
+    without = Round("r9", WORDS, "No.", (5,), None, None, None)
+    seed = replace(answered(3), seeded=True, origin="a slice", used=None, reference=None, engine_digest="")
+    seed = replace(seed, segmentation=Segmentation(mask(3), None, corrected=False, log_probability=None))
+    rounds = [answered(1), answered(2, MaskSource.GIVEN), seed, without]
+    results = [RoundResult(n, each, Timings(0.5, 1 / 3), CacheUse(True, 3, 4, 1)) for n, each in enumerate(rounds)]
+    async with store.exclusive(session_id, CALLER) as held:
+        record = changes.with_rounds(held.record, rounds, results, KEY)
+        await store.commit(record)
+        amended = changes.with_amendment(record, 1, Amendment(mask(8), "by hand"), replace(KEY, id="another"))
+        await store.commit(amended)
+        return amended
+
+
+def opened(place: str, live: MemorySessions, executor: Executor) -> AbstractAsyncContextManager[SessionStore]:
+    """The sessions at a path, or at a Redis of this address."""
+    if "://" in place:
+        return redis.kept(SessionRedis(RedisAddress(place), key=bytes(32)), live, executor, images=True)
+    return file_sessions(SessionFile(Path(place), key=bytes(32)), live, executor, images=True)
+
+
+async def keep_on(place: str) -> None:
     """Change a session for ever, and print the number of changes that were acknowledged."""
     live = MemorySessions(8, 1 << 26, 60.0, lambda: 0.0, parks=True)
     with ThreadPoolExecutor(2) as executor:
-        async with file_sessions(SessionFile(path, key=bytes(32)), live, executor, images=True) as store:
+        async with opened(place, live, executor) as store:
             await store.create(new())
             for number in itertools.count():
                 async with store.exclusive("s", CALLER) as held:
@@ -81,4 +110,4 @@ async def keep_on(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(keep_on(Path(sys.argv[1])))
+    asyncio.run(keep_on(sys.argv[1]))

@@ -14,25 +14,22 @@ from typing import Any
 
 import pytest
 
-from serving.domain import CacheUse, Segmentation, Timings
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason, ServingError, Unavailable
 from serving.history import changes
-from serving.history.record import RequestKey, SessionRecord
-from serving.history.rounds import Amendment, MaskSource, Round, RoundResult
 from serving.sessions.keeper import SessionKeeper
+from serving.stores.kept.records import VERSION, StoreLimits
+from serving.stores.kept.seal import read_key
+from serving.stores.kept.sessions import KeptSessions
 from serving.stores.sessions import MemorySessions
-from serving.stores.sqlite import schema
 from serving.stores.sqlite.database import Database
-from serving.stores.sqlite.records import Records
+from serving.stores.sqlite.records import SqliteRecords
 from serving.stores.sqlite.schema import UnusableFile
-from serving.stores.sqlite.seal import read_key
-from serving.stores.sqlite.sessions import SessionFile, SqliteSessions
+from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.pictures import append, finished_round, mask
 from tests.scripted.sessions import file_sessions
-from tests.unit.serving.kept import CALLER, GEOMETRY, MODEL, WORDS, answered, image, new, plain
+from tests.unit.serving.kept import CALLER, GEOMETRY, KEY, MODEL, WORDS, answered, dialogue, image, new, plain
 
 IDLE, LIFETIME = 60.0, 3600.0
-KEY = RequestKey("d8b8b1f0-0000-4000-8000-000000000000", b"asked")
 
 
 @dataclass
@@ -44,7 +41,7 @@ class Place:
     now: float = 1_000_000.0
 
     @asynccontextmanager
-    async def server(self, *, images: bool = False, **file: object) -> AsyncIterator[SqliteSessions]:
+    async def server(self, *, images: bool = False, **file: object) -> AsyncIterator[KeptSessions]:
         clock = lambda: self.now  # noqa: E731
         live = MemorySessions(8, 1 << 26, IDLE, clock, lifetime_s=LIFETIME, parks=True)
         where = replace(self.file, **file)
@@ -62,21 +59,6 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     with ThreadPoolExecutor(2) as executor:
         yield Place(SessionFile(tmp_path / "sessions.db", key=bytes(32)), executor)
-
-
-async def dialogue(store: SqliteSessions, session_id: str = "s") -> SessionRecord:
-    """Every kind of thing that a session may hold."""
-    without = Round("r9", WORDS, "No.", (5,), None, None, None)
-    seed = replace(answered(3), seeded=True, origin="a slice", used=None, reference=None, engine_digest="")
-    seed = replace(seed, segmentation=Segmentation(mask(3), None, corrected=False, log_probability=None))
-    rounds = [answered(1), answered(2, MaskSource.GIVEN), seed, without]
-    results = [RoundResult(n, each, Timings(0.5, 1 / 3), CacheUse(True, 3, 4, 1)) for n, each in enumerate(rounds)]
-    async with store.exclusive(session_id, CALLER) as held:
-        record = changes.with_rounds(held.record, rounds, results, KEY)
-        await store.commit(record)
-        amended = changes.with_amendment(record, 1, Amendment(mask(8), "by hand"), replace(KEY, id="another"))
-        await store.commit(amended)
-        return amended
 
 
 # ---- what is kept
@@ -182,15 +164,15 @@ async def test_a_session_that_is_parked_in_the_midst_of_a_call(
     async with place.server() as store:
         await store.create(new())
         for name in ("version", "end"):
-            original = getattr(Records, name)
+            original = getattr(SqliteRecords, name)
 
-            async def late(self: Records, *args: object, original: Any = original) -> Any:
+            async def late(self: SqliteRecords, *args: object, original: Any = original) -> Any:
                 done = await original(self, *args)
                 place.now += IDLE
                 store.sweep()
                 return done
 
-            monkeypatch.setattr(Records, name, late)
+            monkeypatch.setattr(SqliteRecords, name, late)
         assert (await store.read("s", CALLER)).parked
         await store.resume("s", CALLER, image())
         await store.close("s", CALLER)
@@ -250,7 +232,7 @@ async def test_a_server_of_another_model_reads_and_changes_nothing(place: Place)
 # ---- a file that fails
 
 
-async def rounds_of(store: SqliteSessions, session_id: str = "s") -> int:
+async def rounds_of(store: KeptSessions, session_id: str = "s") -> int:
     async with store.exclusive(session_id, CALLER) as held:
         return len(held.rounds)
 
@@ -259,7 +241,7 @@ async def test_a_full_file_refuses_and_keeps_nothing_by_half(place: Place) -> No
     noise = [replace(finished_round(MODEL, n), used=None, reference=None) for n in range(30)]
     masks = [mask(n, 256) for n in range(30)]
     big = [replace(r, segmentation=replace(r.segmentation, mask=m)) for r, m in zip(noise, masks, strict=True)]
-    async with place.server(max_bytes=256 << 10) as store:
+    async with place.server(limits=StoreLimits(max_bytes=256 << 10)) as store:
         await store.create(new("s", 256))
         await store.create(new("t", 256))
         async with store.exclusive("t", CALLER) as held:
@@ -279,7 +261,7 @@ async def test_a_full_file_refuses_and_keeps_nothing_by_half(place: Place) -> No
 
 
 async def test_one_caller_does_not_fill_the_file(place: Place) -> None:
-    async with place.server(max_per_caller=2) as store:
+    async with place.server(limits=StoreLimits(max_per_caller=2)) as store:
         for name in ("one", "two"):
             await store.create(new(name))
         place.now += IDLE  # parked ones count
@@ -356,14 +338,14 @@ async def test_files_that_cannot_be_served(place: Place, tmp_path: Path) -> None
     def later(path: Path) -> None:
         path.write_bytes(whole)
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+            connection.execute(f"PRAGMA user_version = {VERSION + 1}")
 
     def foreign(path: Path) -> None:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE t (a)")
 
     cases: dict[str, tuple[Callable[[Path], object], bytes | None, str]] = {
-        "newer": (later, bytes(32), f"has schema {schema.VERSION + 1}, this server reads {schema.VERSION}"),
+        "newer": (later, bytes(32), f"has schema {VERSION + 1}, this server reads {VERSION}"),
         "foreign": (foreign, bytes(32), "another program's"),
         "no database": (lambda path: path.write_bytes(b"x" * 4096), bytes(32), "SQLITE_NOTADB"),
         "cut": (lambda path: path.write_bytes(whole[:5000]), bytes(32), "SQLITE_CORRUPT"),

@@ -17,6 +17,8 @@ from serving.llm.settings import LanguageServerSettings
 from serving.rpc.settings import problems
 from serving.settings import Settings
 
+REDIS = ["--sessions.store", "redis", "--sessions.redis"]
+
 
 def parsed(*flags: str) -> Settings:
     return Settings(_cli_parse_args=["--bundle", "models/x", *flags])
@@ -85,6 +87,10 @@ def test_metrics_beyond_loopback_need_an_explicit_word(listen: str) -> None:
         ["--sessions.durability", "power"],
         ["--sessions.store", "sqlite", "--sessions.path", "a.db", "--sessions.images", "encrypted"],
         ["--sessions.store", "redis", "--sessions.path", "a.db"],
+        ["--sessions.store", "redis"],
+        ["--sessions.store", "sqlite", "--sessions.path", "a.db", "--sessions.redis-user", "a"],
+        [*REDIS, "redis://10.0.0.1:6379/0"],
+        [*REDIS, "redis://127.0.0.1:6379/0", "--sessions.tls.ca", "ca.pem"],
     ],
 )
 def test_what_does_not_fit_is_refused(flags: list[str]) -> None:
@@ -121,7 +127,7 @@ WRONG = {
     "triton.version": ["latest", "--triton.version: must be the number of a version"],
     "metrics-listen": ["0.0.0.0:1", "--metrics-listen 0.0.0.0:1 reaches beyond loopback"],
     "sessions.path": ["a.db", "--sessions: path must be given with store sqlite"],
-    "sessions.images": ["encrypted", "--sessions: all but store must be left out unless it is sqlite"],
+    "sessions.images": ["encrypted", "--sessions: all but store must be left out unless it is sqlite or redis"],
     "vllm.kv-cache-bytes": ["0", "--vllm.kv-cache-bytes: must be greater than 0"],
 }
 
@@ -137,6 +143,30 @@ def test_a_wrong_value_is_one_plain_line_that_names_its_flag(tree: type[BaseSett
         line = problems(caught.value)
         assert line.startswith(words)
         assert not re.search(r"\n|Input|Value error|pattern|\^|\$|\\d|pydantic", line)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://:secret@127.0.0.1:1/0",
+        "redis://127.0.0.1:1?password=secret",
+        "unix:///a.sock?password=secret",
+        "secret",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        parsed(*REDIS, address)
+    assert "--sessions.redis: must be redis://" in problems(caught.value)
+    assert "secret" not in problems(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["redis://127.0.0.1:6379", "rediss://10.0.0.1:6379/3", "unix:///run/redis.sock?db=1"]
+)
+def test_addresses_of_a_redis(address: str) -> None:
+    assert parsed(*REDIS, address).sessions.redis == address
+    assert parsed(*REDIS, "redis://10.0.0.1:6379", "--sessions.allow-insecure-redis").sessions.store == "redis"
 
 
 def test_a_setting_that_is_missing_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Sessions as bytes: JSON for what has words and numbers, zlib for masks and pixels. Form 2 (``schema.VERSION``).
+"""Sessions as bytes: JSON for what has words and numbers, zlib for masks and pixels. Form 3 (``records.VERSION``).
 
 Knows every field that is kept. What is derived is not: the tower's pixels, ``Round.reference``. Masks lie by
 themselves and are named by their digest. Does not know where bytes lie, or that they are encrypted.
@@ -43,6 +43,7 @@ def header_bytes(record: SessionRecord) -> bytes:
         "keep": record.keep,
         "opened_at": record.opened_at,
         "root": record.root,
+        "account": record.account,
     }
     # Left out where it says nothing: an older server beside this one reads the rest.
     return _json(fields | ({"window": record.window} if record.window else {}))

@@ -27,7 +27,7 @@ class Damaged(Exception):
 
 
 class Seal:
-    """Names and bodies of one file."""
+    """Names and bodies of one place."""
 
     def __init__(self, key: bytes | None = None) -> None:
         """``key``: 32 bytes; None: nothing is encrypted, and a name's digest can be found by who guesses the name.
@@ -68,6 +68,14 @@ def read_key(path: Path) -> bytes:
     if match is None:
         raise ValueError("--sessions.key-file must hold 64 hexadecimal digits (openssl rand -hex 32)")
     return bytes.fromhex(match[1])
+
+
+def read_password(path: Path) -> str:
+    """The first line of a file. Raises ValueError or OSError."""
+    lines = path.read_text(errors="replace").splitlines()
+    if not lines or not lines[0]:
+        raise ValueError("--sessions.redis-password-file must hold the password in its first line")
+    return lines[0]
 
 
 def _check(body: bytes, where: bytes) -> bytes:

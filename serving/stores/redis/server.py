@@ -1,0 +1,91 @@
+"""What a Redis must be, to keep sessions: looked at once, before anything is kept there.
+
+Knows what a Redis tells of itself. Does not know sessions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import redis
+
+from serving.stores.kept.parts import Parts
+from serving.stores.kept.records import VERSION
+from serving.stores.redis import scripts
+
+Durability = Literal["process", "power"]
+
+LOG = logging.getLogger(__name__)
+
+
+class UnusableRedis(ValueError):
+    """The Redis cannot hold sessions of this server without a change; the message says which."""
+
+
+def check(client: redis.Redis, durability: Durability, parts: Parts) -> None:
+    """Take an empty database, or one of ours; warn of what could lose sessions.
+
+    Raises:
+        UnusableRedis: it is another program's, of a newer version, of another key, a replica, a cluster; it cannot
+            be reached or written; it is not as durable as it must be.
+    """
+    try:
+        info: Mapping[str, Any] = client.info()
+        _check_role(info)
+        _warn(info)
+        if durability == "power":
+            _check_power(client)
+        _take(client, parts)
+    except redis.RedisError as error:
+        raise UnusableRedis(f"--sessions.redis cannot be used: {_words(error)}") from None
+
+
+def _check_role(info: Mapping[str, Any]) -> None:
+    if info.get("cluster_enabled"):
+        raise UnusableRedis("--sessions.redis must be one Redis, not a cluster")
+    if info.get("role") != "master":
+        raise UnusableRedis("--sessions.redis must be the primary, not a replica: nothing can be written there")
+
+
+def _warn(info: Mapping[str, Any]) -> None:
+    if not info.get("aof_enabled") and not info.get("connected_slaves"):
+        LOG.warning("--sessions.redis has neither an append-only file nor a replica: kept sessions end with it")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        LOG.warning(
+            "--sessions.redis has the policy %s: kept sessions may vanish; it should be noeviction", policy
+        )
+
+
+def _check_power(client: redis.Redis) -> None:
+    """Raises UnusableRedis where an answer does not wait for the disk."""
+    found = {**client.config_get("appendonly"), **client.config_get("appendfsync")}
+    if found != {"appendonly": "yes", "appendfsync": "always"}:
+        raise UnusableRedis(
+            "--sessions.redis must have appendonly yes and appendfsync always for --sessions.durability power"
+        )
+
+
+def _take(client: redis.Redis, parts: Parts) -> None:
+    schema, proof = client.register_script(scripts.OPEN)(args=[VERSION, parts.proof()])
+    if not schema:
+        raise UnusableRedis(
+            "--sessions.redis is another program's database: it must be an empty one, or one of ours (/N chooses)"
+        )
+    if schema != b"%d" % VERSION:
+        raise UnusableRedis(
+            f"--sessions.redis has schema {schema.decode(errors='replace')[:20]}, this server reads {VERSION}: it "
+            "must be served by the version that wrote it, or be another database"
+        )
+    if not parts.proves(proof):
+        raise UnusableRedis(
+            "--sessions.redis was written with another key, or without one: --sessions.key-file must be the same"
+        )
+
+
+def _words(error: redis.RedisError) -> str:
+    """The library's words of a failed connection name the address; others might quote what is kept."""
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, redis.ConnectionError | redis.TimeoutError) else kind
