@@ -88,6 +88,12 @@ class Call:
     """
     _sent_again: int = 0
 
+    def again(self, session_id: str) -> Call:
+        """Another request of the same deadline, about this session."""
+        return Call(
+            self.allowed, self.retries, began=self.began, session_id=session_id, repeatable=self.repeatable
+        )
+
     @property
     def metadata(self) -> Metadata:
         named = ((SESSION, self.session_id),) if _NAMES_A_SESSION.fullmatch(self.session_id) else ()

@@ -5,6 +5,7 @@ Knows results, past rounds and arrays. Does not know calls or sessions' lives.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -26,12 +27,37 @@ Referred: TypeAlias = Answered | int | GivenMask
 """What a question may be about: a round, its zero-based index, or a mask."""
 
 
+@dataclass(slots=True)
+class Names:
+    """What a session and its rounds are called on the server: other than before, once it was opened anew."""
+
+    session_id: str
+    former: set[str] = field(default_factory=set)
+    """What it was called before."""
+    rounds: dict[str, str] = field(default_factory=dict)
+    """Rounds' names now, by those that they had."""
+
+    def are_of(self, answered: Answered) -> bool:
+        """Whether it is a round of this session."""
+        return answered.session_id == self.session_id or answered.session_id in self.former
+
+    def round_id(self, known: str) -> str:
+        """The name now."""
+        return self.rounds.get(known, known)
+
+    def change(self, session_id: str, rounds: dict[str, str]) -> None:
+        """``rounds``: new names by those until now."""
+        self.former.add(self.session_id)
+        self.session_id = session_id
+        self.rounds = {before: rounds.get(now, now) for before, now in self.rounds.items()} | rounds
+
+
 def refused(field: str, description: str) -> InvalidArgument:
     return InvalidArgument(f"{field}: {description}", (FieldViolation(field, description),))
 
 
 def referred(
-    session_id: str, refer_to: object, origin: object, path: str
+    names: Names, refer_to: object, origin: object, path: str
 ) -> tuple[pb.RoundReference | None, pb.GivenMask | None]:
     """One of the two, or neither. Raises InvalidArgument."""
     if isinstance(refer_to, np.ndarray) and refer_to.ndim:
@@ -42,20 +68,20 @@ def referred(
         case None:
             return None, None
         case RoundResult() | PastRound():
-            if refer_to.session_id != session_id:
+            if not names.are_of(refer_to):
                 words = "must be a result of this session: ask in the session that it came from, or pass its mask"
                 raise refused(f"{path}.refer_to", words)
-            return known_round(refer_to), None
+            return known_round(names, refer_to), None
         case _:
             return pb.RoundReference(round=_index(refer_to, f"{path}.refer_to")), None
 
 
-def known_round(answered: Answered) -> pb.RoundReference:
+def known_round(names: Names, answered: Answered) -> pb.RoundReference:
     """A round and all that is known of it: a server refuses it where it is no longer so."""
     return pb.RoundReference(
         round=answered.index,
-        session_id=answered.session_id,
-        round_id=answered.round_id,
+        session_id=names.session_id,
+        round_id=names.round_id(answered.round_id),
         mask_digest=bytes.fromhex(answered.mask_digest),
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, TypeAlias
 
-from mediround._given import GivenMask, Referred, checked_origin, mask_message, referred, refused
+from mediround._given import GivenMask, Names, Referred, checked_origin, mask_message, referred, refused
 from mediround.v1 import segmentation_pb2 as pb
 
 Mode: TypeAlias = Literal["forced", "grammar", "free"]
@@ -66,7 +66,7 @@ class Round:
 
 
 def ask_request(
-    session_id: str,
+    names: Names,
     asked: Round,
     correction: LiveCorrection,
     threshold: float | None,
@@ -74,8 +74,8 @@ def ask_request(
 ) -> pb.AskRoundRequest:
     """Raises InvalidArgument for what no server could serve."""
     return pb.AskRoundRequest(
-        session_id=session_id,
-        question=_question(session_id, asked, "question"),
+        session_id=names.session_id,
+        question=_question(names, asked, "question"),
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         priority=priority_value(priority),
@@ -83,7 +83,7 @@ def ask_request(
 
 
 def segment_request(
-    session_id: str,
+    names: Names,
     rounds: Sequence[Round],
     correction: DialogueCorrection,
     threshold: float | None,
@@ -93,10 +93,8 @@ def segment_request(
 ) -> pb.SegmentDialogueRequest:
     """Raises InvalidArgument for what no server could serve."""
     return pb.SegmentDialogueRequest(
-        session_id=session_id,
-        questions=[
-            _question(session_id, asked, f"questions[{i}]") for i, asked in enumerate(checked_rounds(rounds))
-        ],
+        session_id=names.session_id,
+        questions=[_question(names, asked, f"questions[{i}]") for i, asked in enumerate(checked_rounds(rounds))],
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         priority=priority_value(priority),
@@ -115,11 +113,11 @@ def checked_rounds(rounds: object) -> list[Round]:
     raise refused("questions", f"must be a list of Round, not a {type(rounds).__name__}")
 
 
-def _question(session_id: str, asked: Round, path: str) -> pb.Question:
+def _question(names: Names, asked: Round, path: str) -> pb.Question:
     if not (asked.mode is None or isinstance(asked.mode, str)) or asked.mode not in _MODES:
         raise refused(f"{path}.answer_mode", f"must be one of {', '.join(filter(None, _MODES))}, or None")
     seeded = asked.seed is not None
-    reference, given = referred(session_id, asked.refer_to, "" if seeded else asked.origin, path)
+    reference, given = referred(names, asked.refer_to, "" if seeded else asked.origin, path)
     return pb.Question(
         text=_text(asked.question, f"{path}.text"),
         refer_to=reference,

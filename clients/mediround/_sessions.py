@@ -7,14 +7,15 @@ Knows messages and the values that callers see. Does not know calls; both client
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 
 from mediround._calls import Call, new_session_id
-from mediround._given import Answered, Bits, GivenMask, given_mask, refused
+from mediround._given import Answered, Bits, GivenMask, Names, given_mask, refused
 from mediround._overlay import Source
 from mediround._reading import SaysItsEnd, ends
-from mediround.errors import StaleReference
+from mediround._replay import Replay
+from mediround.errors import FailedPrecondition, NeedsImage, NotFound, StaleReference
 from mediround.history import PastRound, Progress, past_round, progress_of
 from mediround.image import Upload
 from mediround.results import Opening, RoundResult, bits, round_result
@@ -38,11 +39,19 @@ class SessionState:
     """That it has, as far as this side knows: an undo or amend that others have overtaken is refused by it."""
     expires_at: float | None = None
     """As its server said last."""
+    replay: Replay | None = None
+    """What it is opened anew from, where that is wanted."""
+    names: Names = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = Names(self.opening.session_id)
 
     @classmethod
-    def opened(cls, opening: Opening, source: Source | None, *, keep: bool) -> SessionState:
+    def opened(
+        cls, opening: Opening, source: Source | None, *, keep: bool, replay: Replay | None = None
+    ) -> SessionState:
         """Of a session that was opened here."""
-        return cls(opening, keep, not keep, source, opening.rounds, opening.expires_at)
+        return cls(opening, keep, not keep, source, opening.rounds, opening.expires_at, replay)
 
     @classmethod
     def resumed(cls, opening: Opening, image: Upload, source: Source) -> SessionState:
@@ -51,7 +60,7 @@ class SessionState:
 
     @property
     def session_id(self) -> str:
-        return self.opening.session_id
+        return self.names.session_id
 
     @property
     def remembers(self) -> bool:
@@ -60,10 +69,32 @@ class SessionState:
         """
         return self.expires_at is not None
 
-    def result(self, message: pb.RoundResult, call: Call) -> RoundResult:
+    def replayable(self, lost: NotFound | NeedsImage) -> Replay:
+        """What the lost session is opened anew from. Raises ``lost``, where it was to be replayed with a reason
+        why it cannot be.
+        """
+        if self.replay is None:
+            raise lost
+        try:
+            self.replay.check(self.rounds)
+        except FailedPrecondition as why:
+            told = type(lost)(f"{lost}; it was not replayed: {why}")
+            told.reason, told.request_id = lost.reason, lost.request_id
+            raise told from lost
+        return self.replay
+
+    def opened_anew(self, opening: Opening, rounds: dict[str, str]) -> None:
+        """The session is this one from now on, whose rounds were made again: their names, by those until now."""
+        self.opening = replace(opening, rounds=self.opening.rounds)
+        self.rounds, self.expires_at = len(rounds), opening.expires_at
+        self.names.change(opening.session_id, rounds)
+
+    def result(self, message: pb.RoundResult, call: Call, question: pb.Question) -> RoundResult:
         """Raises ProtocolMismatch."""
         self._heard(message)
         self.rounds = max(self.rounds or 0, message.round + 1)
+        if self.replay is not None:
+            self.replay.answered(question, message)
         return round_result(message, self.opening, call.request_id, self.source)
 
     def history(self, message: pb.GetSessionResponse) -> tuple[PastRound, ...]:
@@ -78,6 +109,12 @@ class SessionState:
             rounds=session.rounds if self.opening.rounds is None else self.opening.rounds,
         )
         return tuple(past_round(each, self.session_id) for each in message.rounds)
+
+    def history_request(self) -> pb.GetSessionRequest:
+        return pb.GetSessionRequest(session_id=self.session_id)
+
+    def keep_alive_request(self) -> pb.KeepAliveRequest:
+        return pb.KeepAliveRequest(session_id=self.session_id)
 
     def kept_alive(self, message: pb.KeepAliveResponse) -> float:
         self._heard(message)
@@ -109,6 +146,8 @@ class SessionState:
     def rewound(self, message: pb.RewindSessionResponse) -> int:
         self._heard(message)
         self.rounds = message.rounds
+        if self.replay is not None:
+            self.replay.rewound(message.rounds)
         return message.rounds
 
     def fork_request(
@@ -120,7 +159,8 @@ class SessionState:
         )
         if isinstance(after, RoundResult | PastRound):
             self._round_id(after)
-            if [each.round_id for each in held[after.index : after.index + 1]] != [after.round_id]:
+            there = [self.names.round_id(each.round_id) for each in held[after.index : after.index + 1]]
+            if there != [self.names.round_id(after.round_id)]:
                 raise StaleReference(f"round {after.index} is not the one named, which was undone")
             # The rounds must still be these when the branch begins with them.
             request.rounds, request.expected_rounds = after.index + 1, len(held)
@@ -140,29 +180,33 @@ class SessionState:
             rounds=message.rounds,
             expires_at=message.expires_at.ToNanoseconds() / 1e9,
         )
-        return SessionState.opened(opening, self.source, keep=keep)
+        replay = None if self.replay is None else self.replay.branch(message.rounds, keep=keep)
+        return SessionState.opened(opening, self.source, keep=keep, replay=replay)
 
-    def amend_request(self, of: Answered, mask: GivenMask | None, origin: str) -> pb.AmendRoundRequest:
-        """Raises InvalidArgument."""
-        round_id = self._round_id(of)
+    def amendment(self, of: Answered, mask: GivenMask | None, origin: str) -> pb.GivenMask:
+        """What is to be in place of the round's mask. Raises InvalidArgument."""
+        self._round_id(of)
         if mask is not None:
-            given = given_mask(mask, origin, "amend")
-            return pb.AmendRoundRequest(session_id=self.session_id, round_id=round_id, given_mask=given)
+            return given_mask(mask, origin, "amend")
         digest = of.original_digest if isinstance(of, PastRound) and of.amended else of.mask_digest
-        own = pb.GivenMask(mask_digest=bytes.fromhex(digest))
-        return pb.AmendRoundRequest(session_id=self.session_id, round_id=round_id, given_mask=own)
+        return pb.GivenMask(mask_digest=bytes.fromhex(digest))
 
-    def amended(self, message: pb.AmendRoundResponse) -> PastRound:
+    def amend_request(self, of: Answered, given: pb.GivenMask) -> pb.AmendRoundRequest:
+        return pb.AmendRoundRequest(session_id=self.session_id, round_id=self._round_id(of), given_mask=given)
+
+    def amended(self, message: pb.AmendRoundResponse, given: pb.GivenMask) -> PastRound:
         self._heard(message)
+        if self.replay is not None:
+            self.replay.amended(given, message.round)
         return past_round(message.round, self.session_id)
 
     def _round_id(self, of: Answered | str) -> str:
         """Raises InvalidArgument for what is no round of this session."""
         match of:
-            case RoundResult() | PastRound() if of.session_id == self.session_id:
-                return of.round_id
+            case RoundResult() | PastRound() if self.names.are_of(of):
+                return self.names.round_id(of.round_id)
             case str() if of.isprintable() and of:
-                return of
+                return self.names.round_id(of)
             case _:
                 raise refused("round", "must be a round of this session: its result, or one of its history")
 

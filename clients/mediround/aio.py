@@ -9,7 +9,7 @@ both clients; so is the connection (``mediround._asynchronous``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import NoReturn, Self
@@ -20,6 +20,7 @@ from mediround._connection import not_copied
 from mediround._description import ServerDescription, server_description
 from mediround._overlay import remembered
 from mediround._readiness import Readiness
+from mediround._replay import Replay, checked
 from mediround._rounds import DialogueCorrection, Priority, Round, checked_rounds, priority_value
 from mediround._sessions import SessionState, Watch
 from mediround._tls import Tls
@@ -60,6 +61,7 @@ class AsyncClient:
         frame: int | None = None,
         window: WindowChoice = None,
         keep: bool = False,
+        replay: bool = False,
         priority: Priority = "interactive",
         timeout: float | None = None,
         retries: int | None = None,
@@ -67,7 +69,12 @@ class AsyncClient:
         """Open a session on one image: ``async with client.open(...) as session``, or await it and close it. The
         arguments are those of ``Client.open``.
         """
-        return OpeningSession(lambda: self._open(chosen(image, frame, window), keep, priority, timeout, retries))
+
+        def start() -> Awaitable[AsyncSession]:
+            picked = chosen(image, frame, window)
+            return self._open(picked, priority, timeout, retries, keep=keep, replay=replay)
+
+        return OpeningSession(start)
 
     def resume(
         self,
@@ -175,16 +182,26 @@ class AsyncClient:
         not_copied(self)
 
     async def _open(
-        self, image: ImageSource, keep: bool, priority: Priority, timeout: float | None, retries: int | None
+        self,
+        image: ImageSource,
+        priority: Priority,
+        timeout: float | None,
+        retries: int | None,
+        *,
+        keep: bool,
+        replay: bool,
     ) -> AsyncSession:
         queued, session_id = priority_value(priority), new_session_id()
         call = self._opening(session_id, timeout, retries, priority)
         # Reading and hashing a large file would hold up the loop.
-        prepared = (await asyncio.to_thread(upload, image)).prioritised(queued).named(session_id, keep=bool(keep))
-        opened = await self._connection.open(prepared, call)
+        sent = (await asyncio.to_thread(upload, image)).prioritised(queued)
+        held = checked(sent) if replay else None
+        opened = await self._connection.open(sent.named(session_id, keep=bool(keep)), call)
         if not keep:
             self._connection.sessions.add(opened.session_id)
-        return AsyncSession(self._connection, SessionState.opened(opened, remembered(image), keep=keep))
+        remade = None if held is None else Replay.of(held, opened, keep=bool(keep))
+        state = SessionState.opened(opened, remembered(image), keep=keep, replay=remade)
+        return AsyncSession(self._connection, state)
 
     async def _resume(
         self, session_id: str, image: ImageSource | None, timeout: float | None, retries: int | None

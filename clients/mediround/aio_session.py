@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mediround._asynchronous import AsyncConnection
-from mediround._calls import Call
+from mediround._asynchronous_session import AsyncCalls
 from mediround._connection import NOT_CLOSED, not_copied
 from mediround._given import Answered, GivenMask, Referred
 from mediround._rounds import (
@@ -28,10 +29,11 @@ from mediround._rounds import (
     Priority,
     Round,
     ask_request,
+    checked_rounds,
     segment_request,
 )
-from mediround._sessions import SessionState, Watch, told, watched
-from mediround.errors import MediRoundError, ProtocolMismatch
+from mediround._sessions import SessionState, Watch
+from mediround.errors import MediRoundError
 from mediround.history import PastRound
 from mediround.results import Opening, RoundResult
 from mediround.v1 import segmentation_pb2 as pb
@@ -48,6 +50,7 @@ class AsyncSession:
 
     def __init__(self, connection: AsyncConnection, state: SessionState) -> None:
         self._connection, self._state = connection, state
+        self._calls = AsyncCalls(connection, state)
 
     @property
     def session_id(self) -> str:
@@ -82,8 +85,9 @@ class AsyncSession:
     ) -> RoundResult:
         """Ask one round; the arguments are those of ``Session.ask``."""
         asked = Round(question, refer_to, mode, answer, origin)
-        request = ask_request(self.session_id, asked, correction, threshold, priority)
-        return await self._asked(request, self._call(timeout, retries, priority), progress)
+        call, names = self._calls.begin(timeout, retries, priority), self._state.names
+        request = partial(ask_request, names, asked, correction, threshold, priority)
+        return await self._calls.ask(request, call, progress)
 
     async def segment(
         self,
@@ -97,13 +101,15 @@ class AsyncSession:
         progress: Watch | None = None,
     ) -> AsyncGenerator[RoundResult]:
         """Ask rounds known in advance; close the iterator to cancel those that are not finished."""
-        watching = progress is not None
-        request = segment_request(self.session_id, rounds, correction, threshold, priority, progress=watching)
-        call = self._call(timeout, retries, priority)
-        async with aclosing(self._connection.stream("SegmentDialogue", request, call)) as responses:
-            async for response in responses:
-                if (result := told(response, progress)) is not None:
-                    yield self._state.result(result, call)
+        asked, watching, names = checked_rounds(rounds), progress is not None, self._state.names
+
+        def request(done: int) -> pb.SegmentDialogueRequest:
+            return segment_request(names, asked[done:], correction, threshold, priority, progress=watching)
+
+        call = self._calls.begin(timeout, retries, priority)
+        async with aclosing(self._calls.segment(request, call, progress)) as results:
+            async for result in results:
+                yield result
 
     async def seed(
         self,
@@ -117,13 +123,13 @@ class AsyncSession:
     ) -> RoundResult:
         """Add a round that is given as a whole; the arguments are those of ``Session.seed``."""
         seeded = Round(question, answer=answer, origin=origin, seed=mask)
-        request = ask_request(self.session_id, seeded, "always", None)
-        return await self._asked(request, self._call(timeout, retries), None)
+        call, names = self._calls.begin(timeout, retries), self._state.names
+        return await self._calls.ask(partial(ask_request, names, seeded, "always", None), call, None)
 
     async def history(self, *, timeout: float | None = None, retries: int | None = None) -> tuple[PastRound, ...]:
         """The rounds that the session has now, whoever asked them, without their masks: ``mask`` has those."""
-        request, call = pb.GetSessionRequest(session_id=self.session_id), self._call(timeout, retries)
-        return self._state.history(await self._connection.unary("GetSession", request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        return state.history(await self._calls.unary("GetSession", state.history_request, call))
 
     async def mask(
         self,
@@ -134,15 +140,16 @@ class AsyncSession:
         retries: int | None = None,
     ) -> npt.NDArray[np.bool_]:
         """A round's mask, bool (H, W); the arguments are those of ``Session.mask``."""
-        request, call = self._state.mask_request(of, original=original), self._call(timeout, retries)
-        return self._state.mask(await self._connection.unary("GetMask", request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        request = partial(state.mask_request, of, original=original)
+        return state.mask(await self._calls.unary("GetMask", request, call))
 
     async def undo(self, n: int = 1, *, timeout: float | None = None, retries: int | None = None) -> int:
         """Undo the last ``n`` rounds; how many are left. Raises what ``Session.undo`` does."""
         if self._state.rounds is None:
             await self.keep_alive(timeout=timeout, retries=retries)
-        request, call = self._state.rewind_request(n), self._call(timeout, retries)
-        return self._state.rewound(await self._connection.unary("RewindSession", request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        return state.rewound(await self._calls.unary("RewindSession", partial(state.rewind_request, n), call))
 
     async def amend(
         self,
@@ -156,8 +163,10 @@ class AsyncSession:
         """Put a mask that a person has edited in place of a round's; the arguments are those of
         ``Session.amend``.
         """
-        request, call = self._state.amend_request(of, mask, origin), self._call(timeout, retries)
-        return self._state.amended(await self._connection.unary("AmendRound", request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        given = state.amendment(of, mask, origin)
+        request = partial(state.amend_request, of, given)
+        return state.amended(await self._calls.unary("AmendRound", request, call), given)
 
     def fork(
         self,
@@ -176,8 +185,8 @@ class AsyncSession:
         """Say that the session is still in use; when it ends otherwise, in seconds since the epoch. Every other
         call puts that off, too.
         """
-        request, call = pb.KeepAliveRequest(session_id=self.session_id), self._call(timeout, retries)
-        return self._state.kept_alive(await self._connection.unary("KeepAlive", request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        return state.kept_alive(await self._calls.unary("KeepAlive", state.keep_alive_request, call))
 
     async def close(self) -> None:
         """No more can be asked in it, also where it was to be kept; what the server keeps to save work goes with
@@ -187,7 +196,7 @@ class AsyncSession:
         if self._connection.closed:
             return  # and with it what it had opened
         request = pb.CloseSessionRequest(session_id=self.session_id)
-        await self._connection.unary("CloseSession", request, self._call())
+        await self._connection.unary("CloseSession", request, self._calls.begin())
         self._connection.sessions.discard(self.session_id)
 
     async def __aenter__(self) -> Self:
@@ -210,37 +219,17 @@ class AsyncSession:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         not_copied(self)
 
-    def _call(
-        self, timeout: float | None = None, retries: int | None = None, priority: Priority = "interactive"
-    ) -> Call:
-        """A call about this session that begins now. Raises InvalidArgument."""
-        repeatable = self._state.remembers
-        return self._connection.defaults.call(
-            timeout, retries, priority, session_id=self.session_id, repeatable=repeatable
-        )
-
     async def _forked(
         self, after: Answered | int | None, keep: bool, timeout: float | None, retries: int | None
     ) -> AsyncSession:
         named = isinstance(after, RoundResult | PastRound)
         held = await self.history(timeout=timeout, retries=retries) if named else ()
-        request, call = self._state.fork_request(after, held, keep=keep), self._call(timeout, retries)
-        response = await self._connection.unary("ForkSession", request, call)
-        branch = self._state.branch(response, keep=keep)
+        call, state = self._calls.begin(timeout, retries), self._state
+        request = partial(state.fork_request, after, held, keep=keep)
+        branch = state.branch(await self._calls.unary("ForkSession", request, call), keep=keep)
         if not keep:
             self._connection.sessions.add(branch.session_id)
         return AsyncSession(self._connection, branch)
-
-    async def _asked(self, request: pb.AskRoundRequest, call: Call, progress: Watch | None) -> RoundResult:
-        if progress is None:
-            response = await self._connection.unary("AskRound", request, call)
-            return self._state.result(response.result, call)
-        stream = self._connection.stream("AskRoundWithProgress", watched(request), call)
-        async with aclosing(stream) as responses:
-            async for response in responses:
-                if (result := told(response, progress)) is not None:
-                    return self._state.result(result, call)
-        raise ProtocolMismatch("the answer ended without a result")
 
 
 class OpeningSession:

@@ -17,6 +17,7 @@ from mediround._connection import not_copied
 from mediround._description import ServerDescription, server_description
 from mediround._overlay import remembered
 from mediround._readiness import Readiness
+from mediround._replay import Replay, checked
 from mediround._rounds import DialogueCorrection, Priority, Round, checked_rounds, priority_value
 from mediround._sessions import SessionState, Watch
 from mediround._tls import Tls
@@ -70,6 +71,7 @@ class Client:
         frame: int | None = None,
         window: WindowChoice = None,
         keep: bool = False,
+        replay: bool = False,
         priority: Priority = "interactive",
         timeout: float | None = None,
         retries: int | None = None,
@@ -85,17 +87,24 @@ class Client:
             keep: the session is somebody's work: leaving its block, or closing the client, leaves it open for
                 ``client.resume``; ``session.close()`` still ends it. How long it stays is the server's to say
                 (``session.expires_at``).
+            replay: keep the image, and each round's words and masks, here too: at most 128 MiB, as they are sent.
+                A session that is lost, by a server's restart or because it expired, is then opened anew under
+                another id, by the call that finds it so and once a call; results from before still name its
+                rounds. What is asked next meets the same dialogue and the same masks.
             timeout: seconds, all attempts together; None is the client's.
             retries: how often it is sent again; None is the client's.
         """
         queued, session_id = priority_value(priority), new_session_id()
         call = self._opening(session_id, timeout, retries, priority)
         image = chosen(image, frame, window)
-        prepared = upload(image).prioritised(queued).named(session_id, keep=bool(keep))
-        opened = self._connection.open(prepared, call)
+        sent = upload(image).prioritised(queued)
+        held = checked(sent) if replay else None
+        opened = self._connection.open(sent.named(session_id, keep=bool(keep)), call)
         if not keep:
             self._connection.sessions.add(opened.session_id)
-        return Session(self._connection, SessionState.opened(opened, remembered(image), keep=keep))
+        remade = None if held is None else Replay.of(held, opened, keep=bool(keep))
+        state = SessionState.opened(opened, remembered(image), keep=keep, replay=remade)
+        return Session(self._connection, state)
 
     def resume(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mediround._blocking import BlockingConnection
-from mediround._calls import Call
+from mediround._blocking_session import BlockingCalls
 from mediround._connection import NOT_CLOSED, not_copied
 from mediround._given import Answered, GivenMask, Referred
 from mediround._rounds import (
@@ -26,10 +27,11 @@ from mediround._rounds import (
     Priority,
     Round,
     ask_request,
+    checked_rounds,
     segment_request,
 )
-from mediround._sessions import SessionState, Watch, told, watched
-from mediround.errors import MediRoundError, ProtocolMismatch
+from mediround._sessions import SessionState, Watch
+from mediround.errors import MediRoundError
 from mediround.history import PastRound
 from mediround.results import Opening, RoundResult
 from mediround.v1 import segmentation_pb2 as pb
@@ -46,6 +48,7 @@ class Session:
 
     def __init__(self, connection: BlockingConnection, state: SessionState) -> None:
         self._connection, self._state = connection, state
+        self._calls, self._stub = BlockingCalls(connection, state), connection.stub
 
     @property
     def session_id(self) -> str:
@@ -100,8 +103,9 @@ class Session:
             StaleReference: the round referred to was undone or amended since.
         """
         asked = Round(question, refer_to, mode, answer, origin)
-        request = ask_request(self.session_id, asked, correction, threshold, priority)
-        return self._asked(request, self._call(timeout, retries, priority), progress)
+        call, names = self._calls.begin(timeout, retries, priority), self._state.names
+        request = partial(ask_request, names, asked, correction, threshold, priority)
+        return self._calls.ask(request, call, progress)
 
     def segment(
         self,
@@ -115,13 +119,12 @@ class Session:
         progress: Watch | None = None,
     ) -> Generator[RoundResult]:
         """Ask rounds known in advance; stop iterating to cancel those that are not finished."""
-        watching = progress is not None
-        request = segment_request(self.session_id, rounds, correction, threshold, priority, progress=watching)
-        call = self._call(timeout, retries, priority)
-        with closing(self._connection.stream(self._connection.stub.SegmentDialogue, request, call)) as responses:
-            for response in responses:
-                if (result := told(response, progress)) is not None:
-                    yield self._state.result(result, call)
+        asked, watching, names = checked_rounds(rounds), progress is not None, self._state.names
+
+        def request(done: int) -> pb.SegmentDialogueRequest:
+            return segment_request(names, asked[done:], correction, threshold, priority, progress=watching)
+
+        yield from self._calls.segment(request, self._calls.begin(timeout, retries, priority), progress)
 
     def seed(
         self,
@@ -142,13 +145,13 @@ class Session:
             origin: where the mask comes from, for you: ``history`` has it; at most 64 bytes.
         """
         seeded = Round(question, answer=answer, origin=origin, seed=mask)
-        request = ask_request(self.session_id, seeded, "always", None)
-        return self._asked(request, self._call(timeout, retries), None)
+        call, names = self._calls.begin(timeout, retries), self._state.names
+        return self._calls.ask(partial(ask_request, names, seeded, "always", None), call, None)
 
     def history(self, *, timeout: float | None = None, retries: int | None = None) -> tuple[PastRound, ...]:
         """The rounds that the session has now, whoever asked them, without their masks: ``mask`` has those."""
-        request, call = pb.GetSessionRequest(session_id=self.session_id), self._call(timeout, retries)
-        return self._state.history(self._connection.unary(self._connection.stub.GetSession, request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        return state.history(self._calls.unary(self._stub.GetSession, state.history_request, call))
 
     def mask(
         self,
@@ -168,8 +171,9 @@ class Session:
             StaleReference: the round was undone.
             FailedPrecondition: it has no mask.
         """
-        request, call = self._state.mask_request(of, original=original), self._call(timeout, retries)
-        return self._state.mask(self._connection.unary(self._connection.stub.GetMask, request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        request = partial(state.mask_request, of, original=original)
+        return state.mask(self._calls.unary(self._stub.GetMask, request, call))
 
     def undo(self, n: int = 1, *, timeout: float | None = None, retries: int | None = None) -> int:
         """Undo the last ``n`` rounds; how many are left. What is asked next knows nothing of them.
@@ -179,8 +183,8 @@ class Session:
         """
         if self._state.rounds is None:
             self.keep_alive(timeout=timeout, retries=retries)
-        request, call = self._state.rewind_request(n), self._call(timeout, retries)
-        return self._state.rewound(self._connection.unary(self._connection.stub.RewindSession, request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        return state.rewound(self._calls.unary(self._stub.RewindSession, partial(state.rewind_request, n), call))
 
     def amend(
         self,
@@ -206,8 +210,10 @@ class Session:
             StaleReference: the round was undone.
             FailedPrecondition: it has no mask.
         """
-        request, call = self._state.amend_request(of, mask, origin), self._call(timeout, retries)
-        return self._state.amended(self._connection.unary(self._connection.stub.AmendRound, request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        given = state.amendment(of, mask, origin)
+        request = partial(state.amend_request, of, given)
+        return state.amended(self._calls.unary(self._stub.AmendRound, request, call), given)
 
     def fork(
         self,
@@ -230,10 +236,9 @@ class Session:
         """
         named = isinstance(after, RoundResult | PastRound)
         held = self.history(timeout=timeout, retries=retries) if named else ()
-        request, call = self._state.fork_request(after, held, keep=keep), self._call(timeout, retries)
-        branch = self._state.branch(
-            self._connection.unary(self._connection.stub.ForkSession, request, call), keep=keep
-        )
+        call, state = self._calls.begin(timeout, retries), self._state
+        request = partial(state.fork_request, after, held, keep=keep)
+        branch = state.branch(self._calls.unary(self._stub.ForkSession, request, call), keep=keep)
         if not keep:
             self._connection.sessions.add(branch.session_id)
         return Session(self._connection, branch)
@@ -242,8 +247,8 @@ class Session:
         """Say that the session is still in use; when it ends otherwise, in seconds since the epoch. Every other
         call puts that off, too.
         """
-        request, call = pb.KeepAliveRequest(session_id=self.session_id), self._call(timeout, retries)
-        return self._state.kept_alive(self._connection.unary(self._connection.stub.KeepAlive, request, call))
+        call, state = self._calls.begin(timeout, retries), self._state
+        return state.kept_alive(self._calls.unary(self._stub.KeepAlive, state.keep_alive_request, call))
 
     def close(self) -> None:
         """No more can be asked in it, also where it was to be kept; what the server keeps to save work goes with
@@ -253,7 +258,7 @@ class Session:
         if self._connection.closed:
             return  # and with it what it had opened
         request = pb.CloseSessionRequest(session_id=self.session_id)
-        self._connection.unary(self._connection.stub.CloseSession, request, self._call())
+        self._connection.unary(self._stub.CloseSession, request, self._calls.begin())
         self._connection.sessions.discard(self.session_id)
 
     def __enter__(self) -> Self:
@@ -275,23 +280,3 @@ class Session:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         not_copied(self)
-
-    def _call(
-        self, timeout: float | None = None, retries: int | None = None, priority: Priority = "interactive"
-    ) -> Call:
-        """A call about this session that begins now. Raises InvalidArgument."""
-        repeatable = self._state.remembers
-        return self._connection.defaults.call(
-            timeout, retries, priority, session_id=self.session_id, repeatable=repeatable
-        )
-
-    def _asked(self, request: pb.AskRoundRequest, call: Call, progress: Watch | None) -> RoundResult:
-        if progress is None:
-            response = self._connection.unary(self._connection.stub.AskRound, request, call)
-            return self._state.result(response.result, call)
-        stream = self._connection.stream(self._connection.stub.AskRoundWithProgress, watched(request), call)
-        with closing(stream) as responses:
-            for response in responses:
-                if (result := told(response, progress)) is not None:
-                    return self._state.result(result, call)
-        raise ProtocolMismatch("the answer ended without a result")

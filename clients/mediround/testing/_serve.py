@@ -71,6 +71,13 @@ class ScriptedServer:
         """End a session as if its idle time were over. Raises KeyError for one that is not open."""
         self._service.sessions.expire(session_id)
 
+    def lose(self, session_id: str) -> None:
+        """Forget a session, as a server does that is started again: ``NotFound`` without a reason.
+
+        Raises KeyError for one that is not open.
+        """
+        self._service.sessions.lose(session_id)
+
     def park(self, session_id: str) -> None:
         """Leave a session without its image, as a store does that keeps none: the next question is answered by
         ``NeedsImage``. Raises KeyError for one that is not open.

@@ -204,6 +204,10 @@ class ScriptedSessions:
         del self._open[session_id]
         self._expired.add(session_id)
 
+    def lose(self, session_id: str) -> None:
+        """As if it had never been. Raises KeyError."""
+        del self._open[session_id]
+
     def park(self, session_id: str) -> None:
         """As a store does that keeps no images. Raises KeyError."""
         self._open[session_id].parked = True

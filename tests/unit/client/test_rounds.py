@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mediround import InvalidArgument, ProtocolMismatch, Round, RoundResult, rle
+from mediround._given import Names
 from mediround._rounds import ask_request, segment_request
 from mediround.results import Opening, round_result
 from mediround.v1 import segmentation_pb2 as pb
@@ -33,7 +34,7 @@ def masked(**changes: object) -> pb.RoundResult:
 
 
 def test_a_question_and_no_more() -> None:
-    request = ask_request("mine", Round("Segment the liver."), "always", None)
+    request = ask_request(Names("mine"), Round("Segment the liver."), "always", None)
     assert request.question == pb.Question(text="Segment the liver.")
     assert not request.correction.HasField("threshold")
     assert request.correction.policy == pb.CORRECTION_POLICY_ALWAYS
@@ -41,7 +42,7 @@ def test_a_question_and_no_more() -> None:
 
 def test_everything_said() -> None:
     asked = Round("Segment it.", refer_to=1, mode="forced", answer="Here: [SEG].")
-    request = segment_request("mine", [asked], "referenced", 0.5)
+    request = segment_request(Names("mine"), [asked], "referenced", 0.5)
     assert request.questions[0] == pb.Question(
         text="Segment it.",
         refer_to=pb.RoundReference(round=1),
@@ -52,11 +53,11 @@ def test_everything_said() -> None:
 
 
 def test_the_first_round_is_a_reference_too() -> None:
-    assert ask_request("mine", Round("It.", refer_to=0), "off", None).question.HasField("refer_to")
+    assert ask_request(Names("mine"), Round("It.", refer_to=0), "off", None).question.HasField("refer_to")
 
 
 def test_a_result_names_its_session() -> None:
-    request = ask_request("mine", Round("It.", refer_to=result()), "off", None)
+    request = ask_request(Names("mine"), Round("It.", refer_to=result()), "off", None)
     assert request.question.refer_to == pb.RoundReference(round=2, session_id="mine")
 
 
@@ -73,13 +74,13 @@ def test_a_result_names_its_session() -> None:
 )
 def test_what_no_server_could_serve(asked: Round, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        segment_request("mine", [Round("Segment the liver."), asked], "always", None)
+        segment_request(Names("mine"), [Round("Segment the liver."), asked], "always", None)
     assert caught.value.violations[0].field == field
 
 
 def test_a_policy_that_is_none() -> None:
     with pytest.raises(InvalidArgument, match="always, referenced, off"):
-        ask_request("mine", Round("It."), "sometimes", None)
+        ask_request(Names("mine"), Round("It."), "sometimes", None)
 
 
 def test_a_mask_is_read() -> None:
