@@ -14,6 +14,7 @@ from mediround.dicom.errors import (
     UnsupportedSyntax,
 )
 from mediround.dicom.instance import Frame, Instance, read
+from mediround.dicom.segmentation import StoredSegment, StoredSegmentation, read_segmentation
 from mediround.dicom.series.reading import read_series
 from mediround.dicom.series.stack import Gap, SeriesReading, SetAside, Stack, StackFrame
 from mediround.dicom.volume.answers import FrameAnswer, FrameResult
@@ -38,11 +39,14 @@ __all__ = [
     "SetAside",
     "Stack",
     "StackFrame",
+    "StoredSegment",
+    "StoredSegmentation",
     "TooLarge",
     "UnsupportedSyntax",
     "Window",
     "WindowChoice",
     "read",
+    "read_segmentation",
     "read_series",
     "segment_stack",
     "segment_stack_async",

@@ -23,7 +23,9 @@ def value_of(dataset: Dataset, keyword: str) -> Any:
     with quiet():
         try:
             value = dataset.get(keyword)
-            return None if value is None or value == "" or _empty(value) else value
+            # Not every sequence may be compared: highdicom's raise.
+            empty = not len(value) if isinstance(value, Sequence) else value == ""
+            return None if value is None or empty else value
         except MALFORMED as error:
             raise bad(keyword, f"cannot be read ({type(error).__name__})") from None
 
@@ -129,7 +131,3 @@ def _number(value: object) -> float | None:
 
 def _many(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _empty(value: object) -> bool:
-    return isinstance(value, Sequence) and not len(value)

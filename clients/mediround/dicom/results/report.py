@@ -44,12 +44,12 @@ _EVALUATIONS = PydicomCode("C0034375", "UMLS", "Qualitative Evaluations")
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A segment of a SEG object: where it is, and what each of its frames is about."""
+    """A segment of a SEG object, and the frames that it is on."""
 
     seg: Dataset
     number: int
-    frames: dict[FrameKey, int]
-    """Of the sources, with the frame of the SEG, from 1."""
+    frames: set[FrameKey]
+    """Of the sources: in a LABELMAP those of all segments."""
 
 
 def write_sr(
@@ -163,10 +163,10 @@ def _groups(
     for segment in segments:
         parts = written.pop(str(tracking_uid(sources.first, provenance, segment.round)), [])
         found = {key for key, mask in segment.masks.items() if mask.any()}
-        if {key for part in parts for key in part.frames} != found:
+        if not found <= {key for part in parts for key in part.frames}:
             raise _refused("segs", "must be what write_seg made of the same segments")
         for part in parts:
-            frames = sources.ordered(set(part.frames))
+            frames = sources.ordered(found & part.frames)
             yield _group(segment, part, frames, size_of(segment.masks, frames, step), provenance)
     if written:
         raise _refused("segs", "must be what write_seg made of the same segments")
@@ -175,15 +175,18 @@ def _groups(
 def _by_tracking_uid(segs: Sequence[Dataset]) -> dict[str, list[_Written]]:
     found: dict[str, list[_Written]] = {}
     for seg in segs:
-        frames: dict[int, dict[FrameKey, int]] = {}
-        for index, group in enumerate(seg.PerFrameFunctionalGroupsSequence, start=1):
+        frames: dict[int | None, set[FrameKey]] = {}
+        for group in seg.PerFrameFunctionalGroupsSequence:
             item = group.DerivationImageSequence[0].SourceImageSequence[0]
             key = str(item.ReferencedSOPInstanceUID), int(item.get("ReferencedFrameNumber") or 1)
-            number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-            frames.setdefault(number, {})[key] = index
+            identification = group.get("SegmentIdentificationSequence")
+            number = int(identification[0].ReferencedSegmentNumber) if identification else None
+            frames.setdefault(number, set()).add(key)
         for item in seg.SegmentSequence:
-            number = int(item.SegmentNumber)
-            found.setdefault(str(item.TrackingUID), []).append(_Written(seg, number, frames.get(number, {})))
+            if "TrackingUID" in item:  # the background of a LABELMAP has none
+                number = int(item.SegmentNumber)
+                part = _Written(seg, number, frames.get(number, frames.get(None, set())))
+                found.setdefault(str(item.TrackingUID), []).append(part)
     return found
 
 

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from mediround.dicom.results import Segment, encode, write_seg, write_sr
+from mediround.dicom.results import Segment, SegmentationType, encode, write_seg, write_sr
 from mediround.errors import InvalidArgument
 from tests.unit.client.dicom.series import PROVENANCE, cine, keys, mask, stack
 
@@ -98,6 +98,14 @@ def test_frames_that_lie_nowhere_are_measured_in_pixels() -> None:
     rounds = [Segment("left ventricle", {names[1]: mask(1), names[5]: mask(2)}, 0)]
     areas = [one["Area"] for one in measured(written([source], rounds))]
     assert areas == [(int(mask(1).sum()), "{pixels}"), (int(mask(2).sum()), "{pixels}")]
+
+
+def test_segments_of_a_label_map_are_measured_on_their_own_frames() -> None:
+    rounds = [Segment("a", {NAMES[0]: mask(1), NAMES[1]: mask(2)}), Segment("b", {NAMES[0]: ~mask(1)}, 1)]
+    segs = write_seg(SLICES, rounds, PROVENANCE, kind=SegmentationType.LABELMAP)
+    volume, area = measured(write_sr(SLICES, rounds, PROVENANCE, segs))
+    assert volume["Volume"][0] == pytest.approx(int(mask(1).sum() + mask(2).sum()) * 3 / 1000)
+    assert area["Area"] == (int((~mask(1)).sum()), "mm2")
 
 
 def test_a_report_is_about_its_own_segments() -> None:
