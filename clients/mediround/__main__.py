@@ -1,4 +1,4 @@
-"""Command line of the client: ``mediround ask``, ``describe``, ``ping`` and ``evaluate``.
+"""Command line of the client: ``mediround ask``, ``segment``, ``dicom``, ``describe``, ``ping`` and ``evaluate``.
 
 The composition root: it reads arguments, prints, and turns errors into exit codes.
 """
@@ -15,6 +15,14 @@ from mediround import __version__, _commands
 NOT_RUN = 2
 _SERVER = "127.0.0.1:50051"
 _MAX_CONCURRENCY = 64
+_SEGMENT_CODES = (
+    "Exit code 0: done; 1: frames failed, an object could not be written, or the server did not do it; 2: the "
+    "command cannot be run as it is; 130: interrupted."
+)
+_CHECK_CODES = (
+    "Exit code 0: a stack of frames can be asked; 1: none can; 2: the command cannot be run as it is; 130: "
+    "interrupted."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(
         commands.add_parser("ask", help="ask questions about one image; a line for each answer", description=words)
     )
+    words = f"Ask a template's questions on frames of DICOM objects, and write what is found. {_SEGMENT_CODES}"
+    _add_segment(commands.add_parser("segment", help="a template on DICOM files", description=words))
+    dicom = commands.add_parser("dicom", help="DICOM files, without a server").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    words = f"Say what `mediround segment` would do with DICOM objects. {_CHECK_CODES}"
+    _add_check(dicom.add_parser("check", help="syntax, decoder, window, geometry; and why not", description=words))
     describe = commands.add_parser(
         "describe", help="which model a server serves, with which limits and modes", description=_commands.CODES
     )
@@ -72,6 +87,64 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
         help=f"write round-K.png (the mask) for each round, and {_commands.RESULTS}",
     )
     _add_server(ask, "ask")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, metavar="DICOM_OR_FOLDER", help="a file, or a folder with all below it"
+    )
+    parser.add_argument(
+        "--window",
+        type=_commands.window,
+        metavar="WINDOW",
+        help="CENTER,WIDTH (write --window=-600,1500), a preset's name, percentile, or the number of one of the "
+        "object's own (the template's, else what the object says)",
+    )
+
+
+def _add_segment(segment: argparse.ArgumentParser) -> None:
+    _add_source(segment)
+    segment.add_argument("--template", required=True, metavar="NAME", help="one that is shipped, or a .toml file")
+    segment.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    segment.add_argument(
+        "--seg", action="store_true", help="write DICOM SEG (what is written if nothing is chosen)"
+    )
+    segment.add_argument("--sr", action="store_true", help="write a DICOM report (TID 1500, unverified)")
+    segment.add_argument("--png", action="store_true", help="write each mask as PNG")
+    segment.add_argument(
+        "--stack",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="one of `dicom check`'s list; again",
+    )
+    segment.add_argument(
+        "--frames", type=_commands.indices, metavar="LIST", help="of each stack, from 0: 3-7,9 (all)"
+    )
+    segment.add_argument(
+        "--follow",
+        action="store_true",
+        help="each frame begins with its neighbour's masks",
+    )
+    segment.add_argument("--start", type=_commands.indices, metavar="LIST", help="with --follow (the middle)")
+    segment.add_argument(
+        "--least-score", type=float, metavar="SCORE", help="mark frames at or below it (the server's threshold)"
+    )
+    segment.add_argument("--in-flight", type=_concurrency, default=4, metavar="N", help="frames at once (4)")
+    segment.add_argument("--batch", action="store_true", help="let interactive requests go first")
+    _add_server(segment, "segment")
+    segment.set_defaults(run=_segment)
+
+
+def _add_check(check: argparse.ArgumentParser) -> None:
+    _add_source(check)
+    check.add_argument("--template", metavar="NAME", help="whether its questions would be asked")
+    check.add_argument(
+        "--every-frame", action="store_true", help="decode all (the first, the middle one, the last)"
+    )
+    check.add_argument("--json", action="store_true", help="as JSON")
+    check.set_defaults(run=_check)
 
 
 def _add_server(parser: argparse.ArgumentParser, command: str) -> None:
@@ -115,11 +188,31 @@ def _evaluate(given: argparse.Namespace) -> int:
     try:
         from mediround.evaluate.command import run  # noqa: PLC0415  # its extra need not be installed
     except ModuleNotFoundError as missing:
-        package = str(missing.name).partition(".")[0]
-        what = f"{package} is not installed: in the repository, pip install './clients[evaluate]'"
-        print(f"error: {what}", file=sys.stderr)
-        return NOT_RUN
+        return _lacking(missing, "evaluate")
     return run(given)
+
+
+def _segment(given: argparse.Namespace) -> int:
+    try:
+        from mediround.dicom.command.segment import run  # noqa: PLC0415  # as above
+    except ModuleNotFoundError as missing:
+        return _lacking(missing, "dicom")
+    return run(given)
+
+
+def _check(given: argparse.Namespace) -> int:
+    try:
+        from mediround.dicom.command.check import run  # noqa: PLC0415  # as above
+    except ModuleNotFoundError as missing:
+        return _lacking(missing, "dicom")
+    return run(given)
+
+
+def _lacking(missing: ModuleNotFoundError, extra: str) -> int:
+    package = str(missing.name).partition(".")[0]
+    what = f"{package} is not installed: in the repository, pip install './clients[{extra}]'"
+    print(f"error: {what}", file=sys.stderr)
+    return NOT_RUN
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mediround.results import RoundResult
 DONE, REFUSED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 CODES = "Exit code 0: done; 1: the server did not do it; 2: the command cannot be run as it is; 130: interrupted."
 RESULTS = "results.json"
+_MOST_DIGITS = 13
 
 
 def run(given: argparse.Namespace) -> int:
@@ -60,6 +61,28 @@ def reference(text: str) -> tuple[int | None, int]:
     if not earlier.isdecimal() or not (question.isdecimal() if separator else True):
         raise argparse.ArgumentTypeError("must be ROUND, or QUESTION:ROUND, both counted from 0")
     return int(question) if separator else None, int(earlier)
+
+
+def window(text: str) -> tuple[float, float] | str | int:
+    """``CENTER,WIDTH``, the number of one of the object's own windows, or a preset's name; for argparse."""
+    parts = text.split(",")
+    try:
+        if len(parts) == 2:
+            return float(parts[0]), float(parts[1])
+        return int(text) if text.isdecimal() else text
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be CENTER,WIDTH, a preset's name, or a number from 1") from None
+
+
+def indices(text: str) -> list[int]:
+    """``3-7,9``, each from 0; for argparse."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > _MOST_DIGITS:
+            raise argparse.ArgumentTypeError("must be indices and ranges, each from 0: 3-7,9")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _ask(client: Client, given: argparse.Namespace) -> None:

@@ -19,11 +19,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from demo.triton.server import Installation, triton
 from exporters.triton_repository import write_repository
 from loadtest.server_process import free_port
 from serving.bundle import load_bundle
 from tests.conftest import REPOSITORY
+from tests.unit.client.dicom.slices import WHOLE, mr, saved
 
 BUNDLED = "models/mediround-lite"
 SLICE = "slice_z076"
@@ -202,6 +205,7 @@ def lay(directory: Path) -> None:
     if (REPOSITORY / "build/triton").is_dir():
         _links(REPOSITORY / "build/triton", directory / "build/triton", (".installed",))
     _one_slice(directory / BUNDLED / "slices", directory / "build/slices")
+    _series(directory / BUNDLED / "slices", directory / "series")
     (directory / "build/scenarios").mkdir()
     for scenario in (REPOSITORY / "loadtest/scenarios").glob("*.toml"):
         short = scenario.read_text()
@@ -218,6 +222,15 @@ def _one_slice(slices: Path, directory: Path) -> None:
     dialogues = json.loads((slices / "dialogues.json").read_text())
     few = [dialogue for dialogue in dialogues if dialogue["image"] == f"{SLICE}.png"]
     (directory / "dialogues.json").write_text(json.dumps(few))
+
+
+def _series(slices: Path, directory: Path) -> None:
+    """A reader's own DICOM series: one slice."""
+    with Image.open(slices / f"{SLICE}.png") as picture:
+        slice_ = mr(76, **WHOLE, PixelSpacing=[1, 1])
+        slice_.Rows, slice_.Columns = picture.height, picture.width
+        slice_.PixelData = picture.convert("L").tobytes() + b"\0"  # of even length
+    saved(directory, slice_)
 
 
 def _links(source: Path, directory: Path, stamps: tuple[str, ...]) -> None:

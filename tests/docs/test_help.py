@@ -19,6 +19,8 @@ EVALUATE = (*DEMO, "mediround-client[evaluate]")
 EXPORT = ("mediround-serving[cpu,demo,export,bench,load,test,check]", "mediround-client[evaluate]")
 COMMANDS = {
     "mediround": ("mediround-client",),
+    "mediround segment": ("mediround-client",),
+    "mediround dicom check": ("mediround-client",),
     "mediround evaluate": ("mediround-client",),
     "serving": CPU,
     "serving.healthcheck": ("mediround-serving",),
@@ -119,6 +121,11 @@ def test_it_says_what_it_takes(command: str) -> None:
             "mediround evaluate --server a:1 --data d --root . --out o",
             ("mediround-client",),
             r"\w+ is not installed: in the repository, pip install '\./clients\[evaluate\]'",
+        ),
+        (
+            "mediround dicom check .",
+            ("mediround-client",),
+            r"\w+ is not installed: in the repository, pip install '\./clients\[dicom\]'",
         ),
     ],
 )

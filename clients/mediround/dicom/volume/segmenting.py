@@ -147,7 +147,7 @@ def _least(served: ServerDescription, template: Template, least: float | None) -
 async def _ask(client: Client, frame: Frame, rounds: list[Round], **options: Any) -> list[RoundResult | None]:
     def asked() -> list[RoundResult | None]:
         opening = {name: options[name] for name in ("priority", "timeout")}
-        with client.open(frame.image, **opening) as session:
+        with client.open(frame, **opening) as session:
             return ask(session, rounds, **options)
 
     return await asyncio.to_thread(asked)
@@ -157,7 +157,7 @@ async def _ask_async(
     client: AsyncClient, frame: Frame, rounds: list[Round], **options: Any
 ) -> list[RoundResult | None]:
     opening = {name: options[name] for name in ("priority", "timeout")}
-    async with client.open(frame.image, **opening) as session:
+    async with client.open(frame, **opening) as session:
         return await ask_async(session, rounds, **options)
 
 

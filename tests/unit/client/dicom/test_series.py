@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from mediround import dicom
 from mediround.dicom.series import grouping, reading, walk
-from tests.unit.client.dicom_series import AXIAL, CORONAL, enhanced, mr, saved
+from tests.unit.client.dicom.slices import AXIAL, CORONAL, enhanced, mr, saved
 
 FAR = [1, 0, 0, 0, 1, 2e-4]
 TILT = [1, 0, 0, 0, 0.999999995, 1e-4]

@@ -27,7 +27,7 @@ from mediround.dicom.volume import run as run_module
 from mediround.dicom.volume.dialogue import rounds_of
 from mediround.templates import Template, loads
 from mediround.testing import Answer, AskedQuestion, Script, ScriptedServer, serve
-from tests.unit.client.dicom_series import SIDE, mr
+from tests.unit.client.dicom.slices import SIDE, mr
 
 TEMPLATE = loads(
     """

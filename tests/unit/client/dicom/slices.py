@@ -12,6 +12,22 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageS
 AXIAL = [1, 0, 0, 0, 1, 0]
 CORONAL = [1, 0, 0, 0, 0, -1]
 SIDE = 16
+WHOLE = {
+    "PatientName": "Doe^Jane",
+    "PatientID": "X1",
+    "PatientBirthDate": "",
+    "PatientSex": "",
+    "StudyID": "",
+    "StudyDate": "20260101",
+    "StudyTime": "120000",
+    "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+    "SeriesNumber": 1,
+    "Manufacturer": "",
+    "SliceThickness": 1,
+    "PositionReferenceIndicator": "",
+}
+"""What a segmentation takes over from its source."""
 
 
 def mr(z: float, number: int = 1, **attributes: object) -> Dataset:

@@ -1,0 +1,82 @@
+"""What ``mediround segment`` writes: SEG, SR, masks as PNG, and results as JSON, in a folder of its own.
+
+Knows names of files, which hold numbers and the template's own words alone. Does not know how objects are made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from mediround._png import png
+from mediround.dicom.command.record import StackRecord
+from mediround.dicom.results import Provenance, encode, write_seg, write_sr
+from mediround.dicom.series.stack import Stack
+from mediround.dicom.source import opened
+from mediround.dicom.volume.answers import FrameResult
+from mediround.errors import FieldViolation, InvalidArgument
+
+RESULTS = "results.json"
+KINDS = ("seg", "sr")
+
+
+def claimed(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises InvalidArgument where it holds anything, OSError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        words = "must not exist, or be an empty folder: nothing is overwritten"
+        raise InvalidArgument(f"--out: {words}", (FieldViolation("--out", words),))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_masks(folder: Path, number: int, result: FrameResult) -> list[Path]:
+    """A frame's masks as PNGs of its own pixels, white where they are set. Raises OSError."""
+    found, below = [], folder / f"stack-{number:02}"
+    for answer in result.answers:
+        if answer.mask is not None:
+            below.mkdir(exist_ok=True)
+            found.append(below / f"frame-{result.index:04}-{answer.name}.png")
+            found[-1].write_bytes(png(answer.mask))
+    return found
+
+
+def write_objects(folder: Path, record: StackRecord, provenance: Provenance, kinds: Sequence[str]) -> list[Path]:
+    """DICOM objects of these kinds.
+
+    Raises:
+        InvalidArgument, DicomError: the series cannot have such an object.
+        OSError: it cannot be written.
+    """
+    if not kinds:
+        return []
+    sources, segments, name = headers(record.stack), record.segments, f"stack-{record.number:02}"
+    segmentations = write_seg(sources, segments, provenance)
+    made = {"seg": segmentations}
+    if "sr" in kinds:
+        made["sr"] = [write_sr(sources, segments, provenance, segmentations)]
+    return [path for kind in kinds for path in _saved(folder, f"{name}-{kind}", made[kind])]
+
+
+def write_results(folder: Path, records: Sequence[StackRecord], said: dict[str, Any]) -> Path:
+    """All that is known of each frame, as JSON. Raises OSError."""
+    path = folder / RESULTS
+    held = said | {"stacks": [record.to_dict() for record in records]}
+    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def headers(stack: Stack) -> list[Dataset]:
+    """Of the objects that a stack's frames are of, each once. Raises DicomError, OSError."""
+    sources = {id(frame.source): frame.source for frame in stack.frames}
+    return [opened(source).header for source in sources.values()]
+
+
+def _saved(folder: Path, name: str, objects: Sequence[Dataset]) -> Iterator[Path]:
+    for index, each in enumerate(objects, start=1):
+        path = folder / (f"{name}.dcm" if len(objects) == 1 else f"{name}-{index:03}.dcm")
+        path.write_bytes(encode(each))
+        yield path

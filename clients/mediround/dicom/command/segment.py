@@ -1,0 +1,143 @@
+"""``mediround segment``: a template asked of a file's or a folder's frames, and what was found written.
+
+Knows the order of work and exit codes. Does not know how anything is asked, written or shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from mediround import __version__
+from mediround._commands import DONE, INTERRUPTED, NOT_RUN, REFUSED, tls
+from mediround._description import ServerDescription
+from mediround.client import Client
+from mediround.dicom.command import choice, files, show
+from mediround.dicom.command.record import StackRecord
+from mediround.dicom.errors import DicomError
+from mediround.dicom.series.reading import read_series
+from mediround.dicom.series.stack import Stack
+from mediround.dicom.volume.segmenting import segment_stack
+from mediround.errors import InvalidArgument, MediRoundError
+from mediround.templates import load
+
+
+def run(given: argparse.Namespace) -> int:
+    """Exit code 0: done; 1: frames failed, an object could not be written, or the server stopped serving; 2: the
+    command cannot be run as it is; 130: interrupted.
+    """
+    try:
+        return _run(given)
+    except (InvalidArgument, DicomError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NOT_RUN
+    except MediRoundError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted: what is written stays; run again with another --out", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(given: argparse.Namespace) -> int:
+    """Raises MediRoundError, OSError, KeyboardInterrupt."""
+    template, console = load(given.template), show.console()
+    choice.checked_window(given.window)
+    reading = read_series(given.source)
+    stacks = choice.chosen(reading.stacks, template, given.stack)
+    show.set_aside(reading.set_aside, console)
+    for number, stack in enumerate(reading.stacks, start=1):
+        why = choice.why_not(stack, template) if number not in stacks else None
+        show.notes([f"stack {number} is left out: it {why}"] if why else [], console)
+    folder = files.claimed(given.out)
+    with Client(given.server, tls=tls(given), timeout=given.timeout) as client:
+        served = client.describe()
+        show.notes(template.check(served), console)
+        asking = _Asking(given, client, served, folder, console)
+        try:
+            asking.all(stacks)
+        finally:
+            if asking.records:
+                asking.written.append(files.write_results(folder, asking.records, _said(served)))
+    show.summary(asking.records, console)
+    show.notes(asking.refusals, console)
+    show.line(console, f"written: {len(asking.written)} files in {folder}")
+    return REFUSED if asking.refusals or any(record.failures for record in asking.records) else DONE
+
+
+@dataclass(slots=True)
+class _Asking:
+    """The stacks of one run.
+
+    Attributes:
+        refusals: why an object could not be written.
+    """
+
+    given: argparse.Namespace
+    client: Client
+    served: ServerDescription
+    folder: Path
+    console: Console
+    records: list[StackRecord] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
+
+    def all(self, stacks: Mapping[int, Stack]) -> None:
+        """Each stack is written once it is done. Raises MediRoundError, OSError."""
+        template, frames = load(self.given.template), self.given.frames
+        with show.bar(sum(len(frames or stack.frames) for stack in stacks.values())) as bar:
+            for number, stack in stacks.items():
+                show.notes((f"stack {number}: {words}" for words in choice.doubts(stack, template)), self.console)
+                record = StackRecord(number, stack, template, self.given.follow)
+                self.records.append(record)
+                self._ask(record, bar)
+                self._write(record)
+
+    def _ask(self, record: StackRecord, bar: show.Bar) -> None:
+        given = self.given
+        results = segment_stack(
+            self.client,
+            record.stack,
+            record.template,
+            frames=given.frames,
+            follow=given.follow,
+            start=given.start,
+            window=given.window,
+            least_score=given.least_score,
+            in_flight=given.in_flight,
+            priority="batch" if given.batch else "interactive",
+            timeout=given.timeout,
+        )
+        with closing(results):
+            for result in results:
+                record.add(result)
+                if given.png:
+                    self.written += files.write_masks(self.folder, record.number, result)
+                marked = any(answer.mark for answer in result.answers)
+                bar.advance(failed=result.error is not None, marked=marked)
+
+    def _write(self, record: StackRecord) -> None:
+        kinds = [kind for kind in files.KINDS if getattr(self.given, kind)]
+        if not kinds and not self.given.png:
+            kinds = ["seg"]
+        try:
+            self.written += files.write_objects(self.folder, record, record.provenance(self.served), kinds)
+        except (InvalidArgument, DicomError) as error:
+            self.refusals.append(f"stack {record.number}: {', '.join(kinds)} cannot be written: {error}")
+
+
+def _said(served: ServerDescription) -> dict[str, str]:
+    return {
+        "client_version": __version__,
+        "server_version": served.server_version,
+        "model_name": served.model_name,
+        "model_version": served.model_version,
+        "model_digest": served.model_digest,
+        "intended_use": served.intended_use,
+    }

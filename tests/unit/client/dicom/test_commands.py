@@ -1,0 +1,259 @@
+"""``mediround segment`` and ``mediround dicom check``, as a terminal runs them, against the scripted server."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from mediround import ServerFault, Unavailable, dicom, masks
+from mediround.__main__ import main
+from mediround.dicom.command.record import PackedMasks, StackRecord
+from mediround.testing import Answer, Script, serve
+from tests.unit.client.dicom.slices import CORONAL, SIDE, WHOLE, mr, saved
+
+TEMPLATE = """
+name = "liver"
+modality = "MR"
+body_part = "BRAIN"
+plane = "axial"
+model = "scripted"
+mode = "free"
+[[questions]]
+name = "liver"
+question = "Segment the liver."
+[[questions]]
+name = "tumour"
+question = "Segment the tumour in it."
+refer_to = "liver"
+"""
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> str:
+    path = tmp_path / "liver.toml"
+    path.write_text(TEMPLATE)
+    return str(path)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    return saved(tmp_path / "Doe Jane 1970", *(mr(index, index + 1, **WHOLE) for index in range(4)))
+
+
+def segment(server: str, source: Path, template: str, out: Path, *flags: str) -> int:
+    return main(["segment", str(source), "--server", server, "--template", template, "--out", str(out), *flags])
+
+
+def test_it_writes_a_segmentation_masks_and_what_is_known_of_each_frame(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve({"Segment the tumour in it.": [Answer(score=0.3), Answer(None), Answer()]}) as server:
+        out = tmp_path / "out"
+        assert segment(server.address, series, template, out, "--seg", "--sr", "--png", "--in-flight", "1") == 0
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert names == {
+        "results.json",
+        "stack-01-seg.dcm",
+        "stack-01-sr.dcm",
+        *(f"stack-01/frame-{index:04}-liver.png" for index in range(4)),
+        *(f"stack-01/frame-{index:04}-tumour.png" for index in (0, 2, 3)),
+    }
+    held = json.loads((out / "results.json").read_text())
+    [stack] = held["stacks"]
+    assert [frame["answers"][1]["status"] for frame in stack["frames"]] == ["mask", "no_mask", "mask", "mask"]
+    assert [frame["answers"][1]["mark"] for frame in stack["frames"]] == ["low", "lost", "", ""]
+    mask = np.asarray(Image.open(out / "stack-01/frame-0000-liver.png"))
+    assert stack["frames"][0]["answers"][0]["mask_digest"] == masks.digest(mask).hex()
+    written = pydicom.dcmread(out / "stack-01-seg.dcm")
+    assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["liver", "tumour"]
+    assert written.NumberOfFrames == 7
+    assert pydicom.dcmread(out / "stack-01-sr.dcm").VerificationFlag == "UNVERIFIED"
+    printed = capsys.readouterr().out
+    assert re.search(r"tumour +│ +4 │ +3 │ +1 │ +0 │ +0.90 │ +0.30 │ +2 │", printed)
+    assert "stack 1, tumour: marked are frames 0 (low), 1 (lost)" in printed
+    assert "written: 10 files" in printed
+    everything = printed + (out / "results.json").read_text() + "".join(names)
+    assert not any(word in everything for word in ("Doe", "X1", "1970"))
+
+
+def test_the_same_run_writes_the_same_object(series: Path, template: str, tmp_path: Path) -> None:
+    with serve() as server:
+        for name in ("a", "b"):
+            assert segment(server.address, series, template, tmp_path / name) == 0
+    assert (tmp_path / "a/stack-01-seg.dcm").read_bytes() == (tmp_path / "b/stack-01-seg.dcm").read_bytes()
+
+
+def test_nothing_is_overwritten(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with serve() as server:
+        assert segment(server.address, series, template, tmp_path / "out", "--frames", "1-2") == 0
+        assert segment(server.address, series, template, tmp_path / "out") == 2
+        assert len(server.asked) == 4
+    assert "--out: must not exist, or be an empty folder" in capsys.readouterr().err
+
+
+def test_frames_that_fail_are_listed_and_the_rest_is_written(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(path for path in sorted(series.iterdir()) if pydicom.dcmread(path).InstanceNumber == 2)
+    path.write_bytes(path.read_bytes()[: -SIDE * SIDE])
+    replies = [Answer(), ServerFault("broken"), Answer()]
+    with serve({"Segment the liver.": replies}) as server:
+        assert segment(server.address, series, template, tmp_path / "out", "--in-flight", "1") == 1
+    printed = capsys.readouterr().out
+    assert "stack 1, frame 1 failed: BadPixels: " in printed
+    assert "stack 1, frame 2 failed: ServerFault: " in printed
+    assert pydicom.dcmread(tmp_path / "out/stack-01-seg.dcm").NumberOfFrames == 4
+
+
+def test_a_server_that_stops_leaves_what_is_known(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(Script({"Segment the liver.": [Answer(), Unavailable("gone", retry_after=0.01)]})) as server:
+        flags = ("--in-flight", "1", "--timeout", "5")
+        assert segment(server.address, series, template, tmp_path / "out", *flags) == 1
+    assert "error: Unavailable: " in capsys.readouterr().err
+    held = json.loads((tmp_path / "out/results.json").read_text())
+    assert [frame["index"] for frame in held["stacks"][0]["frames"]] == [0]
+    assert not (tmp_path / "out/stack-01-seg.dcm").exists()
+
+
+def test_frames_may_follow(series: Path, template: str, tmp_path: Path) -> None:
+    with serve() as server:
+        assert segment(server.address, series, template, tmp_path / "out", "--follow", "--start", "0") == 0
+    held = json.loads((tmp_path / "out/results.json").read_text())
+    assert [frame["follows"] for frame in held["stacks"][0]["frames"]] == [None, 0, 1, 2]
+
+
+def test_stacks_that_the_template_is_not_for_are_left_out_unless_named(
+    template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    different = {"ImageOrientationPatient": CORONAL, "SeriesInstanceUID": "1.9", "BodyPartExamined": "HEADS"}
+    source = saved(tmp_path / "series", mr(0, 1, **WHOLE), mr(0, 9, **WHOLE | different))
+    for path in source.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"HEADS", b"HEAD\x1b"))  # would steer a terminal
+    (source / "notes").write_text("none")
+    with serve() as server:
+        assert segment(server.address, source, template, tmp_path / "a") == 0
+        printed = capsys.readouterr().out
+        assert segment(server.address, source, template, tmp_path / "b", "--stack", "2") == 0
+        named = capsys.readouterr().out
+        assert segment(server.address, source, template, tmp_path / "c", "--stack", "7") == 2
+        assert segment(server.address, source, "brain-t1-thalami", tmp_path / "d") == 0
+        assert "written for mediround-lite; the server has scripted" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"results.json", "stack-01-seg.dcm"}
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"results.json", "stack-02-seg.dcm"}
+    assert "stack 2 is left out: it is coronal, the template is for axial slices" in printed
+    assert "1 left out: is no DICOM file" in printed
+    assert "stack 2: is HEAD?, the template is for BRAIN" in named
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--template", "nowhere"], "template: name: no template of that name is shipped"),
+        (["--frames", "9"], "frames: must be indices from 0 to 3"),
+        (["--start", "1"], "start: must be left out"),
+        (["--window", "nothing"], "--window: must be CENTER,WIDTH, a number, or one of abdomen, "),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    flags: list[str], told: str, series: Path, template: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve() as server:
+        assert segment(server.address, series, template, series.parent / "out", *flags) == 2
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+@pytest.mark.parametrize("flag", ["--frames=x", "--frames=1-", "--window=1,x", "--in-flight=0"])
+def test_flags_that_cannot_be_are_argparses(
+    flag: str, series: Path, template: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        segment("127.0.0.1:1", series, template, series.parent / "out", flag)
+    assert ended.value.code == 2
+    assert "must be" in capsys.readouterr().err
+
+
+def test_a_folder_without_images_is_told(
+    tmp_path: Path, template: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment("127.0.0.1:1", tmp_path, template, tmp_path / "out") == 2
+    assert "SOURCE: no image was found" in capsys.readouterr().err
+    assert segment("127.0.0.1:1", tmp_path / "gone", template, tmp_path / "out") == 2
+
+
+def test_a_series_that_can_have_no_segmentation_has_its_masks(
+    template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = saved(tmp_path / "series", mr(0, 1, StudyInstanceUID=None))
+    with serve() as server:
+        assert segment(server.address, source, template, tmp_path / "out", "--seg", "--png") == 1
+    assert "note: stack 1: seg cannot be written: StudyInstanceUID must be there" in capsys.readouterr().out
+    assert (tmp_path / "out/stack-01/frame-0000-liver.png").exists()
+
+
+def test_check_says_what_would_happen(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dicom", "check", str(series), "--template", template]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"1 │ 1 of 1 │ MR +│ BRAIN +│ axial +│ +4 │ 16x16 │ position │ 1.00 mm │ yes", printed)
+    assert "stack 1: Explicit VR Little Endian; read by pydicom" in printed
+    assert "stack 1: sent as 16x16, by window LINEAR_EXACT" in printed
+    assert main(["dicom", "check", str(series), "--window=40,400", "--json"]) == 0
+    [stack] = json.loads(capsys.readouterr().out)["stacks"]
+    assert stack["windows"] == ["LINEAR center 40 width 400 (request), slope 1 intercept 0"]
+    assert (stack["looked_at"], stack["frames"], stack["why_not"]) == (3, 4, None)
+
+
+def test_check_says_why_not(tmp_path: Path, template: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = [mr(index * index, index + 1, PixelData=bytes(9 if index == 1 else 256)) for index in range(4)]
+    source = saved(tmp_path / "series", *broken)
+    assert main(["dicom", "check", str(source), "--every-frame"]) == 1
+    printed = capsys.readouterr().out
+    assert "stack 1: frame 1 cannot be read: BadPixels: " in printed
+    assert "stack 1: gap of 5.00 mm after frame 2: 1 slices are missing" in printed
+    assert main(["dicom", "check", str(source), "--template", "nowhere"]) == 2
+    assert main(["dicom", "check", str(tmp_path / "gone")]) == 2
+    assert main(["dicom", "check", template]) == 1
+    assert "1 left out: is no DICOM file" in capsys.readouterr().out
+
+
+def test_masks_are_held_packed() -> None:
+    packed, mask = PackedMasks(), np.zeros((512, 512), np.bool_)
+    mask[100:200, 100:200] = True
+    packed.add(("1.2", 1), mask)
+    assert np.array_equal(packed["1.2", 1], mask)
+    assert (list(packed), len(packed)) == ([("1.2", 1)], 1)
+    assert len(packed._packed["1.2", 1][0]) < mask.size / 100
+
+
+def test_an_interrupt_writes_what_is_known(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ctrl-C would, in the thread that waits for the second frame."""
+    add, results = StackRecord.add, list[dicom.FrameResult]()
+
+    def interrupted(record: StackRecord, result: dicom.FrameResult) -> None:
+        results.append(result)
+        if len(results) == 2:
+            raise KeyboardInterrupt
+        add(record, result)
+
+    with serve() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StackRecord, "add", interrupted)
+        assert segment(server.address, series, template, tmp_path / "out") == 130
+        assert server.open_sessions == 0
+    assert "interrupted: what is written stays" in capsys.readouterr().err
+    held = json.loads((tmp_path / "out/results.json").read_text())
+    assert len(held["stacks"][0]["frames"]) == 1
