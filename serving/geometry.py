@@ -35,8 +35,10 @@ FEW_PIXELS = 9
 _STRIP_PIXELS = 1 << 20
 """Pixels that are padded and resized at a time."""
 _BICUBIC_SUPPORT = 2
-_WEIGHT_UNITS = 2048
-"""Of 1, in which OpenCV's linear weights are whole."""
+_NEARLY_SQUARE = 1.25
+"""Sides' ratio up to which one resize of the whole square costs less than two of the picture."""
+_ROW_UNITS, _COLUMN_UNITS = 2048, 256
+"""Of 1, in which OpenCV's linear weights are whole; those of ``INTER_LINEAR_EXACT``."""
 LIBRARIES = {"opencv": cv2.__version__}
 """Versions of what resizes beside Pillow, by name."""
 
@@ -66,9 +68,7 @@ class Geometry:
         """Longest side resized to S (bilinear, antialiased), zeros at the right and bottom."""
         height, width = self._valid_size(image)
         resized = bilinear(image.pixels, height, width)
-        below, beside = self.image.side - height, self.image.side - width
-        square = cv2.copyMakeBorder(resized, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-        return EncoderImage(image.embedding_key, _rgb(np.asarray(square, np.uint8)), (height, width))
+        return EncoderImage(image.embedding_key, _rgb(_padded(resized, self.image.side)), (height, width))
 
     def tower_image(self, pixels: U8) -> TowerImage:
         """Shortest side resized to P (bicubic), centre crop. A non-square image loses its margins."""
@@ -150,31 +150,49 @@ def bilinear(pixels: U8, height: int, width: int) -> U8:
     """RGB (H, W, 3) or grey (H, W), resized (bilinear, antialiased); bit-equal to Pillow.
 
     Pillow resizes rows, then columns, each to 8 bits, half up. Of one axis OpenCV does the same several times
-    faster, but with weights in units of 1/2048: so where all weights are multiples of that, one axis at a time.
+    faster, but with weights in units of 1/2048 along rows, and of 1/256 along columns: so where all weights are
+    multiples of that, one axis at a time.
     """
-    if not (_exact(pixels.shape[0], height) and _exact(pixels.shape[1], width)):
+    old_height, old_width = pixels.shape[:2]
+    if not (_exact(old_height, height) and _exact(old_width, width)):
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    wide = cv2.resize(pixels, (width, pixels.shape[0]), interpolation=cv2.INTER_LINEAR)
+    wide = cv2.resize(pixels, (width, old_height), interpolation=cv2.INTER_LINEAR)
+    if _exact(old_height, height, _COLUMN_UNITS):
+        rows = wide.reshape(old_height, -1)  # whatever a column is of
+        tall = cv2.resize(rows, (rows.shape[1], height), interpolation=cv2.INTER_LINEAR_EXACT)
+        return np.asarray(tall, np.uint8).reshape(height, *wide.shape[1:])
     tall = cv2.resize(cv2.transpose(wide), (height, width), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.transpose(tall), np.uint8)
 
 
-def _exact(old: int, new: int) -> bool:
-    """Whether enlarging a side takes no weight but multiples of 1/2048."""
+def _padded(pixels: U8, side: int) -> U8:
+    """RGB (H, W, 3) or grey (H, W) at the top left of a black square."""
+    below, beside = side - pixels.shape[0], side - pixels.shape[1]
+    if not (below or beside):
+        return pixels
+    return np.asarray(cv2.copyMakeBorder(pixels, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=0), np.uint8)
+
+
+def _exact(old: int, new: int, units: int = _ROW_UNITS) -> bool:
+    """Whether enlarging a side takes no weight but multiples of 1/units."""
     denominator = 2 * new // math.gcd(old, new)
-    return new >= old and _WEIGHT_UNITS % denominator == 0
+    return new >= old and units % denominator == 0
 
 
 def squared(pixels: U8, side: int) -> U8:
     """RGB (H, W, 3) or grey (H, W) at the top left of a black square, resized (bicubic) to ``side``.
 
-    Bit-equal to Pillow. The square itself is never made: it may be many times larger than the picture. Pillow
-    resizes rows, then columns, each to 8 bits; so each of the two passes is padded by itself, and only as far as
-    its filter sees.
+    Bit-equal to Pillow. A square that is many times larger than the picture is never made: Pillow resizes
+    rows, then columns, each to 8 bits; so each of the two passes is padded by itself, and only as far as its
+    filter sees.
     """
     height, width = pixels.shape[:2]
-    columns = _rows_resized(pixels, max(height, width), side)  # (H, side, …)
-    strip = np.zeros((max(height, width), *columns.shape[1:]), np.uint8)
+    longest = max(height, width)
+    if longest <= _NEARLY_SQUARE * min(height, width) and longest * longest <= _STRIP_PIXELS:
+        whole = _padded(pixels, longest)
+        return np.asarray(Image.fromarray(whole).resize((side, side), Image.Resampling.BICUBIC))
+    columns = _rows_resized(pixels, longest, side)  # (H, side, …)
+    strip = np.zeros((longest, *columns.shape[1:]), np.uint8)
     strip[:height] = columns
     return np.asarray(Image.fromarray(strip).resize((side, side), Image.Resampling.BICUBIC))
 
@@ -210,15 +228,17 @@ def _address(rgb: U8) -> ContentAddress:
 def _without_copies(rgb: U8) -> U8:
     """RGB (H, W, 3) as (H, W), read-only, where the other channels repeat the first: a third of the work."""
     middle = rgb.shape[0] // 2  # a coloured image mostly shows it in one row
-    if not (_repeats(rgb[middle : middle + 1]) and _repeats(rgb)):
+    if _repeated(rgb[middle : middle + 1]) is None or (grey := _repeated(rgb)) is None:
         return rgb
-    grey = np.ascontiguousarray(rgb[..., 0])
     grey.flags.writeable = False
     return grey
 
 
-def _repeats(rgb: U8) -> bool:
-    return all(np.array_equal(rgb[..., 0], rgb[..., channel]) for channel in (1, 2))
+def _repeated(rgb: U8) -> U8 | None:
+    """The channel, (H, W), that all three are; None where they differ."""
+    first = np.asarray(cv2.extractChannel(rgb, 0), np.uint8)
+    same = all(np.array_equal(first, cv2.extractChannel(rgb, channel)) for channel in (1, 2))
+    return first if same else None
 
 
 def _rgb(pixels: U8) -> U8:

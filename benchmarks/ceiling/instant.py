@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,18 @@ from serving.engines import Engines, Remotes, SharedMemory
 from serving.llm.settings import LanguageServerSettings
 from serving.llm.vllm_options import VllmOptions, environment
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, Prompt
-from serving.runtime.record import RuntimeRecord
 from serving.settings import Settings
 
 SIZES = "MEDIROUND_CEILING_SIZES"
 """Names the sizes, in the environment: ``published``, or ``lite`` for those of the bundle itself."""
 HALF = "MEDIROUND_CEILING_HALF"
 """``language``: the language server in place of the service."""
-INSTANT = RuntimeRecord("instant")
+INSTANT: Any = None
+"""A RuntimeRecord; None in a checkout whose results do not name what computed them: there nobody asks for one."""
+with suppress(ModuleNotFoundError):
+    from serving.runtime.record import RuntimeRecord
+
+    INSTANT = RuntimeRecord("instant")
 PATCH = 14
 """Pixels of the published tower's patches, a side."""
 MASKS = 8
@@ -83,13 +87,14 @@ class InstantLanguage:
         return "instant"
 
     @property
-    def runtimes(self) -> tuple[RuntimeRecord, ...]:
-        return (INSTANT,)
+    def runtimes(self) -> tuple[Any, ...]:
+        return (INSTANT,) if INSTANT else ()
 
     async def complete(self, prompt: Prompt) -> Completion:
         length = len(prompt.token_ids) + self.manifest.tower.tokens - 1
         generated = self.feature if prompt.max_new_tokens else None
-        return Completion((self.feature,) * len(prompt.feature_positions), (), generated, length, 0, INSTANT)
+        features = (self.feature,) * len(prompt.feature_positions)
+        return Completion(features, (), generated, length, 0, *self.runtimes)
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -108,14 +113,14 @@ class InstantVision:
         return json.dumps(cpu())
 
     @property
-    def encoder(self) -> RuntimeRecord:
+    def encoder(self) -> Any:
         return INSTANT
 
     @property
-    def decoder(self) -> RuntimeRecord:
+    def decoder(self) -> Any:
         return INSTANT
 
-    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> RuntimeRecord:
+    async def encode(self, image: EncoderImage, lease: EmbeddingLease) -> Any:
         side, spec = self.manifest.image.side, self.manifest.image
         if image.pixels.shape != (side, side, 3) or lease.values.shape != spec.embedding:
             raise AssertionError("an image or an embedding has another shape")

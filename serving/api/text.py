@@ -44,6 +44,8 @@ def _check_characters(field: str, text: str, max_bytes: int) -> None:
     size = len(text.encode(errors="surrogatepass"))
     if size > max_bytes:
         raise InvalidInput(field, f"must hold at most {max_bytes} bytes of UTF-8; it holds {size}")
+    if text.isprintable():  # nearly always; what is not need not be refused
+        return
     for position, character in enumerate(text):
         refused = _REFUSED_CATEGORIES.get(unicodedata.category(character))
         if refused:

@@ -135,12 +135,13 @@ async def _payload(
     while (message := await _next(messages, pace, len(payload))) is not None:
         if message.WhichOneof("part") != "chunk":
             raise InvalidInput("header", "must be sent once, before any chunk")
-        if len(message.chunk) > MAX_CHUNK_BYTES:
+        chunk = message.chunk  # copied each time it is asked for
+        if len(chunk) > MAX_CHUNK_BYTES:
             raise InvalidInput("chunk", f"must hold at most {MAX_CHUNK_BYTES} bytes")
-        if len(payload) + len(message.chunk) > max_bytes:
+        if len(payload) + len(chunk) > max_bytes:
             raise InvalidInput("chunk", f"all chunks together must hold at most {max_bytes} bytes")
-        take(len(message.chunk))
-        payload += message.chunk
+        take(len(chunk))
+        payload += chunk
     return bytes(payload)
 
 
