@@ -14,6 +14,7 @@ PACKAGES = {
     "Orthanc": "orthanc orthanc-dicomweb orthanc-gdcm",
     "dcmdump": "dcmtk",
     "dcmj2pnm": "dcmtk",
+    "dcml2pnm": "dcmtk",
     "gdcmconv": "libgdcm-tools",
     "java": "default-jre-headless libpixelmed-java",
 }

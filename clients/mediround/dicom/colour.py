@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 
-from mediround.dicom.attributes import bad, byte_order, words
+from mediround.dicom.attributes import bad, byte_order, value_of, words
 from mediround.dicom.decoding import DecodedFrame
 from mediround.dicom.pixels import COLOURS, PALETTE, PixelModule
 from mediround.dicom.quiet import MALFORMED, quiet
@@ -39,11 +39,26 @@ def _of_palette(samples: npt.NDArray[Any], header: Dataset) -> Pixels:
         _check_segments(header, f"Segmented{channel}PaletteColorLookupTableData")
     with quiet():
         try:
-            coloured = apply_color_lut(samples, header)
+            coloured = apply_color_lut(samples, _palette(header))
         except MALFORMED as error:
             name = "RedPaletteColorLookupTableDescriptor"
             raise bad(name, f"the palette must be complete ({type(error).__name__})") from None
     return _eight_bits(coloured, 8 * coloured.dtype.itemsize)
+
+
+def _palette(header: Dataset) -> Dataset:
+    """The palette in little endian: pydicom takes plain tables for such, whatever the object is in."""
+    palette = Dataset()
+    palette.set_original_encoding(False, True)
+    for channel in _CHANNELS:
+        for prefix, suffix in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data")):
+            keyword = f"{prefix}{channel}PaletteColorLookupTable{suffix}"
+            value = value_of(header, keyword)
+            if isinstance(value, bytes) and byte_order(header) == ">":
+                value = np.frombuffer(value[: len(value) // 2 * 2], "u2").byteswap().tobytes()
+            if value is not None:
+                palette.add_new(keyword, "OW" if suffix == "Data" else "US", value)
+    return palette
 
 
 def _check_segments(header: Dataset, keyword: str) -> None:
