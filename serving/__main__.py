@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -164,12 +164,12 @@ def orchestrator(
 
 def description(bundle: Bundle, settings: Settings) -> ServerDescription:
     """What ``DescribeServer`` answers."""
-    own = {"max_session_bytes", "max_upload_bytes_held", "session_gives_way_after"}
+    described = {each.name for each in fields(Limits)}
     return ServerDescription(
         manifest=bundle.manifest,
         model_digest=bundle.digest,
         server_version=version("mediround-serving"),
-        limits=Limits(**settings.limits.model_dump(exclude=own)),
+        limits=Limits(**settings.limits.model_dump(include=described)),
         libraries=images.libraries() | geometry.LIBRARIES,
     )
 

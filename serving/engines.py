@@ -29,6 +29,7 @@ from serving.stats import SlabStats
 from serving.stores.kept.records import StoreLimits
 from serving.stores.kept.seal import read_key, read_password
 from serving.stores.kept.sessions import Derivation, Keeping, KeptSessions
+from serving.stores.room import Budget
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
 from serving.telemetry.collector import CacheState, EngineState
@@ -205,6 +206,7 @@ async def session_store(
         give_way_after_s=limits.session_gives_way_after,
         lifetime_s=limits.session_lifetime,
         parks=kept.store != "memory",
+        each=Budget(limits.max_sessions_per_caller, limits.max_session_bytes_per_caller),
     )
     async with AsyncExitStack() as stack:
         if kept.store == "memory":

@@ -74,6 +74,12 @@ class LimitSettings(SettingsSection):
     """Open sessions of all callers together."""
     max_session_bytes: Bytes = 2048 * MIB
     """Bytes of images and masks that all open sessions together may hold."""
+    max_sessions_per_caller: Positive = 192
+    """Open sessions of one caller: of one connection, of callers without a certificate."""
+    max_session_bytes_per_caller: Bytes = 1536 * MIB
+    """Bytes of images and masks that the open sessions of one caller may hold: of one connection, of callers
+    without a certificate.
+    """
     max_upload_bytes_held: Bytes = 512 * MIB
     """Bytes of decoded images kept so that callers may open them again by content hash."""
     session_idle_timeout: Seconds = 1800.0

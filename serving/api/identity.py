@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from serving.errors import InvalidInput
+from serving.runtime.digest import digest
 
 ANONYMOUS = "anonymous"
 """Every peer of a server without mutual TLS: they are one caller."""
@@ -34,6 +35,13 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> str:
             if name:
                 return f"{kind}:{name.decode(errors='backslashreplace')}"
     return ANONYMOUS
+
+
+def account_of(caller: str, peer: str) -> str:
+    """In whose budget sessions of the anonymous caller count: the connection's, by gRPC's name of the peer. Empty
+    for a caller with a certificate, whose budget is its own.
+    """
+    return digest("account", peer).hex() if caller == ANONYMOUS else ""
 
 
 def check_session_id(session_id: str, field: str) -> None:

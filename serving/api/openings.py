@@ -64,6 +64,7 @@ class Openings:
         self,
         messages: AsyncIterator[pb.OpenSessionRequest],
         caller: str,
+        account: str,
         metadata: Metadata | None,
         accepted: Callable[[], Awaitable[None]],
     ) -> Opened:
@@ -74,17 +75,19 @@ class Openings:
             priority = self._requests.priority(received.header.priority, "header.priority")
             # A caller that still sends, or asks for an image that is held, takes no turn from work.
             async with self._turns.turn(priority) if received.payload else nullcontext():
-                record, image = await self._session(caller, received)
+                record, image = await self._session(caller, account, received)
             if image is not None and priority is Priority.INTERACTIVE:
                 self._ahead.opened(Session(record, image))
             return Opened(record, not received.payload)
 
-    async def _session(self, caller: str, received: ReceivedImage) -> tuple[SessionRecord, SourceImage | None]:
+    async def _session(
+        self, caller: str, account: str, received: ReceivedImage
+    ) -> tuple[SessionRecord, SourceImage | None]:
         """The session, and its image where it has not had it before."""
         header = received.header
         digest = await self._digest(received)
         key = request_key(request_context.repeatable_id(), "OpenSession", caller, _sameness(header, digest))
-        new = NewSession(caller, header.session_id, digest, header.keep, key, received.window)
+        new = NewSession(caller, header.session_id, digest, header.keep, key, account, received.window)
         if header.resume:
             return await self._keeper.resume(new, partial(self._image, caller, received, digest))
         if new.session_id and (before := await self._keeper.opened_before(new)):

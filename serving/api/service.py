@@ -22,7 +22,7 @@ from serving.admission.permits import Permits
 from serving.api import responses
 from serving.api.description import ServerDescription
 from serving.api.given_masks import MaskReader, masks_in
-from serving.api.identity import caller_of
+from serving.api.identity import account_of, caller_of
 from serving.api.image_cache import ImageCache
 from serving.api.openings import Openings
 from serving.api.records import EngineRecords
@@ -76,7 +76,8 @@ class SegmentationService(SessionMethods):
     ) -> pb.OpenSessionResponse:
         caller, metadata = caller_of(context.auth_context()), context.invocation_metadata()
         accepted = partial(context.send_initial_metadata, SEND_IMAGE)
-        opened = await self._openings.open(request_iterator, caller, metadata, accepted)
+        account = account_of(caller, context.peer())
+        opened = await self._openings.open(request_iterator, caller, account, metadata, accepted)
         expires_at = self._keeper.expires_at(opened.record.session_id, caller)
         return responses.opened(opened.record, expires_at, upload_skipped=opened.upload_skipped)
 

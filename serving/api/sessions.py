@@ -26,7 +26,7 @@ from serving import request_context
 from serving.admission.permits import ByteBudget
 from serving.api import responses
 from serving.api.given_masks import MaskReader, check_digest, given_mask
-from serving.api.identity import ANONYMOUS, caller_of, check_session, check_session_id
+from serving.api.identity import ANONYMOUS, account_of, caller_of, check_session, check_session_id
 from serving.api.limits import Limits
 from serving.api.repetition import request_key
 from serving.domain import GivenMask
@@ -113,7 +113,8 @@ class SessionMethods(SegmentationServiceServicer):
         session_id, caller = request.session_id, self._caller(context, request.session_id)
         check_session_id(request.new_session_id, "new_session_id")
         key, expected = _key("ForkSession", caller, request), _expected(request)
-        new = NewSession(caller, request.new_session_id, keep=request.keep, request=key)
+        account = account_of(caller, context.peer())
+        new = NewSession(caller, request.new_session_id, keep=request.keep, request=key, account=account)
         count = request.rounds if request.HasField("rounds") else None
         rounds = await self._keeper.fork(session_id, new, count, expected)
         ends = self._ends(new.session_id, caller)

@@ -39,6 +39,8 @@ class NewSession:
     keep: bool = False
     request: RequestKey | None = None
     """What the opening is known by when it comes again."""
+    account: str = ""
+    """Of a caller that is nobody in particular: in whose budget it counts."""
     window: str = ""
     """What makes 8 bits of the image's 16; empty where it was sent in 8."""
 
@@ -260,6 +262,7 @@ class SessionKeeper:
             keep=new.keep,
             opened_at=self.clock(),
             window=new.window,
+            account=new.account,
         )
 
 

@@ -19,9 +19,10 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from serving.domain import SourceImage
-from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason, ServingError, Shed
+from serving.errors import NotFound, PreconditionFailed, Reason, ServingError
 from serving.history import changes
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+from serving.stores.room import Budget, Key, Need, Occupant, giving_way
 
 UNKNOWN = "no such session: it never was, it expired or gave way, or it is not yours; open a new one"
 CLOSED = "the session is closed; open a new one"
@@ -30,13 +31,9 @@ OLD = "the session has expired: it was open for as long as one may be; open a ne
 GAVE_WAY = "the session has given way to others, for which this server had no room; open a new one"
 IN_MEMORY_ALONE = " (it was to be kept, but this server keeps sessions in memory alone)"
 USED = "this session id was used before: a new session needs a new one"
-FULL = "open sessions hold all the memory that this server gives them; close some"
-MOST = "sessions are open, the most that this server holds; close some"
 _UNASKED_SECONDS = 1.0
 """A session of which nothing was asked holds no dialogue: its caller loses an upload, which may be held."""
 
-Key: TypeAlias = tuple[str, str]
-"""Caller and id."""
 Write: TypeAlias = Callable[[SessionRecord, SessionRecord], Awaitable[None]]
 """Puts the second record in the first one's place."""
 
@@ -67,8 +64,11 @@ class MemorySessions:
         give_way_after_s: float = 60.0,
         lifetime_s: float = float("inf"),
         parks: bool = False,
+        each: Budget | None = None,
     ) -> None:
         """``clock`` gives seconds, never backwards; ``max_remembered``: ids of ended sessions that are remembered.
+
+        ``each``: what one payer's sessions may take; None: there is no such budget.
 
         ``give_way_after_s``: idle for so long, a session makes room for another when the store is full.
         ``lifetime_s``: from its opening, however much it is used. ``parks``: sessions to be kept lie elsewhere,
@@ -76,7 +76,9 @@ class MemorySessions:
         """
         self._parks = parks
         self._give_way_after = min(give_way_after_s, idle_timeout_s)
-        self._max_sessions, self._max_bytes, self._max_remembered = max_sessions, max_bytes, max_remembered
+        self._budget, self._max_remembered = Budget(max_sessions, max_bytes), max_remembered
+        self._each = each
+        self.gave_way = 0
         self._idle_timeout, self._lifetime, self._clock = idle_timeout_s, lifetime_s, clock
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()  # least recently used first
         self._by_age: dict[Key, _Entry] = {}  # the first opened first
@@ -108,7 +110,7 @@ class MemorySessions:
         """Take a session that was opened ``age_s`` ago, and is not here. Raises Exhausted as ``create`` does."""
         key, now = (session.caller, session.session_id), self._clock()
         nbytes = session.image.nbytes + changes.nbytes(session.record)
-        self._make_room(session.caller, nbytes, sessions=1)
+        self._make_room(session.record, nbytes, sessions=1)
         self._entries[key] = self._by_age[key] = _Entry(session, nbytes, now - age_s, now)
         if age_s:
             self._by_age = dict(sorted(self._by_age.items(), key=lambda item: item[1].opened))
@@ -169,7 +171,7 @@ class MemorySessions:
         if not entry.turn.locked() or record.version != held.record.version + 1:
             raise ValueError("the next record of a held session must be one version above")
         added = held.image.nbytes + changes.nbytes(record) - entry.nbytes
-        self._make_room(record.caller, added, sessions=0)
+        self._make_room(record, added, sessions=0)
         self._grow(entry, added)
         try:
             if write is not None:
@@ -244,28 +246,22 @@ class MemorySessions:
         idle = end if self._parks and entry.session.record.keep else last_used + self._idle_timeout
         return max(0.0, min(idle, end) - self._clock())
 
-    def _make_room(self, caller: str, nbytes: int, sessions: int) -> None:
-        """Let idle sessions give way until this fits: the caller's own first, then the longest idle.
-
-        Raises:
-            Exhausted: too few may do so now; says when enough will. None has given way then.
-        """
-        now, chosen = self._clock(), list[Key]()
-        ready = {
-            key: max(now, self._ready(entry, caller)) for key, entry in self._entries.items() if not entry.users
-        }
-        order = iter(sorted(ready, key=lambda key: (ready[key], key[0] != caller)))
-        count, held = len(self._entries) + sessions, self._nbytes + nbytes
-        full = FULL if count <= self._max_sessions else f"{self._max_sessions} {MOST}"
-        while count > self._max_sessions or held > self._max_bytes:
-            key = next(order, None)
-            if key is None:  # those that are in use become idle at the earliest now
-                raise Exhausted(full, self._give_way_after, Shed.SESSIONS)
-            chosen.append(key)
-            count, held = count - 1, held - self._entries[key].nbytes
-        if chosen and ready[chosen[-1]] > now:
-            raise Exhausted(full, ready[chosen[-1]] - now, Shed.SESSIONS)
-        for key in chosen:
+    def _make_room(self, record: SessionRecord, nbytes: int, sessions: int) -> None:
+        """Let idle sessions give way until this fits. Raises Exhausted as ``giving_way`` does; none has then."""
+        caller = record.caller
+        need = Need(record.payer, sessions, nbytes, self._clock(), self._give_way_after)
+        held = [
+            Occupant(
+                key,
+                entry.session.record.payer,
+                entry.nbytes,
+                None if entry.users else self._ready(entry, caller),
+                key[0] == caller,
+            )
+            for key, entry in self._entries.items()
+        ]
+        for key in giving_way(held, need, self._budget, self._each):
+            self.gave_way += 1
             self._end(key, GAVE_WAY)
 
     def _ready(self, entry: _Entry, caller: str) -> float:

@@ -85,7 +85,7 @@ def stage(
     judge: bool = True,
     concurrency: int = 8,
     max_wait: float = 60.0,
-    sessions: KeptSessions | None = None,
+    sessions: KeptSessions | MemorySessions | None = None,
     version: str = "0.1.0",
     model_digest: str = MODEL_DIGEST,
     ahead: int = 0,

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from concurrent.futures import Executor
 from dataclasses import replace
 
+import grpc
 import pytest
 
+from mediround import channels
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api import service as rounds_api
 from serving.api import sessions as sessions_api
+from serving.api.server import serving
 from serving.sessions.keeper import NewSession
+from serving.stores.room import Budget
+from serving.stores.sessions import MemorySessions
 from tests.service.harness import MODEL_DIGEST, Stage, picture
+from tests.service.harness import stage as build_stage
 from tests.service.sessions import (
     HEIGHT,
     WIDTH,
@@ -91,6 +99,24 @@ async def test_opening_again_by_the_same_request(stub: SegmentationServiceStub, 
     at_once = [other.open(metadata=same), other.open(metadata=same)]
     assert len({each.session_id for each in await asyncio.gather(*at_once)}) == 1
     assert stage.sessions.count == 2
+
+
+async def test_connections_without_a_name_have_budgets_of_their_own(executor: Executor) -> None:
+    full = MemorySessions(8, 1 << 30, 600.0, time.monotonic, each=Budget(2, 1 << 30))
+    apart = ("grpc.use_local_subchannel_pool", 1)  # else gRPC would lend the connection that is there
+    async with (
+        serving(build_stage(executor, sessions=full).service) as server,
+        channels.asynchronous(server.address, None) as one,
+        grpc.aio.insecure_channel(server.address, options=[apart]) as two,
+    ):
+        first = Caller(SegmentationServiceStub(one))
+        await first.open()
+        await first.call("ForkSession", new_session_id=new_id())
+        for opening in (Caller(first.stub).open(), first.call("ForkSession", new_session_id=new_id())):
+            told = await refused(opening)
+            assert told.code == "RESOURCE_EXHAUSTED"
+            assert "you have 2 open sessions" in told.words
+        await Caller(SegmentationServiceStub(two)).open()
 
 
 async def test_a_session_that_has_its_image_is_resumed_at_once(caller: Caller) -> None:

@@ -222,8 +222,9 @@ async def test_one_caller_does_not_take_the_place_of_others(place: Place) -> Non
         place.now += IDLE  # parked ones count
         with pytest.raises(Exhausted, match="of one caller"):
             await store.create(new("three"))
-        other = new("other")
-        await store.create(replace(other, record=replace(other.record, caller="another")))
+        for other in ({"caller": "another"}, {"account": "of another connection"}):
+            made = new("other")
+            await store.create(replace(made, record=replace(made.record, **other)))
         await store.close("one", CALLER)
         await store.create(new("three"))
 

@@ -268,10 +268,30 @@ async def test_one_caller_does_not_fill_the_file(place: Place) -> None:
         with pytest.raises(Exhausted, match="of one caller"):
             await store.create(new("three"))
         await store.create(new("not kept", keep=False))
-        other = new("other")
-        await store.create(replace(other, record=replace(other.record, caller="another")))
+        for other in ({"caller": "another"}, {"account": "of another connection"}):
+            made = new("other")
+            await store.create(replace(made, record=replace(made.record, **other)))
         await store.close("one", CALLER)
         await store.create(new("three"))
+
+
+@pytest.mark.parametrize("limit", ["max_bytes_per_caller", "max_sessions"])
+async def test_what_a_caller_and_all_may_keep_is_limited(place: Place, limit: str) -> None:
+    most = {"max_bytes_per_caller": 60_000, "max_sessions": 1}[limit]
+    async with place.server(images=True, limits=StoreLimits(**{limit: most})) as store:
+        await store.create(new())
+        with pytest.raises(Exhausted) as full:
+            await store.create(new("t"))
+            for number in range(1, 100):
+                async with store.exclusive("s", CALLER) as held:
+                    await append(store, held, [answered(number)])
+        assert full.value.retry_after > 0
+        before = await rounds_of(store)
+        async with store.exclusive("s", CALLER) as held:  # an undo is never refused
+            await store.commit(changes.with_first_rounds(held.record, before // 2, None))
+    async with place.server() as store:
+        assert len((await store.read("s", CALLER)).record.rounds) == before // 2
+        assert (before > 3) == (limit == "max_bytes_per_caller")
 
 
 @pytest.mark.parametrize("broken", ["PRAGMA query_only = ON", "locked"])

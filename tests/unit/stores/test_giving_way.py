@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from serving.errors import Exhausted, NotFound
 from serving.history.record import Session
+from serving.stores.room import Budget
 from serving.stores.sessions import MemorySessions
 from tests.scripted.pictures import append, finished_round, session
 from tests.unit.serving.manifests import manifest
@@ -19,12 +21,15 @@ FLOOR, IDLE = 60.0, 1800.0
 class Store:
     """Three sessions fit, and so many bytes."""
 
-    def __init__(self, max_bytes: int = 2**30) -> None:
+    def __init__(self, max_bytes: int = 2**30, each: Budget | None = None) -> None:
         self.now = 1000.0
-        self.held = MemorySessions(3, max_bytes, IDLE, lambda: self.now, give_way_after_s=FLOOR)
+        self.held = MemorySessions(3, max_bytes, IDLE, lambda: self.now, give_way_after_s=FLOOR, each=each)
 
-    async def open(self, name: str, caller: str = "anna", *, rounds: int = 1, side: int = 32) -> None:
-        await self.held.create(session(MODEL, name, caller, side))
+    async def open(
+        self, name: str, caller: str = "anna", *, rounds: int = 1, side: int = 32, account: str = ""
+    ) -> None:
+        made = session(MODEL, name, caller, side)
+        await self.held.create(replace(made, record=replace(made.record, account=account)))
         if rounds:
             async with self.held.exclusive(name, caller) as opened:
                 await append(self.held, opened, [finished_round(MODEL, i) for i in range(rounds)])
@@ -122,3 +127,32 @@ async def test_rounds_of_a_session_in_use_make_idle_ones_give_way() -> None:
 def _bytes(name: str, side: int) -> int:
     made: Session = session(MODEL, name, "anna", side)
     return made.image.nbytes
+
+
+@pytest.mark.parametrize("account", [False, True], ids=["of callers", "of connections"])
+async def test_nobodys_budget_is_taken_by_anothers_sessions(account: bool) -> None:
+    store = Store(each=Budget(2, 2**30))
+
+    async def opens(name: str, whose: str) -> None:
+        await (store.open(name, "anonymous", account=whose) if account else store.open(name, whose))
+
+    await opens("a", "anna")
+    await opens("b", "anna")
+    with pytest.raises(Exhausted, match="you have 2 open sessions, the most that this server gives one caller"):
+        await opens("c", "anna")
+    await opens("d", "bert")
+    store.now += FLOOR
+    await opens("e", "anna")  # in the place of her own, and of no other's
+    assert await store.there(["a", "b", "d", "e"], "anonymous") == (["b", "d", "e"] if account else [])
+    assert store.held.gave_way == 1
+
+
+async def test_nobodys_bytes_are_taken_by_anothers_sessions() -> None:
+    store = Store(each=Budget(3, 300_000))
+    await store.open("a", side=256)
+    with pytest.raises(Exhausted, match="your open sessions hold 300000 bytes"):
+        await store.open("b", side=256)
+    await store.open("b", "bert", side=256)
+    async with store.held.exclusive("a", "anna") as held:
+        with pytest.raises(Exhausted, match="your open sessions"):
+            await append(store.held, held, [finished_round(MODEL, seed) for seed in range(100)])
