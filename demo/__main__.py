@@ -11,16 +11,19 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from demo.overlay import PicturePanel, strip
 from demo.page import DialogueSection, render
+from demo.sittings import first_sitting, second_sitting
 from demo.slices import LABELS, SliceDialogue, dialogues
-from demo.stack import ONNX, TRITON, stack
+from demo.stack import ONNX, TRITON, halves, server
 from demo.table import COLUMNS, HEADER, AnsweredRound, table
 from loadtest.server_process import LaunchError
 from mediround import Client, RoundResult, __version__
@@ -49,7 +52,7 @@ def hold(client: Client, dialogue: SliceDialogue) -> Iterator[AnsweredRound]:
 def section(dialogue: SliceDialogue, answered: list[AnsweredRound]) -> DialogueSection:
     panels = [
         PicturePanel(
-            heading=a.asked.question,
+            heading=f"{a.result.index}. {a.asked.question}",
             footing=f"{a.result.answer}  Dice {a.dice:.2f}",
             mask=a.result.mask,
             reference=None if a.asked.refer_to is None else answered[a.asked.refer_to].result.mask,
@@ -57,32 +60,46 @@ def section(dialogue: SliceDialogue, answered: list[AnsweredRound]) -> DialogueS
         )
         for a in answered
     ]
-    return DialogueSection(dialogue.path.stem, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
+    name = dialogue.path.stem
+    return DialogueSection(name, name, strip(dialogue.image, panels), HEADER, [a.row() for a in answered])
 
 
 def run(
     bundle: Path, slices: Path, out: Path, console: Console, *, engine: str | None, vision: str
 ) -> list[AnsweredRound]:
     """All dialogues; writes pictures and the page into ``out``."""
-    sections: list[DialogueSection] = []
-    everything: list[AnsweredRound] = []
     listed = list(dialogues(slices))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress, TemporaryDirectory() as kept:
         task = progress.add_task(f"starting the server on {bundle}", total=sum(len(d.rounds) for d in listed))
-        with stack(bundle, out, engine, vision) as server, Client(server.address) as client:
-            progress.update(task, description="asking")
-            for dialogue in listed:
-                answered = []
-                for one in hold(client, dialogue):
-                    answered.append(one)
-                    progress.advance(task)
-                console.print(table(dialogue.path.stem, answered))
-                sections.append(section(dialogue, answered))
-                sections[-1].picture.save(out / f"{dialogue.path.stem}.png", optimize=True)
-                everything += answered
+        file = ["--sessions.store", "sqlite", "--sessions.path", str(Path(kept) / "sessions.db")]
+        with halves(bundle, out, engine, vision) as joined:
+            with server(bundle, out / "server.log", joined, file) as running, Client(running.address) as client:
+                progress.update(task, description="asking")
+                answered = [asked(client, each, console, partial(progress.advance, task)) for each in listed]
+                begun = first_sitting(client, listed)
+            sections = [section(*each) for each in zip(listed, answered, strict=True)]
+            if begun is not None:
+                progress.update(task, description="starting another server")
+                log = out / "server_again.log"
+                with server(bundle, log, joined, file) as running, Client(running.address) as client:
+                    sections.append(second_sitting(client, begun))
+    for each in sections:
+        each.picture.save(out / f"{each.name}.png", optimize=True)
     (out / "index.html").write_text(render(TITLE, NOTES, sections))
-    return everything
+    return [each for dialogue in answered for each in dialogue]
+
+
+def asked(
+    client: Client, dialogue: SliceDialogue, console: Console, advance: Callable[[], None]
+) -> list[AnsweredRound]:
+    """One dialogue, and its table."""
+    answered = []
+    for one in hold(client, dialogue):
+        answered.append(one)
+        advance()
+    console.print(table(dialogue.path.stem, answered))
+    return answered
 
 
 def main() -> int:

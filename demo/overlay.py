@@ -25,7 +25,7 @@ INK, PAPER = (225, 228, 232), (22, 24, 28)
 @dataclass(frozen=True, slots=True)
 class PicturePanel:
     heading: str
-    """The question."""
+    """The round and its question."""
     footing: str
     """The answer and its figures."""
     mask: Bits | None
@@ -44,7 +44,7 @@ def strip(image: U8, panels: list[PicturePanel]) -> Image.Image:
     font = ImageFont.load_default(size=15)
     for index, panel in enumerate(panels):
         left = MARGIN + index * (PANEL + MARGIN)
-        draw.multiline_text((left, 10), _wrapped(f"{index}. {panel.heading}"), INK, font, spacing=3)
+        draw.multiline_text((left, 10), _wrapped(panel.heading), INK, font, spacing=3)
         canvas.paste(_picture(image, panel), (left, HEADING))
         draw.multiline_text((left, HEADING + PANEL + 8), _wrapped(panel.footing), INK, font, spacing=3)
     return canvas

@@ -24,6 +24,8 @@ th, td { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px so
 
 @dataclass(frozen=True, slots=True)
 class DialogueSection:
+    name: str
+    """Of its picture's file."""
     title: str
     picture: Image.Image
     header: Sequence[str]

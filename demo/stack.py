@@ -1,4 +1,4 @@
-"""The servers of the demo: one process, or one for each half beside it.
+"""The servers of the demo: one process, or one for each half beside it. Halves may outlive the server.
 
 Knows which flags join them. Does not know what is asked.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo.triton.server import triton
@@ -20,6 +21,14 @@ ENGINE_SECONDS = 600.0
 """For an engine that compiles before it serves."""
 
 
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """What joins a server to those that are processes of their own."""
+
+    flags: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
 @contextmanager
 def stack(
     bundle: Path,
@@ -30,26 +39,43 @@ def stack(
     *,
     language_flags: Sequence[str] = (),
 ) -> Iterator[Launched]:
-    """The server, with ``flags``; with ``engine`` and triton, that half is a process beside it.
+    """The server, with ``flags``, and its ``halves``; logs go into ``out``. Raises LaunchError."""
+    with (
+        halves(bundle, out, engine, vision, language_flags) as joined,
+        server(bundle, out / "server.log", joined, flags) as running,
+    ):
+        yield running
+
+
+@contextmanager
+def server(bundle: Path, log: Path, joined: Halves, flags: Sequence[str] = ()) -> Iterator[Launched]:
+    """Raises LaunchError where it did not become ready."""
+    with launched(bundle, log, [*joined.flags, *flags], environment=joined.environment) as running:
+        yield running
+
+
+@contextmanager
+def halves(
+    bundle: Path, out: Path, engine: str | None, vision: str, language_flags: Sequence[str] = ()
+) -> Iterator[Halves]:
+    """With ``engine`` and triton, that half is a process of its own.
 
     ``language_flags``: of the language half, where it is one. Logs go into ``out``.
 
     Raises:
         LaunchError: one of them did not become ready.
     """
-    halves: list[str] = []
-    environment: dict[str, str] = {}
+    joined = Halves()
     with ExitStack() as running:
         if engine is not None:
             log, options = out / "language.log", ["--engine", engine, *language_flags]
             language = running.enter_context(launched(bundle, log, options, ENGINE_SECONDS, module="serving.llm"))
-            halves += ["--language", f"grpc://{language.address}"]
+            joined.flags.extend(["--language", f"grpc://{language.address}"])
         if vision == TRITON:
             repository = out / "model_repository"
             write_repository(load_bundle(bundle), repository)
             models = running.enter_context(triton(repository, out / "triton.log", threads=usable_cpus()))
-            halves += ["--vision", f"triton://{models.address}", "--admission.encode-concurrency", "2"]  # on a CPU
-            environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody here
-        yield running.enter_context(
-            launched(bundle, out / "server.log", [*halves, *flags], environment=environment)
-        )
+            on_a_cpu = ["--admission.encode-concurrency", "2"]
+            joined.flags.extend(["--vision", f"triton://{models.address}", *on_a_cpu])
+            joined.environment["MEDIROUND_TRITON__ADMIN_KEY"] = models.admin_key  # flags can be read by anybody
+        yield joined

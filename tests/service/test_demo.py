@@ -28,7 +28,9 @@ def test_the_demo_draws_the_bundled_models_masks(
     assert int(found[1]) == 18
     assert float(found[2]) > 0.82
     pictures = sorted(path.stem for path in tmp_path.glob("*.png"))
-    assert pictures == ["slice_z043", "slice_z073", "slice_z076", "slice_z104"]
+    assert pictures == ["slice_z043", "slice_z073", "slice_z076", "slice_z104", "two_sittings"]
     page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/png") == 4
+    assert page.count("data:image/png") == 5
+    assert "it has round 0 (amended)" in page, "undone, corrected, and there after the restart"
+    assert "Its reference: amended, by hand" in page
     assert "not for clinical use" in page

@@ -100,5 +100,5 @@ def test_the_page_has_every_figure_under_a_head_with_its_unit() -> None:
     assert (shown["tokens held"], shown["tokens"], shown["image held"]) == ("85", "100", "yes")
     assert (shown["encode, ms"], shown["total, ms"]) == ("1400", "1468")
     picture = Image.new("RGB", (2, 2))
-    page = render("t", [], [DialogueSection("s", picture, HEADER, [first.row()])])
+    page = render("t", [], [DialogueSection("s", "s", picture, HEADER, [first.row()])])
     assert "<th>encode, ms</th>" in page
