@@ -152,7 +152,7 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 
 test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest -m 'not pacs' $(PYTEST_FLAGS)
-	sh deploy/loopback-only.sh $(BIN)/python -m pytest -m pacs $(PYTEST_FLAGS)
+	sh deploy/loopback-only.sh $(BIN)/python -m pytest tests/pacs $(PYTEST_FLAGS)
 
 chaos: $(VENV)/.export ## Try many schedules of what may happen to sessions; each seed and its steps are printed
 	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q -s tests/unit/schedules

@@ -24,6 +24,8 @@ from tests.scripted.prompts import Draft, draft
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 BLOCK = 32
+ON_V2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
+"""In tests/llm/test_gpu_runner.py, whose runner is interpreted here."""
 
 
 def dialogue(bundle: Bundle, rounds: int, image_seed: int = 1) -> Draft:
@@ -48,14 +50,16 @@ def one_request(bundle: Bundle) -> VllmRequest:
 
 
 async def test_concurrent_prompts_share_steps(vllm_language: VllmLanguage, random_bundle: Bundle) -> None:
-    """Long answers, so that they overlap however slowly they arrive."""
-    before = vllm_language.counts
-    prompts = [dialogue(random_bundle, 1, seed).prompt(tenant="steps", max_new_tokens=200) for seed in range(12)]
+    """Long answers, so that they overlap however slowly they arrive; where steps are slow, shorter ones do."""
+    before, tokens = vllm_language.counts, 40 if ON_V2 else 200
+    prompts = [
+        dialogue(random_bundle, 1, seed).prompt(tenant="steps", max_new_tokens=tokens) for seed in range(12)
+    ]
     await asyncio.gather(*(vllm_language.complete(prompt) for prompt in prompts))
     after = vllm_language.counts
     assert after.requests - before.requests == 24
     sampled = after.generated_tokens - before.generated_tokens
-    assert sampled > 200
+    assert sampled > tokens
     assert after.steps - before.steps < 0.9 * sampled
     assert after.largest_step > 1
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -80,6 +80,8 @@ class Checkout:
     directory: Path
     server: str
     metrics: str
+    done: set[str] = field(default_factory=set)
+    """Commands that ran: what two pages say in the same words is run once."""
 
     def run(self, commands: list[str]) -> None:
         """In their order; servers go on until the last has ended.
@@ -94,8 +96,9 @@ class Checkout:
                 words = self._substituted(command, running).replace("{language}", language)
                 if SERVERS.search(words):
                     running.enter_context(self._serving(words))
-                else:
+                elif words not in self.done:
                     self._run(words)
+                    self.done.add(words)
 
     def _run(self, words: str) -> None:
         done = subprocess.run(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -45,14 +46,24 @@ def _requirements(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
         lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
         yield from (Requirement(one) for each in lists for one in each)
         return
-    try:
-        required = distribution(name).requires or []
-    except PackageNotFoundError:
-        return
-    for requirement in map(Requirement, required):
+    for requirement in _required(name):
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             yield requirement
+
+
+@cache  # what is installed here stays as it is: reading it takes as long as many a command
+def _required(name: str) -> list[Requirement]:
+    try:
+        return [Requirement(one) for one in distribution(name).requires or []]
+    except PackageNotFoundError:
+        return []
+
+
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Of each top-level module, the packages that bring it."""
+    return packages_distributions()
 
 
 def hiding(asked: Iterable[str], *directories: str) -> dict[str, str]:
@@ -60,7 +71,7 @@ def hiding(asked: Iterable[str], *directories: str) -> dict[str, str]:
     allowed = brought(asked)
     hidden = [
         module
-        for module, owners in packages_distributions().items()
+        for module, owners in _owners().items()
         if module not in TOOLS and not allowed & {canonicalize_name(owner) for owner in owners}
     ]
     path = os.pathsep.join([str(HOOK), *directories, os.environ.get("PYTHONPATH", "")])

@@ -20,6 +20,9 @@ SUITES = (
     "tests/contract/test_language.py",
     "tests/contract/test_vllm.py",
 )
+CHOSEN = "(vllm or gpu_runner) and not compiled and not killed and not pipeline"
+"""What is compiled does not start here. Which process died, and what is refused before a runner is made, are shown
+on the other runner, at a start of vLLM each."""
 SHOWN = 12_000
 """Characters of what the other Python says, where it fails."""
 
@@ -38,7 +41,7 @@ def test_contract_golden_vectors_and_pressure_on_the_runner_of_a_gpu() -> None:
         "-p",
         "no:cacheprovider",
         "-k",
-        "(vllm or gpu_runner) and not compiled",
+        CHOSEN,
         *SUITES,
     ]
     done = subprocess.run(
