@@ -116,6 +116,9 @@ class _Context:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_subject": [self._call.caller.encode()]} if self._call.caller else {}
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     def time_remaining(self) -> None:
         return None
 

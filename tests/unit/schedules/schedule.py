@@ -102,6 +102,8 @@ class Schedule(RuleBasedStateMachine):
             if waits:
                 self._see_who_gave_way()
             if session in self.gone:
+                if call.method == "ForkSession" and reply.refusal is None:
+                    return reply  # the branch was kept before its origin was lost
                 assert reply.refusal is not None
                 assert reply.refusal.code == "NOT_FOUND"
                 raise Lost
