@@ -129,6 +129,9 @@ def _add_segment(segment: argparse.ArgumentParser) -> None:
     )
     segment.add_argument("--start", type=_commands.indices, metavar="LIST", help="with --follow (the middle)")
     segment.add_argument(
+        "--given", type=Path, metavar="SEG", help="a SEG object: its masks, by label, are taken for questions"
+    )
+    segment.add_argument(
         "--least-score", type=float, metavar="SCORE", help="mark frames at or below it (the server's threshold)"
     )
     segment.add_argument("--in-flight", type=_concurrency, default=4, metavar="N", help="frames at once (4)")

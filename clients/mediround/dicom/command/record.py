@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mediround import masks, rle
 from mediround._description import ServerDescription
-from mediround.dicom.results import FrameKey, Provenance, Segment
+from mediround.dicom.results import FrameKey, Origin, Provenance, Segment
 from mediround.dicom.series.stack import Stack
 from mediround.dicom.volume.answers import FrameAnswer, FrameResult
 from mediround.templates import Template
@@ -55,7 +55,7 @@ class QuestionRecord:
     masks: PackedMasks = field(default_factory=PackedMasks)
     scores: list[float] = field(default_factory=list)
     corrected: bool = False
-    statuses: dict[str, int] = field(default_factory=lambda: {"mask": 0, "no_mask": 0, "not_asked": 0})
+    statuses: dict[str, int] = field(default_factory=lambda: {"mask": 0, "given": 0, "no_mask": 0, "not_asked": 0})
     marks: dict[int, str] = field(default_factory=dict)
 
     def add(self, result: FrameResult, answer: FrameAnswer) -> None:
@@ -67,6 +67,12 @@ class QuestionRecord:
             self.scores.append(answer.score)
         if answer.mask is not None and answer.mask.any():
             self.masks.add((result.frame.sop_instance_uid, result.frame.number), answer.mask)
+
+    @property
+    def origin(self) -> Origin:
+        if not self.statuses["given"]:
+            return Origin.AUTOMATIC
+        return Origin.SEMIAUTOMATIC if self.statuses["mask"] else Origin.MANUAL
 
     @property
     def middle_score(self) -> float | None:
@@ -114,7 +120,14 @@ class StackRecord:
     def segments(self) -> list[Segment]:
         """One for each question; its score is the lowest of its frames."""
         return [
-            Segment(each.label, each.masks, round=index, score=each.lowest_score, corrected=each.corrected)
+            Segment(
+                label=each.label,
+                masks=each.masks,
+                round=index,
+                score=each.lowest_score,
+                corrected=each.corrected,
+                origin=each.origin,
+            )
             for index, each in enumerate(self.questions)
         ]
 

@@ -19,13 +19,14 @@ from mediround._commands import DONE, INTERRUPTED, NOT_RUN, REFUSED, tls
 from mediround._description import ServerDescription
 from mediround.client import Client
 from mediround.dicom.command import choice, files, show
+from mediround.dicom.command.given import given_masks
 from mediround.dicom.command.record import StackRecord
 from mediround.dicom.errors import DicomError
 from mediround.dicom.series.reading import read_series
 from mediround.dicom.series.stack import Stack
 from mediround.dicom.volume.segmenting import segment_stack
 from mediround.errors import InvalidArgument, MediRoundError
-from mediround.templates import load
+from mediround.templates import Template, load
 
 
 def run(given: argparse.Namespace) -> int:
@@ -59,7 +60,7 @@ def _run(given: argparse.Namespace) -> int:
     with Client(given.server, tls=tls(given), timeout=given.timeout) as client:
         served = client.describe()
         show.notes(template.check(served), console)
-        asking = _Asking(given, client, served, folder, console)
+        asking = _Asking(given, template, client, served, folder, console)
         try:
             asking.all(stacks)
         finally:
@@ -80,6 +81,7 @@ class _Asking:
     """
 
     given: argparse.Namespace
+    template: Template
     client: Client
     served: ServerDescription
     folder: Path
@@ -90,7 +92,7 @@ class _Asking:
 
     def all(self, stacks: Mapping[int, Stack]) -> None:
         """Each stack is written once it is done. Raises MediRoundError, OSError."""
-        template, frames = load(self.given.template), self.given.frames
+        template, frames = self.template, self.given.frames
         with show.bar(sum(len(frames or stack.frames) for stack in stacks.values())) as bar:
             for number, stack in stacks.items():
                 show.notes((f"stack {number}: {words}" for words in choice.doubts(stack, template)), self.console)
@@ -108,6 +110,7 @@ class _Asking:
             frames=given.frames,
             follow=given.follow,
             start=given.start,
+            given={} if given.given is None else given_masks(given.given, record.stack, record.template),
             window=given.window,
             least_score=given.least_score,
             in_flight=given.in_flight,

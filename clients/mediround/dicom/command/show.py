@@ -65,7 +65,7 @@ def summary(records: Sequence[StackRecord], where: Console) -> None:
     table = Table()
     table.add_column("stack", justify="right")
     table.add_column("question", overflow="fold")
-    for name in ("frames", "masks", "no mask", "not asked", "score", "lowest", "marked"):
+    for name in ("frames", "masks", "given", "no mask", "not asked", "score", "lowest", "marked"):
         table.add_column(name, justify="right")
     for record in records:
         for question in record.questions:

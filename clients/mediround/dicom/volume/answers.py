@@ -28,8 +28,8 @@ class FrameAnswer:
     Attributes:
         name: the question's.
         label: the question's.
-        status: ``mask``; ``no_mask``: the model says that there is none; ``not_asked``: the question is about one
-            that got no mask.
+        status: ``mask``; ``given``: it was not asked, its mask is the caller's; ``no_mask``: the model says that
+            there is none; ``not_asked``: the question is about one that got no mask.
         words: the model's answer.
         mask: bool (Rows, Columns) on the frame's own pixels; None without one.
         score: the judge's estimate of its IoU, 0 to 1, before correction; None without a mask or a judge.
@@ -43,7 +43,7 @@ class FrameAnswer:
 
     name: str
     label: str
-    status: Literal["mask", "no_mask", "not_asked"]
+    status: Literal["mask", "given", "no_mask", "not_asked"]
     words: str = ""
     mask: Bits | None = field(default=None, repr=False)
     score: float | None = None

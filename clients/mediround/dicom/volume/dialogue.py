@@ -5,12 +5,12 @@ Knows templates, results and marks. Does not know order, or how a server is aske
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mediround._rounds import Round
 from mediround.dicom.instance import Frame
-from mediround.dicom.volume.answers import FrameAnswer, FrameResult, Mark, Restart
+from mediround.dicom.volume.answers import Bits, FrameAnswer, FrameResult, Mark, Restart
 from mediround.results import RoundResult
 from mediround.templates import Question, Template
 
@@ -38,8 +38,8 @@ class Marks:
     least: float | None = None
 
     def of(self, answer: FrameAnswer, before: FrameAnswer | None) -> Mark:
-        if before is not None and before.status == "mask" and answer.status != "mask":
-            return "lost"
+        if answer.mask is None:
+            return "lost" if before is not None and before.mask is not None else ""
         if answer.score is None:
             return ""
         if self.least is not None and answer.score <= self.least:
@@ -55,14 +55,15 @@ def marked(result: FrameResult, before: FrameResult | None, marks: Marks) -> Fra
     return replace(result, answers=tuple(replace(one, mark=marks.of(one, other)) for one, other in pairs))
 
 
-def seeds_of(template: Template, before: FrameResult | None) -> list[Seed]:
-    """Of the questions that refer to none: masks without a mark that a frame can begin with."""
+def seeds_of(template: Template, before: FrameResult | None, given: Mapping[str, Bits]) -> list[Seed]:
+    """Of the questions that refer to none and are not given: masks without a mark that a frame can begin with."""
     if before is None or before.error is not None:
         return []
     return [
         Seed(place, answer)
         for place, (answer, earlier) in enumerate(zip(before.answers, template.references, strict=True))
-        if earlier is None and answer.mask is not None and answer.mask.any() and not answer.mark
+        if earlier is None and answer.name not in given and not answer.mark
+        if answer.mask is not None and answer.mask.any()
     ]
 
 
@@ -75,9 +76,11 @@ def refusal(template: Template, before: FrameResult) -> Restart:
     return "mark" if any(root.mask is not None and root.mark for root in roots) else "no mask"
 
 
-def rounds_of(template: Template, frame: Frame, seeds: Sequence[Seed], follows: int | None) -> list[Round]:
+def rounds_of(
+    template: Template, frame: Frame, seeds: Sequence[Seed], follows: int | None, given: Mapping[str, Bits]
+) -> list[Round]:
     """The seeds as rounds that are given whole, then the questions, each referring to its seed or as the template
-    says. Crop and box of a seed are cut from this frame's pixels.
+    says; those in ``given`` are rounds that are given, too. Crop and box of all are cut from this frame's pixels.
     """
     rounds = [
         Round(
@@ -90,14 +93,31 @@ def rounds_of(template: Template, frame: Frame, seeds: Sequence[Seed], follows: 
         if seed.answer.mask is not None
     ]
     own = {seed.place: index for index, seed in enumerate(seeds)}
-    for place, each in enumerate(template.rounds(len(seeds))):
-        rounds.append(replace(each, refer_to=own[place]) if place in own else each)
+    for place, (question, each) in enumerate(zip(template.questions, template.rounds(len(seeds)), strict=True)):
+        mask = given.get(question.name)
+        if mask is not None:
+            words = _words(question)
+            rounds.append(Round(question.question, answer=words, seed=frame.from_stored(mask), origin="given"))
+        else:
+            rounds.append(replace(each, refer_to=own[place]) if place in own else each)
     return rounds
 
 
-def answers_of(template: Template, frame: Frame, results: Sequence[RoundResult | None]) -> tuple[FrameAnswer, ...]:
+def answers_of(
+    template: Template, frame: Frame, results: Sequence[RoundResult | None], given: Mapping[str, Bits]
+) -> tuple[FrameAnswer, ...]:
     """Of the questions' results, without those of seeds; not marked yet."""
-    return tuple(_answer(each, frame, result) for each, result in zip(template.questions, results, strict=True))
+    return tuple(
+        FrameAnswer(each.name, each.label, "given", _words(each), given[each.name])
+        if each.name in given
+        else _answer(each, frame, result)
+        for each, result in zip(template.questions, results, strict=True)
+    )
+
+
+def _words(question: Question) -> str:
+    """What an answer whose mask is given says."""
+    return question.answer or f"It is the {question.label} [SEG]."
 
 
 def _answer(question: Question, frame: Frame, result: RoundResult | None) -> FrameAnswer:

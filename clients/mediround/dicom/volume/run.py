@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from mediround._rounds import Round
 from mediround.dicom.instance import Frame, Instance, read
 from mediround.dicom.series.stack import Stack
 from mediround.dicom.source import DicomSource
-from mediround.dicom.volume.answers import FrameResult, Restart
+from mediround.dicom.volume.answers import Bits, FrameResult, Restart
 from mediround.dicom.volume.dialogue import Marks, answers_of, marked, refusal, rounds_of, seeds_of
 from mediround.dicom.volume.order import Order
 from mediround.errors import (
@@ -62,6 +62,7 @@ class StackRun:
 
     Attributes:
         in_flight: frames under way at once.
+        given: masks on the frames' own pixels, by index and question: these are not asked.
     """
 
     stack: Stack
@@ -71,6 +72,7 @@ class StackRun:
     in_flight: int
     window: WindowChoice
     marks: Marks
+    given: Mapping[int, Mapping[str, Bits]]
     _objects: _LastObject = field(default_factory=_LastObject)
 
     async def results(self) -> AsyncGenerator[FrameResult]:
@@ -134,17 +136,18 @@ class StackRun:
         return self._objects.instance(place.source).frame(place.number, self.window)
 
     async def _dialogue(self, index: int, frame: Frame, before: FrameResult | None) -> FrameResult:
-        seeds = seeds_of(self.template, before)
+        given = self.given.get(index, {})
+        seeds = seeds_of(self.template, before, given)
         follows = before.index if before and seeds else None
-        results = await self._asked(frame, rounds_of(self.template, frame, seeds, follows))
+        results = await self._asked(frame, rounds_of(self.template, frame, seeds, follows, given))
         if index in self.order.across_gaps:
             restarted: Restart = "gap"
         else:
-            restarted = "" if before is None or seeds else refusal(self.template, before)
+            restarted = "" if before is None or seeds or given else refusal(self.template, before)
         return FrameResult(
             index=index,
             frame=self.stack.frames[index],
-            answers=answers_of(self.template, frame, results[len(seeds) :]),
+            answers=answers_of(self.template, frame, results[len(seeds) :], given),
             window=frame.window,
             pixels=frame.record,
             follows=follows,

@@ -6,11 +6,13 @@ Knows both clients. Does not know the order of frames, or what makes a dialogue.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from mediround._description import ServerDescription
 from mediround._rounds import DialogueCorrection, Priority, Round
@@ -18,7 +20,7 @@ from mediround.aio import AsyncClient
 from mediround.client import Client
 from mediround.dicom.instance import Frame
 from mediround.dicom.series.stack import Stack
-from mediround.dicom.volume.answers import FrameResult
+from mediround.dicom.volume.answers import Bits, FrameResult
 from mediround.dicom.volume.bridge import stepped
 from mediround.dicom.volume.dialogue import Marks
 from mediround.dicom.volume.order import alone, chosen, following
@@ -39,6 +41,7 @@ def segment_stack(
     frames: Sequence[int] | None = None,
     follow: bool = False,
     start: int | Sequence[int] | None = None,
+    given: Mapping[int, Mapping[str, Bits]] | None = None,
     window: WindowChoice = None,
     least_score: float | None = None,
     in_flight: int = 4,
@@ -59,7 +62,9 @@ def segment_stack(
             It begins with none across a gap, and where the neighbour failed, has no mask or a mark
             (``FrameResult.restarted``). False: no frame knows of another; results come in the stack's order.
         start: with ``follow``, the index or indices of the frames that begin; both directions go from there. None:
-            the middle.
+            those with masks in ``given``, else the middle.
+        given: masks of your own, bool (Rows, Columns), by the frame's index and the question's name. There the
+            question is not asked; others, and frames that follow, are about the mask.
         window: of stored values; None: the template's, else what the object says.
         least_score: scores of at most this are marked; None: the server's threshold.
         in_flight: frames under way at once, 1 to 64.
@@ -72,7 +77,7 @@ def segment_stack(
         AccessDenied, Unavailable, Cancelled: no further frame can be asked. What else goes wrong with a frame is
             in its result, and the others go on.
     """
-    plan = _Plan(stack, template, frames, follow, start, window, in_flight)
+    plan = _Plan(stack, template, frames, follow, start, given or {}, window, in_flight)
     asking = partial(_ask, client, correction=correction, priority=priority, timeout=timeout)
     least = _least(client.describe(timeout=timeout), template, least_score)
     yield from stepped(plan.run(asking, least).results(), in_flight)
@@ -86,6 +91,7 @@ async def segment_stack_async(
     frames: Sequence[int] | None = None,
     follow: bool = False,
     start: int | Sequence[int] | None = None,
+    given: Mapping[int, Mapping[str, Bits]] | None = None,
     window: WindowChoice = None,
     least_score: float | None = None,
     in_flight: int = 4,
@@ -94,7 +100,7 @@ async def segment_stack_async(
     timeout: float | None = None,  # noqa: ASYNC109  # gRPC tells the server of a timeout; asyncio.timeout would not
 ) -> AsyncGenerator[FrameResult]:
     """The same as ``segment_stack``, for asyncio; closing the generator cancels what is under way."""
-    plan = _Plan(stack, template, frames, follow, start, window, in_flight)
+    plan = _Plan(stack, template, frames, follow, start, given or {}, window, in_flight)
     asking = partial(_ask_async, client, correction=correction, priority=priority, timeout=timeout)
     least = _least(await client.describe(timeout=timeout), template, least_score)
     results = plan.run(asking, least).results()
@@ -112,6 +118,7 @@ class _Plan:
     frames: Sequence[int] | None
     follow: bool
     start: int | Sequence[int] | None
+    given: Mapping[int, Mapping[str, Bits]]
     window: WindowChoice
     in_flight: int
 
@@ -123,6 +130,8 @@ class _Plan:
         starts = [self.start] if isinstance(self.start, int) else list(self.start or ())
         if starts and not self.follow:
             raise _refused("start", "must be left out where frames do not follow one another")
+        self._check_given()
+        starts = starts or [index for index in indices if index in self.given]
         return StackRun(
             stack=self.stack,
             template=self.template,
@@ -131,7 +140,22 @@ class _Plan:
             in_flight=self.in_flight,
             window=self.template.window if self.window is None else self.window,
             marks=Marks(least),
+            given=self.given,
         )
+
+    def _check_given(self) -> None:
+        names = {question.name for question in self.template.questions}
+        for index, masks in self.given.items():
+            if not isinstance(index, int) or not 0 <= index < len(self.stack.frames):
+                raise _refused("given", "must be masks by the index of a frame, from 0")
+            place = self.stack.frames[index]
+            for name, mask in masks.items():
+                if name not in names:
+                    raise _refused("given", f"must be masks by a question's name: {', '.join(sorted(names))}")
+                size = place.rows, place.columns
+                fits = isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == size
+                if not fits or not mask.any():
+                    raise _refused("given", f"must be bool {size[0]}x{size[1]} with a pixel set")
 
 
 def _least(served: ServerDescription, template: Template, least: float | None) -> float | None:

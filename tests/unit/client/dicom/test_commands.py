@@ -75,7 +75,7 @@ def test_it_writes_a_segmentation_masks_and_what_is_known_of_each_frame(
     assert written.NumberOfFrames == 7
     assert pydicom.dcmread(out / "stack-01-sr.dcm").VerificationFlag == "UNVERIFIED"
     printed = capsys.readouterr().out
-    assert re.search(r"tumour +│ +4 │ +3 │ +1 │ +0 │ +0.90 │ +0.30 │ +2 │", printed)
+    assert re.search(r"tumour +│ +4 │ +3 │ +0 │ +1 │ +0 │ +0.90 │ +0.30 │ +2 │", printed)
     assert "stack 1, tumour: marked are frames 0 (low), 1 (lost)" in printed
     assert "written: 10 files" in printed
     everything = printed + (out / "results.json").read_text() + "".join(names)
@@ -131,6 +131,28 @@ def test_frames_may_follow(series: Path, template: str, tmp_path: Path) -> None:
         assert segment(server.address, series, template, tmp_path / "out", "--follow", "--start", "0") == 0
     held = json.loads((tmp_path / "out/results.json").read_text())
     assert [frame["follows"] for frame in held["stacks"][0]["frames"]] == [None, 0, 1, 2]
+
+
+def test_a_segmentation_gives_masks_by_its_labels(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve() as server:
+        assert segment(server.address, series, template, tmp_path / "a", "--frames", "1") == 0
+        given = str(tmp_path / "a/stack-01-seg.dcm")
+        asked = len(server.asked)
+        assert segment(server.address, series, template, tmp_path / "b", "--given", given, "--follow") == 0
+        assert len(server.asked) - asked == 6
+        flags = ("--given", given)
+        assert segment(server.address, series, "brain-t1-thalami", tmp_path / "c", *flags) == 2
+        assert segment(server.address, series, template, tmp_path / "d", "--given", template) == 2
+    held = json.loads((tmp_path / "b/results.json").read_text())
+    assert [frame["follows"] for frame in held["stacks"][0]["frames"]] == [1, None, 1, 2]
+    written = pydicom.dcmread(tmp_path / "b/stack-01-seg.dcm")
+    assert {segment.SegmentAlgorithmType for segment in written.SegmentSequence} == {"SEMIAUTOMATIC"}
+    assert (
+        "--given: must have a segment that is labelled as a question is: left thalamus, "
+        in capsys.readouterr().err
+    )
 
 
 def test_stacks_that_the_template_is_not_for_are_left_out_unless_named(

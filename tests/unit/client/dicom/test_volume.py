@@ -45,6 +45,7 @@ TEMPLATE = loads(
     refer_to = "liver"
     """
 )
+FULL = np.ones((SIDE, SIDE), np.bool_)
 Run = Callable[..., list[dicom.FrameResult]]
 
 
@@ -185,6 +186,32 @@ def test_frames_that_do_not_follow_are_marked_against_their_neighbour(run: Run) 
     assert [result.answers[0].mark for result in results] == ["", "fell", ""]
 
 
+def test_masks_of_ones_own_are_not_asked_for_and_others_follow_them(run: Run) -> None:
+    mine = np.eye(SIDE, dtype=np.bool_)
+    with serve() as server:
+        results = run(server, stack_of(4, PixelSpacing=[2, 1]), follow=True, given={1: {"liver": mine}})
+        liver = [question for question in server.asked if question.text == "Segment the liver."]
+        assert len(liver) == 3
+        assert all(question.refer_to == 0 for question in liver)
+    found = {result.index: result for result in results}
+    assert results[0].index == 1  # where the caller's mask is
+    assert {index: result.follows for index, result in found.items()} == {0: 1, 1: None, 2: 1, 3: 2}
+    assert found[1].restarted == ""
+    answer, other = found[1].answers
+    assert (answer.status, answer.score, answer.words) == ("given", None, "It is the liver [SEG].")
+    assert answer.mask is mine
+    assert other.status == "mask"
+
+
+def test_masks_of_ones_own_may_stand_on_frames_that_do_not_follow(run: Run) -> None:
+    with serve({"Segment the liver.": Answer(None)}) as server:
+        given = {0: {"liver": FULL}, 1: {"liver": FULL, "tumour": FULL}}
+        results = run(server, stack_of(3), given=given)
+    statuses = [[answer.status for answer in result.answers] for result in results]
+    assert statuses == [["given", "mask"], ["given", "given"], ["no_mask", "not_asked"]]
+    assert [result.answers[0].mark for result in results] == ["", "", "lost"]
+
+
 def test_the_least_score_is_the_callers(run: Run) -> None:
     with serve(Script(otherwise=Answer(score=0.55))) as server:
         assert run(server, stack_of(1))[0].answers[0].mark == ""
@@ -228,6 +255,16 @@ def test_a_server_that_is_gone_ends_it(run: Run) -> None:
         ({"start": 1}, "start: must be left out where frames do not follow"),
         ({"start": 1, "follow": True, "frames": [0]}, "start: must be the index of a frame that is asked"),
         ({"in_flight": 0}, "in_flight: must be a whole number from 1 to 64"),
+        ({"given": {3: {}}}, "given: must be masks by the index of a frame"),
+        (
+            {"given": {0: {"knee": np.ones((SIDE, SIDE), np.bool_)}}},
+            "given: must be masks by a question's name: liv",
+        ),
+        ({"given": {0: {"liver": np.ones((9, 9), np.bool_)}}}, "given: must be bool 16x16 with a pixel set"),
+        (
+            {"given": {0: {"liver": np.zeros((SIDE, SIDE), np.bool_)}}},
+            "given: must be bool 16x16 with a pixel set",
+        ),
         ({"least_score": 2}, "least_score: must be between 0 and 1"),
     ],
     ids=lambda value: str(value)[:20],
