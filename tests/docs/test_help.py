@@ -38,6 +38,7 @@ COMMANDS = {
     "loadtest knee": CPU,
     "loadtest compare": CPU,
     "demo": DEMO,
+    "demo.dicom": (*DEMO, "mediround-serving[pacs]", "mediround-client[dicom]"),
     "demo.heldout": DEMO,
     "demo.triton.install": DEMO,
     "deploy.images": DEMO,

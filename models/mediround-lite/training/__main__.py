@@ -189,6 +189,7 @@ def main() -> None:
     workshop = Workshop(arguments.out, source, targets.load_head(source.templates))
     split.write(HERE / "split.json")
     slices.write(HERE / "slices", workshop.head)
+    slices.write_slab(HERE.parents[1] / "demo" / "dicom" / "slices", workshop.head)
     for name, chosen in (("dev", split.dev()), ("test", split.test())):
         write_dialogues(HERE / f"dialogues_{name}.json", workshop.head, chosen)
     began = time.monotonic()

@@ -18,6 +18,8 @@ from training.views import clean
 from training.vision import ASKABLE, areas
 
 SLICES = (43, 70, 73, 76, 104)
+SLAB = tuple(range(70, 78))
+"""Of test slices, whole, for the demonstration with a PACS."""
 DIALOGUES: tuple[tuple[int, tuple[tuple[str, int | None, str], ...]], ...] = (
     (76, (
         ("Segment the left thalamus.", None, "left thalamus"),
@@ -61,6 +63,15 @@ def write(directory: Path, head: Head) -> None:
         Image.fromarray(channels, "RGBA").save(directory / f"slice_z{z:03d}_labels.png", optimize=True)
     (directory / "labels.json").write_text(json.dumps(dict(enumerate(NAMES)), indent=1) + "\n")
     (directory / "dialogues.json").write_text(json.dumps(_dialogues(head), indent=1) + "\n")
+
+
+def write_slab(directory: Path, head: Head) -> None:
+    """Write the pictures of the slab."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for z in SLAB:
+        if z not in split.test():
+            raise AssertionError(f"slice {z} was trained on")
+        Image.fromarray(clean(head, z).image).save(directory / f"slice_z{z:03d}.png", optimize=True)
 
 
 def _dialogues(head: Head) -> list[dict[str, object]]:
