@@ -6,10 +6,12 @@ import copy
 from pathlib import Path
 
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from demo.dicom.validators import iod_errors, template_errors
-from mediround.dicom.results import Segment, SegmentationType, encode, write_seg, write_sr
+from mediround.dicom import read
+from mediround.dicom.results import Segment, SegmentationType, encode, write_sc, write_seg, write_sr
 from tests.pacs.programs import program
 from tests.unit.client.dicom.series import PROVENANCE, cine, enhanced, keys, mask, stack
 
@@ -31,6 +33,10 @@ def objects() -> dict[str, Dataset]:
     single = [Segment("left ventricle", {pictures[2]: mask(1)}, 0, 0.5)]
     [still] = write_seg([film], single, PROVENANCE)
     fewer = write_seg(SLICES, ROUNDS[:1], PROVENANCE, revises=segs)
+    image = read(str(get_testdata_file("CT_small.dcm")))
+    key = (str(image.header.SOPInstanceUID), 1)
+    liver = [Segment("liver", {key: mask(5, 128, 128)})]
+    [pictured] = write_sc([image.header], liver, PROVENANCE, {key: image.frame(window=(40, 400))})
     return {
         "binary": segs[0],
         "revised": fewer[0],
@@ -41,6 +47,7 @@ def objects() -> dict[str, Dataset]:
         "revised report": write_sr(SLICES, ROUNDS[:1], PROVENANCE, fewer, revises=[report]),
         "report of a cine": write_sr([film], single, PROVENANCE, [still]),
         "report of nothing": write_sr(SLICES, ROUNDS[2:], PROVENANCE, []),
+        "picture": pictured,
     }
 
 
