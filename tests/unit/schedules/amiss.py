@@ -13,6 +13,7 @@ from mediround.v1 import segmentation_pb2 as pb
 from tests.unit.schedules.asking import ANY, FORCED, Asking
 from tests.unit.schedules.model import NO_MASK, ModelSession
 from tests.unit.schedules.schedule import CALLERS
+from tests.unit.schedules.world import MAX_ROUNDS
 
 AMISS = ("what was undone", "moved on", "beyond the end", "other image", "same id", "another's")
 
@@ -45,19 +46,20 @@ class Amiss(Asking):
                 self._reach_for_anothers(session, other)
 
     def _refer_to_what_was_undone(self, session: ModelSession, number: int) -> None:
-        """By its round, and by the digest of a mask that went with it."""
+        """By its round, and by the digest of a mask that went with it; a full session says that it is full."""
+        full = ("INVALID_ARGUMENT", "") if len(session.rounds) == MAX_ROUNDS else None
         question = pb.Question(text="And?", answer_mode=pb.ANSWER_MODE_FORCED, answer=FORCED)
         undone = [each for each in session.undone if each[1].mask != NO_MASK]
         if undone:
             index, of = undone[number % len(undone)]
             question.refer_to.CopyFrom(of.reference(index, named=True))
             call = self._rounds(session, "AskRound", [question])
-            self._refused(session, call, "FAILED_PRECONDITION", "STALE")
+            self._refused(session, call, *full or ("FAILED_PRECONDITION", "STALE"))
             question.ClearField("refer_to")
         held = {each for _, of in session.undone for each in of.held} - session.held
         question.given_mask.mask_digest = min(held, default=b"?" * 32)
         call = self._rounds(session, "SegmentDialogue", [question])
-        self._refused(session, call, "FAILED_PRECONDITION", "MASK_NOT_HELD")
+        self._refused(session, call, *full or ("FAILED_PRECONDITION", "MASK_NOT_HELD"))
 
     def _ask_another_by_the_same_id(self, session: ModelSession) -> None:
         request = pb.RewindSessionRequest(session_id=session.id, rounds=len(session.rounds))

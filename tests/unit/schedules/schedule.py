@@ -169,7 +169,7 @@ class Schedule(RuleBasedStateMachine):
         except Lost:
             return
         assert reply.refusal is not None
-        assert (reply.refusal.code, reply.refusal.reason) == (code, reason)
+        assert (reply.refusal.code, reply.refusal.reason) == (code, reason), reply.refusal.said
         assert self.world.passes == before
 
     # ---- who is there
