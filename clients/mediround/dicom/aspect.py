@@ -18,6 +18,8 @@ from mediround.dicom.limits import MAX_FRAME_PIXELS, MAX_PIXEL_RATIO
 Bits = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
+_BLOCK = 1 << 20
+"""Samples that are stretched at once."""
 _SQUARE = 1e-3
 """How far from 1 a ratio may be: less than a pixel in a thousand."""
 
@@ -95,11 +97,15 @@ def _stretched(pixels: Pixels, axis: int, wanted: int) -> Pixels:
     count = pixels.shape[axis]
     if count == wanted:
         return pixels
-    place = np.clip((np.arange(wanted) + 0.5) * count / wanted - 0.5, 0, count - 1)
-    below = np.minimum(place.astype(np.int64), max(count - 2, 0))
-    shape = [1] * pixels.ndim
-    shape[axis] = wanted
-    share = (place - below).astype(np.float32).reshape(shape)
-    low = pixels.take(below, axis).astype(np.float32)
-    high = pixels.take(np.minimum(below + 1, count - 1), axis)
-    return np.asarray(np.rint(low + (high - low) * share), np.uint8)
+    along = np.moveaxis(pixels, axis, 0)
+    stretched = np.empty((wanted, *along.shape[1:]), np.uint8)
+    step = max(_BLOCK * count // pixels.size, 1)
+    for start in range(0, wanted, step):
+        target = np.arange(start, min(start + step, wanted))
+        place = np.clip((target + 0.5) * count / wanted - 0.5, 0, count - 1)
+        below = np.minimum(place.astype(np.int64), max(count - 2, 0))
+        share = (place - below).astype(np.float32).reshape(-1, *[1] * (along.ndim - 1))
+        low = along[below].astype(np.float32)
+        high = along[np.minimum(below + 1, count - 1)]
+        stretched[start : start + step] = np.rint(low + (high - low) * share)
+    return np.moveaxis(stretched, 0, axis)

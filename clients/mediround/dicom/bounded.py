@@ -11,6 +11,8 @@ from typing import BinaryIO
 from mediround.dicom.errors import TooLarge
 
 _NO_BOUND = 1 << 62
+_ELEMENT_BYTES = 8
+"""Of tag, VR and length: where these are asked for and nothing is left, an object ends as it should."""
 
 
 class BoundedFile(io.RawIOBase):
@@ -20,6 +22,8 @@ class BoundedFile(io.RawIOBase):
         self._file = file
         self._size = file.seek(0, io.SEEK_END)
         self._bytes, self._reads = max_bytes, max_reads
+        self.cut = False
+        """Whether more was asked for than is there."""
         self._position = file.seek(min(start, self._size))
 
     @property
@@ -35,6 +39,8 @@ class BoundedFile(io.RawIOBase):
             raise TooLarge("the attributes before the pixel data must be fewer (mediround.dicom.limits)")
         data = self._file.read(count)
         self._position += len(data)
+        if size is not None and len(data) < size and (data or size != _ELEMENT_BYTES):
+            self.cut = True
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

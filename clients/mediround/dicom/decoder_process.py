@@ -19,6 +19,8 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from mediround.dicom.quiet import MALFORMED, quiet
 
+_MOST_BYTES = 1 << 40
+
 
 def send(stream: BinaryIO, head: dict[str, Any], body: bytes | memoryview = b"") -> None:
     """A message: the lengths of its two parts, 8 bytes each, JSON, bytes."""
@@ -28,13 +30,16 @@ def send(stream: BinaryIO, head: dict[str, Any], body: bytes | memoryview = b"")
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
-    """Raises EOFError when the other side is gone."""
+def receive(stream: BinaryIO, max_bytes: int = _MOST_BYTES) -> tuple[dict[str, Any], bytes]:
+    """Raises EOFError when the other side is gone, ValueError for a message of more than ``max_bytes``."""
     lengths = stream.read(16)
     if len(lengths) < 16:
         raise EOFError
-    text, body = stream.read(int.from_bytes(lengths[:8])), stream.read(int.from_bytes(lengths[8:]))
-    return json.loads(text), body
+    text, body = int.from_bytes(lengths[:8]), int.from_bytes(lengths[8:])
+    if max(text, body) > max_bytes:
+        raise ValueError("a message is too long")
+    head = stream.read(text)
+    return json.loads(head), stream.read(body)
 
 
 def decoded(frame: bytes, options: dict[str, Any], plugins: list[str]) -> tuple[dict[str, Any], bytes]:
@@ -63,6 +68,7 @@ def serve(max_bytes: int) -> None:
     # Decoders print to the standard streams: the answers go where they do not.
     with os.fdopen(os.dup(1), "wb") as answers, suppress(EOFError), quiet():
         os.dup2(2, 1)
+        send(answers, {})  # ready
         while True:
             request, frame = receive(sys.stdin.buffer)
             try:

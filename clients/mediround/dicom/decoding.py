@@ -13,9 +13,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from mediround.dicom.attributes import value_of
 from mediround.dicom.bounded import BoundedFile
 from mediround.dicom.decoder_process import receive, send
 from mediround.dicom.errors import BadPixels, UnsupportedSyntax
-from mediround.dicom.limits import DECODE_BYTES, DECODE_SECONDS
+from mediround.dicom.limits import DECODE_BYTES, DECODE_SECONDS, START_SECONDS
 from mediround.dicom.pixels import PixelModule
 from mediround.dicom.quiet import MALFORMED, quiet
 from mediround.dicom.source import UNDEFINED, Source
@@ -50,6 +51,7 @@ DECODERS: dict[str, tuple[str, ...]] = {
 """Transfer syntaxes and pydicom's plug-ins, in the order that they are tried in. Decoders disagree on lossy
 images: with another order an image has another embedding."""
 
+_HEAD_BYTES = 1 << 16
 _DISTRIBUTIONS = {"gdcm": "python-gdcm", "pyjpegls": "pyjpegls", "pydicom": "pydicom"}
 
 
@@ -129,15 +131,16 @@ def _compressed(source: Source, module: PixelModule, index: int) -> DecodedFrame
     if not frame:
         raise BadPixels("the pixel data holds no such frame")
     options = _options(module) | {"transfer_syntax_uid": str(source.syntax)}
-    head, body = _PROCESS.ask({"options": options, "plugins": plugins}, frame)
+    samples = module.rows * module.columns * module.samples
+    head, body = _PROCESS.ask({"options": options, "plugins": plugins}, frame, samples)
     if "plugin" not in head:
         raise BadPixels(f"no decoder reads the frame ({', '.join(head['refusals'])})")
-    samples = np.frombuffer(body, head["dtype"]).reshape(head["shape"])
-    if samples.shape[:2] != (module.rows, module.columns):
+    pixels = np.frombuffer(body, head["dtype"]).reshape(head["shape"])
+    if pixels.shape[:2] != (module.rows, module.columns):
         raise BadPixels("the frame must have Rows x Columns pixels")
     libraries = dict.fromkeys((head["plugin"], "pydicom"))
     photometric = str(head["photometric_interpretation"])
-    return DecodedFrame(samples, photometric, tuple(_library(each) for each in libraries))
+    return DecodedFrame(pixels, photometric, tuple(_library(each) for each in libraries))
 
 
 def _options(module: PixelModule) -> dict[str, Any]:
@@ -163,28 +166,26 @@ def _library(plugin: str) -> Library:
 class DecoderProcess:
     """The process, started when it is first needed, and anew after it has died. One frame at a time."""
 
-    def __init__(self, seconds: float, max_bytes: int) -> None:
-        self._seconds, self._max_bytes = seconds, max_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def ask(self, request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
-        """Raises BadPixels where the frame takes too long, or the process with it."""
+    def ask(self, request: dict[str, Any], frame: bytes, samples: int) -> tuple[dict[str, Any], bytes]:
+        """Its answer; ``samples``: how many the frame has. Raises BadPixels where it takes too long, or the
+        process with it.
+        """
+        seconds = DECODE_SECONDS + samples / 1_000_000
         with self._lock:
             process = self._started()
-            timer = threading.Timer(self._seconds, process.kill)
-            timer.daemon = True
-            timer.start()
             try:
-                send(cast(BinaryIO, process.stdin), request, frame)
-                return receive(cast(BinaryIO, process.stdout))
-            except (EOFError, OSError, ValueError):
+                with _killed_after(process, seconds):
+                    send(_pipe(process.stdin), request, frame)
+                    return receive(_pipe(process.stdout), 8 * samples + _HEAD_BYTES)
+            except (EOFError, OSError, ValueError, MemoryError):
                 self._ended()
-                words = f"the decoder failed on the frame, or took more than {self._seconds:g} s"
-                raise BadPixels(words) from None
-            finally:
-                timer.cancel()
+                raise BadPixels(f"the decoder failed on the frame, or took more than {seconds:.0f} s") from None
 
     def close(self) -> None:
         with self._lock:
@@ -203,6 +204,12 @@ class DecoderProcess:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             self._owner = os.getpid()
+            try:
+                with _killed_after(self._process, START_SECONDS):
+                    receive(_pipe(self._process.stdout), _HEAD_BYTES)
+            except (EOFError, OSError, ValueError):
+                self._ended()
+                raise BadPixels(f"the process that decodes must start within {START_SECONDS:g} s") from None
         return self._process
 
     def _ended(self) -> None:
@@ -218,6 +225,21 @@ class DecoderProcess:
             process.wait()
 
 
-# One for the interpreter: it takes a third of a second to start, and holds no object beyond its answer.
-_PROCESS = DecoderProcess(DECODE_SECONDS, DECODE_BYTES)
+@contextlib.contextmanager
+def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _pipe(stream: IO[bytes] | None) -> BinaryIO:
+    return cast(BinaryIO, stream)  # opened with the process
+
+
+# One for the interpreter: it takes a second to start, and holds no object beyond its answer.
+_PROCESS = DecoderProcess(DECODE_BYTES)
 atexit.register(_PROCESS.close)

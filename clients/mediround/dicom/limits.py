@@ -16,7 +16,9 @@ MAX_FRAME_PIXELS = 1 << 26
 MAX_PIXEL_RATIO = 16
 """A pixel's longer side over its shorter."""
 MAX_FRAMES = 1 << 20
-DECODE_SECONDS = 60.0
-"""That one compressed frame may take."""
+DECODE_SECONDS = 5.0
+"""That one compressed frame may take, and as many more as it has millions of samples."""
+START_SECONDS = 60.0
+"""That the process that decodes may take to start."""
 DECODE_BYTES = 4 << 30
 """Address space of the process that decodes."""

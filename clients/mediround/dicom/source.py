@@ -142,7 +142,10 @@ def _parsed(file: BinaryIO) -> tuple[Dataset, uid.UID, PixelPlace | None, bytes 
         # As its elements are, whatever the syntax says: pydicom reads both.
         implicit = isinstance(first, RawDataElement) and first.is_implicit_VR
         header.set_original_encoding(implicit, syntax.is_little_endian)
-        return header, syntax, _place(bounded, syntax, implicit), inflated
+        place = _place(bounded, syntax, implicit)
+        if place is None and bounded.cut:
+            raise NotDicom("is truncated before its pixel data: fetch it again")
+        return header, syntax, place, inflated
 
 
 def _syntax(meta: Dataset) -> uid.UID:
