@@ -72,10 +72,12 @@ class Stores:
 
 
 @asynccontextmanager
-async def stores(bundle: Bundle, settings: Settings, slab: Slab | None, pixels: Executor) -> AsyncIterator[Stores]:
+async def stores(
+    bundle: Bundle, settings: Settings, slab: Slab | None, pixels: Executor, observer: Observer
+) -> AsyncIterator[Stores]:
     """In this process's memory, but for sessions that are kept elsewhere; embeddings first in ``slab``."""
     limits = settings.limits
-    async with session_store(settings, Geometry.of(bundle), pixels) as sessions:
+    async with session_store(settings, Geometry.of(bundle), pixels, observer) as sessions:
         yield Stores(
             sessions=sessions,
             embeddings=MemoryEmbeddings.of(bundle.manifest.image, settings.engines.embedding_bytes, slab),
@@ -122,6 +124,8 @@ def sources(
         embeddings=lambda: memory.embeddings.stats,
         slabs=shared.stats,
         triton=None if vision is None else lambda: vision.counts,
+        sessions=lambda: memory.sessions.stats,
+        store_limit_bytes=0 if settings.sessions.store == "memory" else settings.sessions.max_bytes,
         plain=[
             (telemetry.SESSIONS, lambda: memory.sessions.count),
             (telemetry.SESSIONS_LIMIT, lambda: limits.max_sessions),
@@ -251,7 +255,7 @@ async def serve(settings: Settings) -> int:
         pixels = stack.enter_context(workers("pixels", settings.limits.max_concurrent_rounds))
         openings = stack.enter_context(workers("openings", settings.limits.max_concurrent_uploads))
         shared = stack.enter_context(shared_memory(bundle, settings))
-        memory = await stack.enter_async_context(stores(bundle, settings, shared.embeddings, pixels))
+        memory = await stack.enter_async_context(stores(bundle, settings, shared.embeddings, pixels, observer))
         halves = await stack.enter_async_context(engines(bundle, settings, shared))
         target = orchestrator(
             bundle,

@@ -19,6 +19,7 @@ from mediround import Tls
 from serving.bundle import IMAGE_ENCODER, Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.remote import RemoteLanguage
+from serving.observer import Observer
 from serving.ports import LanguageEngine, VisionEngine
 from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
@@ -190,7 +191,7 @@ def remote_vision(bundle: Bundle, settings: Settings, shared: SharedMemory) -> T
 
 @asynccontextmanager
 async def session_store(
-    settings: Settings, derivation: Derivation, executor: Executor
+    settings: Settings, derivation: Derivation, executor: Executor, observer: Observer
 ) -> AsyncIterator[MemorySessions | KeptSessions]:
     """Where sessions lie while the block runs. ``executor`` derives pixels of those that are taken up again.
 
@@ -212,7 +213,7 @@ async def session_store(
         if kept.store == "memory":
             yield live
         else:
-            keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time)
+            keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time, observer)
             yield await stack.enter_async_context(_kept_sessions(kept, live, keeping, derivation, executor))
 
 

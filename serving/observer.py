@@ -25,6 +25,16 @@ class Ahead(StrEnum):
     """Its session ended first, or its embedding gave way."""
 
 
+class StoreOutcome(StrEnum):
+    """How an operation on kept sessions ended; its values stand in metrics."""
+
+    OK = "ok"
+    FULL = "full"
+    """There was no room, or a budget was reached."""
+    UNAVAILABLE = "unavailable"
+    """The store could not be used, or another server was first."""
+
+
 @dataclass(frozen=True, slots=True)
 class WaveTerms:
     """On which a wave was asked."""
@@ -60,6 +70,9 @@ class Observer(Protocol):
     def call(self, method: str, code: str, shed: Shed | None) -> None:
         """A call of the public contract ended; ``shed`` with RESOURCE_EXHAUSTED, the limit that it reached."""
 
+    def stored(self, operation: str, outcome: StoreOutcome, seconds: float) -> None:
+        """An operation on kept sessions, ``read`` or ``write``, has ended."""
+
 
 class NullObserver:
     """An Observer that ignores every event; a base for those that need only some."""
@@ -83,6 +96,9 @@ class NullObserver:
         """Ignored."""
 
     def call(self, method: str, code: str, shed: Shed | None) -> None:
+        """Ignored."""
+
+    def stored(self, operation: str, outcome: StoreOutcome, seconds: float) -> None:
         """Ignored."""
 
 
@@ -126,3 +142,8 @@ class CompositeObserver:
         """See ``Observer``."""
         for listener in self._listeners:
             listener.call(method, code, shed)
+
+    def stored(self, operation: str, outcome: StoreOutcome, seconds: float) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.stored(operation, outcome, seconds)

@@ -63,6 +63,20 @@ class SlabStats:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionStats:
+    """Sessions that are kept, and those that gave way."""
+
+    kept_open: int = 0
+    """Of the kept ones, those in memory now."""
+    parked: int = 0
+    """In their store alone."""
+    gave_way: int = 0
+    """Since the start."""
+    store_bytes: int = 0
+    """Of the store, when it was last looked at."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStats:
     """Requests of one priority, now."""
 

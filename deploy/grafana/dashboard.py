@@ -9,7 +9,8 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard, prometheus, timeseries
 from grafana_foundation_sdk.models.dashboard import Dashboard, DataSourceRef
 
-from deploy.grafana.panels import ROWS, Panel
+from deploy.grafana.panel import Panel
+from deploy.grafana.panels import ROWS
 
 UID = "mediround"
 SOURCE = DataSourceRef(type_val="prometheus", uid="$datasource")

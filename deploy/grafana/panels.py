@@ -5,25 +5,9 @@ Knows metrics, units and titles. Does not know how a query is written, nor Grafa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from deploy.grafana.kept_sessions import KEPT_SESSIONS
+from deploy.grafana.panel import Panel, Row
 from deploy.grafana.queries import Query, gauge, quantile, quantiles, rate, ratio
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    title: str
-    unit: str
-    queries: Sequence[Query]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    title: str
-    panels: Sequence[Panel]
-
 
 INTERACTIVE = 'priority="interactive"'
 FIRST, LATER = f'{INTERACTIVE},index="0"', f'{INTERACTIVE},index!="0"'
@@ -101,6 +85,7 @@ ROWS = (
             ),
         ),
     ),
+    KEPT_SESSIONS,
     Row(
         "Work saved",
         (

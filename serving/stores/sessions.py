@@ -19,18 +19,13 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from serving.domain import SourceImage
-from serving.errors import NotFound, PreconditionFailed, Reason, ServingError
+from serving.errors import NotFound
 from serving.history import changes
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+from serving.stats import SessionStats
+from serving.stores.endings import CLOSED, GAVE_WAY, IDLE, IN_MEMORY_ALONE, OLD, UNKNOWN, ended, used
 from serving.stores.room import Budget, Key, Need, Occupant, giving_way
 
-UNKNOWN = "no such session: it never was, it expired or gave way, or it is not yours; open a new one"
-CLOSED = "the session is closed; open a new one"
-IDLE = "the session has expired: nothing was asked of it for too long; open a new one"
-OLD = "the session has expired: it was open for as long as one may be; open a new one"
-GAVE_WAY = "the session has given way to others, for which this server had no room; open a new one"
-IN_MEMORY_ALONE = " (it was to be kept, but this server keeps sessions in memory alone)"
-USED = "this session id was used before: a new session needs a new one"
 _UNASKED_SECONDS = 1.0
 """A session of which nothing was asked holds no dialogue: its caller loses an upload, which may be held."""
 
@@ -93,6 +88,15 @@ class MemorySessions:
     def nbytes(self) -> int:
         """Pixels, masks and crops of all sessions, and an estimate of the rest."""
         return self._nbytes
+
+    @property
+    def stats(self) -> SessionStats:
+        return SessionStats(gave_way=self.gave_way)
+
+    @property
+    def kept(self) -> int:
+        """Of those that are here, how many lie elsewhere, too."""
+        return self._parks and sum(entry.session.record.keep for entry in self._entries.values())
 
     async def create(self, session: Session) -> None:
         """Let idle sessions give way where a limit is reached. See ``SessionStore``.
@@ -278,18 +282,6 @@ class MemorySessions:
         self._ended[key] = words + IN_MEMORY_ALONE if kept and not self._parks else words
         if len(self._ended) > self._max_remembered:
             self._ended.popitem(last=False)
-
-
-def used() -> PreconditionFailed:
-    """The answer to who opens a session by an id that they have used."""
-    return PreconditionFailed(USED, Reason.SESSION_ID_USED)
-
-
-def ended(words: str) -> ServingError:
-    """The answer to who asks for a session that has ended in these words."""
-    if words == CLOSED:
-        return PreconditionFailed(words, Reason.SESSION_CLOSED)
-    return NotFound(words, Reason.SESSION_EXPIRED)
 
 
 def _age(record: SessionRecord) -> tuple[float, str]:

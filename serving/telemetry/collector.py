@@ -15,8 +15,9 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving.stats import CacheStats, EmbeddingStats, QueueStats, SlabStats, TritonCounts
+from serving.stats import CacheStats, EmbeddingStats, QueueStats, SessionStats, SlabStats, TritonCounts
 from serving.telemetry import metrics as t
+from serving.telemetry import store_metrics as store
 from serving.telemetry.metric import Metric
 
 Labels = TypeVar("Labels", bound=str | tuple[str, ...])
@@ -52,6 +53,9 @@ class StateSources:
     slabs: Callable[[], Mapping[str, SlabStats]] = dict
     """By what their slots are for."""
     triton: Callable[[], TritonCounts] | None = None
+    sessions: Callable[[], SessionStats] | None = None
+    store_limit_bytes: int = 0
+    """Of kept sessions; 0: there is no store of them."""
     plain: Sequence[tuple[Metric, Callable[[], float]]] = ()
     """Gauges without labels."""
 
@@ -71,6 +75,7 @@ class StateCollector(Collector):
         yield from self._caches()
         yield from self._places()
         yield from self._triton()
+        yield from self._sessions()
         for metric, read in sources.plain:
             yield GaugeMetricFamily(metric.name, metric.help, value=read(), unit=metric.unit)
 
@@ -114,6 +119,15 @@ class StateCollector(Collector):
                 (name, state): count for name, slab in slabs.items() for state, count in asdict(slab).items()
             }
             yield _gauge(t.SLOTS, states)
+
+    def _sessions(self) -> Iterator[Family]:
+        if self._sources.sessions is None:
+            return
+        stats = self._sources.sessions()
+        yield _gauge(store.SESSIONS_KEPT, {"open": stats.kept_open, "parked": stats.parked})
+        yield _counter(store.SESSIONS_GAVE_WAY, {(): stats.gave_way})
+        yield _gauge(store.STORE_BYTES, {(): stats.store_bytes})
+        yield _gauge(store.STORE_LIMIT, {(): self._sources.store_limit_bytes})
 
     def _triton(self) -> Iterator[Family]:
         if self._sources.triton is None:

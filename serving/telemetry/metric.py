@@ -28,3 +28,10 @@ class Metric:
     unit: str = ""
     buckets: tuple[float, ...] = ()
     """Upper edges, of a histogram."""
+
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.4, 0.6),
+    *(1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 60.0),
+)
+"""Every latency objective is an edge, so that a share within it is exact."""

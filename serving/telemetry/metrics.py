@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from serving.errors import Shed
 from serving.observer import Ahead
-from serving.telemetry.metric import Metric, MetricKind
+from serving.telemetry import store_metrics
+from serving.telemetry.metric import SECONDS, Metric, MetricKind
 
 CODES = (
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "ABORTED", "RESOURCE_EXHAUSTED"),
@@ -34,11 +35,6 @@ PLACES = ("shared", "own")
 """Of an embedding: memory that Triton maps, or the orchestrator's own."""
 SLABS = ("embeddings", "masks")
 
-SECONDS = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.4, 0.6),
-    *(1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 60.0),
-)
-"""Every latency objective is an edge, so that a share within it is exact."""
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
 COUNTS = (1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 NEAR = 0.01
@@ -267,8 +263,11 @@ MODEL_INFO = Metric(
     {"name": (), "version": (), "digest": ()},
 )
 
-CATALOGUE = tuple(declared for declared in tuple(globals().values()) if isinstance(declared, Metric))
-"""All of them, in this order."""
+CATALOGUE = (
+    *(declared for declared in tuple(globals().values()) if isinstance(declared, Metric)),
+    *store_metrics.CATALOGUE,
+)
+"""All that there are, in this order."""
 
 
 def index_label(index: int | None) -> str:

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serving.errors import Shed
 from serving.history.rounds import RoundResult
-from serving.observer import Ahead, WaveTerms
+from serving.observer import Ahead, StoreOutcome, WaveTerms
 from serving.telemetry import metrics as t
+from serving.telemetry import store_metrics as store
 from serving.telemetry.metric import Metric
 
 M = TypeVar("M", Counter, Histogram)
@@ -30,6 +31,7 @@ class MetricsRecorder:
         self._round_seconds = self._histogram(t.ROUND_SECONDS)
         self._stage_seconds = self._histogram(t.STAGE_SECONDS)
         self._ahead = self._counter(t.AHEAD)
+        self._store_seconds, self._store = self._histogram(store.STORE_SECONDS), self._counter(store.STORE)
         self._calls, self._shed = self._counter(t.CALLS), self._counter(t.SHED)
         self._tokens, self._passes = self._counter(t.PROMPT_TOKENS), self._counter(t.PASSES)
         self._dialogue_rounds = self._histogram(t.DIALOGUE_ROUNDS)
@@ -75,6 +77,10 @@ class MetricsRecorder:
         self._calls.labels(method, code).inc()
         if shed is not None:
             self._shed.labels(shed.value).inc()
+
+    def stored(self, operation: str, outcome: StoreOutcome, seconds: float) -> None:
+        self._store_seconds.labels(operation).observe(seconds)
+        self._store.labels(operation, outcome.value).inc()
 
     def _stages(self, result: RoundResult, masks: int) -> None:
         """Observe the stages of one wave; one that did not take place is not observed as 0."""

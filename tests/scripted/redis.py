@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from serving.bundle import Manifest
+from serving.observer import NullObserver, Observer
 from serving.stores.kept.sessions import Keeping, KeptSessions
 from serving.stores.redis.connection import RedisAddress
 from serving.stores.redis.sessions import SessionRedis, redis_sessions
@@ -82,8 +83,9 @@ async def kept(
     images: bool = False,
     clock: Callable[[], float] = time.time,
     manifest: Manifest | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[KeptSessions]:
     """``live`` must park."""
-    keeping, geometry = Keeping(lifetime_s, images, clock), made_up_geometry(manifest)
+    keeping, geometry = Keeping(lifetime_s, images, clock, observer or NullObserver()), made_up_geometry(manifest)
     async with redis_sessions(live, place, keeping, geometry, executor) as store:
         yield store

@@ -17,6 +17,7 @@ from serving.domain import SourceImage
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
 from serving.geometry import Geometry
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
+from serving.observer import NullObserver, Observer
 from serving.stores.kept.sessions import Keeping, KeptSessions
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
@@ -40,10 +41,13 @@ async def file_sessions(
     images: bool = False,
     clock: Callable[[], float] = time.time,
     manifest: Manifest | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[KeptSessions]:
     """``live`` must park."""
     geometry = made_up_geometry(manifest)
-    async with sqlite_sessions(live, file, Keeping(lifetime_s, images, clock), geometry, executor) as store:
+    async with sqlite_sessions(
+        live, file, Keeping(lifetime_s, images, clock, observer or NullObserver()), geometry, executor
+    ) as store:
         yield store
 
 

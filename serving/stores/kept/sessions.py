@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -21,10 +21,13 @@ from serving.domain import U8, Mask, Reference, SourceImage, TowerImage
 from serving.errors import NotFound, PreconditionFailed, Reason, ServingError, Unavailable
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
 from serving.history.rounds import Round
+from serving.observer import NullObserver, Observer
 from serving.runtime.tasks import run_in_executor, wait_until_done
+from serving.stats import SessionStats
+from serving.stores.endings import OLD, ended
 from serving.stores.kept.codec import StoredImage
-from serving.stores.kept.records import Listed, Records, Stored
-from serving.stores.sessions import OLD, MemorySessions, ended
+from serving.stores.kept.records import Held, Listed, Records, Stored
+from serving.stores.sessions import MemorySessions
 
 NEEDS_IMAGE = "the session is parked without its image: open it with resume and the same bytes"
 _MOST_SEEN = 10_000
@@ -48,6 +51,8 @@ class Keeping:
     """Whether their images are kept, too."""
     clock: Callable[[], float]
     """Seconds since the epoch."""
+    observer: Observer = field(default_factory=NullObserver)
+    """Hears of each operation."""
 
 
 class KeptSessions:
@@ -66,6 +71,7 @@ class KeptSessions:
         self._derivation, self._executor = derivation, executor
         self._opened: dict[tuple[str, str], float] = {}  # of the kept sessions that were seen
         self._purging: asyncio.Task[None] | None = None
+        self._held = Held()
 
     @property
     def count(self) -> int:
@@ -76,6 +82,13 @@ class KeptSessions:
     def nbytes(self) -> int:
         """Bytes that those hold."""
         return self._live.nbytes
+
+    @property
+    def stats(self) -> SessionStats:
+        """Those in their place as the last sweep found them."""
+        here = self._live.kept
+        parked = max(0, self._held.sessions - here)
+        return SessionStats(here, parked, self._live.gave_way, self._held.nbytes)
 
     async def create(self, session: Session) -> None:
         """See ``SessionStore``. An id is one session's, whether it is kept or not."""
@@ -166,6 +179,7 @@ class KeptSessions:
         now = self._keeping.clock()
         with suppress(ServingError):  # it is in the log, and tried again
             await self._records.purge(now - self._keeping.lifetime_s, now)
+            self._held = await self._records.held()
 
     async def _wake(self, session_id: str, caller: str, image: SourceImage | None) -> None:
         """Take a parked session into memory. Raises PreconditionFailed (NEEDS_IMAGE) where there is none."""

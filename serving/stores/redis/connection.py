@@ -23,7 +23,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from serving.errors import ServingError, Unavailable
+from serving.observer import Observer
 from serving.runtime.tasks import run_in_executor
+from serving.stores.kept.observed import observed
 from serving.stores.kept.records import FULL, RETRY_SECONDS, UNAVAILABLE, exhausted
 from serving.stores.kept.seal import Damaged
 
@@ -57,9 +59,11 @@ class RedisAddress:
 class Connection:
     """Jobs on a client of the library, each in a thread."""
 
-    def __init__(self, address: RedisAddress, clock: Callable[[], float] = time.monotonic) -> None:
-        """Connects at the first job. ``clock``: seconds, never backwards."""
-        self._client = _client(address)
+    def __init__(
+        self, address: RedisAddress, observer: Observer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Connects at the first job. ``observer`` hears of each; ``clock``: seconds, never backwards."""
+        self._client, self._observer = _client(address), observer
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
         self._clock = clock
         self._silent_until = 0.0
@@ -77,11 +81,13 @@ class Connection:
             Exhausted: the Redis has no memory left (maxmemory).
             Unavailable: it cannot be reached or does not answer; it refuses writes.
         """
-        return await run_in_executor(self._threads, partial(self._done, job, reads=False))
+        with observed(self._observer, "write"):
+            return await run_in_executor(self._threads, partial(self._done, job, reads=False))
 
     async def read(self, job: Callable[[redis.Redis], T]) -> T:
         """What ``job`` returns. Raises Unavailable."""
-        return await run_in_executor(self._threads, partial(self._done, job, reads=True))
+        with observed(self._observer, "read"):
+            return await run_in_executor(self._threads, partial(self._done, job, reads=True))
 
     async def close(self) -> None:
         """Finish what was begun, and close the connections. Idempotent."""

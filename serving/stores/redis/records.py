@@ -17,6 +17,7 @@ import redis
 
 from serving.errors import NotFound, ServingError, Unavailable
 from serving.history.record import SessionRecord
+from serving.stores.endings import CLOSED, OLD, UNKNOWN, ended, used
 from serving.stores.kept.codec import StoredImage
 from serving.stores.kept.parts import Change, Parts
 from serving.stores.kept.records import (
@@ -25,7 +26,6 @@ from serving.stores.kept.records import (
     CHANGED,
     FULL,
     MANY,
-    UNAVAILABLE,
     Held,
     Listed,
     Stored,
@@ -36,7 +36,6 @@ from serving.stores.kept.records import (
 from serving.stores.kept.seal import Damaged
 from serving.stores.redis import scripts
 from serving.stores.redis.connection import Connection
-from serving.stores.sessions import CLOSED, OLD, UNKNOWN, ended, used
 
 GRACE_SECONDS = 600
 """Past its lifetime a session lies there for so long, until a server deletes it; then the Redis itself does."""
@@ -68,34 +67,31 @@ class RedisRecords:
         ends = self._lifetime + GRACE_SECONDS
         most = (limits.max_bytes, limits.max_bytes_per_caller, limits.max_per_caller, limits.max_sessions)
 
-        def write(client: redis.Redis) -> bytes:
+        def write(client: redis.Redis) -> None:
             body = b"" if image is None else parts.image(key, image)
             names = (key.hex(), owner.hex(), parts.account(record).hex(), token)
             fields = {"header": parts.header(key, record), **_fields(record, parts.all_of(key, record))}
             when = (opened, record.opened_at, ends, body)
-            return bytes(_run(client, scripts.PUT, *names, *when, *most, *_flat(fields)))
+            self._check(_run(client, scripts.PUT, *names, *when, *most, *_flat(fields)))
 
-        self._check(await self._connection.write(write))
+        await self._connection.write(write)
 
     async def change(self, old: SessionRecord, new: SessionRecord) -> None:
         """See ``Records``."""
         limits, parts, token = self._limits, self._parts, secrets.token_bytes(16)
         key = parts.key(new.session_id, new.caller)
 
-        def write(client: redis.Redis) -> bytes:
+        def write(client: redis.Redis) -> None:
             change = parts.between(key, old, new)
             gone = list(_gone(change))
             head = (key.hex(), parts.account(new).hex(), token, old.version)
-            most = (limits.max_bytes, limits.max_bytes_per_caller)
-            return bytes(
-                _run(client, scripts.CHANGE, *head, *most, len(gone), *gone, *_flat(_fields(new, change)))
-            )
+            most, fields = (limits.max_bytes, limits.max_bytes_per_caller), _flat(_fields(new, change))
+            answer = _run(client, scripts.CHANGE, *head, *most, len(gone), *gone, *fields)
+            if answer == b"gone":
+                _raise_ended(client.get(_key("ended", key.hex())))
+            self._check(answer)
 
-        answer = await self._connection.write(write)
-        if answer == b"gone":
-            await self.version(new.session_id, new.caller)  # says how it ended
-            raise Unavailable(UNAVAILABLE)
-        self._check(answer)
+        await self._connection.write(write)
 
     async def version(self, session_id: str, caller: str) -> int:
         """See ``Records``."""
@@ -258,7 +254,7 @@ def _key(kind: str, name: str) -> str:
     return f"{scripts.PREFIX}{kind}:{name}"
 
 
-def _raise_ended(words: bytes | None) -> NoReturn:
+def _raise_ended(words: bytes | str | None) -> NoReturn:
     if words is None or words == b"gone":
         raise NotFound(UNKNOWN)
     raise ended(CLOSED if words == b"closed" else OLD)

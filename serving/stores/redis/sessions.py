@@ -41,7 +41,7 @@ async def redis_sessions(
         ValueError: the Redis cannot be used; see ``server.check``.
     """
     parts = Parts(Seal(place.key))
-    connection = Connection(place.address)
+    connection = Connection(place.address, keeping.observer)
     records = RedisRecords(connection, parts, place.limits, keeping.lifetime_s)
     store = KeptSessions(live, records, keeping, derivation, executor)
     try:

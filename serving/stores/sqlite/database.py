@@ -14,7 +14,9 @@ from functools import partial
 from typing import TypeVar
 
 from serving.errors import ServingError, Unavailable
+from serving.observer import Observer
 from serving.runtime.tasks import run_in_executor
+from serving.stores.kept.observed import observed
 from serving.stores.kept.records import FULL, RETRY_SECONDS, UNAVAILABLE, exhausted
 from serving.stores.kept.seal import Damaged
 from serving.stores.sqlite.schema import transaction, words
@@ -27,8 +29,9 @@ LOG = logging.getLogger(__name__)
 class Database:
     """A connection that one thread works on."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, observer: Observer) -> None:
+        """``observer`` hears of each job."""
+        self._connection, self._observer = connection, observer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
 
     async def write(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -40,11 +43,13 @@ class Database:
             Exhausted: the file is as large as it may be, or the disk is full.
             Unavailable: it is locked, read-only or damaged.
         """
-        return await run_in_executor(self._thread, partial(self._done, job, reads=False))
+        with observed(self._observer, "write"):
+            return await run_in_executor(self._thread, partial(self._done, job, reads=False))
 
     async def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """What ``job`` returns, all of it of one moment. Raises Unavailable."""
-        return await run_in_executor(self._thread, partial(self._done, job, reads=True))
+        with observed(self._observer, "read"):
+            return await run_in_executor(self._thread, partial(self._done, job, reads=True))
 
     async def close(self) -> None:
         """Finish what was begun, and close the file. Idempotent."""

@@ -11,6 +11,7 @@ from functools import partial
 
 from serving.errors import NotFound, Unavailable
 from serving.history.record import SessionRecord
+from serving.stores.endings import CLOSED, OLD, UNKNOWN, ended, used
 from serving.stores.kept.codec import StoredImage
 from serving.stores.kept.parts import Change, Parts
 from serving.stores.kept.records import (
@@ -26,7 +27,6 @@ from serving.stores.kept.records import (
     exhausted,
 )
 from serving.stores.kept.seal import Damaged
-from serving.stores.sessions import CLOSED, OLD, UNKNOWN, ended, used
 from serving.stores.sqlite.database import Database
 
 

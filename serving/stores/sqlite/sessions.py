@@ -42,7 +42,8 @@ async def sqlite_sessions(
         ValueError, OSError: the file cannot be used; see ``schema.connect``.
     """
     parts = Parts(Seal(file.key))
-    database = Database(connect(file.path, file.durability, file.limits.max_bytes, parts))
+    connection = connect(file.path, file.durability, file.limits.max_bytes, parts)
+    database = Database(connection, keeping.observer)
     store = KeptSessions(live, SqliteRecords(database, parts, file.limits), keeping, derivation, executor)
     try:
         yield store

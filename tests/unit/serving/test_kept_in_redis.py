@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import redis as library
 from loadtest.server_process import free_port
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason, ServingError, Unavailable
 from serving.history import changes
+from serving.observer import NullObserver, Observer, StoreOutcome
 from serving.ports import SessionStore
 from serving.sessions.keeper import SessionKeeper
 from serving.stores.kept.records import VERSION, StoreLimits
@@ -44,11 +46,15 @@ class Place:
         return self.server.client
 
     @asynccontextmanager
-    async def opened(self, *, images: bool = False, **place: object) -> AsyncIterator[KeptSessions]:
+    async def opened(
+        self, *, images: bool = False, observer: Observer | None = None, **place: object
+    ) -> AsyncIterator[KeptSessions]:
         clock = lambda: self.now  # noqa: E731
         live = MemorySessions(8, 1 << 26, IDLE, clock, lifetime_s=LIFETIME, parks=True)
         where, times = self.server.place(**place), {"lifetime_s": LIFETIME, "clock": clock}
-        async with redis.kept(where, live, self.executor, images=images, manifest=MODEL, **times) as store:
+        async with redis.kept(
+            where, live, self.executor, images=images, manifest=MODEL, observer=observer, **times
+        ) as store:
             yield store
 
 
@@ -367,6 +373,40 @@ async def test_what_cannot_be_served_is_refused_at_the_start(place: Place, tmp_p
     with pytest.raises(UnusableRedis, match="No such file"):
         async with Place(nobody, place.executor).opened():
             pass
+
+
+class Heard(NullObserver):
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+
+    def stored(self, operation: str, outcome: StoreOutcome, seconds: float) -> None:
+        assert seconds > 0
+        self.outcomes[operation, outcome] += 1
+
+
+async def test_what_it_holds_and_how_it_fails_is_told(place: Place) -> None:
+    heard = Heard()
+    async with place.opened(images=True, observer=heard) as store:
+        for name in ("s", "t"):
+            await store.create(new(name))
+        store.sweep()
+        await store._purging
+        assert (store.stats.kept_open, store.stats.parked) == (2, 0)
+        assert store.stats.store_bytes == int(place.client.hget("mediround:sessions", "bytes")) > 0
+        place.now += IDLE
+        store.sweep()
+        assert (store.stats.kept_open, store.stats.parked) == (0, 2)
+        await store._purging
+        place.client.config_set("maxmemory", 1)
+        with pytest.raises(Exhausted):
+            await asked(store)
+        place.client.config_set("maxmemory", 0)
+        place.client.replicaof("127.0.0.1", "1")
+        with pytest.raises(Unavailable):
+            await asked(store)
+        place.client.replicaof("NO", "ONE")
+    assert heard.outcomes["write", "ok"] > 3 < heard.outcomes["read", "ok"]
+    assert (heard.outcomes["write", "full"], heard.outcomes["write", "unavailable"]) == (1, 1)
 
 
 async def test_it_warns_of_what_may_lose_sessions(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.stats import CacheStats, EmbeddingStats, PlacementStats, QueueStats, SlabStats, TritonCounts
+from serving.stats import (
+    CacheStats,
+    EmbeddingStats,
+    PlacementStats,
+    QueueStats,
+    SessionStats,
+    SlabStats,
+    TritonCounts,
+)
 from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, EngineState, LibraryMetrics, StateCollector, StateSources
 from serving.telemetry.metric import Metric, MetricKind
@@ -43,6 +51,7 @@ def sources(caches: tuple[str, ...] = telemetry.CACHES) -> StateSources:
         embeddings=lambda: EmbeddingStats(0, 0, 0, 0),
         slabs=lambda: {name: SlabStats() for name in telemetry.SLABS},
         triton=lambda: TritonCounts(*[0] * 10),
+        sessions=SessionStats,
         plain=[(metric, lambda: 0.0) for metric in plain],
     )
 
@@ -152,6 +161,8 @@ def test_queues_caches_engines_and_sessions() -> None:
         },
         expected={"encode": lambda: 19.0, "pass": lambda: 20.0, "mask": lambda: 21.0},
         plain=[(telemetry.SESSIONS, lambda: 22.0), (telemetry.SESSION_BYTES, lambda: 23.0)],
+        sessions=lambda: SessionStats(24, 25, 26, 27),
+        store_limit_bytes=28,
     )
     assert told(asked) == {
         "build_info 1.2.3": 1,
@@ -183,6 +194,11 @@ def test_queues_caches_engines_and_sessions() -> None:
         "cache_limit_bytes prefix": 10,
         "sessions_open": 22,
         "session_bytes": 23,
+        "sessions_kept open": 24,
+        "sessions_kept parked": 25,
+        "sessions_gave_way_total": 26,
+        "store_bytes": 27,
+        "store_limit_bytes": 28,
     }
 
 
