@@ -110,6 +110,7 @@ def _add_segment(segment: argparse.ArgumentParser) -> None:
         "--seg", action="store_true", help="write DICOM SEG (what is written if nothing is chosen)"
     )
     segment.add_argument("--sr", action="store_true", help="write a DICOM report (TID 1500, unverified)")
+    segment.add_argument("--sc", action="store_true", help="write pictures (Secondary Capture), not for diagnosis")
     segment.add_argument("--png", action="store_true", help="write each mask as PNG")
     segment.add_argument(
         "--stack",

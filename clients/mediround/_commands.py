@@ -22,7 +22,7 @@ from mediround.results import RoundResult
 DONE, REFUSED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 CODES = "Exit code 0: done; 1: the server did not do it; 2: the command cannot be run as it is; 130: interrupted."
 RESULTS = "results.json"
-_MOST_DIGITS = 13
+_MOST_DIGITS = 6
 
 
 def run(given: argparse.Namespace) -> int:
@@ -78,10 +78,10 @@ def indices(text: str) -> list[int]:
     """``3-7,9``, each from 0; for argparse."""
     found: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > _MOST_DIGITS:
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.isdecimal() and len(end) <= _MOST_DIGITS for end in ends):
             raise argparse.ArgumentTypeError("must be indices and ranges, each from 0: 3-7,9")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(ends[0]), int(ends[-1]) + 1)
     return found
 
 

@@ -132,6 +132,8 @@ def _questions(section: Section) -> tuple[Question, ...]:
         if name is not None and name in names[:index]:
             each.refuse("name", f"must differ from the others': questions[{names.index(name)}] is {name}, too")
         label = each.text("label", most=64, needed=False) or (name or "").replace("-", " ")
+        if marker := marker_in(label):
+            each.refuse("label", f"must not hold the reserved marker {marker}")
         refer_to = _reference(each, names, index)
         answer = _answer(each)
         questions.append(Question(name or "", label, words, refer_to, answer))

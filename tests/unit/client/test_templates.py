@@ -116,6 +116,7 @@ def test_its_digest_is_of_what_it_says() -> None:
             HEAD + FIRST.replace("liver", "<\uff53>"),
             "t.toml: questions[0].question: must not hold the reserved",
         ),
+        (HEAD + FIRST + 'label = "[SEG]"\n', "t.toml: questions[0].label: must not hold the reserved"),
         (HEAD + FIRST.replace("liver", "\\u0007"), "t.toml: questions[0].question: must not hold a control"),
         (HEAD + FIRST.replace("liver", "x" * 2048), "t.toml: questions[0].question: must hold at most 2048 bytes"),
         (HEAD + FIRST * 65, "t.toml: questions: must hold at most 64; it holds 65"),

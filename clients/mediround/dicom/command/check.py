@@ -186,8 +186,7 @@ def _words(check: _Check) -> Iterator[str]:
         yield f"sent as {check.size}, by window {check.windows[0]}"
     if len(check.windows) > 1:
         yield f"windows differ from frame to frame, {len(check.windows)} of {check.looked}; --window sets one"
-    for gap in check.stack.gaps:
-        yield f"gap of {gap.distance:.2f} mm after frame {gap.after}: {gap.missing} slices are missing"
+    yield from choice.gaps(check.stack)
     for index, words in check.failures.items():
         yield f"frame {index} cannot be read: {words}"
     yield from check.notes

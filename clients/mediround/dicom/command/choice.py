@@ -37,6 +37,14 @@ def doubts(stack: Stack, template: Template) -> list[str]:
     return found
 
 
+def gaps(stack: Stack) -> list[str]:
+    """Where slices are missing."""
+    return [
+        f"gap of {gap.distance:.2f} mm after frame {gap.after}, slices missing: {gap.missing}"
+        for gap in stack.gaps
+    ]
+
+
 def chosen(stacks: Sequence[Stack], template: Template, numbers: Sequence[int]) -> dict[int, Stack]:
     """Those that are asked, by their number in the list, from 1.
 

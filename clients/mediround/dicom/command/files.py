@@ -1,4 +1,4 @@
-"""What ``mediround segment`` writes: SEG, SR, masks as PNG, and results as JSON, in a folder of its own.
+"""What ``mediround segment`` writes, in a folder of its own: SEG, SR, pictures, masks as PNG, and results as JSON.
 
 Knows names of files, which hold numbers and the template's own words alone. Does not know how objects are made.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from pydicom.dataset import Dataset
 
 from mediround._png import png
 from mediround.dicom.command.record import StackRecord
-from mediround.dicom.results import Provenance, encode, write_seg, write_sr
+from mediround.dicom.instance import read
+from mediround.dicom.results import Provenance, encode, write_sc, write_seg, write_sr
 from mediround.dicom.series.stack import Stack
 from mediround.dicom.source import opened
 from mediround.dicom.volume.answers import FrameResult
 from mediround.errors import FieldViolation, InvalidArgument
+from mediround.window import WindowChoice
 
 RESULTS = "results.json"
 KINDS = ("seg", "sr")
@@ -59,6 +62,30 @@ def write_objects(folder: Path, record: StackRecord, provenance: Provenance, kin
     if "sr" in kinds:
         made["sr"] = [write_sr(sources, segments, provenance, segmentations)]
     return [path for kind in kinds for path in _saved(folder, f"{name}-{kind}", made[kind])]
+
+
+def write_pictures(folder: Path, record: StackRecord, provenance: Provenance, window: WindowChoice) -> list[Path]:
+    """A Secondary Capture of each frame that has a mask, by one frame after the other: a picture is large.
+
+    Raises:
+        InvalidArgument, DicomError: as ``write_objects``.
+        OSError: it cannot be written.
+    """
+    found: list[Path] = []
+    for index, place in enumerate(record.stack.frames):
+        key = place.sop_instance_uid, place.number
+        here = [
+            replace(segment, masks={key: segment.masks[key]} if key in segment.masks else {})
+            for segment in record.segments
+        ]
+        if not any(segment.masks for segment in here):
+            continue
+        instance = read(place.source)
+        [picture] = write_sc([instance.header], here, provenance, {key: instance.frame(place.number, window)})
+        picture.InstanceNumber = len(found) + 1
+        found.append(folder / f"stack-{record.number:02}-sc-{index:04}.dcm")
+        found[-1].write_bytes(encode(picture))
+    return found
 
 
 def write_results(folder: Path, records: Sequence[StackRecord], said: dict[str, Any]) -> Path:

@@ -51,8 +51,8 @@ def _run(given: argparse.Namespace) -> int:
     template, console = load(given.template), show.console()
     choice.checked_window(given.window)
     reading = read_series(given.source)
-    stacks = choice.chosen(reading.stacks, template, given.stack)
     show.set_aside(reading.set_aside, console)
+    stacks = choice.chosen(reading.stacks, template, given.stack)
     for number, stack in enumerate(reading.stacks, start=1):
         why = choice.why_not(stack, template) if number not in stacks else None
         show.notes([f"stack {number} is left out: it {why}"] if why else [], console)
@@ -68,7 +68,7 @@ def _run(given: argparse.Namespace) -> int:
                 asking.written.append(files.write_results(folder, asking.records, _said(served)))
     show.summary(asking.records, console)
     show.notes(asking.refusals, console)
-    show.line(console, f"written: {len(asking.written)} files in {folder}")
+    show.line(console, f"files written: {len(asking.written)}, in {folder}")
     return REFUSED if asking.refusals or any(record.failures for record in asking.records) else DONE
 
 
@@ -95,7 +95,8 @@ class _Asking:
         template, frames = self.template, self.given.frames
         with show.bar(sum(len(frames or stack.frames) for stack in stacks.values())) as bar:
             for number, stack in stacks.items():
-                show.notes((f"stack {number}: {words}" for words in choice.doubts(stack, template)), self.console)
+                words = [*choice.gaps(stack), *choice.doubts(stack, template)]
+                show.notes((f"stack {number}: {each}" for each in words), self.console)
                 record = StackRecord(number, stack, template, self.given.follow)
                 self.records.append(record)
                 self._ask(record, bar)
@@ -126,13 +127,19 @@ class _Asking:
                 bar.advance(failed=result.error is not None, marked=marked)
 
     def _write(self, record: StackRecord) -> None:
-        kinds = [kind for kind in files.KINDS if getattr(self.given, kind)]
-        if not kinds and not self.given.png:
+        given, provenance = self.given, record.provenance(self.served)
+        kinds = [kind for kind in files.KINDS if getattr(given, kind)]
+        if not kinds and not given.png and not given.sc:
             kinds = ["seg"]
+        if "seg" in kinds and not any(question.masks for question in record.questions):
+            show.notes([f"stack {record.number}: nothing was found, so that no SEG is written"], self.console)
         try:
-            self.written += files.write_objects(self.folder, record, record.provenance(self.served), kinds)
+            self.written += files.write_objects(self.folder, record, provenance, kinds)
+            if given.sc:
+                window = self.template.window if given.window is None else given.window
+                self.written += files.write_pictures(self.folder, record, provenance, window)
         except (InvalidArgument, DicomError) as error:
-            self.refusals.append(f"stack {record.number}: {', '.join(kinds)} cannot be written: {error}")
+            self.refusals.append(f"stack {record.number}: DICOM results cannot be written: {error}")
 
 
 def _said(served: ServerDescription) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from statistics import median
+from statistics import median_low
 from typing import Literal
 
 from mediround.dicom.series.headers import ObjectHeader
@@ -226,7 +226,7 @@ def _stack(
     notes: list[str],
 ) -> Stack:
     steps = [_location(b) - _location(a) for a, b in pairwise(frames)] if order == "position" else []
-    spacing = median(steps) if steps else None
+    spacing = median_low(steps) if steps else None
     gaps = [
         Gap(after, step, round(step / spacing) - 1)
         for after, step in enumerate(steps)

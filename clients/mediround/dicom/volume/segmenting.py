@@ -79,7 +79,7 @@ def segment_stack(
     """
     plan = _Plan(stack, template, frames, follow, start, given or {}, window, in_flight)
     asking = partial(_ask, client, correction=correction, priority=priority, timeout=timeout)
-    least = _least(client.describe(timeout=timeout), template, least_score)
+    least = plan.least(client.describe(timeout=timeout), least_score)
     yield from stepped(plan.run(asking, least).results(), in_flight)
 
 
@@ -102,7 +102,7 @@ async def segment_stack_async(
     """The same as ``segment_stack``, for asyncio; closing the generator cancels what is under way."""
     plan = _Plan(stack, template, frames, follow, start, given or {}, window, in_flight)
     asking = partial(_ask_async, client, correction=correction, priority=priority, timeout=timeout)
-    least = _least(await client.describe(timeout=timeout), template, least_score)
+    least = plan.least(await client.describe(timeout=timeout), least_score)
     results = plan.run(asking, least).results()
     async with aclosing(results):
         async for result in results:
@@ -121,6 +121,21 @@ class _Plan:
     given: Mapping[int, Mapping[str, Bits]]
     window: WindowChoice
     in_flight: int
+
+    def least(self, served: ServerDescription, least: float | None) -> float | None:
+        """The score that is marked. Raises InvalidArgument where the server cannot be asked so."""
+        self.template.check(served)
+        seeds = self.template.references.count(None) if self.follow else 0
+        if (rounds := seeds + len(self.template.questions)) > served.limits.max_rounds:
+            most = served.limits.max_rounds
+            raise _refused(
+                "follow", f"must be left out: with seeds there are {rounds} rounds, the server takes {most}"
+            )
+        if least is None:
+            return served.threshold if served.has_judge else None
+        if not 0 <= least <= 1:
+            raise _refused("least_score", "must be between 0 and 1")
+        return least
 
     def run(self, ask: Ask, least: float | None) -> StackRun:
         """Raises InvalidArgument."""
@@ -156,16 +171,6 @@ class _Plan:
                 fits = isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == size
                 if not fits or not mask.any():
                     raise _refused("given", f"must be bool {size[0]}x{size[1]} with a pixel set")
-
-
-def _least(served: ServerDescription, template: Template, least: float | None) -> float | None:
-    """The score that is marked. Raises InvalidArgument where the server cannot be asked the template."""
-    template.check(served)
-    if least is None:
-        return served.threshold if served.has_judge else None
-    if not 0 <= least <= 1:
-        raise _refused("least_score", "must be between 0 and 1")
-    return least
 
 
 async def _ask(client: Client, frame: Frame, rounds: list[Round], **options: Any) -> list[RoundResult | None]:

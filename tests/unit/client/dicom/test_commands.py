@@ -77,7 +77,7 @@ def test_it_writes_a_segmentation_masks_and_what_is_known_of_each_frame(
     printed = capsys.readouterr().out
     assert re.search(r"tumour +│ +4 │ +3 │ +0 │ +1 │ +0 │ +0.90 │ +0.30 │ +2 │", printed)
     assert "stack 1, tumour: marked are frames 0 (low), 1 (lost)" in printed
-    assert "written: 10 files" in printed
+    assert "files written: 10, in " in printed
     everything = printed + (out / "results.json").read_text() + "".join(names)
     assert not any(word in everything for word in ("Doe", "X1", "1970"))
 
@@ -158,8 +158,9 @@ def test_a_segmentation_gives_masks_by_its_labels(
 def test_stacks_that_the_template_is_not_for_are_left_out_unless_named(
     template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    far = mr(9, 3, **WHOLE), mr(1, 2, **WHOLE)
     different = {"ImageOrientationPatient": CORONAL, "SeriesInstanceUID": "1.9", "BodyPartExamined": "HEADS"}
-    source = saved(tmp_path / "series", mr(0, 1, **WHOLE), mr(0, 9, **WHOLE | different))
+    source = saved(tmp_path / "series", mr(0, 1, **WHOLE), mr(0, 9, **WHOLE | different), *far)
     for path in source.iterdir():
         path.write_bytes(path.read_bytes().replace(b"HEADS", b"HEAD\x1b"))  # would steer a terminal
     (source / "notes").write_text("none")
@@ -175,6 +176,7 @@ def test_stacks_that_the_template_is_not_for_are_left_out_unless_named(
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"results.json", "stack-02-seg.dcm"}
     assert "stack 2 is left out: it is coronal, the template is for axial slices" in printed
     assert "1 left out: is no DICOM file" in printed
+    assert "note: stack 1: gap of 8.00 mm after frame 1, slices missing: 7" in printed
     assert "stack 2: is HEAD?, the template is for BRAIN" in named
 
 
@@ -196,7 +198,9 @@ def test_what_cannot_be_is_told_in_one_line(
     assert capsys.readouterr().err.startswith(f"error: {told}")
 
 
-@pytest.mark.parametrize("flag", ["--frames=x", "--frames=1-", "--window=1,x", "--in-flight=0"])
+@pytest.mark.parametrize(
+    "flag", ["--frames=x", "--frames=1-", "--frames=0-99999999", "--window=1,x", "--in-flight=0"]
+)
 def test_flags_that_cannot_be_are_argparses(
     flag: str, series: Path, template: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +216,8 @@ def test_a_folder_without_images_is_told(
     assert segment("127.0.0.1:1", tmp_path, template, tmp_path / "out") == 2
     assert "SOURCE: no image was found" in capsys.readouterr().err
     assert segment("127.0.0.1:1", tmp_path / "gone", template, tmp_path / "out") == 2
+    assert segment("127.0.0.1:1", Path(template), template, tmp_path / "out") == 2
+    assert "1 left out: is no DICOM file" in capsys.readouterr().out
 
 
 def test_a_series_that_can_have_no_segmentation_has_its_masks(
@@ -220,8 +226,32 @@ def test_a_series_that_can_have_no_segmentation_has_its_masks(
     source = saved(tmp_path / "series", mr(0, 1, StudyInstanceUID=None))
     with serve() as server:
         assert segment(server.address, source, template, tmp_path / "out", "--seg", "--png") == 1
-    assert "note: stack 1: seg cannot be written: StudyInstanceUID must be there" in capsys.readouterr().out
+    assert (
+        "note: stack 1: DICOM results cannot be written: StudyInstanceUID must be there" in capsys.readouterr().out
+    )
     assert (tmp_path / "out/stack-01/frame-0000-liver.png").exists()
+
+
+def test_pictures_are_one_a_frame_that_has_a_mask(series: Path, template: str, tmp_path: Path) -> None:
+    with serve({"Segment the liver.": [Answer(), Answer(None), Answer()]}) as server:
+        flags = ("--sc", "--in-flight", "1")
+        assert segment(server.address, series, template, tmp_path / "out", *flags) == 0
+    pictures = [pydicom.dcmread(path) for path in sorted((tmp_path / "out").glob("*.dcm"))]
+    sources = [pydicom.dcmread(path) for path in sorted(series.iterdir())]
+    heights = {source.SOPInstanceUID: source.ImagePositionPatient[2] for source in sources}
+    shown = [heights[picture.SourceImageSequence[0].ReferencedSOPInstanceUID] for picture in pictures]
+    assert shown == [0, 2, 3]
+    assert [picture.InstanceNumber for picture in pictures] == [1, 2, 3]
+    assert len({picture.SOPInstanceUID for picture in pictures}) == 3
+
+
+def test_where_nothing_is_found_it_says_so(
+    series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve({"Segment the liver.": Answer(None)}) as server:
+        assert segment(server.address, series, template, tmp_path / "out", "--seg", "--sr") == 0
+    assert "note: stack 1: nothing was found, so that no SEG is written" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "stack-01-sr.dcm"}
 
 
 def test_check_says_what_would_happen(
@@ -244,7 +274,7 @@ def test_check_says_why_not(tmp_path: Path, template: str, capsys: pytest.Captur
     assert main(["dicom", "check", str(source), "--every-frame"]) == 1
     printed = capsys.readouterr().out
     assert "stack 1: frame 1 cannot be read: BadPixels: " in printed
-    assert "stack 1: gap of 5.00 mm after frame 2: 1 slices are missing" in printed
+    assert "stack 1: gap of 5.00 mm after frame 2, slices missing: 1" in printed
     assert main(["dicom", "check", str(source), "--template", "nowhere"]) == 2
     assert main(["dicom", "check", str(tmp_path / "gone")]) == 2
     assert main(["dicom", "check", template]) == 1

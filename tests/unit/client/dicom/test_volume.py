@@ -26,7 +26,7 @@ from mediround.dicom.source import DicomSource
 from mediround.dicom.volume import run as run_module
 from mediround.dicom.volume.dialogue import rounds_of
 from mediround.templates import Template, loads
-from mediround.testing import Answer, AskedQuestion, Script, ScriptedServer, serve
+from mediround.testing import DESCRIPTION, Answer, AskedQuestion, Script, ScriptedServer, serve
 from tests.unit.client.dicom.slices import SIDE, mr
 
 TEMPLATE = loads(
@@ -244,6 +244,14 @@ def test_a_server_that_is_gone_ends_it(run: Run) -> None:
         address = server
     with pytest.raises(Unavailable):
         run(address, stack_of(3))
+
+
+def test_a_dialogue_that_is_too_long_with_its_seeds_is_refused_before(run: Run) -> None:
+    limits = replace(DESCRIPTION.limits, max_rounds=2)
+    with serve(Script(description=replace(DESCRIPTION, limits=limits))) as server:
+        assert run(server, stack_of(1))[0].error is None
+        with pytest.raises(InvalidArgument, match="with seeds there are 3 rounds, the server takes 2"):
+            run(server, stack_of(1), follow=True)
 
 
 @pytest.mark.parametrize(
