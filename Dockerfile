@@ -23,7 +23,7 @@ FROM wheels AS orchestrator-environment
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \
     && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt \
-       /wheels/mediround_client-*.whl "mediround-serving[cpu] @ file://$(echo /wheels/mediround_serving-*.whl)"
+       /wheels/mediround_client-*.whl "mediround-serving[cpu,encryption,redis] @ file://$(echo /wheels/mediround_serving-*.whl)"
 
 
 FROM wheels AS exporter-environment

@@ -171,7 +171,7 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml
 	$(BIN)/python -m deploy.grafana --check
 	$(BIN)/python -m exporters repository --published --out build/model_repository
 	diff -r build/model_repository model_repository \

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as library
 import yaml
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from exporters.__main__ import main
 from exporters.cli import vision
@@ -18,10 +23,14 @@ from exporters.tensorrt import triton_release
 from exporters.tensorrt.build import Builder, BuildPaths, build_plans
 from exporters.tensorrt.compiler import Compiler
 from exporters.tensorrt.gpu import Gpu
+from loadtest.server_process import free_port
 from serving.bundle import Bundle
 from serving.healthcheck import ProbeSettings
 from serving.llm.settings import LanguageServerSettings
 from serving.settings import Settings
+from serving.stores.kept.parts import Parts
+from serving.stores.kept.seal import Seal
+from serving.stores.redis.server import check as check_redis
 from tests.conftest import REPOSITORY
 from tests.scripted.tensorrt import TensorRt
 
@@ -44,6 +53,11 @@ def image_environment(target: str) -> dict[str, str]:
     block = re.search(r"^ENV (.*?)(?<!\\)\n", stage[0], re.M | re.S)
     assert block
     return dict(word.split("=", 1) for word in block[1].split() if word != "\\")
+
+
+def beside(store: str) -> Any:
+    """What is added where sessions are kept."""
+    return yaml.safe_load((REPOSITORY / "deploy" / f"compose.{store}.yaml").read_text())
 
 
 def filled(text: str, **variables: str) -> str:
@@ -86,6 +100,45 @@ def test_every_variable_is_understood_and_the_whole_is_accepted(
     assert (probe.tls.ca is not None) == settings.tls.enabled  # type: ignore[attr-defined]  # both have it
 
 
+@pytest.mark.parametrize("store", ["redis", "sqlite"])
+@pytest.mark.parametrize("service", ["orchestrator-cpu", "orchestrator-gpu"])
+def test_where_sessions_are_kept_is_accepted(store: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = beside(store)["services"][service]
+    for name, value in {**environment(service), **added["environment"]}.items():
+        if name.startswith("MEDIROUND_"):
+            assert understood(name, (ProbeSettings, Settings))
+            monkeypatch.setenv(name, value)
+    kept = Settings().sessions
+    assert (kept.store, kept.images) == (store, "encrypted")
+    assert set(added["secrets"]) == set(beside(store)["secrets"])
+    files = [path for path in (kept.key_file, kept.redis_password_file) if path is not None]
+    assert [str(path) for path in files] == [f"/run/secrets/{name}" for name in added["secrets"]]
+
+
+def test_the_redis_is_as_the_server_wants_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its very command, with Debian's Redis."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (make debian)")
+    redis, port = beside("redis")["services"]["redis"], free_port()
+    (tmp_path / "redis_password").write_text("secret\n")
+    places = {"/run/secrets": str(tmp_path), "/data": str(tmp_path), "$$": "$", "save": f"port {port}\nsave"}
+    *shell, script = redis["command"]
+    for theirs, ours in places.items():
+        script = script.replace(theirs, ours)
+    with subprocess.Popen([*shell, script], stdout=subprocess.DEVNULL) as process:
+        try:
+            client = library.Redis(port=port, password="secret", retry=Retry(ConstantBackoff(0.1), 100))  # noqa: S106
+            check_redis(client, "process", Parts(Seal()))
+            with pytest.raises(library.AuthenticationError):
+                library.Redis(port=port).ping()
+            assert client.config_get("save") == {"save": ""}
+            assert b"secret" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            client.close()
+        finally:
+            process.kill()
+    assert caplog.text == ""
+
+
 def test_a_variable_that_nobody_understands_is_found() -> None:
     assert not understood("MEDIROUND_LIMITS__MAX_ROUND", (ProbeSettings, Settings))
     assert not understood("MEDIROUND_HEALTH_PORT", (ProbeSettings, Settings))
@@ -99,9 +152,9 @@ def test_prometheus_scrapes_where_it_listens(service: str) -> None:
     assert listens.rpartition(":")[2] == str(scrape["dns_sd_configs"][0]["port"])
 
 
-@pytest.mark.parametrize("service", COMPOSE["services"])
+@pytest.mark.parametrize("service", [*COMPOSE["services"], "redis"])
 def test_no_service_has_rights_or_room_without_limit(service: str) -> None:
-    said = COMPOSE["services"][service]
+    said = (COMPOSE if service != "redis" else beside("redis"))["services"][service]
     assert said["read_only"]
     assert said["cap_drop"] == ["ALL"]
     assert not said["user"].startswith(("0", "root"))
