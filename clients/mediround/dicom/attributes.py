@@ -62,6 +62,15 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(str(each).strip().upper() for each in (value if _many(value) else [value]))
 
 
+def text(dataset: Dataset, keyword: str) -> str:
+    """One text, of several the first; empty where it is missing or cannot be read."""
+    try:
+        value = value_of(dataset, keyword)
+    except BadAttribute:
+        return ""
+    return str(value[0] if _many(value) else value) if value is not None else ""
+
+
 def words(dataset: Dataset, keyword: str, order: str = "<") -> npt.NDArray[np.uint16] | None:
     """A table's data as 16-bit words, whatever its VR; None where it is missing. Raises BadAttribute."""
     value = value_of(dataset, keyword)

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from mediround.dicom.attributes import text
 from mediround.dicom.instance import Frame
 from mediround.dicom.quiet import quiet
 from mediround.dicom.results.equipment import equipment, long_string, parameters, stamp
@@ -74,13 +75,14 @@ def _write(
     made.SeriesInstanceUID = uid("series", "SC", *run_words(source, provenance))
     made.SeriesNumber, made.InstanceNumber = _SERIES_NUMBER, number
     made.ImageType, made.BurnedInAnnotation = ["DERIVED", "SECONDARY"], "YES"
-    made.PatientOrientation, made.Laterality = _orientation(place), source.get("Laterality") or ""
+    made.PatientOrientation, made.Laterality = _orientation(place), text(source, "Laterality")
     for keyword, value in equipment(provenance).items():
         setattr(made, "".join(part.capitalize() for part in keyword.split("_")), value)
     said = "; ".join(f"{name}={value}" for name, value in parameters(provenance).items())
     made.DerivationDescription = said[:_PARAMETER_CHARACTERS]
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    reference.ReferencedSOPClassUID = text(source, "SOPClassUID")
+    reference.ReferencedSOPInstanceUID = place.key[0]
     if place.multiframe:
         reference.ReferencedFrameNumber = place.key[1]
     made.SourceImageSequence = [reference]
@@ -107,8 +109,8 @@ def drawn(frame: Frame, segments: Sequence[Segment], key: FrameKey) -> U8:
     lines = [(BURNED_IN, (255, 255, 255))]
     lines += [(f"{one.round} {long_string(one.label)}", colour(one.round)) for one in segments]
     top = 4
-    for text, ink in lines:
-        draw.text((4, top), text, ink, font, stroke_width=2, stroke_fill=(0, 0, 0))
+    for line, ink in lines:
+        draw.text((4, top), line, ink, font, stroke_width=2, stroke_fill=(0, 0, 0))
         top += size * 13 // 10
     return np.asarray(canvas)
 

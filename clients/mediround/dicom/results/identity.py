@@ -7,6 +7,7 @@ model or parameter gets others, because an archive may keep the object that it h
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from mediround import __version__, masks
+from mediround.dicom.attributes import text
 from mediround.dicom.results.segments import Provenance, Segment
 from mediround.dicom.results.terms import Term
 
@@ -33,7 +35,7 @@ def uid(*parts: str) -> UID:
 
 def run_words(source: Dataset, provenance: Provenance) -> tuple[str, ...]:
     """What the dialogue is known by: its series, its run, its model."""
-    return str(source.SeriesInstanceUID), provenance.run, provenance.model_digest
+    return text(source, "SeriesInstanceUID"), provenance.run, provenance.model_digest
 
 
 def content_digest(segments: Iterable[Segment], terms: Iterable[Term], provenance: Provenance) -> str:
@@ -57,7 +59,8 @@ def tracking_uid(source: Dataset, provenance: Provenance, round_index: int) -> U
 def source_date(source: Dataset) -> tuple[str, str]:
     """Date and time (DA, TM) of the source: a result has no clock of its own, so its bytes can be repeated."""
     for name in ("Acquisition", "Content", "Series", "Study"):
-        date, time = str(source.get(f"{name}Date") or ""), str(source.get(f"{name}Time") or "")
-        if len(date) == 8 and date.isdigit():
-            return date, time if time[:6].isdigit() else _NO_TIME
+        date, time = text(source, f"{name}Date"), text(source, f"{name}Time")
+        if re.fullmatch(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])", date):
+            known = re.fullmatch(r"([01][0-9]|2[0-3])[0-5][0-9][0-5][0-9](\.[0-9]{1,6})?", time)
+            return date, time if known else _NO_TIME
     return _NO_DATE, _NO_TIME

@@ -38,7 +38,7 @@ def size_of(masks: Mapping[FrameKey, Bits], frames: Sequence[SourceFrame], step:
     The volume is the area on each frame, times the step, whatever the frames' own thickness is.
     """
     pixels = sum(int(masks[frame.key].sum()) for frame in frames)
-    if not all(frame.place.get("PixelSpacing") for frame in frames):
+    if not all("PixelSpacing" in frame.place for frame in frames):
         return Size(pixels / len(frames), "pixels")
     area = sum(int(masks[frame.key].sum()) * _pixel_area(frame) for frame in frames)
     if step is not None and len(planes(frames)) > 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mediround.dicom.attributes import whole
 from mediround.dicom.results.segments import Segment
 from mediround.dicom.results.sources import SourceFrame, Sources
 from mediround.errors import FieldViolation, InvalidArgument
@@ -39,7 +40,7 @@ def _found(segment: Segment, sources: Sources) -> Segment:
     """The segment with the masks that have a pixel."""
     for key, mask in segment.masks.items():
         header = sources[key].header
-        shape = (header.get("Rows"), header.get("Columns"))
+        shape = tuple(whole(header, keyword, 1, 65535) for keyword in ("Rows", "Columns"))
         if mask.dtype != np.bool_ or mask.shape != shape:
             words = "must be bool, of the frame's Rows and Columns"
             raise InvalidArgument(f"masks: {words}", (FieldViolation("masks", words),))

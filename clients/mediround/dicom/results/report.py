@@ -16,6 +16,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
+from mediround.dicom.attributes import text
 from mediround.dicom.errors import BadAttribute
 from mediround.dicom.quiet import quiet
 from mediround.dicom.results.equipment import MANUFACTURER, coded, equipment, long_string, parameters, stamp
@@ -123,7 +124,7 @@ def _content(
     nothing = [segment for segment in segments if not any(mask.any() for mask in segment.masks.values())]
     report = hd.sr.MeasurementReport(
         observation_context=_context(provenance),
-        procedure_reported=_PROCEDURES.get(str(sources.first.get("Modality")), codes.SCT.ImagingProcedure),
+        procedure_reported=_PROCEDURES.get(text(sources.first, "Modality"), codes.SCT.ImagingProcedure),
         imaging_measurements=groups or [_placeholder(sources.first, provenance)],
         title=codes.DCM.ImagingMeasurementReport,
     )
@@ -150,7 +151,7 @@ def _context(provenance: Provenance) -> hd.sr.ObservationContext:
 def _evidence(header: Dataset) -> Dataset:
     made = identity(header)
     for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        setattr(made, keyword, header[keyword].value)
+        setattr(made, keyword, text(header, keyword))
     for keyword in NAMES:
         setattr(made, keyword, "")
     return made
@@ -199,7 +200,7 @@ def _group(
         part.seg.SOPClassUID,
         part.seg.SOPInstanceUID,
         part.number,
-        source_series=hd.sr.SourceSeriesForSegmentation(header.SeriesInstanceUID),
+        source_series=hd.sr.SourceSeriesForSegmentation(text(header, "SeriesInstanceUID")),
     )
     return _Group(
         **_common(header, segment, provenance),

@@ -15,6 +15,7 @@ from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from mediround.dicom.attributes import texts
 from mediround.dicom.errors import BadAttribute
 from mediround.dicom.quiet import quiet
 from mediround.dicom.results.equipment import algorithm, coded, equipment, long_string, stamp
@@ -96,7 +97,7 @@ def _write(part: Part, number: int, provenance: Provenance, kind: SegmentationTy
         raise BadAttribute("the sources' attributes do not make a segmentation") from None
     put_names(built, part.frames)
     if not part.frames[0].placed:
-        built.PatientOrientation = source.get("PatientOrientation")
+        built.PatientOrientation = list(texts(source, "PatientOrientation"))
     stamp(built, source, provenance, "segmentation")
     _name_segments_per_frame(built)
     return built

@@ -12,13 +12,21 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from mediround.dicom.attributes import group, numbers, value_of, whole
 from mediround.dicom.errors import BadAttribute
+from mediround.dicom.limits import MAX_FRAMES
 from mediround.dicom.results.segments import FrameKey
 from mediround.errors import FieldViolation, InvalidArgument
 
 ORIENTATION_TOLERANCE = 1e-4
 """Between direction cosines of frames that are written into one object."""
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_GEOMETRY = {
+    "PlanePositionSequence": {"ImagePositionPatient": 3},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": 6},
+    "PixelMeasuresSequence": {"PixelSpacing": 2, "SliceThickness": 1, "SpacingBetweenSlices": 1},
+}
+"""Attributes by their functional group, and how many numbers each has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class SourceFrame:
     @property
     def placed(self) -> bool:
         """Whether it is known where it lies in the patient."""
-        return bool(self.header.get("FrameOfReferenceUID")) and all(self.place.get(name) for name in _PLACE)
+        return bool(value_of(self.header, "FrameOfReferenceUID")) and all(name in self.place for name in _PLACE)
 
 
 class Sources:
@@ -52,7 +60,7 @@ class Sources:
             raise _refused("must hold the header of at least one object")
         for header in headers:
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-                if not header.get(keyword):
+                if not isinstance(value_of(header, keyword), str):
                     raise BadAttribute(f"{keyword} must be there", keyword)
         if len({(header.StudyInstanceUID, header.SeriesInstanceUID) for header in headers}) > 1:
             raise _refused("must be of one series: write the results of each series apart")
@@ -78,33 +86,27 @@ class Sources:
 
 
 def _frames(header: Dataset) -> Iterator[SourceFrame]:
-    uid, count = str(header.SOPInstanceUID), header.get("NumberOfFrames")
-    shared = _first(header.get("SharedFunctionalGroupsSequence"))
-    groups = header.get("PerFrameFunctionalGroupsSequence") or []
-    for index in range(int(count or 1)):
-        own = groups[index] if index < len(groups) else Dataset()
-        place = _place(header, shared, own)
-        yield SourceFrame((uid, index + 1), header, count is not None, place)
+    uid, multiframe = str(header.SOPInstanceUID), value_of(header, "NumberOfFrames") is not None
+    for index in range(whole(header, "NumberOfFrames", 1, MAX_FRAMES, 1)):
+        yield SourceFrame((uid, index + 1), header, multiframe, _place(header, index))
 
 
-def _place(header: Dataset, shared: Dataset, own: Dataset) -> dict[str, Any]:
-    """Of a frame: its own functional groups, then the shared ones, then the object's attributes."""
-    where = {
-        "PlanePositionSequence": ("ImagePositionPatient",),
-        "PlaneOrientationSequence": ("ImageOrientationPatient",),
-        "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    }
-    return {
-        keyword: value
-        for group, keywords in where.items()
-        for holder in [_first(own.get(group)) or _first(shared.get(group)) or header]
-        for keyword in keywords
-        if (value := holder.get(keyword)) is not None
-    }
+def _place(header: Dataset, index: int) -> dict[str, Any]:
+    """Of a frame: its own functional groups, then the shared ones, then the object's attributes.
 
-
-def _first(sequence: Sequence[Dataset] | None) -> Dataset:
-    return sequence[0] if sequence else Dataset()
+    As they stand in the source, so that they are written in the same digits; what cannot be is left out.
+    """
+    found = {}
+    for sequence, keywords in _GEOMETRY.items():
+        holder = group(header, sequence, index)
+        for keyword, count in keywords.items():
+            try:
+                values = numbers(holder, keyword)
+            except BadAttribute:
+                continue
+            if len(values) == count:
+                found[keyword] = value_of(holder, keyword)
+    return found
 
 
 def _refused(words: str) -> InvalidArgument:

@@ -7,12 +7,14 @@ what may be copied into a result and nothing else, in values that can be written
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 from pydicom.valuerep import DA, TM, PersonName
 
+from mediround.dicom.attributes import numbers, text, whole
 from mediround.dicom.errors import BadAttribute
 from mediround.dicom.results.identity import uid
 from mediround.dicom.results.sources import ORIENTATION_TOLERANCE, SourceFrame
@@ -30,7 +32,6 @@ _TRIAL = (
     "ClinicalTrialSubjectID",
     "ClinicalTrialTimePointID",
 )
-_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def standins(frames: Sequence[SourceFrame]) -> list[Dataset]:
@@ -52,50 +53,56 @@ def standins(frames: Sequence[SourceFrame]) -> list[Dataset]:
 
 def _standin(number: int, frame: SourceFrame) -> Dataset:
     header, made = frame.header, identity(frame.header)
-    for keyword in ("Rows", "Columns", "Modality", "SeriesInstanceUID"):
-        if not header.get(keyword):
-            raise BadAttribute(f"{keyword} must be there", keyword)
-        setattr(made, keyword, header[keyword].value)
+    made.Rows, made.Columns = (whole(header, keyword, 1, 65535) for keyword in ("Rows", "Columns"))
+    made.Modality, made.SeriesInstanceUID = text(header, "Modality") or "OT", text(header, "SeriesInstanceUID")
     for keyword in NAMES:
         setattr(made, keyword, "")
     made.SOPInstanceUID = uid("standin", str(number))
     made.SOPClassUID = CTImageStorage if frame.placed else SecondaryCaptureImageStorage
     made.SliceThickness = None
-    for keyword in _LOSSY:
-        if header.get(keyword):
-            setattr(made, keyword, header[keyword].value)
+    if text(header, "LossyImageCompression") == "01":
+        _copy_lossy(header, made)
     if frame.placed:
-        made.FrameOfReferenceUID = header.FrameOfReferenceUID
-        made.PositionReferenceIndicator = header.get("PositionReferenceIndicator")
+        made.FrameOfReferenceUID = text(header, "FrameOfReferenceUID")
+        made.PositionReferenceIndicator = text(header, "PositionReferenceIndicator")
         for keyword, value in frame.place.items():
             setattr(made, keyword, value)
     return made
 
 
+def _copy_lossy(header: Dataset, made: Dataset) -> None:
+    made.LossyImageCompression = "01"
+    if method := text(header, "LossyImageCompressionMethod"):
+        made.LossyImageCompressionMethod = method
+    with contextlib.suppress(BadAttribute):
+        if ratios := numbers(header, "LossyImageCompressionRatio"):
+            made.LossyImageCompressionRatio = ratios[0]
+
+
 def identity(header: Dataset) -> Dataset:
     """Patient and study of a source, in values that may be written: what cannot be is left empty."""
     made = Dataset()
-    made.StudyInstanceUID = header.StudyInstanceUID
+    made.StudyInstanceUID = text(header, "StudyInstanceUID")
     for keyword in NAMES:
-        value = header.get(keyword)
-        setattr(made, keyword, PersonName(str(value)) if value else "")
+        setattr(made, keyword, PersonName(text(header, keyword)))
     for keyword in _DATES:
-        setattr(made, keyword, _readable(header.get(keyword), DA))
+        setattr(made, keyword, _readable(text(header, keyword), DA))
     for keyword in _TIMES:
-        setattr(made, keyword, _readable(header.get(keyword), TM))
+        setattr(made, keyword, _readable(text(header, keyword), TM))
     for keyword in (*_TEXTS, *_TRIAL):
-        value = str(header.get(keyword) or "")
+        value = text(header, keyword)
         if value or keyword in _TEXTS[:3]:
             setattr(made, keyword, value)
-    made.PatientSex = header.get("PatientSex") if header.get("PatientSex") in _SEXES else ""
+    sex = text(header, "PatientSex")
+    made.PatientSex = sex if sex in _SEXES else ""
     return made
 
 
-def _readable(value: object, kind: type[DA | TM]) -> str:
+def _readable(value: str, kind: type[DA | TM]) -> str:
     """The date or time; empty for one that cannot be."""
     try:
-        return str(kind(str(value))) if value else ""
-    except ValueError:
+        return str(kind(value)) if value else ""
+    except (ValueError, OverflowError):
         return ""
 
 
@@ -114,21 +121,21 @@ def put_names(built: Dataset, frames: Sequence[SourceFrame]) -> None:
     objects = list({frame.key[0]: frame for frame in frames}.values())
     built.SourceImageSequence = [_reference(frame) for frame in objects]
     series = Dataset()
-    series.SeriesInstanceUID = frames[0].header.SeriesInstanceUID
+    series.SeriesInstanceUID = text(frames[0].header, "SeriesInstanceUID")
     series.ReferencedInstanceSequence = [_reference(frame) for frame in objects]
     built.ReferencedSeriesSequence = [series]
 
 
 def _reference(frame: SourceFrame) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID = frame.header.SOPClassUID
-    item.ReferencedSOPInstanceUID = frame.header.SOPInstanceUID
+    item.ReferencedSOPClassUID = text(frame.header, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = frame.key[0]
     return item
 
 
 def _name(item: Dataset, frame: SourceFrame) -> None:
-    item.ReferencedSOPClassUID = frame.header.SOPClassUID
-    item.ReferencedSOPInstanceUID = frame.header.SOPInstanceUID
+    item.ReferencedSOPClassUID = text(frame.header, "SOPClassUID")
+    item.ReferencedSOPInstanceUID = frame.key[0]
     if frame.multiframe:
         item.ReferencedFrameNumber = frame.key[1]
 

@@ -5,18 +5,23 @@ Read back by pydicom and by highdicom's own reader. Whether they are valid is ``
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from mediround.dicom.errors import BadAttribute
-from mediround.dicom.results import Origin, Segment, SegmentationType, encode, write_seg
+from mediround.dicom.attributes import text, whole
+from mediround.dicom.errors import BadAttribute, DicomError
+from mediround.dicom.results import Origin, Segment, SegmentationType, encode, write_seg, write_sr
 from mediround.dicom.results.parts import MOST_FRAMES
+from mediround.dicom.source import opened
 from mediround.errors import InvalidArgument
 from tests.unit.client.dicom.series import PROVENANCE, cine, enhanced, header, keys, mask, stack
 
@@ -252,3 +257,31 @@ def test_orientations_within_the_tolerance_go_together() -> None:
     sources = [*stack(1), *stack(2, ImageOrientationPatient=[1, 0.00005, 0, 0, 1, 0])[1:]]
     [written] = write_seg(sources, [Segment("x", dict.fromkeys(keys(sources), mask(1)))], PROVENANCE)
     assert int(written.NumberOfFrames) == 2
+
+
+def test_damaged_headers_are_refused_or_written() -> None:
+    """Bytes of real headers changed: objects, or an error of ours."""
+    files = [Path(str(get_testdata_file(name))).read_bytes() for name in ("CT_small.dcm", "MR_small.dcm")]
+    chance, outcomes = random.Random(4), set()  # noqa: S311
+    for _ in range(60):
+        file = bytearray(chance.choice(files))
+        for _ in range(chance.randint(1, 12)):
+            file[chance.randrange(340, 4500)] = chance.randrange(256)
+        try:
+            source = opened(bytes(file)).header
+            name = text(source, "SOPInstanceUID")
+            size = whole(source, "Rows", 1, 512), whole(source, "Columns", 1, 512)
+        except DicomError:
+            continue  # before a result is thought of
+        try:
+            segments = [Segment("liver", {(name, 1): np.ones(size, np.bool_)})]
+            report = write_sr([source], segments, PROVENANCE, write_seg([source], segments, PROVENANCE))
+            outcomes.add(bool(encode(report)))
+        except (DicomError, InvalidArgument) as error:
+            outcomes.add(type(error))
+    assert True in outcomes
+
+
+def test_more_frames_than_an_object_can_have_are_refused() -> None:
+    with pytest.raises(BadAttribute, match="NumberOfFrames"):
+        write_seg([header(NumberOfFrames=10**9)], [Segment("x", {})], PROVENANCE)
