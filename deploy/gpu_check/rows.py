@@ -186,9 +186,9 @@ ROWS = (
         name="vllm-contract",
         what="vLLM on a GPU keeps the contract, with and without chosen rows: golden vectors, cancels, refusals, "
         "killed engine, nothing left after a storm of cancels",
-        without="on the same release's CPU build: V1 (`tests/contract`, `tests/parity/test_golden.py`); V2 with "
-        "async scheduling, there also preempted, and cancelled while blocks are short "
-        "(`tests/llm/test_gpu_runner.py`)",
+        without="on the same release's CPU build: V1 (`tests/contract`, `tests/parity/test_golden.py`); all but "
+        "the killed engine on V2 with async scheduling, there also preempted, and cancelled while blocks are "
+        "short (`tests/llm/test_gpu_runner.py`)",
         steps=(
             Step(
                 "python -m pytest -p tests.on_gpu tests/parity/test_golden.py tests/contract/test_language.py "
@@ -201,7 +201,8 @@ ROWS = (
     Row(
         name="chosen-rows",
         what="what chosen rows save on a GPU, and so whether they become the default",
-        without="ratios and counts of small models (docs/performance.md)",
+        without="the same answers with and without, on V1 (`tests/contract`) and V2 "
+        "(`tests/llm/test_gpu_runner.py`); ratios and counts of small models on V1 (docs/performance.md)",
         steps=(
             Step(
                 "python -m benchmarks.language --gpu --sections rows --repeats 1 --bundle {bundle}", figures=TABLE
