@@ -39,6 +39,7 @@ COMMANDS = {
     "loadtest compare": CPU,
     "demo": DEMO,
     "demo.dicom": (*DEMO, "mediround-serving[pacs]", "mediround-client[dicom]"),
+    "demo.dicom.windows": (*DEMO, "mediround-client[dicom]"),
     "demo.heldout": DEMO,
     "demo.triton.install": DEMO,
     "deploy.images": DEMO,
