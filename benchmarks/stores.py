@@ -1,8 +1,10 @@
-"""``python -m benchmarks.stores``: what it costs to keep sessions in a file.
+"""``python -m benchmarks.stores``: what it costs to keep sessions in a file, or in a Redis.
 
-The same made-up dialogues of 512x512 masks, committed round by round to memory, to an SQLite file, to one that is
-encrypted, and to one that outlives a loss of power, in turn. No engine runs. Prints a table: milliseconds a round,
-bytes in the file, and how long a parked session takes to be there again.
+The same made-up dialogues of 512x512 masks, committed round by round, each way in turn: to memory; to an SQLite
+file, to one that is encrypted, and to one that outlives a loss of power; and where there is a ``redis-server``, to
+two of them as child processes whose append-only files are on the same disk, one encrypted and synced every second,
+one synced before each answer. No engine runs. Prints a table: milliseconds a round, bytes in the store, and how long
+a parked session takes to be there again.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import argparse
 import asyncio
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +37,9 @@ from serving.history.rounds import MaskSource, ReferredMask, Round, RoundResult,
 from serving.ports import SessionStore
 from serving.runtime.cpus import usable_cpus
 from serving.runtime.stopwatch import Stopwatch
-from serving.stores.kept.sessions import Keeping
+from serving.stores.kept.sessions import Keeping, KeptSessions
+from serving.stores.redis.connection import RedisAddress
+from serving.stores.redis.sessions import SessionRedis, redis_sessions
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
 
@@ -77,12 +83,21 @@ def dialogue(geometry: Geometry, image: SourceImage) -> list[Round]:
     return rounds
 
 
-async def commit(store: SessionStore, session_id: str, image: SourceImage, rounds: list[Round]) -> list[float]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The dialogue of every way."""
+
+    geometry: Geometry
+    image: SourceImage
+    rounds: list[Round]
+
+
+async def commit(store: SessionStore, session_id: str, asked: Asked) -> list[float]:
     """Milliseconds of each round, from its turn to its acknowledgement."""
-    record = SessionRecord(session_id, CALLER, image.size, keep=True)
-    await store.create(Session(record, image))
+    record = SessionRecord(session_id, CALLER, asked.image.size, keep=True)
+    await store.create(Session(record, asked.image))
     taken = []
-    for number, each in enumerate(rounds):
+    for number, each in enumerate(asked.rounds):
         result = RoundResult(number, each, Timings(), CacheUse(True, 0, 0, 0))
         with Stopwatch() as watch:
             async with store.exclusive(session_id, CALLER) as held:
@@ -96,46 +111,73 @@ def memory(*, parks: bool) -> MemorySessions:
     return MemorySessions(1 << 16, 1 << 40, LIFETIME, time.monotonic, parks=parks)
 
 
-@asynccontextmanager
-async def opened(
-    file: SessionFile, geometry: Geometry, executor: ThreadPoolExecutor
-) -> AsyncIterator[SessionStore]:
-    keeping = Keeping(LIFETIME, file.key is not None, time.time)
-    async with sqlite_sessions(memory(parks=True), file, keeping, geometry, executor) as store:
-        yield store
+def opened(
+    place: SessionFile | SessionRedis, geometry: Geometry, executor: ThreadPoolExecutor
+) -> AbstractAsyncContextManager[KeptSessions]:
+    keeping = Keeping(LIFETIME, place.key is not None, time.time)
+    if isinstance(place, SessionFile):
+        return sqlite_sessions(memory(parks=True), place, keeping, geometry, executor)
+    return redis_sessions(memory(parks=True), place, keeping, geometry, executor)
 
 
-async def kept(
-    file: SessionFile, geometry: Geometry, image: SourceImage, rounds: list[Round], found: Found
-) -> None:
-    """One dialogue in a new file, then taken up again by another server."""
+async def kept(place: SessionFile | SessionRedis, name: str, asked: Asked, found: Found) -> None:
+    """One dialogue in a new place, then taken up again by another server."""
     with ThreadPoolExecutor(2) as executor:
-        async with opened(file, geometry, executor) as store:
-            found.round_ms += await commit(store, "s", image, rounds)
-        found.kib.append(file.path.stat().st_size / 1024)
-        async with opened(file, geometry, executor) as store:
+        async with opened(place, asked.geometry, executor) as store:
+            found.round_ms += await commit(store, name, asked)
+            store.sweep()
+            await asyncio.sleep(0.1)
+            found.kib.append(store.stats.store_bytes / 1024)
+        async with opened(place, asked.geometry, executor) as store:
             with Stopwatch() as watch:
-                if file.key is None:
-                    await store.resume("s", CALLER, image)
-                async with store.exclusive("s", CALLER):
+                if place.key is None:
+                    await store.resume(name, CALLER, asked.image)
+                async with store.exclusive(name, CALLER):
                     pass
-        found.wake_ms.append(watch.seconds * 1e3)
+            found.wake_ms.append(watch.seconds * 1e3)
+            await store.close(name, CALLER)
+
+
+@contextmanager
+def redis_servers(directory: Path) -> Iterator[dict[str, SessionRedis]]:
+    """Two, which differ in when their append-only file is synced; none where Redis is not installed."""
+    program, ways = shutil.which("redis-server"), dict[str, SessionRedis]()
+    started = []
+    try:
+        for sync, name, key in (("everysec", "redis, key, image kept", KEY), ("always", "redis, power", None)):
+            if program is None:
+                continue
+            own = directory / sync
+            own.mkdir()
+            flags = ["--port", "0", "--unixsocket", str(own / "s"), "--dir", str(own), "--save", ""]
+            flags += ["--appendonly", "yes", "--appendfsync", sync]
+            started.append(subprocess.Popen([program, *flags], stdout=subprocess.DEVNULL))  # noqa: S603  # Debian's own
+            while not (own / "s").exists():
+                time.sleep(0.05)
+            ways[name] = SessionRedis(RedisAddress(f"unix://{(own / 's').resolve()}"), key=key)
+        yield ways
+    finally:
+        for each in started:
+            each.terminate()
+            each.wait()
 
 
 async def measure(geometry: Geometry, directory: Path, repeats: int) -> dict[str, Found]:
     """Each way in turn, so that a drifting machine meets all alike."""
     image = geometry.source_image(picture())
-    rounds, in_memory, found = dialogue(geometry, image), Found(), dict[str, Found]()
-    ways = {
+    asked, in_memory, found = Asked(geometry, image, dialogue(geometry, image)), Found(), dict[str, Found]()
+    ways: dict[str, SessionFile | SessionRedis] = {
         "sqlite": SessionFile(directory / "plain.db"),
         "sqlite, key, image kept": SessionFile(directory / "key.db", key=KEY),
         "sqlite, power": SessionFile(directory / "power.db", "power"),
     }
-    for _ in range(repeats):
-        in_memory.round_ms += await commit(memory(parks=False), "s", image, rounds)
-        for name, file in ways.items():
-            file.path.unlink(missing_ok=True)
-            await kept(file, geometry, image, rounds, found.setdefault(name, Found()))
+    with redis_servers(directory) as servers:
+        for number in range(repeats):
+            in_memory.round_ms += await commit(memory(parks=False), "s", asked)
+            for name, place in {**ways, **servers}.items():
+                if isinstance(place, SessionFile):
+                    place.path.unlink(missing_ok=True)
+                await kept(place, f"s{number}", asked, found.setdefault(name, Found()))
     return {"memory": in_memory, **found}
 
 
@@ -144,7 +186,7 @@ def report(found: dict[str, Found], repeats: int) -> str:
         f"{SIDE}x{SIDE}, dialogues of {ROUNDS} rounds, {repeats} of each, {platform.machine()}, "
         f"{usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}; medians.",
         "",
-        "| store | ms a round | p95 | KiB a session | ms until a parked one is there |",
+        "| store | ms a round | p95 | KiB in the store | ms until a parked one is there |",
         "|---|---|---|---|---|",
     ]
     for name, each in found.items():
