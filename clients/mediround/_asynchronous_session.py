@@ -6,6 +6,8 @@ Knows when a session is lost, and what brings it back. Does not know what a call
 
 # gRPC tells the server of a timeout; asyncio.timeout would not
 
+# ruff: noqa: ASYNC109  # gRPC tells the server of a timeout; asyncio.timeout would not
+
 from __future__ import annotations
 
 import asyncio
@@ -19,6 +21,7 @@ from mediround._replay import Replay
 from mediround._rounds import Priority
 from mediround._sessions import SessionState, Watch, told, watched
 from mediround.errors import MediRoundError, NeedsImage, NotFound, ProtocolMismatch
+from mediround.image import Upload
 from mediround.results import Opening, RoundResult
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -40,6 +43,18 @@ class AsyncCalls:
         return self.connection.defaults.call(
             timeout, retries, priority, session_id=state.session_id, repeatable=state.remembers
         )
+
+    async def remember(self, image: Upload, timeout: float | None, retries: int | None) -> None:
+        """Read what the session is opened anew from, should it be lost."""
+        state, unary = self._state, self.connection.unary
+        past: pb.GetSessionResponse
+        past = await unary("GetSession", state.history_request(), self.begin(timeout, retries))
+        state.history(past)
+        state.replay = Replay.of_past(image, past)
+        for digest in state.replay.missing():
+            request = state.held_mask_request(digest)
+            response: pb.GetMaskResponse = await unary("GetMask", request, self.begin(timeout, retries))
+            state.replay.found(digest, response.mask)
 
     async def unary(self, method: str, request: Callable[[], object], call: Call) -> Any:  # typed by its caller
         """One request, one answer. ``request`` makes it, of what the session and its rounds are called then."""
@@ -108,14 +123,16 @@ class AsyncCalls:
         session_id = new_session_id()
         image = replay.image.named(session_id, keep=replay.keep)
         opened = await self.connection.open(image, call.again(session_id))
+        self.connection.sessions.add(session_id)
         try:
             made = await self._made_again(replay, opened, call)
         except BaseException:
             with suppress(MediRoundError):
                 request = pb.CloseSessionRequest(session_id=session_id)
                 await self.connection.unary("CloseSession", request, call.again(session_id))
+                self.connection.sessions.discard(session_id)
             raise
-        self.connection.sessions.change(self._state.session_id, session_id)
+        self.connection.sessions.discard(session_id if replay.keep else self._state.session_id)
         self._state.opened_anew(opened, replay.replayed(made))
 
     async def _made_again(self, replay: Replay, opened: Opening, call: Call) -> list[pb.RoundResult]:

@@ -16,6 +16,7 @@ from mediround._replay import Replay
 from mediround._rounds import Priority
 from mediround._sessions import SessionState, Watch, told, watched
 from mediround.errors import MediRoundError, NeedsImage, NotFound, ProtocolMismatch
+from mediround.image import Upload
 from mediround.results import Opening, RoundResult
 from mediround.v1 import segmentation_pb2 as pb
 
@@ -37,6 +38,20 @@ class BlockingCalls:
         return self.connection.defaults.call(
             timeout, retries, priority, session_id=state.session_id, repeatable=state.remembers
         )
+
+    def remember(self, image: Upload, timeout: float | None, retries: int | None) -> None:
+        """Read what the session is opened anew from, should it be lost."""
+        state, unary = self._state, self.connection.unary
+        past: pb.GetSessionResponse
+        past = unary(self.connection.stub.GetSession, state.history_request(), self.begin(timeout, retries))
+        state.history(past)
+        state.replay = Replay.of_past(image, past)
+        for digest in state.replay.missing():
+            request = state.held_mask_request(digest)
+            response: pb.GetMaskResponse = unary(
+                self.connection.stub.GetMask, request, self.begin(timeout, retries)
+            )
+            state.replay.found(digest, response.mask)
 
     def unary(self, method: Callable[..., Answer], request: Callable[[], object], call: Call) -> Answer:
         """One request, one answer. ``request`` makes it, of what the session and its rounds are called then."""
@@ -104,14 +119,16 @@ class BlockingCalls:
         session_id = new_session_id()
         image = replay.image.named(session_id, keep=replay.keep)
         opened = self.connection.open(image, call.again(session_id))
+        self.connection.sessions.add(session_id)
         try:
             made = self._made_again(replay, opened, call)
         except BaseException:
             with suppress(MediRoundError):
                 request = pb.CloseSessionRequest(session_id=session_id)
                 self.connection.unary(self.connection.stub.CloseSession, request, call.again(session_id))
+                self.connection.sessions.discard(session_id)
             raise
-        self.connection.sessions.change(self._state.session_id, session_id)
+        self.connection.sessions.discard(session_id if replay.keep else self._state.session_id)
         self._state.opened_anew(opened, replay.replayed(made))
 
     def _made_again(self, replay: Replay, opened: Opening, call: Call) -> list[pb.RoundResult]:

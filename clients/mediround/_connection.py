@@ -92,12 +92,6 @@ class OpenSessions:
         with self._lock:
             self._ids.discard(session_id)
 
-    def change(self, before: str, now: str) -> None:
-        """One of them goes on under another id."""
-        with self._lock:
-            if before in self._ids:
-                self._ids = (self._ids - {before}) | {now}
-
     def take(self) -> set[str]:
         """All of them; they are no longer held."""
         with self._lock:

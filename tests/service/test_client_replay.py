@@ -174,6 +174,22 @@ async def test_one_that_is_parked_gets_its_image_by_itself(either: Either, stage
     assert [each.seeded for each in await either.of(session, "history")] == [False, False]
 
 
+async def test_one_that_others_began_is_read_first(make: Make, stage: Stage, server: Server) -> None:
+    either, another = make(server.address, retries=0), make(server.address, retries=0)
+    one, other = [await either.open(picture(), keep=True) for _ in range(2)]
+    (first, *_, about), amended = await work(either, one)
+    _, their_amended = await work(either, other)
+    taken = await another.call("resume", one.session_id, image=picture(), replay=True)
+    lose(stage, taken)
+    expected = await either.ask(other, VESSEL, refer_to=their_amended)
+    assert essence(await another.ask(taken, VESSEL, refer_to=amended)) == essence(expected)
+    past = await another.of(taken, "history")
+    assert [past[0].original_digest, past[4].mask_digest] == [first.mask_digest, about.mask_digest]
+    assert stage.sessions.count == 2, "one is to be kept still"
+    with pytest.raises(InvalidArgument, match="must be left out without an image"):
+        await another.call("resume", one.session_id, replay=True)
+
+
 # ---- what is not replayed
 
 

@@ -13,7 +13,9 @@ import pytest
 from mediround import AsyncClient, NeedsImage, NotFound, OtherModel, SessionClosed
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
 from serving.api.server import serving
+from serving.stores.kept.records import Stored
 from serving.stores.sessions import MemorySessions
+from serving.stores.sqlite.records import SqliteRecords
 from serving.stores.sqlite.sessions import SessionFile
 from tests.scripted.sessions import file_sessions
 from tests.service.harness import Stage, picture
@@ -45,11 +47,11 @@ async def server(file: Path, executor: Executor, *, images: bool, **of: str) -> 
 
 @asynccontextmanager
 async def caller(
-    file: Path, executor: Executor, session_id: str, **of: str
+    file: Path, executor: Executor, session_id: str, *, images: bool = False, **of: str
 ) -> AsyncIterator[tuple[Caller, Stage]]:
-    """The bare stub of a new server that keeps no images."""
+    """The bare stub of a new server."""
     async with (
-        running(file, executor, images=False, **of) as (address, stage),
+        running(file, executor, images=images, **of) as (address, stage),
         grpc.aio.insecure_channel(address) as channel,
     ):
         yield Caller(SegmentationServiceStub(channel), session_id), stage
@@ -144,3 +146,24 @@ async def test_nobody_sends_an_image_to_a_session_of_another_model(executor: Exe
                     await change
         with pytest.raises(OtherModel):
             await read.fork()
+
+
+async def test_going_on_takes_one_read_one_encode_and_one_pass(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, name, reads = tmp_path / "sessions.db", "a-session-of-several-rounds", []
+    get = SqliteRecords.get
+
+    async def counted(records: SqliteRecords, session_id: str, caller: str, *, image: bool) -> Stored:
+        reads.append(session_id)
+        return await get(records, session_id, caller, image=image)
+
+    monkeypatch.setattr(SqliteRecords, "get", counted)
+    async with caller(file, executor, name, images=True) as (asked, _):
+        await asked.open(keep=True)
+        await asked.dialogue([asks(), *(asks("Segment it.", number) for number in range(4))])
+        reads.clear()
+    async with caller(file, executor, name, images=True) as (asked, stage):
+        await asked.ask(asks("Segment it.", 4))
+        language, vision = stage.language.script, stage.vision.script
+        assert (reads, len(language.asked("complete")), len(vision.asked("encode"))) == ([name], 1, 1)

@@ -21,6 +21,7 @@ COMMANDS = (
     "hop",
     "knee",
     "language.__main__",
+    "sessions",
     "stores",
     "telemetry",
     "triton",
