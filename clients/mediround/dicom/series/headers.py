@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 
 from mediround.dicom.attributes import item, numbers, texts, value_of
-from mediround.dicom.errors import BadAttribute
+from mediround.dicom.errors import BadAttribute, TooLarge
 from mediround.dicom.pixels import pixel_module
 from mediround.dicom.series.stack import StackFrame
 from mediround.dicom.source import DicomSource, Source
 
+MAX_OBJECT_FRAMES = 100_000
 _CLASSIC = tuple(
     ("", keyword)
     for keyword in (
@@ -59,26 +60,36 @@ class ObjectHeader:
 def object_header(source: DicomSource, opened: Source) -> ObjectHeader:
     """Raises NoImage, BadAttribute, TooLarge."""
     header, pixels = opened.header, pixel_module(opened)
+    if pixels.frames > MAX_OBJECT_FRAMES:
+        raise TooLarge(f"an object must have at most {MAX_OBJECT_FRAMES} frames to be put in order")
     image_type = texts(header, "ImageType")[:4]
     repaired: list[str] = []
     groups = _Groups.of(header)
+    bare = StackFrame(
+        source=source,
+        number=0,
+        sop_instance_uid=_text(header, "SOPInstanceUID"),
+        instance_number=_count(header, "InstanceNumber"),
+        rows=pixels.rows,
+        columns=pixels.columns,
+    )
     # A classic object of several frames says where the first is at most.
     placed = groups.enhanced or pixels.frames == 1
-    frames = tuple(
-        StackFrame(
-            source=source,
+
+    def made(index: int) -> StackFrame:
+        return replace(
+            bare,
             number=index + 1,
-            sop_instance_uid=_text(header, "SOPInstanceUID"),
-            instance_number=_count(header, "InstanceNumber"),
-            rows=pixels.rows,
-            columns=pixels.columns,
             position=_position(groups, index, repaired) if placed else None,
             orientation=_orientation(groups, index, repaired) if placed else None,
             spacing=_spacing(groups, index),
             dimensions=tuple(_dimensions(groups, index, image_type)),
         )
-        for index in range(pixels.frames)
-    )
+
+    own = min(len(groups.own), pixels.frames)
+    alike = made(own)  # what frames without groups of their own share is read once
+    rest = (replace(alike, number=index + 1) for index in range(own, pixels.frames))
+    frames = (*map(made, range(own)), *rest)
     return ObjectHeader(
         modality=next(iter(texts(header, "Modality")), ""),
         body_part=next(iter(texts(header, "BodyPartExamined")), ""),

@@ -224,6 +224,12 @@ def test_numbers_of_what_is_read_are_bounded(tmp_path: Path, monkeypatch: pytest
     assert [each.reason for each in found.set_aside] == ["too_many"]
 
 
+def test_frames_that_are_declared_and_not_there_cost_little() -> None:
+    many = dicom.read_series([mr(0, NumberOfFrames=100_000), mr(0, 2, NumberOfFrames=1_000_000), mr(1, 3)])
+    assert sorted(len(stack.frames) for stack in many.stacks) == [1, 100_000]
+    assert [each.description[:34] for each in many.set_aside] == ["an object must have at most 100000"]
+
+
 def test_nothing_that_is_told_holds_a_value_of_the_object() -> None:
     found = dicom.read_series([mr(0, 1, PatientName="Doe^Jane"), mr(0, 1), mr(0, 2, PatientID="X1")])
     words = repr(found)
