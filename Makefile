@@ -24,7 +24,9 @@ SCENARIO ?= loadtest/scenarios/interactive.toml
 ## what true-size makes: mediround-7b, or mediround-0.4b to try it; CONSUME=1 deletes its checkpoint as it is exported
 SIZE ?= mediround-7b
 CONSUME ?=
-## options of pytest for test: '-n 2 --dist loadgroup' runs two processes
+## processes of test: most tests use one core
+PROCESSES ?= 1
+## options of pytest for test
 PYTEST_FLAGS ?=
 ## seeds of chaos, 200 schedules each
 SEEDS ?= 10
@@ -43,6 +45,8 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint const
 CLIENT := --editable ./clients
 # Ten rounds at eight at once would take the published protocol most of an hour at this size.
 VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
+# In the order of the files: what takes long comes first, what is short fills the end.
+AT_ONCE = -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 TRITON := build/triton
 GPU := build/gpu
 PROTO_BASELINE := protos/released.binpb
@@ -159,7 +163,7 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 	  $(addprefix --metrics=,$(METRICS))
 
 test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
-	$(BIN)/python -m pytest -m 'not pacs' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m 'not pacs' $(if $(filter-out 1,$(PROCESSES)),$(AT_ONCE)) $(PYTEST_FLAGS)
 	sh deploy/loopback-only.sh $(BIN)/python -m pytest tests/pacs $(PYTEST_FLAGS)
 
 chaos: $(VENV)/.export ## Try many schedules of what may happen to sessions; each seed and its steps are printed

@@ -1,7 +1,7 @@
 """Bundles for the tests: built by the exporters, once for each state of their sources.
 
 ``random_bundle`` is made of random weights, ``golden_bundle`` of the golden checkpoint in ``tests/parity/golden``.
-Several processes may run the tests at once (``-n 2 --dist loadgroup``): one of them builds what all need, and
+Several processes may run the tests at once (``make test PROCESSES=2``): one of them builds what all need, and
 ``GROUPS`` says which tests stay together.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,17 @@ GROUPS = {
 """Tests that one process of several runs, by the beginning of their path. Of the rest, each file is a group."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups when the same hook comes to it
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        path = item.path.relative_to(REPOSITORY).as_posix()
-        group = next((name for beginning, name in GROUPS.items() if path.startswith(beginning)), path)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which is not everywhere
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """By GROUPS: its own scheduler, by marks, does nothing under pytest 9.2 (pytest-xdist 3.8.0), and says nothing."""
+    scheduler = import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+    scheduler._split_scope = _group
+    return scheduler
+
+
+def _group(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return next((name for beginning, name in GROUPS.items() if path.startswith(beginning)), path)
 
 
 @pytest.fixture(scope="session")
