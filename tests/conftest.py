@@ -49,7 +49,7 @@ GROUPS = {
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which is not everywhere
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """By GROUPS: its own scheduler, by marks, does nothing under pytest 9.2 (pytest-xdist 3.8.0), and says nothing."""
+    """By GROUPS; its own, by marks, does nothing under pytest 9.2 (pytest-xdist 3.8.0), and says nothing."""
     scheduler = import_module("xdist.scheduler").LoadScopeScheduling(config, log)
     scheduler._split_scope = _group
     return scheduler
