@@ -94,7 +94,7 @@ def _write(
     earlier = [one for one in revises if one.SOPInstanceUID != instance]
     try:
         built = hd.sr.Comprehensive3DSR(
-            evidence=[*map(_evidence, sources.headers), *segs],
+            evidence=[*_evidence(sources.headers), *segs],
             content=content,
             series_instance_uid=uid("series", "SR", *run_words(source, provenance)),
             series_number=_SERIES_NUMBER,
@@ -148,13 +148,16 @@ def _context(provenance: Provenance) -> hd.sr.ObservationContext:
     return hd.sr.ObservationContext(observer_device_context=observer)
 
 
-def _evidence(header: Dataset) -> Dataset:
-    made = identity(header)
-    for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        setattr(made, keyword, text(header, keyword))
-    for keyword in NAMES:
-        setattr(made, keyword, "")
-    return made
+def _evidence(headers: Sequence[Dataset]) -> Iterator[Dataset]:
+    """What refers to the sources; highdicom takes patient and study from the first."""
+    for number, header in enumerate(headers):
+        made = Dataset() if number else identity(header)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+            setattr(made, keyword, text(header, keyword))
+        if not number:
+            for keyword in NAMES:
+                setattr(made, keyword, "")
+        yield made
 
 
 def _groups(

@@ -52,7 +52,10 @@ def standins(frames: Sequence[SourceFrame]) -> list[Dataset]:
 
 
 def _standin(number: int, frame: SourceFrame) -> Dataset:
-    header, made = frame.header, identity(frame.header)
+    header, made = frame.header, Dataset()
+    if number == 1:  # highdicom takes patient and study from the first
+        made = identity(header)
+    made.StudyInstanceUID = text(header, "StudyInstanceUID")
     made.Rows, made.Columns = (whole(header, keyword, 1, 65535) for keyword in ("Rows", "Columns"))
     made.Modality, made.SeriesInstanceUID = text(header, "Modality") or "OT", text(header, "SeriesInstanceUID")
     for keyword in NAMES:
