@@ -3,8 +3,8 @@
 The same made-up dialogues of 512x512 masks, committed round by round, each way in turn: to memory; to an SQLite
 file, to one that is encrypted, and to one that outlives a loss of power; and where there is a ``redis-server``, to
 two of them as child processes whose append-only files are on the same disk, one encrypted and synced every second,
-one synced before each answer. No engine runs. Prints a table: milliseconds a round, bytes in the store, and how long
-a parked session takes to be there again.
+one synced before each answer. No engine runs. Prints a table: milliseconds a round, bytes in the store, and how
+long a parked session takes to be there again.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ STORE_OPERATIONS = ("read", "write")
 SESSIONS_KEPT = Metric(
     "mediround_sessions_kept",
     MetricKind.GAUGE,
-    "Sessions in the store of kept sessions, as last looked at: open in this process, or parked.",
+    "Sessions in the store of kept sessions, as last looked at: open in this process; others count as parked, "
+    "also those that are open in another.",
     {"state": ("open", "parked")},
 )
 SESSIONS_GAVE_WAY = Metric(
