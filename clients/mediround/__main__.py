@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_ask(ask: argparse.ArgumentParser) -> None:
-    ask.add_argument("image", type=Path, metavar="IMAGE", help="a PNG, JPEG or TIFF file")
+    ask.add_argument("image", type=Path, metavar="IMAGE", help="a PNG, JPEG, TIFF or DICOM file")
     ask.add_argument("question", nargs="+", metavar="QUESTION", help="what to segment, in words")
     ask.add_argument(
         "--refer-to",
@@ -78,6 +78,8 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
         help="the last question, or that one, is about the mask of this earlier round; counted from 0; again for "
         "further questions",
     )
+    ask.add_argument("--frame", type=int, metavar="N", help="of a DICOM object, from 1; needed where it has more")
+    _add_window(ask, "what the object says")
     ask.add_argument("--mode", choices=("free", "grammar", "forced"), help="how it answers (the model's default)")
     ask.add_argument("--json", action="store_true", help="print one JSON object a round")
     ask.add_argument(
@@ -93,12 +95,16 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", type=Path, metavar="DICOM_OR_FOLDER", help="a file, or a folder with all below it"
     )
+    _add_window(parser, "the template's, else what the object says")
+
+
+def _add_window(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--window",
         type=_commands.window,
         metavar="WINDOW",
         help="CENTER,WIDTH (write --window=-600,1500), a preset's name, percentile, or the number of one of the "
-        "object's own (the template's, else what the object says)",
+        f"object's own ({default})",
     )
 
 

@@ -90,7 +90,7 @@ def _ask(client: Client, given: argparse.Namespace) -> None:
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
     results = []
-    with client.open(given.image) as session:
+    with client.open(given.image, frame=given.frame, window=given.window) as session:
         for asked in rounds:
             result = session.ask(asked.question, refer_to=asked.refer_to, mode=given.mode)
             print(json.dumps(result.to_dict()) if given.json else result, flush=True)

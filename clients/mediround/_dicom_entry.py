@@ -28,14 +28,20 @@ def is_dicom(image: object) -> bool:
         case bytes() | bytearray():
             return bytes(image[_PREFIX]) == b"DICM"
         case str() | PathLike():
-            try:
-                with Path(image).open("rb") as file:
-                    return file.read(_PREFIX.stop)[_PREFIX] == b"DICM"
-            except (TypeError, ValueError):
-                return False  # no path: refused where it is read
+            if not _is_file(image):
+                return False  # a pipe is read once; what is no path is refused where it is read
+            with Path(image).open("rb") as file:
+                return file.read(_PREFIX.stop)[_PREFIX] == b"DICM"
         case _:
             pydicom = sys.modules.get("pydicom.dataset")
             return pydicom is not None and isinstance(image, pydicom.Dataset)
+
+
+def _is_file(path: str | PathLike[str]) -> bool:
+    try:
+        return Path(path).is_file()
+    except (TypeError, ValueError):
+        return False
 
 
 def prepared_frame(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 import mediround
 from mediround import rle
@@ -63,6 +64,16 @@ async def test_answers_as_json(server: Server, image: Path) -> None:
     assert code == 0
     first, second = map(json.loads, said.splitlines())
     assert (first["index"], second["reference"]["index"]) == (0, 0)
+
+
+async def test_a_dicom_object_is_asked_about_by_its_window(server: Server) -> None:
+    ct = str(get_testdata_file("CT_small.dcm", download=False))
+    flags = ("--json", "--server", server.address)
+    code, said, _ = await command("ask", ct, "Segment the liver.", "--window=-600,1500", "--frame", "1", *flags)
+    assert code == 0
+    assert json.loads(said)["pixels"]["window"].startswith("LINEAR center -600 width 1500 (request)")
+    code, _, err = await command("ask", ct, "Segment the liver.", "--window", "liver lesion", *flags)
+    assert (code, err.count("must be a window, or one of")) == (2, 1)
 
 
 async def test_describe_and_ping(server: Server) -> None:

@@ -72,9 +72,9 @@ def decoded_frame(source: Source, module: PixelModule, index: int) -> DecodedFra
         OSError: the file cannot be read.
     """
     try:
+        if source.syntax.is_encapsulated:
+            return _compressed(source, module, index)
         with quiet():
-            if source.syntax.is_encapsulated:
-                return _compressed(source, module, index)
             return _plain(source, module, index)
     except MALFORMED as error:
         if type(error) in {OSError, FileNotFoundError, PermissionError}:
@@ -121,7 +121,7 @@ def _compressed(source: Source, module: PixelModule, index: int) -> DecodedFrame
     if source.syntax == uid.JPEGExtended12Bit and module.stored != 8:
         raise UnsupportedSyntax(f"no decoder reads {source.syntax.name} of more than 8 bits: transcode it")
     offsets = value_of(source.header, "ExtendedOffsetTable"), value_of(source.header, "ExtendedOffsetTableLengths")
-    with source.value() as file:
+    with quiet(), source.value() as file:
         frame = get_frame(
             file,
             index,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,14 @@ def test_stored_pixels_that_cannot_be(changes: dict[str, object], field: str) ->
 def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         upload(tmp_path / "absent.png")
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit((tmp_path / "pipe").write_bytes, b"whatever comes through")
+        assert upload(tmp_path / "pipe").payload == b"whatever comes through"
+        written.result()
 
 
 def test_without_the_extra_a_dicom_object_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
