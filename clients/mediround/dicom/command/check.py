@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydicom.uid import UID
 from rich.console import Console
@@ -32,7 +32,7 @@ _NUMBERS = {"stack", "frames", "spacing"}
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 0: a stack can be asked, and each of its frames that was looked at can be decoded; 1: none; 2: the
+    """Exit code 0: a stack can be asked, or part of it, as far as its frames were decoded; 1: none can; 2: the
     command cannot be run as it is; 130: interrupted.
     """
     try:
@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
     else:
         _show(checks, show.console())
         show.set_aside(reading.set_aside, show.console())
-    return DONE if any(check.good for check in checks) else REFUSED
+    return DONE if any(check.asked != "no" for check in checks) else REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,10 @@ class _Check:
     failures: dict[int, str]
 
     @property
-    def good(self) -> bool:
-        return self.why_not is None and not self.failures
+    def asked(self) -> Literal["yes", "in part", "no"]:
+        if self.why_not is not None or len(self.failures) == self.looked:
+            return "no"
+        return "in part" if self.failures else "yes"
 
     def to_dict(self) -> dict[str, Any]:
         stack = self.stack
@@ -100,6 +102,7 @@ class _Check:
             "windows": self.windows,
             "looked_at": self.looked,
             "failures": self.failures,
+            "asked": self.asked,
             "why_not": self.why_not,
             "notes": self.notes,
         }
@@ -172,7 +175,7 @@ def _cells(check: _Check) -> tuple[str, ...]:
         f"{first.rows}x{first.columns}",
         stack.order,
         "-" if stack.spacing is None else f"{stack.spacing:.2f} mm",
-        "yes" if check.good else "no",
+        check.asked,
     )
 
 
@@ -183,9 +186,12 @@ def _words(check: _Check) -> Iterator[str]:
     if check.syntaxes:
         yield f"{', '.join(check.syntaxes)}; read by {'; '.join(check.decoders) or 'nothing'}"
     if check.size != "-":
-        yield f"sent as {check.size}, by window {check.windows[0]}"
+        window = "in colour" if check.windows[0] == "none" else f"by window {check.windows[0]}"
+        yield f"sent as {check.size}, {window}"
     if len(check.windows) > 1:
         yield f"windows differ from frame to frame, {len(check.windows)} of {check.looked}; --window sets one"
+    if check.stack.localizer:
+        yield "is a localizer: not asked unless --stack says so"
     yield from choice.gaps(check.stack)
     for index, words in check.failures.items():
         yield f"frame {index} cannot be read: {words}"

@@ -271,12 +271,18 @@ def test_check_says_what_would_happen(
 def test_check_says_why_not(tmp_path: Path, template: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = [mr(index * index, index + 1, PixelData=bytes(9 if index == 1 else 256)) for index in range(4)]
     source = saved(tmp_path / "series", *broken)
-    assert main(["dicom", "check", str(source), "--every-frame"]) == 1
+    assert main(["dicom", "check", str(source), "--every-frame"]) == 0
     printed = capsys.readouterr().out
+    assert re.search(r"│ +4 │ 16x16 │ position │ +\d\.00 mm │ in part │", printed)
     assert "stack 1: frame 1 cannot be read: BadPixels: " in printed
     assert "stack 1: gap of 5.00 mm after frame 2, slices missing: 1" in printed
     assert main(["dicom", "check", str(source), "--template", "nowhere"]) == 2
     assert main(["dicom", "check", str(tmp_path / "gone")]) == 2
+    alone = saved(tmp_path / "alone", broken[1])
+    assert main(["dicom", "check", str(alone)]) == 1
+    localizer = saved(tmp_path / "localizer", mr(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    assert main(["dicom", "check", str(localizer)]) == 0
+    assert "stack 1: is a localizer: not asked unless --stack says so" in capsys.readouterr().out
     assert main(["dicom", "check", template]) == 1
     assert "1 left out: is no DICOM file" in capsys.readouterr().out
 
