@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -154,19 +154,33 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     options.bundle = options.bundle.resolve()
     options.checkouts = [HERE, *([options.against.resolve()] if options.against else [])]
-    tables = []
+    write(options, tables(options))
+
+
+def tables(options: argparse.Namespace) -> Iterator[str]:
+    """What was asked for, one at a time."""
     if "service" in options.sections:
-        tables += [compare(sizes, kind, options) for sizes in options.sizes for kind in options.images]
+        for sizes in options.sizes:
+            for kind in options.images:
+                yield compare(sizes, kind, options)
     if "front-end" in options.sections:
-        tables.append(front_end(options))
+        yield front_end(options)
+
+
+def write(options: argparse.Namespace, made: Iterable[str]) -> None:
+    """Each as soon as it is there: all take half an hour, and what ends them early takes none of those before."""
     head = (
         f"{options.case}, {SIDE}x{SIDE} images, medians of {2 * options.repeats} runs, {platform.machine()}, "
-        f"{max(1, len(os.sched_getaffinity(0)) - 1)} CPUs for a server, load {os.getloadavg()[0]:.1f}. "
+        f"{max(1, len(os.sched_getaffinity(0)) - 1)} CPUs for a server. "
         "All but rounds a second are milliseconds of the server's CPU."
     )
-    text = "\n\n".join([head, *tables])
-    (options.out / "ceiling.md").write_text(text + "\n")
-    print(text)
+    with (options.out / "ceiling.md").open("w") as out:
+        print(head, file=out)
+        print(head)
+        for each in made:
+            text = f"\n{each}\n\nLoad of the machine: {os.getloadavg()[0]:.1f}."
+            print(text, file=out, flush=True)
+            print(text, flush=True)
 
 
 if __name__ == "__main__":
