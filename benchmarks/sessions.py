@@ -207,11 +207,12 @@ class Meter:
         self._listening.close()
 
     def _joined(self) -> None:
-        with suppress(OSError):
-            near, _ = self._listening.accept()
-            far = socket.create_connection((self._server[0], int(self._server[2])))
-            threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
-            self._carry(near, far, counted=True)
+        with suppress(OSError):  # no more are listened for
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.create_connection((self._server[0], int(self._server[2])))
+                for source, to, counted in ((far, near, False), (near, far, True)):
+                    threading.Thread(target=self._carry, args=(source, to, counted), daemon=True).start()
 
     def _carry(self, source: socket.socket, to: socket.socket, counted: bool) -> None:
         with suppress(OSError), source, to:
@@ -227,7 +228,7 @@ def weighed(bundle: Path, out: Path) -> list[int]:
     with (
         launched(bundle, out / "sessions.log", flags) as server,
         closing(Meter(server.address)) as meter,
-        Client(meter.address) as client,
+        Client(meter.address, timeout=120) as client,
         client.open(picture(0)) as session,
     ):
         weights, before = [], None
