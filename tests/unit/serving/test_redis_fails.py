@@ -73,7 +73,7 @@ async def test_a_redis_that_became_a_replica(place: Place, caplog: pytest.LogCap
 
 
 async def test_a_redis_that_stalls_holds_nobody_elses_rounds(place: Place) -> None:
-    async with place.opened(images=True, patience_s=0.2) as store:
+    async with place.opened(images=True, patience_s=1.0) as store:
         await store.create(new())
         await store.create(new("not kept", keep=False))
         place.server.process.send_signal(signal.SIGSTOP)
@@ -93,6 +93,26 @@ async def test_a_redis_that_stalls_holds_nobody_elses_rounds(place: Place) -> No
         connection._silent_until = 0.0
         await asked(store)
         assert await rounds_of(store) == 1
+
+
+async def test_a_change_whose_answer_was_not_heard_is_there_or_not(place: Place) -> None:
+    async with place.opened(images=True, patience_s=1.0) as store:
+        await store.create(new())
+        async with store.exclusive("s", CALLER) as held:
+            place.server.process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(Unavailable, match="may have been carried out"):
+                    await append(store, held, [answered(1)])
+            finally:
+                place.server.process.send_signal(signal.SIGCONT)
+        store._records._connection._silent_until = 0.0
+        place.client.ping()  # what was sent before is done
+        found = await rounds_of(store)
+        assert found in {0, 1}
+        await asked(store, 2)
+        assert await rounds_of(store) == found + 1
+    async with place.opened() as store:
+        assert len((await store.read("s", CALLER)).record.rounds) == found + 1
 
 
 @pytest.mark.parametrize("key", [bytes(32), None])
