@@ -5,6 +5,7 @@ Knows masks and frames. Does not know how objects are written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ MOST_FRAMES = 400
 """Of one object: what viewers open at once."""
 _MOST_PIXELS = 1 << 29
 """Of segments times frames of one object, while it is built."""
+_SAME_PLACE = 1e-3
+"""Millimetres, within which frames lie at one place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,27 @@ def _found(segment: Segment, sources: Sources) -> Segment:
 
 def _parts(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:
     frames = sources.ordered({key for segment in segments for key in segment.masks})
+    for layer in _layers(frames):
+        here = [_cut(segment, layer) for segment in segments]
+        yield from _packed([segment for segment in here if segment.masks], sources)
+
+
+def _layers(frames: Sequence[SourceFrame]) -> list[list[SourceFrame]]:
+    """Frames that may share an object: none is where another is. One that lies nowhere is alone."""
+    layers: list[list[SourceFrame]] = []
+    taken: Counter[tuple[int, ...]] = Counter()
     if not all(frame.placed for frame in frames):
-        for frame in frames:
-            yield _part([_cut(segment, [frame]) for segment in segments if frame.key in segment.masks], sources)
-        return
+        return [[frame] for frame in frames]
+    for frame in frames:
+        where = tuple(round(float(each) / _SAME_PLACE) for each in frame.place["ImagePositionPatient"])
+        if taken[where] == len(layers):
+            layers.append([])
+        layers[taken[where]].append(frame)
+        taken[where] += 1
+    return layers
+
+
+def _packed(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:
     held: list[Segment] = []
     for segment in segments:
         for piece in _pieces(segment, sources):
@@ -80,7 +100,8 @@ def _fits(segments: Sequence[Segment]) -> bool:
 
 
 def _cut(segment: Segment, frames: Sequence[SourceFrame]) -> Segment:
-    return replace(segment, masks={frame.key: segment.masks[frame.key] for frame in frames})
+    kept = (frame.key for frame in frames if frame.key in segment.masks)
+    return replace(segment, masks={key: segment.masks[key] for key in kept})
 
 
 def _part(segments: Sequence[Segment], sources: Sources) -> Part:

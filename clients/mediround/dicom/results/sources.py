@@ -20,6 +20,8 @@ from mediround.errors import FieldViolation, InvalidArgument
 
 ORIENTATION_TOLERANCE = 1e-4
 """Between direction cosines of frames that are written into one object."""
+SPACING_TOLERANCE = 1e-3
+"""Between their pixel spacings, of the larger one."""
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _GEOMETRY = {
     "PlanePositionSequence": {"ImagePositionPatient": 3},
@@ -27,6 +29,7 @@ _GEOMETRY = {
     "PixelMeasuresSequence": {"PixelSpacing": 2, "SliceThickness": 1, "SpacingBetweenSlices": 1},
 }
 """Attributes by their functional group, and how many numbers each has."""
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,12 @@ class Sources:
 
 def _frames(header: Dataset) -> Iterator[SourceFrame]:
     uid, multiframe = str(header.SOPInstanceUID), value_of(header, "NumberOfFrames") is not None
-    for index in range(whole(header, "NumberOfFrames", 1, MAX_FRAMES, 1)):
-        yield SourceFrame((uid, index + 1), header, multiframe, _place(header, index))
+    frames = whole(header, "NumberOfFrames", 1, MAX_FRAMES, 1)
+    # Without functional groups an object of several frames says where the first is at most.
+    nowhere = frames > 1 and not any(keyword in header for keyword in _GROUPS)
+    for index in range(frames):
+        place = {} if nowhere else _place(header, index)
+        yield SourceFrame((uid, index + 1), header, multiframe, place)
 
 
 def _place(header: Dataset, index: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydicom.valuerep import DA, TM, PersonName
 from mediround.dicom.attributes import numbers, text, whole
 from mediround.dicom.errors import BadAttribute
 from mediround.dicom.results.identity import uid
-from mediround.dicom.results.sources import ORIENTATION_TOLERANCE, SourceFrame
+from mediround.dicom.results.sources import ORIENTATION_TOLERANCE, SPACING_TOLERANCE, SourceFrame
 from mediround.errors import FieldViolation, InvalidArgument
 
 NAMES = ("PatientName", "ReferringPhysicianName")
@@ -37,18 +37,24 @@ _TRIAL = (
 def standins(frames: Sequence[SourceFrame]) -> list[Dataset]:
     """One for each frame; without the names of people, which highdicom's warnings repeat.
 
-    Raises InvalidArgument for frames of several orientations or sizes.
+    Raises InvalidArgument for frames of several orientations, sizes or spacings.
     """
     found = [_standin(number, frame) for number, frame in enumerate(frames, start=1)]
     if len({(each.Rows, each.Columns) for each in found}) > 1:
         raise _refused("must be of one size: write the results of each size apart")
     placed = [each for each in found if "ImageOrientationPatient" in each]
     for each in placed:
-        apart = zip(each.ImageOrientationPatient, placed[0].ImageOrientationPatient, strict=True)
-        if any(abs(one - other) > ORIENTATION_TOLERANCE for one, other in apart):
+        if _apart(each.ImageOrientationPatient, placed[0].ImageOrientationPatient) > ORIENTATION_TOLERANCE:
             raise _refused("must lie in one orientation: write the results of each orientation apart")
+        spacing = placed[0].PixelSpacing
+        if _apart(each.PixelSpacing, spacing) > SPACING_TOLERANCE * max(map(float, spacing)):
+            raise _refused("must have pixels of one size: write the results of each spacing apart")
         each.ImageOrientationPatient = placed[0].ImageOrientationPatient
     return found
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(float(a) - float(b)) for a, b in zip(one, other, strict=True))
 
 
 def _standin(number: int, frame: SourceFrame) -> Dataset:

@@ -16,6 +16,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.uid import UltrasoundMultiFrameImageStorage
 
 from mediround.dicom.attributes import text, whole
 from mediround.dicom.errors import BadAttribute, DicomError
@@ -165,6 +166,23 @@ def test_frames_that_lie_nowhere_are_written_one_by_one() -> None:
     assert_same(written, segments)
 
 
+def test_frames_of_an_older_object_are_not_all_where_its_first_is() -> None:
+    source = header(NumberOfFrames=3, SOPClassUID=UltrasoundMultiFrameImageStorage)
+    segments = [Segment("x", dict.fromkeys(keys([source]), mask(1)))]
+    assert [int(one.NumberOfFrames) for one in write_seg([source], segments, PROVENANCE)] == [1, 1, 1]
+
+
+def test_frames_at_one_place_go_into_an_object_each() -> None:
+    """A cardiac series: two slices, three times."""
+    sources = [one for time in range(3) for one in stack(2, f"1.2.826.0.1.{time}", SeriesInstanceUID="1.2.3")]
+    for one in sources:
+        one.StudyInstanceUID, one.FrameOfReferenceUID = sources[0].StudyInstanceUID, sources[0].FrameOfReferenceUID
+    segments = [Segment("x", {key: mask(index) for index, key in enumerate(keys(sources))})]
+    written = write_seg(sources, segments, PROVENANCE)
+    assert [int(one.NumberOfFrames) for one in written] == [2, 2, 2]
+    assert_same(written, segments)
+
+
 def test_an_object_has_400_frames_at_most() -> None:
     sources = stack(MOST_FRAMES + 20, Rows=4, Columns=4)
     names = keys(sources)
@@ -245,6 +263,12 @@ def _refused(**attributes: object) -> list[Dataset]:
             {SINGLE[0]: mask(1), SINGLE[1]: mask(1)},
             InvalidArgument,
             "one orientation",
+        ),
+        (
+            [*stack(1), *stack(2, PixelSpacing=[2, 0.6])[1:]],
+            {SINGLE[0]: mask(1), SINGLE[1]: mask(1)},
+            InvalidArgument,
+            "pixels of one size",
         ),
     ],
 )
