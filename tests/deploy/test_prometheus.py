@@ -106,8 +106,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     shutil.copytree(BUNDLE / "slices", directory / "slices")
     ports = {"mediround": free_port(), "mediround-language": free_port()}
     ours, theirs = (("--metrics-listen", f"127.0.0.1:{port}") for port in ports.values())
+    kept = ("--sessions.store", "sqlite", "--sessions.path", str(directory / "sessions.db"))
     with (
-        stack(BUNDLE, directory, ONNX, ONNX, ours, language_flags=theirs) as server,
+        stack(BUNDLE, directory, ONNX, ONNX, (*ours, *kept), language_flags=theirs) as server,
         prometheus(directory, ports) as reader,
     ):
         reader.await_scrapes(ports, 2)
