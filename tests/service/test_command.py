@@ -74,6 +74,8 @@ async def test_a_dicom_object_is_asked_about_by_its_window(server: Server) -> No
     assert json.loads(said)["pixels"]["window"].startswith("LINEAR center -600 width 1500 (request)")
     code, _, err = await command("ask", ct, "Segment the liver.", "--window", "liver lesion", *flags)
     assert (code, err.count("must be a window, or one of")) == (2, 1)
+    code, _, err = await command("ask", get_testdata_file("rtplan.dcm", download=False), "Its tumor.", *flags)
+    assert (code, err.count("it is RT Plan Storage")) == (2, 1)
 
 
 async def test_describe_and_ping(server: Server) -> None:

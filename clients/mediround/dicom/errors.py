@@ -1,6 +1,6 @@
 """What can go wrong with DICOM objects, by what the caller must do. Each docstring says it.
 
-    DicomError
+    DicomError             an InvalidArgument, of the field ``image``
     ├── NotDicom           give another file: it is not DICOM, or is damaged
     ├── NoImage            give another object of the study: this one holds no image
     ├── BadAttribute       have the sender correct the object: an attribute is missing or cannot be
@@ -14,11 +14,14 @@ their keywords and tags.
 
 from __future__ import annotations
 
-from mediround.errors import MediRoundError
+from mediround.errors import FieldViolation, InvalidArgument
 
 
-class DicomError(MediRoundError):
+class DicomError(InvalidArgument):
     """Base of every error about a DICOM object. The object is not served as it is; nothing else is hurt."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, (FieldViolation("image", message),))
 
 
 class NotDicom(DicomError):

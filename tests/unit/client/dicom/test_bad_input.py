@@ -5,6 +5,7 @@ Knows objects made here, and 2,000 seeded mutations of pydicom's own. Does not k
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -212,6 +213,8 @@ def test_what_cannot_be_is_refused_by_its_reason(
     assert type(caught.value) is kind
     assert words in str(caught.value)
     assert NAME not in str(caught.value)
+    assert [each.field for each in caught.value.violations] == ["image"]
+    assert str(copy.copy(caught.value)) == str(caught.value)
     assert caplog.text == ""
 
 
