@@ -6,13 +6,13 @@ Knows masks and frames. Does not know how objects are written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mediround.dicom.attributes import whole
-from mediround.dicom.results.segments import Segment
+from mediround.dicom.results.segments import Bits, FrameKey, Segment
 from mediround.dicom.results.sources import SourceFrame, Sources
 from mediround.errors import FieldViolation, InvalidArgument
 
@@ -22,6 +22,27 @@ _MOST_PIXELS = 1 << 29
 """Of segments times frames of one object, while it is built."""
 _SAME_PLACE = 1e-3
 """Millimetres, within which frames lie at one place."""
+
+
+class _Chosen(Mapping[FrameKey, Bits]):
+    """Some of a segment's masks, held by their keys alone: the caller's may be packed until they are asked for."""
+
+    def __init__(self, masks: Mapping[FrameKey, Bits], keys: Iterable[FrameKey]) -> None:
+        self._masks, self._keys = masks, dict.fromkeys(keys)
+
+    def __getitem__(self, key: FrameKey) -> Bits:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._masks[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[FrameKey]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +68,8 @@ def _found(segment: Segment, sources: Sources) -> Segment:
         if mask.dtype != np.bool_ or mask.shape != shape:
             words = "must be bool, of the frame's Rows and Columns"
             raise InvalidArgument(f"masks: {words}", (FieldViolation("masks", words),))
-    return replace(segment, masks={key: mask for key, mask in segment.masks.items() if mask.any()})
+    keys = [key for key, mask in segment.masks.items() if mask.any()]
+    return replace(segment, masks=_Chosen(segment.masks, keys))
 
 
 def _parts(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:
@@ -100,8 +122,8 @@ def _fits(segments: Sequence[Segment]) -> bool:
 
 
 def _cut(segment: Segment, frames: Sequence[SourceFrame]) -> Segment:
-    kept = (frame.key for frame in frames if frame.key in segment.masks)
-    return replace(segment, masks={key: segment.masks[key] for key in kept})
+    keys = [frame.key for frame in frames if frame.key in segment.masks]
+    return replace(segment, masks=_Chosen(segment.masks, keys))
 
 
 def _part(segments: Sequence[Segment], sources: Sources) -> Part:
