@@ -31,6 +31,7 @@ MODEL = manifest()
 GEOMETRY = Geometry(MODEL.image, MODEL.tower, "e" * 64)
 WORDS = "Is the liver enlarged?"
 CALLER = "x509_subject:CN=Anna Example"
+WINDOW = "LINEAR center 40 width 400 (request), slope 1 intercept 0, 16 bits of i2"
 SIDE = 32
 KEY = RequestKey("d8b8b1f0-0000-4000-8000-000000000000", b"asked")
 
@@ -41,7 +42,8 @@ def image(side: int = SIDE) -> SourceImage:
 
 
 def new(session_id: str = "s", side: int = SIDE, *, keep: bool = True) -> Session:
-    record = SessionRecord(session_id, CALLER, (side, side), b"c" * 32, "d" * 64, keep, opened_at=7.25)
+    content, model = b"c" * 32, "d" * 64
+    record = SessionRecord(session_id, CALLER, (side, side), content, model, keep, opened_at=7.25, window=WINDOW)
     return Session(record, image(side))
 
 
