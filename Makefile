@@ -49,6 +49,8 @@ VIT_B_CASES := chain:5:1 star:5:1 chain:10:1 star:10:1 chain:5:8 star:5:8
 AT_ONCE = -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 TRITON := build/triton
 GPU := build/gpu
+OHIF := build/ohif
+OHIF_RELEASE := @ohif/app@3.13.2
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
 PACS_PACKAGES := iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java
@@ -58,7 +60,7 @@ CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidico
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton env-gpu debian demo dicom-demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
+.PHONY: help env env-export env-vllm env-triton env-gpu debian demo dicom-demo ohif-demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -149,6 +151,18 @@ demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filte
 dicom-demo: $(VENV)/.pacs ## Segment an MR series, write SEG and SR, validate them, store them in Orthanc, read them back; in build/dicom-demo
 	sh deploy/debian-packages.sh $(PACS_PACKAGES)
 	sh deploy/loopback-only.sh $(BIN)/python -m demo.dicom --bundle $(BUNDLE) --out build/dicom-demo
+
+# A prebuilt viewer (MIT), 50 MB, from npm.
+$(OHIF)/.installed: | $(VENV)/.export
+	@echo "== installing $(OHIF_RELEASE) into $(OHIF)"
+	rm -rf $(OHIF)
+	mkdir -p $(OHIF)
+	cd $(OHIF) && npm pack --silent $(OHIF_RELEASE) && tar xzf *.tgz && rm *.tgz
+	@touch $@
+
+ohif-demo: $(OHIF)/.installed ## Open segmentations of ours in the OHIF viewer, and compare what it draws with the masks
+	sh deploy/debian-packages.sh orthanc orthanc-dicomweb orthanc-gdcm nginx-light chromium chromium-driver
+	sh deploy/loopback-only.sh $(BIN)/python -m demo.ohif --ohif $(OHIF)/package/dist --out $(OHIF)/out
 
 serve: $(VENV)/.serving ## Serve the bundled model on $(LISTEN), its metrics on METRICS
 	$(BIN)/python -m serving --bundle $(BUNDLE) --listen $(LISTEN) $(if $(METRICS),--metrics-listen $(METRICS))

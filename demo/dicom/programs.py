@@ -16,6 +16,9 @@ PACKAGES = {
     "dcmj2pnm": "dcmtk",
     "dcml2pnm": "dcmtk",
     "gdcmconv": "libgdcm-tools",
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
+    "nginx": "nginx-light",
     "java": "default-jre-headless libpixelmed-java",
 }
 """Debian's, that hold them."""

@@ -41,6 +41,7 @@ COMMANDS = {
     "demo.dicom": (*DEMO, "mediround-serving[pacs]", "mediround-client[dicom]"),
     "demo.dicom.windows": (*DEMO, "mediround-client[dicom]"),
     "demo.heldout": DEMO,
+    "demo.ohif": (*EXPORT, "mediround-client[dicom]"),
     "demo.triton.install": DEMO,
     "deploy.images": DEMO,
     "deploy.gpu_check": ("mediround-serving",),
