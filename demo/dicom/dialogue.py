@@ -23,7 +23,7 @@ def ask(client: Client, files: Sequence[Path]) -> tuple[list[FrameResult], Templ
     """The template's questions on every frame; raises the error of a frame that has one."""
     template = load(TEMPLATE)
     [stack] = read_series(files).stacks
-    results = list(segment_stack(client, stack, template, timeout=PATIENCE_SECONDS))
+    results = list(segment_stack(client, stack, template, in_flight=2, timeout=PATIENCE_SECONDS))
     for result in results:
         if result.error is not None:
             raise result.error
