@@ -56,7 +56,7 @@ PROTO_BASELINE := protos/released.binpb
 PACS_PACKAGES := iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java
 DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium redis-server $(PACS_PACKAGES)
 # DICOM files that the tests read. Without what these packages require: of it, some would replace libraries of ours.
-CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidicom-data==0.3.0
+CORPORA := deid-data==0.0.20 pydicom-data==1.0.0 wsidicom-data==0.3.0
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
