@@ -191,14 +191,13 @@ async def test_an_interrupted_run_goes_on_where_it_was(
 
 
 async def test_changed_settings_or_another_model_are_not_mixed(
-    server: Server, executor: Executor, root: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, executor: Executor, root: Path, out: Path
 ) -> None:
     items = [dialogue([None])]
     await evaluated(server, items, root, out)
     with pytest.raises(RunError, match="another policy; choose another --out"):
         await evaluated(server, items, root, out, Options("off"))
-    monkeypatch.setattr("tests.service.harness.MODEL_DIGEST", "e" * 64)
-    async with serving(build_stage(executor).service) as other:
+    async with serving(build_stage(executor, model_digest="e" * 64).service) as other:
         with pytest.raises(RunError, match="another model_digest, engine_records; choose another --out"):
             await evaluated(other, items, root, out)
 
