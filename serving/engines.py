@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -209,12 +209,12 @@ async def session_store(
         parks=kept.store != "memory",
         each=Budget(limits.max_sessions_per_caller, limits.max_session_bytes_per_caller),
     )
-    async with AsyncExitStack() as stack:
-        if kept.store == "memory":
-            yield live
-        else:
-            keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time, observer)
-            yield await stack.enter_async_context(_kept_sessions(kept, live, keeping, derivation, executor))
+    if kept.store == "memory":
+        yield live
+        return
+    keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time, observer)
+    async with _kept_sessions(kept, live, keeping, derivation, executor) as store:
+        yield store
 
 
 def _kept_sessions(
