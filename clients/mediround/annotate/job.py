@@ -1,0 +1,182 @@
+"""A job's folder: where its manifest and its runs lie, and what says that they are ours.
+
+    JOB/job.json            what it is, and the run that is current
+    JOB/manifest.parquet    the items, frozen (``manifest``)
+    JOB/runs/KEY/run.json   what decides this run's results besides the items (``RunIdentity``)
+    JOB/runs/KEY/index/     Parquet: a row a round (``rows``)
+    JOB/runs/KEY/ledger*.sqlite   which items are finished, for a quick resume; made again from the index if lost
+    JOB/runs/KEY/...        masks, objects and reports, where they were asked for
+
+Knows the folder. Does not know what writes into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mediround._description import ServerDescription
+from mediround._rounds import DialogueCorrection
+from mediround.annotate.errors import JobError, OtherRun
+from mediround.annotate.files import write_atomic
+from mediround.window import RULE
+
+FORMAT = 1
+_JOB, _RUN, _MANIFEST = "job.json", "run.json", "manifest.parquet"
+_MAX_BYTES = 1 << 20
+"""Of a file of ours that is JSON."""
+_KEY_DIGITS = 16
+"""Of a run's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What decides a result besides the item. Results of different identities are never mixed.
+
+    Attributes:
+        model_name: the bundle's name.
+        model_version: the bundle's version.
+        model_digest: SHA-256 of the bundle's manifest, hex.
+        preprocessing: names the rule by which stored values become grey.
+        correction: which masks the judge may have corrected.
+        threshold: a round whose score is at most this is corrected.
+    """
+
+    model_name: str
+    model_version: str
+    model_digest: str
+    preprocessing: str
+    correction: DialogueCorrection
+    threshold: float
+
+    @classmethod
+    def of(
+        cls, served: ServerDescription, correction: DialogueCorrection, threshold: float | None = None
+    ) -> RunIdentity:
+        """Of what a server has now; ``threshold`` None: its own."""
+        chosen = served.threshold if threshold is None else threshold
+        return cls(served.model_name, served.model_version, served.model_digest, RULE, correction, chosen)
+
+    @property
+    def key(self) -> str:
+        """SHA-256, hex, of what is computed: a name alone does not decide."""
+        values = [self.model_digest, self.preprocessing, self.correction, repr(float(self.threshold))]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+    identity: RunIdentity
+
+    @property
+    def key(self) -> str:
+        return self.identity.key
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+    def ledger(self, shard: str = "") -> Path:
+        """``shard``: ``i-of-n``; empty for a run that is not cut."""
+        return self.folder / (f"ledger-{shard}.sqlite" if shard else "ledger.sqlite")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's folder, which is known to be one."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / _MANIFEST
+
+    @classmethod
+    def begin(cls, folder: Path) -> Job:
+        """Make a folder a job's, or take up one that is. Raises JobError: it holds something else."""
+        if folder.is_dir() and any(folder.iterdir()):
+            return cls.open(folder)
+        job = cls(folder)
+        write_atomic(folder / _JOB, _text({"format": FORMAT, "current": None}))
+        return job
+
+    @classmethod
+    def open(cls, folder: Path) -> Job:
+        """Raises JobError: the folder is not there, or is no job's."""
+        if not (folder / _JOB).is_file():
+            raise JobError(f"{folder}: must hold {_JOB}, which `mediround annotate plan` writes")
+        values = _read(folder / _JOB)
+        if values.get("format") != FORMAT:
+            raise JobError(f"{_JOB}: is of format {values.get('format')}; this version reads {FORMAT}: plan anew")
+        return cls(folder)
+
+    def runs(self) -> list[Run]:
+        """Every run, the current one first."""
+        found = [self._run(path.parent) for path in sorted(self.folder.glob(f"runs/*/{_RUN}"))]
+        current = self.current_key()
+        return sorted(found, key=lambda run: run.key != current)
+
+    def current(self) -> Run:
+        """The run that ``run`` goes on with. Raises JobError: there is none yet."""
+        key = self.current_key()
+        if key is None:
+            raise JobError("the job has no run yet: `mediround annotate plan` begins one")
+        return self._run(self._folder_of(key))
+
+    def current_key(self) -> str | None:
+        key = _read(self.folder / _JOB).get("current")
+        return key if isinstance(key, str) else None
+
+    def take_up(self, identity: RunIdentity, *, new: bool = False) -> Run:
+        """The run of this identity, made where there is none, and now the current one.
+
+        Raises:
+            OtherRun: another run is current, and ``new`` does not allow to leave it.
+        """
+        current = self.current_key()
+        if current not in (None, identity.key) and not new:
+            former = self._run(self._folder_of(str(current))).identity
+            differ = _differences(former, identity)
+            raise OtherRun(f"the job was planned for {differ}: --new-run begins another run of it")
+        folder = self._folder_of(identity.key)
+        if not (folder / _RUN).is_file():
+            write_atomic(folder / _RUN, _text(asdict(identity)))
+        write_atomic(self.folder / _JOB, _text({"format": FORMAT, "current": identity.key}))
+        return Run(folder, identity)
+
+    def _folder_of(self, key: str) -> Path:
+        return self.folder / "runs" / key[:_KEY_DIGITS]
+
+    def _run(self, folder: Path) -> Run:
+        try:
+            return Run(folder, RunIdentity(**_read(folder / _RUN)))
+        except TypeError as error:
+            raise JobError(f"{_RUN}: is not of this version: begin another run with --new-run") from error
+
+
+def _differences(former: RunIdentity, now: RunIdentity) -> str:
+    before, after = asdict(former), asdict(now)
+    changed = [name for name in before if before[name] != after[name]]
+    return "; ".join(f"{name} {before[name]}, and the server has {after[name]}" for name in changed)
+
+
+def _text(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1) + "\n").encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            values = json.loads(file.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        words = f"{path.name}: cannot be read ({type(error).__name__}); restore it, or plan the job anew"
+        raise JobError(words) from error
+    if not isinstance(values, dict):
+        raise JobError(f"{path.name}: is not what `mediround annotate` wrote; restore it, or plan the job anew")
+    return values

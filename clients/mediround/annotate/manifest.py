@@ -1,0 +1,113 @@
+"""The manifest: a source's items, frozen in one Parquet file before anything is asked.
+
+Knows the file's form, and how it is written whole and read in pieces. Does not know sources or the service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mediround.annotate.errors import JobError
+from mediround.annotate.files import atomic
+from mediround.annotate.items import Item, ItemKind, dialogue_json, questions_of
+
+ITEMS_AT_ONCE = 1000
+"""Of a row group: what is held in memory."""
+
+_REPEATED = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("kind", _REPEATED, nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("frame", pa.int32()),
+        pa.field("window", _REPEATED, nullable=False),
+        pa.field("study", _REPEATED, nullable=False),
+        pa.field("series", _REPEATED, nullable=False),
+        pa.field("instance", pa.string(), nullable=False),
+        pa.field("problem", pa.string(), nullable=False),
+        pa.field("rounds", pa.int32(), nullable=False),
+        pa.field("dialogue", _REPEATED, nullable=False),
+    ]
+)
+"""One row an item; ``dialogue`` is JSON (``items.dialogue_json``)."""
+
+
+def write_manifest(path: Path, items: Iterable[Item]) -> int:
+    """Freeze items in their order; how many there are. An earlier manifest is replaced once the new one is whole.
+
+    Raises:
+        JobError: the file cannot be written.
+    """
+    count = 0
+    with atomic(path) as unfinished, pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
+        for piece in _pieces(items):
+            writer.write_table(pa.Table.from_pylist([_row(item) for item in piece], SCHEMA))
+            count += len(piece)
+    return count
+
+
+def read_manifest(path: Path) -> Iterator[list[Item]]:
+    """Its items in pieces of at most ``ITEMS_AT_ONCE``, in its order. Raises JobError when it cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check(path, file.schema_arrow)
+            for batch in file.iter_batches(ITEMS_AT_ONCE):
+                yield [_item(row) for row in batch.to_pylist()]
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise JobError(f"the manifest cannot be read ({type(error).__name__}): plan the job again") from error
+
+
+def count_items(path: Path) -> int:
+    """How many items it holds, from its footer. Raises JobError."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check(path, file.schema_arrow)
+            return int(file.metadata.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise JobError(f"the manifest cannot be read ({type(error).__name__}): plan the job again") from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the file, hex. Raises JobError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise JobError(f"the manifest cannot be read ({error.strerror}): plan the job first") from error
+
+
+def _pieces(items: Iterable[Item]) -> Iterator[list[Item]]:
+    left = iter(items)
+    while piece := list(islice(left, ITEMS_AT_ONCE)):
+        yield piece
+
+
+def _check(path: Path, found: pa.Schema) -> None:
+    if not found.equals(SCHEMA):
+        raise JobError(f"{path.name}: is no manifest of this version: plan the job again")
+
+
+def _row(item: Item) -> dict[str, object]:
+    values = asdict(item)
+    del values["questions"]
+    return values | {"rounds": len(item.questions), "dialogue": dialogue_json(item.questions)}
+
+
+def _item(row: dict[str, object]) -> Item:
+    values = dict(row)
+    del values["rounds"]
+    questions = questions_of(str(values.pop("dialogue")))
+    kind = cast(ItemKind, values.pop("kind"))
+    return Item(kind=kind, questions=questions, **values)  # type: ignore[arg-type]  # columns of SCHEMA
