@@ -1,4 +1,4 @@
-"""What can go wrong with a job as a whole. What goes wrong with one item is a row of its index instead.
+"""What can go wrong with a job as a whole, and with one of its items, which is then a row of the index.
 
 Knows the words. Does not know what raises them.
 """
@@ -24,3 +24,15 @@ class OtherRun(JobError):
 
 class Stopped(AnnotateError):
     """The run was given up before its end, because too many items failed or what it writes to is full."""
+
+
+class ItemError(Exception):
+    """One item cannot be annotated; the run goes on. ``str(error)`` holds no path, name or identifier.
+
+    Attributes:
+        code: one upper-case word.
+    """
+
+    def __init__(self, code: str, words: str) -> None:
+        super().__init__(words)
+        self.code = code

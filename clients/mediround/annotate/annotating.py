@@ -1,0 +1,246 @@
+"""One item asked of the service, and the rows that say what came of it.
+
+Knows how a dialogue is asked and what an error of the service means for an item. Does not know files, schedules,
+or what is done with rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import astuple, dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+from mediround import rle
+from mediround._rounds import DialogueCorrection, LiveCorrection, Priority, Round
+from mediround.aio import AsyncClient
+from mediround.aio_session import AsyncSession
+from mediround.annotate.items import Item
+from mediround.annotate.loading import LoadedItem
+from mediround.annotate.rows import Row
+from mediround.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    MediRoundError,
+    NotFound,
+    ResourceExhausted,
+    SessionClosed,
+    Unavailable,
+)
+from mediround.results import RoundResult
+
+ItemStatus: TypeAlias = Literal["ok", "failed", "busy"]
+"""``busy``: nothing is wrong with the item; it must be asked again after ``Outcome.wait`` seconds."""
+
+_AGAIN = (ResourceExhausted, Unavailable, DeadlineExceeded, NotFound, SessionClosed)
+"""Of the service, not of the item. A session is gone when the service was started anew."""
+_LEAST_WAIT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a run's items are asked.
+
+    Attributes:
+        run_key: of the run.
+        correction: which masks the judge may have corrected.
+        threshold: a score at most this is corrected.
+        priority: ``batch`` lets interactive requests go first.
+        timeout: seconds of one item.
+    """
+
+    run_key: str
+    correction: DialogueCorrection
+    threshold: float
+    priority: Priority = "batch"
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one item.
+
+    Attributes:
+        item_id: the item.
+        status: see ``ItemStatus``.
+        rows: all of the item's; none of a busy one.
+        code: why it failed, or why it waits; empty where it is ok.
+        wait: seconds after which it may be asked again.
+    """
+
+    item_id: str
+    status: ItemStatus
+    rows: tuple[Row, ...] = ()
+    code: str = ""
+    wait: float = 0.0
+
+
+async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: Asking) -> Outcome:
+    """Ask an item's dialogue. Raises nothing for a fault of the item or of the service, but a ``Cancelled``."""
+    rounds = rounds_of(item, loaded)
+    try:
+        opening = client.open(
+            loaded.image,
+            frame=loaded.frame,
+            window=loaded.window,
+            priority=asking.priority,
+            timeout=asking.timeout,
+            retries=0,
+        )
+        async with opening as session:
+            results = await _answers(session, rounds, asking)
+    except Cancelled:
+        raise
+    except _AGAIN as error:
+        wait = max(getattr(error, "retry_after", 1.0), _LEAST_WAIT)
+        return Outcome(item.item_id, "busy", code=code_of(error), wait=wait)
+    except MediRoundError as error:
+        return failed(item, asking.run_key, code_of(error), str(error), request_id=error.request_id or "")
+    return Outcome(item.item_id, "ok", _rows(item, asking.run_key, results))
+
+
+def rounds_of(item: Item, loaded: LoadedItem) -> list[Round]:
+    """The item's dialogue as the client asks it, its given masks filled in."""
+    return [
+        Round(
+            each.question,
+            loaded.references.get(number, each.refer_to),
+            "forced" if each.answer is not None else each.mode,
+            each.answer,
+        )
+        for number, each in enumerate(item.questions)
+    ]
+
+
+def failed(item: Item, run_key: str, code: str, words: str, *, request_id: str = "") -> Outcome:
+    """The outcome of an item that is not asked again: every row says why."""
+    rows = tuple(
+        replace(row, status="failed", error_code=code, error=words, request_id=request_id)
+        for row in _blank(item, run_key)
+    )
+    return Outcome(item.item_id, "failed", rows, code)
+
+
+def code_of(error: MediRoundError) -> str:
+    """The service's own word for why, or the kind of error as gRPC writes it."""
+    return error.reason or _upper(type(error).__name__)
+
+
+async def _answers(session: AsyncSession, rounds: Sequence[Round], asking: Asking) -> list[RoundResult | None]:
+    if all(each.answer is not None for each in rounds):
+        results = session.segment(
+            rounds,
+            correction=asking.correction,
+            threshold=asking.threshold,
+            priority=asking.priority,
+            timeout=asking.timeout,
+            retries=0,
+        )
+        async with aclosing(results):
+            return [result async for result in results]
+    return await _one_by_one(session, rounds, asking)
+
+
+async def _one_by_one(session: AsyncSession, rounds: Sequence[Round], asking: Asking) -> list[RoundResult | None]:
+    """None: the round referred to got no mask, so that this one cannot be asked."""
+    referred = {each.refer_to for each in rounds if isinstance(each.refer_to, int)}
+    results: list[RoundResult | None] = []
+    for number, each in enumerate(rounds):
+        refer_to = each.refer_to
+        if isinstance(refer_to, int):
+            earlier = results[refer_to]
+            if earlier is None or earlier.mask is None:
+                results.append(None)
+                continue
+            refer_to = earlier
+        live: LiveCorrection = "always" if asking.correction == "always" else "off"
+        if asking.correction == "referenced" and number in referred:
+            live = "always"
+        results.append(
+            await session.ask(
+                each.question,
+                refer_to=refer_to,
+                mode=each.mode,
+                answer=each.answer,
+                correction=live,
+                threshold=asking.threshold,
+                priority=asking.priority,
+                timeout=asking.timeout,
+                retries=0,
+            )
+        )
+    return results
+
+
+def _blank(item: Item, run_key: str) -> list[Row]:
+    """A row a round, of what is known before it is asked."""
+    row = Row(
+        item_id=item.item_id,
+        image_id=item.image_id,
+        run_key=run_key,
+        round=0,
+        rounds=len(item.questions),
+        name="",
+        label="",
+        question="",
+        refer_to=None,
+        reference="",
+        status="not_asked",
+        finished=datetime.now(UTC),
+    )
+    return [
+        replace(
+            row,
+            round=number,
+            name=each.name,
+            label=each.label,
+            question=each.question,
+            refer_to=each.refer_to,
+            reference="given" if each.reference else "" if each.refer_to is None else "round",
+        )
+        for number, each in enumerate(item.questions)
+    ] or [row]
+
+
+def _rows(item: Item, run_key: str, results: Sequence[RoundResult | None]) -> tuple[Row, ...]:
+    known = _blank(item, run_key)
+    return tuple(
+        row if result is None else _answered(row, result) for row, result in zip(known, results, strict=True)
+    )
+
+
+def _answered(row: Row, result: RoundResult) -> Row:
+    mask, spent = result.mask, result.timings
+    x_min, y_min, x_max, y_max = (None,) * 4 if result.box is None else astuple(result.box)
+    return replace(
+        row,
+        status="no_mask" if mask is None else "mask",
+        answer=result.answer,
+        score=result.score,
+        seg_probability=result.seg_probability,
+        corrected=result.corrected,
+        area=result.area,
+        x_min=x_min,
+        y_min=y_min,
+        x_max=x_max,
+        y_max=y_max,
+        height=0 if mask is None else mask.shape[0],
+        width=0 if mask is None else mask.shape[1],
+        counts=None if mask is None else rle.encode(mask).decode(),
+        mask_digest=result.mask_digest,
+        wave=result.cache.wave,
+        seconds=spent.total,
+        seconds_queue=spent.queue,
+        seconds_encode=spent.encode,
+        seconds_language=spent.language,
+        seconds_decode=spent.decode,
+        window="" if result.pixels is None else result.pixels.window,
+        model_digest=result.model_digest,
+        engine_digest=result.engine_digest,
+        request_id=result.request_id,
+    )
+
+
+def _upper(name: str) -> str:
+    return "".join(f"_{each}" if each.isupper() else each for each in name).strip("_").upper()

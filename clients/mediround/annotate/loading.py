@@ -1,0 +1,94 @@
+"""What an item is asked with: its image, and the archive's masks that its questions are about.
+
+Knows how files are read, and that they must still be what the manifest says. Does not know the service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mediround.annotate.errors import ItemError
+from mediround.annotate.items import GivenReference, Item
+from mediround.image import ImageSource
+from mediround.pictures import MALFORMED
+from mediround.window import WindowChoice
+
+Bits = npt.NDArray[np.bool_]
+MAX_FILE_BYTES = 1 << 30
+"""Of an image or a mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedItem:
+    """An item's content.
+
+    Attributes:
+        image: as the client takes it.
+        frame: as ``client.open`` takes it.
+        window: the same.
+        references: masks of the archive, bool (H, W), by the index of the question that is about them.
+    """
+
+    image: ImageSource
+    frame: int | None = None
+    window: WindowChoice = None
+    references: Mapping[int, Bits] = field(default_factory=dict)
+
+
+def load(item: Item) -> LoadedItem:
+    """Read an item's files; blocking.
+
+    Raises:
+        ItemError: a file cannot be read, is not what the manifest says, or is no picture or mask.
+    """
+    if item.problem:
+        code, _, words = item.problem.partition(": ")
+        raise ItemError(code, words)
+    if item.kind != "picture":
+        raise ItemError("UNSUPPORTED", "items of this kind cannot be read")
+    references = {
+        number: _mask(each.reference) for number, each in enumerate(item.questions) if each.reference is not None
+    }
+    return LoadedItem(_content(item.uri, item.sha256), references=references)
+
+
+def _content(uri: str, sha256: str) -> bytes:
+    try:
+        with _path(uri).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise ItemError("SOURCE_GONE", "the file is no longer there: plan again") from None
+    except OSError as error:
+        raise ItemError("UNREADABLE", f"the file cannot be read ({error.strerror})") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ItemError("TOO_LARGE", f"the file must hold at most {MAX_FILE_BYTES >> 20} MiB")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ItemError("SOURCE_CHANGED", "the file is another one than when the job was planned: plan again")
+    return content
+
+
+def _mask(reference: GivenReference) -> Bits:
+    if reference.segment:
+        raise ItemError("UNSUPPORTED", "masks of DICOM SEG objects cannot be read")
+    try:
+        with Image.open(io.BytesIO(_content(reference.uri, reference.sha256)), formats=["PNG"]) as picture:
+            values = np.asarray(picture.convert("L") if picture.mode != "L" else picture)
+    except MALFORMED as error:
+        raise ItemError("BAD_MASK", "a mask must be a PNG whose pixels above 0 are set") from error
+    return values > 0
+
+
+def _path(uri: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        raise ItemError("UNSUPPORTED", "the place cannot be read: it must be a file's")
+    return Path(unquote_to_bytes(parts.path).decode("utf-8", "surrogateescape"))
