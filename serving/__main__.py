@@ -245,7 +245,7 @@ def observed(settings: Settings, expectations: CostModel, registry: CollectorReg
 
 async def serve(settings: Settings) -> int:
     """Serve until a signal stops it."""
-    stop = stop_signal()
+    stop = stop_signal(with_stdin=settings.stop_with_stdin)
     bundle = load_bundle(settings.bundle)
     expectations, registry = CostModel(), CollectorRegistry()
     observer = observed(settings, expectations, registry)

@@ -1,16 +1,25 @@
-"""The orchestrator in one process, without a server: for programs that hold images and questions themselves.
+"""The service without a server that somebody has to run: for programs that hold images and questions themselves.
 
-Knows how the parts are put together, and what stands in for those that a program does not bring: ONNX engines,
-stores in this process's memory, a gate that lets all in. Does not know settings, gRPC, or halves that are servers
-of their own (``serving.engines``).
+``offline`` is the orchestrator in one process; it knows how the parts are put together, and what stands in for
+those that a program does not bring: ONNX engines, stores in this process's memory, a gate that lets all in.
+``embedded`` is the whole service, as the caller's own process beside it: an entry point, by which the client's
+batch command finds it. Does not know settings, gRPC, or halves that are servers of their own (``serving.engines``).
 """
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import IO
 
 from serving.admission.permits import OpenGate
 from serving.bundle import Bundle
@@ -34,6 +43,94 @@ EMBEDDING_BYTES = 1 << 26
 SESSIONS, SESSION_BYTES, SESSION_IDLE_SECONDS = 64, 1 << 30, 3600.0
 MAX_ROUNDS = 64
 """Of one session."""
+
+_SERVES = re.compile(r"serving .* on (127\.0\.0\.1:\d+)\s*$")
+_FLAGS = (
+    "--listen",
+    "127.0.0.1:0",
+    "--stop-with-stdin",
+    "--admission.encode-on-open",
+    "never",
+    "--drain-seconds",
+    "5",
+)
+_ENGINE_VARIABLES, _VARIABLES = "MEDIROUND_ENGINES__", "MEDIROUND_"
+_STOP_SECONDS = 15.0
+_LAST_WORDS = 5
+"""Lines of its log that an error holds."""
+
+
+@contextmanager
+def embedded(bundle: Path, threads: int | None = None, *, ready_within: float = 900.0) -> Iterator[str]:
+    """The service of a bundle on a free loopback port, for as long as the block runs; its address, HOST:PORT.
+
+    It is a process of its own, and ends with this one, also where this one is killed. Of the settings in the
+    environment it takes those of its engines alone (``MEDIROUND_ENGINES__PROVIDER=cuda``). An image is encoded
+    when its first question comes.
+
+    Args:
+        threads: of each half within an operator; None: the CPUs that this process may use.
+        ready_within: seconds until it must serve.
+
+    Raises:
+        RuntimeError: it ended, or did not serve in time; the message holds its last words.
+    """
+    command = [sys.executable, "-P", "-m", "serving", "--bundle", os.fspath(bundle), *_FLAGS]
+    command += [] if threads is None else ["--engines.threads", str(threads)]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_ENGINE_VARIABLES) or not name.startswith(_VARIABLES)
+    }
+    process = subprocess.Popen(  # noqa: S603  # our own server
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,  # which ends with this process, however it ends
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is this process's: it lets requests finish first
+    )
+    found: Future[str] = Future()
+    last: deque[str] = deque(maxlen=_LAST_WORDS)
+    with process:
+        reader = threading.Thread(target=_read, args=(_pipe(process.stdout), found, last), name="embedded")
+        reader.start()
+        try:
+            yield _address(found, last, ready_within)
+        finally:
+            with suppress(BrokenPipeError):
+                _pipe(process.stdin).close()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            reader.join()
+
+
+def _read(log: IO[str], found: Future[str], last: deque[str]) -> None:
+    """Reads a server's log to its end, so that it never waits for a reader."""
+    for line in log:
+        last.append(line.strip())
+        serves = None if found.done() else _SERVES.search(line)
+        if serves:
+            found.set_result(serves[1])
+    if not found.done():
+        found.set_exception(RuntimeError(f"the service did not start: {' | '.join(last)}"))
+
+
+def _address(found: Future[str], last: deque[str], seconds: float) -> str:
+    try:
+        return found.result(seconds)
+    except TimeoutError:
+        raise RuntimeError(f"the service did not start within {seconds:g} s: {' | '.join(last)}") from None
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise ValueError("the process must have been started with pipes")
+    return stream
 
 
 @asynccontextmanager

@@ -10,9 +10,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -30,6 +31,7 @@ from serving.telemetry.status import StatusBoard
 S = TypeVar("S", bound=ServerSettings)
 
 FAULT, START_FAILED = 1, 2
+_PIPE_BYTES = 1 << 16
 LOG = logging.getLogger("serving")
 STRAY = logging.getLogger("stray")
 """What libraries write to stdout and stderr past any logger."""
@@ -88,12 +90,21 @@ def _wants_json(settings_type: type[ServerSettings]) -> bool:
     return "--log-format json" in flags or os.environ.get(variable) == "json"
 
 
-def stop_signal() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT; to be called within the event loop."""
-    stop = asyncio.Event()
+def stop_signal(*, with_stdin: bool = False) -> asyncio.Event:
+    """Set by SIGTERM and SIGINT, and by the end of standard input; to be called within the event loop."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    if with_stdin:  # a thread, since an event loop cannot watch every kind of file
+        threading.Thread(target=_tell_end_of_stdin, args=(loop, stop), name="stdin", daemon=True).start()
     return stop
+
+
+def _tell_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    while os.read(0, _PIPE_BYTES):
+        pass
+    with suppress(RuntimeError):  # the loop is closed: it has stopped
+        loop.call_soon_threadsafe(stop.set)
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -97,7 +97,7 @@ def measured(
 
 async def serve(settings: LanguageServerSettings, build_engine: Build) -> int:
     """Serve until a signal stops it, or the engine dies."""
-    stop = stop_signal()
+    stop = stop_signal(with_stdin=settings.stop_with_stdin)
     bundle = load_bundle(settings.bundle)
     engine = await build_engine(bundle, settings)
     try:

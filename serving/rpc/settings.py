@@ -146,6 +146,10 @@ class ServerSettings(BaseSettings):
     """Listen beyond loopback without TLS: anyone on the network can then read images and masks."""
     drain_seconds: Seconds = 30.0
     """Seconds that calls in flight have to finish after SIGTERM."""
+    stop_with_stdin: bool = False
+    """Stop, as after SIGTERM, when standard input ends: for a program that starts this server as its own, and may be
+    killed.
+    """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
     log_format: Format = "text"
