@@ -46,13 +46,17 @@ def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tu
         JobError: a file is cut off or is none of ours.
     """
     for path in parts(index):
-        try:
-            with pq.ParquetFile(path) as file:
-                if not file.schema_arrow.equals(SCHEMA):
-                    raise JobError(
-                        f"{path.name}: is no index of this version; move it away, and its items run again"
-                    )
-                yield path, file.read(None if columns is None else list(columns))
-        except (OSError, pa.ArrowException) as error:
-            words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
-            raise JobError(words) from error
+        yield path, read_part(path, columns)
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One file's rows. Raises JobError: it is cut off or is none of ours."""
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                words = f"{path.name}: is no index of this version; move it away, and its items run again"
+                raise JobError(words)
+            return file.read(None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
+        raise JobError(words) from error

@@ -82,6 +82,13 @@ class Run:
     def index(self) -> Path:
         return self.folder / "index"
 
+    def shard_index(self, shard: str) -> Path:
+        """``shard``: ``i-of-n``. Within ``index``, so that readers find it below."""
+        return self.index / f"shard-{shard}"
+
+    def shard_indices(self) -> list[Path]:
+        return sorted(self.index.glob("shard-*"))
+
     def ledger(self, shard: str = "") -> Path:
         """``shard``: ``i-of-n``; empty for a run that is not cut."""
         return self.folder / (f"ledger-{shard}.sqlite" if shard else "ledger.sqlite")

@@ -1,0 +1,297 @@
+"""The local engine: one process, one event loop, as many items under way as the service takes.
+
+Knows the order of work: items in the manifest's order, read ahead in threads, asked, kept. Does not know how any
+of these is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mediround.aio import AsyncClient
+from mediround.annotate import ledger as ledgers
+from mediround.annotate import work
+from mediround.annotate.annotating import Outcome, annotate, failed
+from mediround.annotate.engines.interface import Progress, RunOptions, Summary, Watch
+from mediround.annotate.engines.service import ServedRun
+from mediround.annotate.errors import ItemError
+from mediround.annotate.files import remove_unfinished
+from mediround.annotate.flow import AdaptiveLimit, Breaker, ByteBudget, Pace, jittered
+from mediround.annotate.items import Item
+from mediround.annotate.job import Job, Run
+from mediround.annotate.ledger import Ledger
+from mediround.annotate.loading import LoadedItem, load
+from mediround.annotate.merging import merge, settle
+from mediround.annotate.recording import Recorder
+
+READ_AHEAD_BYTES = 256 << 20
+"""Of files that are read before they are asked about."""
+_TRIES = 5
+"""Of an item whose deadline passes, or whose session is gone, each time."""
+_COUNTED = ("DEADLINE_EXCEEDED", "NOT_FOUND", "SESSION_EXPIRED", "SESSION_CLOSED")
+_LONGEST_WAIT = 60.0
+STOPPED_BY_SIGNAL = "a signal asked it to stop"
+
+
+class LocalEngine:
+    """Schedules a run's items in this process."""
+
+    def run(self, job: Job, run: Run, options: RunOptions, watch: Watch) -> Summary:
+        """As ``Engine.run``."""
+        began, shard = time.monotonic(), work.shard_name(options.shard)
+        folder = run.shard_index(shard) if shard else run.index
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def tidied() -> None:
+            settle(folder)
+            remove_unfinished(folder)
+
+        with ledgers.opened(run, shard, before=tidied) as ledger:
+            counts = _Counts.of(ledger, work.count(job, options.shard), again=options.retry_failed)
+            start = _Start(job, run, options, watch, ledger, Recorder(folder, ledger), counts)
+            try:
+                asyncio.run(start.run_all())
+            finally:
+                merge(folder, ledger)
+            return Summary(start.progress(), time.monotonic() - began, start.stopped, ledger.failures())
+
+
+@dataclass(slots=True)
+class _Counts:
+    total: int
+    before: int
+    failed_before: int
+    here: int = 0
+    failed_here: int = 0
+    rounds: int = 0
+
+    @classmethod
+    def of(cls, ledger: Ledger, total: int, *, again: bool) -> _Counts:
+        """``again``: those that failed are asked again."""
+        found = ledger.totals()
+        return cls(total, found.ok, 0) if again else cls(total, found.all, found.failed)
+
+    def add(self, outcome: Outcome) -> None:
+        self.here += 1
+        self.failed_here += outcome.status == "failed"
+        self.rounds += sum(row.status in ("mask", "no_mask") for row in outcome.rows)
+
+
+class _Stop:
+    """Why a run ends before its items do; can be waited for."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        self._event = asyncio.Event()
+
+    def now(self, why: str) -> None:
+        self.why = self.why or why
+        self._event.set()
+
+    async def within(self, seconds: float) -> bool:
+        """Whether it comes within so many seconds."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+@dataclass(slots=True)
+class _Start:
+    """One start of a run."""
+
+    job: Job
+    run: Run
+    options: RunOptions
+    watch: Watch
+    ledger: Ledger
+    recorder: Recorder
+    counts: _Counts
+    waiting: str = ""
+    limit: AdaptiveLimit = field(init=False)
+    breaker: Breaker = field(init=False)
+    pace: Pace = field(init=False)
+    ahead: ByteBudget = field(init=False)
+    _stop: _Stop = field(init=False)
+    _queue: asyncio.Queue[tuple[Item, asyncio.Task[LoadedItem]] | None] = field(init=False)
+
+    @property
+    def stopped(self) -> str:
+        return self._stop.why
+
+    def progress(self) -> Progress:
+        counts = self.counts
+        return Progress(
+            total=counts.total,
+            done=counts.before + counts.here,
+            failed=counts.failed_before + counts.failed_here,
+            here=counts.here,
+            in_flight=self.limit.held,
+            rounds=counts.rounds,
+            waiting=self.waiting,
+        )
+
+    async def run_all(self) -> None:
+        """Raises AnnotateError, MediRoundError."""
+        options = self.options
+        self.limit = AdaptiveLimit(options.in_flight)
+        self.breaker = Breaker(options.max_failures, options.max_failure_share)
+        self.pace = Pace(options.rate, options.window, _minute_of_day)
+        self.ahead = ByteBudget(READ_AHEAD_BYTES)
+        self._stop, self._queue = _Stop(), asyncio.Queue(options.in_flight)
+        with _signals(lambda: self._stop.now(STOPPED_BY_SIGNAL)):
+            async with AsyncClient(options.server, tls=options.tls, retries=0) as client:
+                served = ServedRun(client, self.run)
+                await served.begin()
+                await self._side_by_side(client, served)
+        self.watch(self.progress())
+
+    async def _side_by_side(self, client: AsyncClient, served: ServedRun) -> None:
+        """Read, ask and keep; the first that cannot go on ends the others, and what is finished is kept."""
+        feeding = asyncio.create_task(self._feed())
+        workers = [asyncio.create_task(self._worker(client, served)) for _ in range(self.options.in_flight)]
+        recording = asyncio.create_task(self.recorder.run())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            done = await _first({feeding, *workers}, {recording, stopping})
+            if stopping in done:
+                await self._pull_no_more(feeding)
+                await _first(set(workers), {recording}, self.options.grace)
+        finally:
+            for task in (stopping, feeding, *workers):
+                task.cancel()
+            await asyncio.gather(stopping, feeding, *workers, return_exceptions=True)
+            await self._pull_no_more(feeding)
+            if not recording.done():
+                await self.recorder.end()
+            await recording
+
+    async def _pull_no_more(self, feeding: asyncio.Task[None]) -> None:
+        """Drop what is read ahead; workers that wait for more end."""
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        while not self._queue.empty():
+            if (dropped := self._queue.get_nowait()) is not None:
+                dropped[1].cancel()
+        for _ in range(self.options.in_flight):
+            self._queue.put_nowait(None)
+
+    async def _feed(self) -> None:
+        """Items that are not finished, while their files are being read."""
+        pieces = work.left(self.job, self.ledger, self.options.shard, failed=self.options.retry_failed)
+        for piece in pieces:
+            for item in piece:
+                await self.ahead.take(item.size)
+                await self._queue.put((item, asyncio.create_task(asyncio.to_thread(load, item))))
+        for _ in range(self.options.in_flight):
+            await self._queue.put(None)
+
+    async def _worker(self, client: AsyncClient, served: ServedRun) -> None:
+        while not self.stopped and (taken := await self._queue.get()) is not None:
+            item, loading = taken
+            try:
+                outcome = await self._finished(client, served, item, loading) if await self._may_begin() else None
+            finally:
+                loading.cancel()
+                await self.ahead.give_back(item.size)
+            if outcome is None:
+                return
+            await self.recorder.add(outcome)
+            self.counts.add(outcome)
+            if why := self.breaker.count(failed=outcome.status == "failed"):
+                self._stop.now(why)
+            self.watch(self.progress())
+
+    async def _finished(
+        self, client: AsyncClient, served: ServedRun, item: Item, loading: asyncio.Task[LoadedItem]
+    ) -> Outcome | None:
+        """None: the run is stopped before the item is finished."""
+        try:
+            loaded = await loading
+        except ItemError as error:
+            return failed(item, self.run.key, error.code, str(error))
+        tries = 0
+        while True:
+            outcome = await self._asked(client, item, loaded)
+            if outcome.status != "busy":
+                await served.check(outcome)
+                return outcome
+            tries += outcome.code in _COUNTED
+            if tries >= _TRIES:
+                words = "the service did not finish it, again and again: allow more time with --timeout"
+                return failed(item, self.run.key, outcome.code, words)
+            self.waiting = "service"
+            self.watch(self.progress())
+            if await self._stop.within(min(jittered(outcome.wait), _LONGEST_WAIT)):
+                return None
+            self.waiting = ""
+
+    async def _asked(self, client: AsyncClient, item: Item, loaded: LoadedItem) -> Outcome:
+        await self.limit.take()
+        refused = False
+        try:
+            outcome = await annotate(client, item, loaded, self.options.asking)
+            refused = outcome.status == "busy"
+            return outcome
+        finally:
+            await self.limit.give_back(refused=refused)
+
+    async def _may_begin(self) -> bool:
+        """Wait for the hour and the rate; False: the run is stopped."""
+        while not self.stopped:
+            seconds, self.waiting = self.pace.wait(time.monotonic())
+            if not seconds:
+                return True
+            self.watch(self.progress())
+            await self._stop.within(min(seconds, _LONGEST_WAIT))
+        return False
+
+
+async def _first(
+    all_of: set[asyncio.Task[None]], any_of: set[asyncio.Task[None]], within: float | None = None
+) -> set[asyncio.Task[None]]:
+    """Wait until ``all_of`` are done, or one of ``any_of`` is, or one fails, whose error is raised; those of
+    ``any_of`` that are done.
+    """
+    pending = set(all_of)
+    while pending:
+        done, _ = await asyncio.wait(pending | any_of, timeout=within, return_when="FIRST_COMPLETED")
+        for task in done & pending:
+            task.result()
+        if not done or done & any_of:
+            return done & any_of
+        pending -= done
+    return set()
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the run while the block runs; where no handler can be set they do what they did."""
+    loop = asyncio.get_running_loop()
+    handled = []
+    for each in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(each, stop)
+        except (RuntimeError, ValueError, NotImplementedError):  # not the main thread
+            continue
+        handled.append(each)
+    try:
+        yield
+    finally:
+        for each in handled:
+            loop.remove_signal_handler(each)
+
+
+def _minute_of_day() -> float:
+    now = datetime.now().astimezone()
+    return now.hour * 60 + now.minute + now.second / 60

@@ -1,0 +1,78 @@
+"""The service as a run needs it: the model that the run was planned for, and the records of what computes.
+
+Knows descriptions and ``engines.json``. Does not know schedules.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mediround._records import EngineRecord
+from mediround.aio import AsyncClient
+from mediround.annotate.annotating import Outcome
+from mediround.annotate.errors import OtherRun
+from mediround.annotate.files import write_atomic
+from mediround.annotate.job import Run
+from mediround.errors import MediRoundError
+
+RECORDS = "engines.json"
+_READY = 600.0
+"""Seconds that a service may take to start."""
+
+
+class ServedRun:
+    """Checks that what comes back is the run's; keeps the engine records that results name."""
+
+    def __init__(self, client: AsyncClient, run: Run) -> None:
+        self._client, self._run = client, run
+        self._path = run.folder / RECORDS
+        self._records: dict[str, object] = _held(self._path)
+
+    async def begin(self) -> None:
+        """Wait for the service, and keep what it says of itself.
+
+        Raises:
+            OtherRun: it has another model.
+            MediRoundError: it cannot be reached, or is none.
+        """
+        await self._client.wait_until_ready(_READY)
+        await self._describe()
+
+    async def check(self, outcome: Outcome) -> None:
+        """Of an item that is finished. Raises OtherRun: another model answered, so that it must not be kept."""
+        for row in outcome.rows:
+            if row.model_digest not in ("", self._run.identity.model_digest):
+                raise _other(self._run, row.model_digest)
+            if row.engine_digest and row.engine_digest not in self._records:
+                self._records[row.engine_digest] = None  # asked for once: an earlier engine's is not told any more
+                await self._describe()
+
+    async def _describe(self) -> None:
+        try:
+            served = await self._client.describe()
+        except MediRoundError:
+            if not self._records:
+                raise
+            return
+        if served.model_digest != self._run.identity.model_digest:
+            raise _other(self._run, served.model_digest)
+        self._keep(served.engine_records)
+
+    def _keep(self, records: tuple[EngineRecord, ...]) -> None:
+        self._records |= {record.digest: asdict(record) for record in records}
+        write_atomic(self._path, (json.dumps(self._records, indent=1) + "\n").encode())
+
+
+def _other(run: Run, digest: str) -> OtherRun:
+    words = f"the run is of model {run.identity.model_digest[:12]}, and the server has {digest[:12]}"
+    return OtherRun(f"{words}: begin another run with --new-run, or serve the model that it was planned for")
+
+
+def _held(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

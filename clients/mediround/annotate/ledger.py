@@ -1,0 +1,184 @@
+"""The ledger: which items are finished, and in which part of the index, for a quick resume.
+
+The index is the truth: what a part holds and the ledger does not know is taken up when it is opened, and a ledger
+that is lost or damaged is made again. Knows SQLite and the index. Does not know how items are finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediround.annotate import index
+from mediround.annotate.errors import JobError
+from mediround.annotate.job import Run
+from mediround.annotate.rows import Row
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS items (
+    item_id TEXT PRIMARY KEY, ok INTEGER NOT NULL, code TEXT NOT NULL, rounds INTEGER NOT NULL, part TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS failed ON items (code) WHERE ok = 0;
+"""
+_KEEP = """
+INSERT INTO items VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
+    ok = excluded.ok, code = excluded.code, rounds = excluded.rounds, part = excluded.part
+    WHERE excluded.ok OR NOT items.ok
+"""
+"""The latest counts, but a failure never stands for a result."""
+_SUMMED = "SELECT COUNT(*), COALESCE(SUM(ok), 0) FROM items"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How many items are finished.
+
+    Attributes:
+        ok: with a result.
+        failed: without one.
+    """
+
+    ok: int
+    failed: int
+
+    @property
+    def all(self) -> int:
+        return self.ok + self.failed
+
+
+class Ledger:
+    """One run's, or one shard's. Of one thread at a time."""
+
+    def __init__(self, database: sqlite3.Connection, folders: Sequence[Path]) -> None:
+        self._database, self._folders = database, folders
+
+    def take_up(self) -> int:
+        """Learn of parts that it does not know, and forget those that are gone; how many parts were new.
+
+        Raises:
+            JobError: a part cannot be read.
+        """
+        known = {name for (name,) in self._database.execute("SELECT name FROM parts")}
+        there = {path.name: path for folder in self._folders for path in index.parts(folder)}
+        if gone := known - there.keys():
+            self._forget(gone)
+        new = sorted(there.keys() - known)
+        for name in new:
+            found = index.read_part(there[name], ("item_id", "status", "error_code", "rounds"))
+            self._add(name, _entries(found.to_pylist(), name))
+        return len(new)
+
+    def add(self, part: Path, rows: Iterable[Row]) -> None:
+        """Keep that these items are finished, and where their rows are."""
+        values = (
+            {"item_id": row.item_id, "status": row.status, "error_code": row.error_code, "rounds": row.rounds}
+            for row in rows
+        )
+        self._add(part.name, _entries(values, part.name))
+
+    def finished(self, item_ids: Sequence[str], *, failed: bool) -> set[str]:
+        """Which of these are finished; those that failed among them only if ``failed``."""
+        marks = ",".join("?" * len(item_ids))
+        words = f"SELECT item_id FROM items WHERE item_id IN ({marks})"  # noqa: S608  # question marks alone
+        rows = self._database.execute(words if failed else f"{words} AND ok", tuple(item_ids))
+        return {item_id for (item_id,) in rows}
+
+    def totals(self) -> Finished:
+        count, ok = self._database.execute(_SUMMED).fetchone()
+        return Finished(ok, count - ok)
+
+    def failures(self) -> dict[str, int]:
+        """Items that failed, by error code, the most first."""
+        words = "SELECT code, COUNT(*) FROM items WHERE ok = 0 GROUP BY code ORDER BY 2 DESC"
+        return dict(self._database.execute(words))
+
+    def current(self, part: str) -> set[str]:
+        """Items whose rows count in this part; elsewhere they are out of date."""
+        return {
+            item_id for (item_id,) in self._database.execute("SELECT item_id FROM items WHERE part = ?", (part,))
+        }
+
+    def merged(self, into: Path, parts: Sequence[str]) -> None:
+        """Keep that parts were made one."""
+        with self._database:
+            moved = [(into.name, name) for name in parts]
+            self._database.executemany("UPDATE items SET part = ? WHERE part = ?", moved)
+            self._database.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in parts])
+            self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (into.name,))
+
+    def _add(self, part: str, entries: Sequence[tuple[str, int, str, int, str]]) -> None:
+        with self._database:
+            self._database.executemany(_KEEP, entries)
+            self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (part,))
+
+    def _forget(self, parts: Iterable[str]) -> None:
+        """Their items run again, unless another part has them too."""
+        with self._database:
+            for name in parts:
+                self._database.execute("DELETE FROM items WHERE part = ?", (name,))
+                self._database.execute("DELETE FROM parts WHERE name = ?", (name,))
+            # A part that is left may hold an item whose latest rows were lost.
+            self._database.execute("DELETE FROM parts")
+
+
+@contextmanager
+def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: None) -> Iterator[Ledger]:
+    """The ledger of a run, or of one shard of it, while the block runs; it is up to date with the index.
+
+    Args:
+        shard: ``i-of-n``; empty for a run that is not cut, which knows the shards' parts too.
+        before: done once nobody else is at work there, and before the index is looked at.
+
+    Raises:
+        JobError: another run is at work there, or a part cannot be read.
+    """
+    path = run.ledger(shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folders = [run.index, run.shard_index(shard)] if shard else [run.index, *run.shard_indices()]
+    with path.with_suffix(".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JobError("another run is at work in this folder: wait until it ends, or stop it") from None
+        before()
+        database = _connected(path)
+        try:
+            ledger = Ledger(database, folders)
+            ledger.take_up()
+            yield ledger
+        except sqlite3.OperationalError as error:
+            raise JobError(f"the ledger cannot be written ({error}); what is finished stays") from error
+        finally:
+            database.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Open it; one that is damaged is made again from the index."""
+    for _ in range(2):
+        database = sqlite3.connect(path, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.executescript(_SCHEMA)
+            database.execute("SELECT item_id, ok, code, rounds, part FROM items LIMIT 1").fetchall()
+            if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                return database
+        except sqlite3.DatabaseError:
+            pass
+        database.close()
+        for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            each.unlink(missing_ok=True)
+    raise JobError("the ledger cannot be opened: the folder must be on a disk that locks files")
+
+
+def _entries(rows: Iterable[dict[str, object]], part: str) -> list[tuple[str, int, str, int, str]]:
+    found: dict[str, tuple[str, int, str, int, str]] = {}
+    for row in rows:
+        name, code = str(row["item_id"]), str(row["error_code"])
+        found[name] = (name, int(row["status"] != "failed"), code, int(str(row["rounds"])), part)
+    return list(found.values())
