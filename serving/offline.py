@@ -3,7 +3,8 @@
 ``offline`` is the orchestrator in one process; it knows how the parts are put together, and what stands in for
 those that a program does not bring: ONNX engines, stores in this process's memory, a gate that lets all in.
 ``embedded`` is the whole service, as the caller's own process beside it: an entry point, by which the client's
-batch command finds it. Does not know settings, gRPC, or halves that are servers of their own (``serving.engines``).
+batch command finds it. Does not know settings, gRPC, or halves that are servers of their own
+(``serving.engines``).
 """
 
 from __future__ import annotations

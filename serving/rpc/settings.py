@@ -147,8 +147,8 @@ class ServerSettings(BaseSettings):
     drain_seconds: Seconds = 30.0
     """Seconds that calls in flight have to finish after SIGTERM."""
     stop_with_stdin: bool = False
-    """Stop, as after SIGTERM, when standard input ends: for a program that starts this server as its own, and may be
-    killed.
+    """Stop, as after SIGTERM, when standard input ends: for a program that starts this server as its own, and
+    that may be killed.
     """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
