@@ -5,6 +5,7 @@ Knows metrics, units and titles. Does not know how a query is written, nor Grafa
 
 from __future__ import annotations
 
+from deploy.grafana.batch import BATCH
 from deploy.grafana.kept_sessions import KEPT_SESSIONS
 from deploy.grafana.panel import Panel, Row
 from deploy.grafana.queries import Query, gauge, quantile, quantiles, rate, ratio
@@ -269,4 +270,5 @@ ROWS = (
             ),
         ),
     ),
+    BATCH,
 )

@@ -10,8 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from demo.stack import ONNX, stack
 from demo.triton.server import Installation, Triton
 from loadtest.server_process import free_port, launched
 from mediround import Client, MediRoundError, Round
+from mediround.annotate.engines.interface import Progress
+from mediround.annotate.progress import exposition
 from serving.bundle import Bundle
 from serving.telemetry import metrics as telemetry
 from tests.conftest import REPOSITORY
@@ -65,6 +69,7 @@ answered = 1.0
 late = 30.0
 """
 """On an image that the batch work was about, so that no round waits for the encoder."""
+BATCH = exposition(Progress(100, 50, 4, 40, 8, 120), "ab" * 32, "", running=True)
 ASKED = 4
 """Times that the servers beside the demo's are asked, with a scrape in between."""
 TRITON_IS_INSTALLED = Installation(REPOSITORY / "build" / "triton").complete
@@ -99,6 +104,30 @@ def load(scenario: str, address: str, directory: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@contextmanager
+def batch_metrics(port: int) -> Iterator[None]:
+    """What node_exporter would tell of a batch run, by HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(BATCH.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """The demo's servers on ONNX Runtime, as Prometheus had them at the end of some load."""
@@ -106,9 +135,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     shutil.copytree(BUNDLE / "slices", directory / "slices")
     ports = {"mediround": free_port(), "mediround-language": free_port()}
     ours, theirs = (("--metrics-listen", f"127.0.0.1:{port}") for port in ports.values())
+    ports["node"] = free_port()
     kept = ("--sessions.store", "sqlite", "--sessions.path", str(directory / "sessions.db"))
     with (
         stack(BUNDLE, directory, ONNX, ONNX, (*ours, *kept), language_flags=theirs) as server,
+        batch_metrics(ports["node"]),
         prometheus(directory, ports) as reader,
     ):
         reader.await_scrapes(ports, 2)
@@ -153,7 +184,7 @@ def test_each_alert_finds_its_metrics(demo: Prometheus) -> None:
 
 def test_every_server_answers_its_scrapes(demo: Prometheus) -> None:
     answered = {sample["metric"]["job"]: sample["value"][1] for sample in demo.vector("up")}
-    assert answered == {"mediround": "1", "mediround-language": "1"}
+    assert answered == {"mediround": "1", "mediround-language": "1", "node": "1"}
 
 
 def test_each_rule_is_evaluated_without_error(demo: Prometheus) -> None:
@@ -244,7 +275,7 @@ def test_what_triton_was_asked_went_by_shared_memory(beside: Prometheus) -> None
 
 def test_every_metric_of_ours_is_in_the_golden_text() -> None:
     golden = (REPOSITORY / "tests" / "metrics.txt").read_text()
-    written = set(re.findall(r"^(mediround_\w+)", golden, re.MULTILINE))
+    written = set(re.findall(r"^(mediround_\w+)", golden + BATCH, re.MULTILINE))
     read = {name for name in named([*recorded(), *alerting(), *shown()]) if name.startswith("mediround_")}
     assert len(read) > 20
     assert read <= written

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mediround.annotate.errors import JobError
@@ -36,7 +36,8 @@ def atomic(path: Path) -> Iterator[Path]:
             f"{path.name}: cannot be written ({error.strerror or error}); what is finished stays"
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # what kept it from being written may keep it from being removed
+            unfinished.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
