@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mediround import __version__, _commands
+from mediround import __version__, _annotate_entry, _commands
 
 NOT_RUN = 2
 _SERVER = "127.0.0.1:50051"
@@ -28,7 +28,12 @@ _CHECK_CODES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. 2: it could not run."""
     given = _parser().parse_args(arguments)
-    code: int = given.run(given)
+    try:
+        code: int = given.run(given)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] == "mediround":
+            raise
+        return _lacking(missing, given.extra)
     return code
 
 
@@ -63,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "2: the run could not begin or go on.",
     )
     _add_evaluate(evaluate)
+    _annotate_entry.add(commands)
     return parser
 
 

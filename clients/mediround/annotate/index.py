@@ -39,6 +39,11 @@ def parts(index: Path) -> list[Path]:
     return sorted(index.glob(PATTERN))
 
 
+def tree(index: Path) -> list[Path]:
+    """The files of an index and of its shards', the earliest first."""
+    return sorted(index.rglob(PATTERN), key=lambda path: path.name)
+
+
 def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Path, pa.Table]]:
     """Each file and its rows, the earliest first; ``columns``: of ``rows.SCHEMA``, all by default.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mediround._commands import window
 from mediround.annotate.errors import ItemError
 from mediround.annotate.items import GivenReference, Item
 from mediround.image import ImageSource
@@ -53,15 +55,26 @@ def load(item: Item) -> LoadedItem:
     if item.problem:
         code, _, words = item.problem.partition(": ")
         raise ItemError(code, words)
-    if item.kind != "picture":
-        raise ItemError("UNSUPPORTED", "items of this kind cannot be read")
+    content = content_of(item.uri, item.sha256)
     references = {
-        number: _mask(each.reference) for number, each in enumerate(item.questions) if each.reference is not None
+        number: _mask(each.reference, content, item.frame)
+        for number, each in enumerate(item.questions)
+        if each.reference is not None
     }
-    return LoadedItem(_content(item.uri, item.sha256), references=references)
+    if item.kind == "picture":
+        return LoadedItem(content, references=references)
+    return LoadedItem(content, item.frame, _window(item.window), references)
 
 
-def _content(uri: str, sha256: str) -> bytes:
+def content_of(uri: str, sha256: str) -> bytes:
+    """A file's bytes, as they were when it was listed. Raises ItemError."""
+    content = _read(uri)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ItemError("SOURCE_CHANGED", "the file is another one than when the job was planned: plan again")
+    return content
+
+
+def _read(uri: str) -> bytes:
     try:
         with _path(uri).open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -71,16 +84,24 @@ def _content(uri: str, sha256: str) -> bytes:
         raise ItemError("UNREADABLE", f"the file cannot be read ({error.strerror})") from error
     if len(content) > MAX_FILE_BYTES:
         raise ItemError("TOO_LARGE", f"the file must hold at most {MAX_FILE_BYTES >> 20} MiB")
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ItemError("SOURCE_CHANGED", "the file is another one than when the job was planned: plan again")
     return content
 
 
-def _mask(reference: GivenReference) -> Bits:
-    if reference.segment:
-        raise ItemError("UNSUPPORTED", "masks of DICOM SEG objects cannot be read")
+def _window(text: str) -> WindowChoice:
     try:
-        with Image.open(io.BytesIO(_content(reference.uri, reference.sha256)), formats=["PNG"]) as picture:
+        return window(text) if text else None
+    except ArgumentTypeError as error:
+        raise ItemError("BAD_WINDOW", f"window {error}") from error
+
+
+def _mask(reference: GivenReference, image: bytes, frame: int | None) -> Bits:
+    content = content_of(reference.uri, reference.sha256)
+    if reference.segment:
+        from mediround.annotate.dicom_masks import mask_of  # noqa: PLC0415  # its extra need not be installed
+
+        return mask_of(content, reference.segment, image, frame)
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             values = np.asarray(picture.convert("L") if picture.mode != "L" else picture)
     except MALFORMED as error:
         raise ItemError("BAD_MASK", "a mask must be a PNG whose pixels above 0 are set") from error

@@ -1,0 +1,161 @@
+"""``mediround annotate``: its sub-commands' arguments, which need no extra to be told.
+
+Knows arguments. Does not know what is done with them: ``mediround.annotate.command``, which may not be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from mediround import _commands
+
+CODES = (
+    "Exit code 0: done; 2: the command cannot be run as it is; 3: done, and items failed; 4: given up before the "
+    "end, what is finished stays; 130: interrupted."
+)
+SERVER = "127.0.0.1:50051"
+_MAX_IN_FLIGHT = 1024
+_MINUTES_AN_HOUR = 60
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``annotate`` and what is below it."""
+    annotate = commands.add_parser("annotate", help="an archive's images, a dialogue each, in one index")
+    below = annotate.add_subparsers(required=True, metavar="COMMAND")
+    for name, words, arguments in (
+        ("plan", "List a source's items, freeze them in a manifest, and say what a run will do.", _plan),
+        ("run", "Ask about all items that are not finished.", _run),
+        ("status", "Say how far a job is.", _status),
+    ):
+        parser = below.add_parser(name, help=words[0].lower() + words[1:-1], description=f"{words} {CODES}")
+        arguments(parser)
+        parser.set_defaults(run=_command(name), extra="annotate")
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(given: argparse.Namespace) -> int:
+        """Raises ModuleNotFoundError: an extra is not installed."""
+        code: int = import_module(f"mediround.annotate.command.{name}").run(given)
+        return code
+
+    return run
+
+
+def _plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument(
+        "source", metavar="SOURCE", help="a folder of images; a .csv, .jsonl, .parquet or MR-MedSeg .json file"
+    )
+    _add_job(plan)
+    plan.add_argument("--template", metavar="NAME", help="the dialogue: one that is shipped, or a .toml file")
+    plan.add_argument("--root", type=Path, metavar="DIR", help="where a table's paths begin (the table's folder)")
+    plan.add_argument("--window", default="", metavar="WINDOW", help="as `mediround segment --window` takes it")
+    plan.add_argument(
+        "--policy",
+        choices=("referenced", "always", "off"),
+        default="referenced",
+        help="what the judge may have corrected",
+    )
+    plan.add_argument("--threshold", type=float, metavar="SCORE", help="what is corrected (the model's own)")
+    plan.add_argument("--new-run", action="store_true", help="another model or policy than the job's: another run")
+    plan.add_argument("--json", action="store_true", help="print what is planned as JSON")
+    _add_service(plan)
+
+
+def _run(run: argparse.ArgumentParser) -> None:
+    _add_job(run)
+    run.add_argument("--in-flight", type=_in_flight, default=8, metavar="N", help="most items asked at once (8)")
+    run.add_argument("--retry-failed", action="store_true", help="items that failed before are asked again")
+    run.add_argument(
+        "--shard", type=shard, metavar="I/N", help="part I of N, from 0: each in a process of its own"
+    )
+    run.add_argument(
+        "--max-failures",
+        type=max_failures,
+        default=(None, None),
+        metavar="N|P%",
+        help="give up beyond so many (never)",
+    )
+    run.add_argument("--rate", type=rate, metavar="ITEMS", help="most items begun a second (any)")
+    run.add_argument(
+        "--between", type=hours, metavar="HH:MM-HH:MM", help="begin items within these hours alone, local time"
+    )
+    run.add_argument(
+        "--grace",
+        type=_commands.timeout,
+        default=30.0,
+        metavar="SECONDS",
+        help="for items under way when it is stopped (30)",
+    )
+    _add_service(run)
+
+
+def _status(status: argparse.ArgumentParser) -> None:
+    _add_job(status)
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--job", type=Path, required=True, metavar="DIR", help="the job's folder")
+
+
+def _add_service(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", default=SERVER, metavar="ADDR", help=f"host:port ({SERVER})")
+    parser.add_argument(
+        "--timeout", type=_commands.timeout, default=300.0, metavar="SECONDS", help="of one item (300)"
+    )
+    for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
+        parser.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=f"TLS: {what}")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """``I/N``; for argparse."""
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and int(part) < int(count)):
+        raise argparse.ArgumentTypeError("must be I/N, with I from 0 to N - 1")
+    return int(part), int(count)
+
+
+def hours(text: str) -> tuple[int, int]:
+    """``HH:MM-HH:MM`` as minutes of the day; for argparse."""
+    try:
+        begin, end = (_minute(part) for part in text.split("-"))
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be HH:MM-HH:MM, for example 20:00-06:00") from None
+    if begin == end:
+        raise argparse.ArgumentTypeError("must begin and end at different times; leave it out for all day")
+    return begin, end
+
+
+def max_failures(text: str) -> tuple[int | None, float | None]:
+    """``N``, or ``P%`` of the items that are finished; for argparse."""
+    number = text.removesuffix("%")
+    if not number.isdecimal() or (text != number and int(number) > 100):
+        raise argparse.ArgumentTypeError("must be a number of items, or a share: 5%")
+    return (int(number), None) if text == number else (None, int(number) / 100)
+
+
+def rate(text: str) -> float:
+    """For argparse."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError("must be items a second, above 0")
+    return found
+
+
+def _minute(text: str) -> int:
+    hour, minute = (int(part) for part in text.split(":"))
+    if not (0 <= hour <= 24 and 0 <= minute < _MINUTES_AN_HOUR and hour * _MINUTES_AN_HOUR + minute <= 24 * 60):
+        raise ValueError(text)
+    return (hour * _MINUTES_AN_HOUR + minute) % (24 * 60)
+
+
+def _in_flight(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_IN_FLIGHT:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MAX_IN_FLIGHT}")
+    return int(text)

@@ -1,0 +1,32 @@
+"""Exit codes, and which errors end in which.
+
+Knows ``docs/batch.md``'s table. Does not know commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from mediround._commands import tls as tls_of
+from mediround.annotate.errors import AnnotateError, SourceError
+from mediround.errors import InvalidArgument, MediRoundError
+
+DONE, NOT_RUN, ITEMS_FAILED, GIVEN_UP, INTERRUPTED = 0, 2, 3, 4, 130
+
+__all__ = ["DONE", "GIVEN_UP", "INTERRUPTED", "ITEMS_FAILED", "NOT_RUN", "guarded", "tls_of"]
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """A command's exit code; its errors are one line."""
+    try:
+        return command()
+    except (AnnotateError, SourceError, InvalidArgument, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NOT_RUN
+    except MediRoundError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return GIVEN_UP
+    except KeyboardInterrupt:
+        print("interrupted: what is finished stays; the same command goes on", file=sys.stderr)
+        return INTERRUPTED

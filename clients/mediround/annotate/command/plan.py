@@ -1,0 +1,95 @@
+"""``mediround annotate plan``.
+
+Knows what is printed. Does not know how items are listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from functools import partial
+
+from mediround.annotate import planning
+from mediround.annotate.annotating import Asking
+from mediround.annotate.command.codes import DONE, guarded, tls_of
+from mediround.annotate.job import Job, Run, RunIdentity
+from mediround.annotate.ledger import opened
+from mediround.annotate.manifest import read_manifest
+from mediround.annotate.planning import BYTES_A_ROUND, Estimate, Planned
+from mediround.annotate.sources.listing import SourceOptions, items_of
+from mediround.client import Client
+from mediround.templates import load
+
+_TOLD_EVERY = 1000
+
+
+def run(given: argparse.Namespace) -> int:
+    """Exit code 0: planned; 2: it cannot be; 4: the server did not answer."""
+    return guarded(partial(_run, given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    template = load(given.template) if given.template else None
+    with Client(given.server, tls=tls_of(given), timeout=given.timeout) as client:
+        served = client.describe()
+    if template is not None:
+        for words in template.check(served):
+            print(f"note: {words}", file=sys.stderr)
+    job = Job.begin(given.job)
+    run_of_job = job.take_up(RunIdentity.of(served, given.policy, given.threshold), new=given.new_run)
+    items = items_of(given.source, SourceOptions(template, given.root, given.window))
+    planned = planning.freeze(job, items, _listed)
+    asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
+    estimate = planning.probe(job, given.server, asking, tls_of(given))
+    _show(given, planned, estimate, _left(job, run_of_job), run_of_job)
+    return DONE
+
+
+def _listed(count: int) -> None:
+    if count % _TOLD_EVERY == 0 and sys.stderr.isatty():
+        print(f"\r{count} items", end="", file=sys.stderr)
+
+
+def _left(job: Job, run_of_job: Run) -> int:
+    """Items that a run will ask about: of an earlier run's, only those that are new or changed."""
+    with opened(run_of_job) as ledger:
+        pieces = ([item.item_id for item in piece] for piece in read_manifest(job.manifest))
+        return sum(len(piece) - len(ledger.finished(piece, failed=True)) for piece in pieces)
+
+
+def _show(given: argparse.Namespace, planned: Planned, estimate: Estimate, left: int, of: Run) -> None:
+    share = left / planned.items if planned.items else 0.0
+    said = {
+        "items": planned.items,
+        "images": planned.images,
+        "rounds": planned.rounds,
+        "to_do": left,
+        "problems": dict(planned.problems),
+        "seconds_an_item": round(estimate.seconds_an_item, 3),
+        "probed": estimate.probed,
+        "expected_seconds": round(estimate.seconds(left), 1),
+        "index_bytes": int(planned.rounds * share * BYTES_A_ROUND),
+        "free_bytes": shutil.disk_usage(given.job).free,
+        "model": f"{of.identity.model_name} {of.identity.model_version}",
+        "run": of.folder.name,
+    }
+    if given.json:
+        print(json.dumps(said))
+        return
+    print(f"items      {planned.items}, of {planned.images} images; {planned.rounds} rounds")
+    print(f"to do      {left}: those that this model has not finished")
+    for code, count in planned.problems.most_common():
+        print(f"problem    {count} items fail without being asked: {code}")
+    print(f"time       {_time(estimate, left)}")
+    print(f"disk       about {int(planned.rounds * share * BYTES_A_ROUND) >> 20} MiB for the index")
+    print(f"run        {of.folder.name}: {said['model']}, policy {of.identity.correction}")
+    print(f"next       mediround annotate run --job {given.job} --server {given.server}")
+
+
+def _time(estimate: Estimate, left: int) -> str:
+    if not estimate.probed:
+        return "not known: no item could be asked"
+    words = f"{estimate.seconds(left):.0f} s one after the other, less with several in flight"
+    return f"{words}; from {estimate.probed} items asked now"

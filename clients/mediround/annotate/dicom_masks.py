@@ -1,0 +1,33 @@
+"""A segment of a DICOM SEG as the mask of one frame; needs the extra ``dicom``.
+
+Knows how a segment is found by its label. Does not know where objects lie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mediround.annotate.errors import ItemError
+from mediround.dicom import DicomError, read_segmentation
+from mediround.dicom.source import opened
+from mediround.errors import InvalidArgument
+
+
+def mask_of(segmentation: bytes, label: str, image: bytes, frame: int | None) -> npt.NDArray[np.bool_]:
+    """bool (Rows, Columns) of the frame; segments of one label are one mask.
+
+    Raises:
+        ItemError: an object cannot be read, or has no such segment on the frame.
+    """
+    try:
+        stored, header = read_segmentation(segmentation), opened(image).header
+        numbers = [one.number for one in stored.segments if one.label.casefold() == label.casefold()]
+        masks = [stored.mask(number, header, frame or 1) for number in numbers]
+    except (DicomError, InvalidArgument) as error:
+        raise ItemError("BAD_MASK", f"the SEG object cannot be used ({type(error).__name__})") from error
+    found = [mask for mask in masks if mask is not None]
+    if not found:
+        raise ItemError("NO_REFERENCE", "the SEG object has no such segment on the frame")
+    mask: npt.NDArray[np.bool_] = np.logical_or.reduce(found)
+    return mask

@@ -1,0 +1,107 @@
+"""A plan: a source's items frozen, and what a run of them will take.
+
+Knows the order of work, and estimates. Does not know how anything is listed or asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from mediround._tls import Tls
+from mediround.aio import AsyncClient
+from mediround.annotate.annotating import Asking, annotate
+from mediround.annotate.errors import ItemError
+from mediround.annotate.items import Item
+from mediround.annotate.job import Job
+from mediround.annotate.loading import load
+from mediround.annotate.manifest import read_manifest, write_manifest
+
+PROBED = 3
+"""Items that are asked for an estimate; the first of them pays for what is cold, and is not counted."""
+BYTES_A_ROUND = 700
+"""Of the index; by the bundled slices' masks."""
+
+
+@dataclass(slots=True)
+class Planned:
+    """What is planned.
+
+    Attributes:
+        items: of the manifest.
+        images: of them, of different content, as far as they come together.
+        rounds: of all dialogues.
+        problems: items that fail without being asked, by code.
+    """
+
+    items: int = 0
+    images: int = 0
+    rounds: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    _image: str = ""
+
+    def counted(self, items: Iterable[Item], progress: Callable[[int], None]) -> Iterator[Item]:
+        for item in items:
+            self.items += 1
+            self.images += item.image_id != self._image
+            self._image = item.image_id
+            self.rounds += len(item.questions)
+            if item.problem:
+                self.problems[item.problem.partition(":")[0]] += 1
+            progress(self.items)
+            yield item
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, from a few items asked now.
+
+    Attributes:
+        seconds_an_item: asked one after the other.
+        probed: items that it is from; 0: none could be asked.
+    """
+
+    seconds_an_item: float
+    probed: int
+
+    def seconds(self, items: int) -> float:
+        """Of a whole run, one item after the other: several in flight take less."""
+        return self.seconds_an_item * items
+
+
+def freeze(job: Job, items: Iterable[Item], progress: Callable[[int], None]) -> Planned:
+    """Write the manifest. Raises SourceError, JobError; an earlier manifest is then as it was."""
+    planned = Planned()
+    write_manifest(job.manifest, planned.counted(items, progress))
+    return planned
+
+
+def probe(job: Job, server: str, asking: Asking, tls: Tls | None) -> Estimate:
+    """Ask the first items that can be asked; nothing of it is kept. Raises MediRoundError."""
+    return asyncio.run(_probe(job, server, asking, tls))
+
+
+async def _probe(job: Job, server: str, asking: Asking, tls: Tls | None) -> Estimate:
+    taken: list[float] = []
+    async with AsyncClient(server, tls=tls) as client:
+        for item in _first(job):
+            try:
+                loaded = await asyncio.to_thread(load, item)
+            except ItemError:
+                continue
+            began = time.monotonic()
+            outcome = await annotate(client, item, loaded, asking)
+            if outcome.status == "ok":
+                taken.append(time.monotonic() - began)
+    counted = taken[1:] or taken
+    return Estimate(sum(counted) / len(counted) if counted else 0.0, len(taken))
+
+
+def _first(job: Job) -> list[Item]:
+    for piece in read_manifest(job.manifest):
+        if found := [item for item in piece if not item.problem][:PROBED]:
+            return found
+    return []

@@ -1,0 +1,110 @@
+"""``mediround annotate`` from its arguments to its exit codes, against a scripted server."""
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mediround import _annotate_entry
+from mediround.__main__ import main
+from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with serve(Script()) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    made.mkdir()
+    for number in range(5):
+        held = io.BytesIO()
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(held, "PNG")
+        (made / f"{number}.png").write_bytes(held.getvalue())
+    return made
+
+
+def plan(folder: Path, server: ScriptedServer, *more: str) -> int:
+    job = ["--job", str(folder.parent / "job"), "--server", server.address]
+    return main(["annotate", "plan", str(folder), "--template", "brain-t1-thalami", *job, *more])
+
+
+def run(folder: Path, server: ScriptedServer, *more: str) -> int:
+    return main(["annotate", "run", "--job", str(folder.parent / "job"), "--server", server.address, *more])
+
+
+def test_a_folder_is_planned_run_and_told_of(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(folder, server, "--json") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["items"], planned["rounds"], planned["to_do"], planned["problems"]) == (5, 15, 5, {})
+    assert planned["expected_seconds"] > 0
+    assert run(folder, server) == 0
+    assert main(["annotate", "status", "--job", str(folder.parent / "job"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ok"] == 5
+
+
+def test_planned_again_only_what_is_new_or_changed_is_to_do(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    run(folder, server)
+    (folder / "new.png").write_bytes((folder / "0.png").read_bytes() + b"other bytes")
+    capsys.readouterr()
+    assert plan(folder, server, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["to_do"] == 1
+
+
+def test_items_that_fail_are_an_exit_code(folder: Path, server: ScriptedServer) -> None:
+    plan(folder, server)
+    (folder / "3.png").write_bytes(b"changed")
+    assert run(folder, server) == 3
+    assert run(folder, server, "--retry-failed", "--max-failures", "0") == 4
+    assert main(["annotate", "status", "--job", str(folder.parent / "job")]) == 3
+
+
+def test_another_model_is_refused_without_new_run(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    with serve(Script(description=replace(DESCRIPTION, model_digest="ab" * 32))) as other:
+        assert run(folder, other) == 2
+        assert "--new-run" in capsys.readouterr().err
+        assert plan(folder, other) == 2
+        assert plan(folder, other, "--new-run") == 0
+        assert run(folder, other) == 0
+    assert len(list((folder.parent / "job" / "runs").iterdir())) == 2
+
+
+def test_what_cannot_be_run_is_said_in_a_line(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, server) == 2
+    assert "job.json" in capsys.readouterr().err
+    assert main(["annotate", "plan", str(folder), "--job", str(folder), "--server", server.address]) == 2
+    assert plan(folder, server, "--root", "x", "--window", "nonsense") == 0
+
+
+@pytest.mark.parametrize("text", ["3/3", "-1/3", "a/b", "1"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        _annotate_entry.shard(text)
+
+
+def test_hours_and_failures_are_read() -> None:
+    assert _annotate_entry.hours("20:00-06:30") == (1200, 390)
+    assert _annotate_entry.max_failures("5%") == (None, 0.05)
+    assert _annotate_entry.max_failures("7") == (7, None)
+    for text in ("25:00-01:00", "10:00", "10:00-10:00"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            _annotate_entry.hours(text)

@@ -1,0 +1,164 @@
+"""Sources: what becomes an item, and what is wrong with one that is said in it, while the rest goes on."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from mediround.annotate.errors import SourceError
+from mediround.annotate.items import Item
+from mediround.annotate.loading import load
+from mediround.annotate.sources.listing import SourceOptions, items_of
+from mediround.templates import load as template
+
+TEMPLATE = SourceOptions(template("brain-t1-thalami"))
+DIALOGUE = [
+    {"question": "The left.", "name": "left", "answer": "It is [SEG].", "truth": "truth.png"},
+    {"question": "Its wall.", "refer_to": 0},
+    {"question": "What is this?", "reference": "mask.png"},
+]
+
+
+def png(value: int) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, np.uint8)).save(held, "PNG")
+    return held.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    made.mkdir()
+    for number in range(4):
+        (made / f"{number}.png").write_bytes(png(number))
+    (made / "mask.png").write_bytes(png(255))
+    return made
+
+
+def codes(items: list[Item]) -> list[str]:
+    return [item.problem.partition(":")[0] for item in items]
+
+
+def test_a_folders_images_are_items_once_whatever_else_lies_there(folder: Path) -> None:
+    (folder / "again.png").write_bytes(png(0))
+    (folder / "notes.txt").write_text("no image")
+    (folder / "empty.png").touch()
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    named = os.fsencode(folder / "name-") + b"\xff.png"
+    Path(os.fsdecode(named)).write_bytes(png(9))
+    items = list(items_of(str(folder), TEMPLATE))
+    good = [item for item in items if not item.problem]
+    assert len(good) == len({item.image_id for item in good}) == 6
+    assert codes([item for item in items if item.problem]) == ["UNREADABLE"]
+    assert [load(item).image for item in good if "%FF" in item.uri] == [png(9)]
+
+
+def test_frames_of_dicom_files_are_items(folder: Path) -> None:
+    for name in ("CT_small.dcm", "emri_small.dcm", "rtplan.dcm"):
+        (folder / name).write_bytes(Path(str(get_testdata_file(name))).read_bytes())
+    items = [item for item in items_of(str(folder), TEMPLATE) if item.kind == "dicom"]
+    assert [item.frame for item in items] == [None, *range(1, 11)]
+    assert len({item.item_id for item in items}) == 11
+    assert load(items[3]).frame == 3
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_table_says_which_images_with_which_dialogues(folder: Path, form: str) -> None:
+    rows = [
+        {"image": "0.png", "dialogue": json.dumps(DIALOGUE)},
+        {"image": "1.png", "template": "brain-t1-thalami"},
+        {"image": "missing.png", "template": "brain-t1-thalami"},
+        {"image": "2.png", "template": "no-such-template"},
+        {"image": "3.png"},
+        {"image": "", "template": "brain-t1-thalami"},
+    ]
+    path = folder / f"table.{form}"
+    if form == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ("image", "dialogue", "template"))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        names = ("image", "dialogue", "template")
+        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), path)
+    items = list(items_of(str(path), SourceOptions()))
+    assert codes(items) == ["", "", "NO_IMAGE", "BAD_DIALOGUE", "BAD_DIALOGUE", "NO_IMAGE"]
+    first = items[0].questions
+    assert [each.refer_to for each in first] == [None, 0, None]
+    assert first[2].reference is not None
+    assert first[0].truth.endswith("truth.png")
+    assert load(items[0]).references[2].all()
+    assert len({item.item_id for item in items}) == 6
+
+
+@pytest.mark.parametrize(
+    "dialogue",
+    [
+        [{"question": "a", "refer_to": 0}],
+        [{"question": "a"}, {"question": "b", "refer_to": 1}],
+        [{"question": "a", "refer_to": True}],
+        [{"question": " "}],
+        [{"question": "a", "name": "A b"}],
+        [{"question": "a", "name": "x"}, {"question": "b", "name": "x"}],
+        [{"question": "a", "answer": "b", "mode": "free"}],
+        [{"question": "a", "segment": "Liver"}],
+        [{"question": "a", "why": "b"}],
+        [],
+        {"question": "a"},
+    ],
+)
+def test_a_wrong_dialogue_is_its_items_problem(folder: Path, dialogue: object) -> None:
+    good = '[{"question": "a"}]'
+    rows = [{"image": "0.png", "dialogue": json.dumps(dialogue)}, {"image": "1.png", "dialogue": good}]
+    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert codes(list(items_of(str(folder / "table.jsonl"), SourceOptions()))) == ["BAD_DIALOGUE", ""]
+
+
+def test_a_data_set_in_the_medseg_form_has_answers_and_targets(folder: Path) -> None:
+    turns = [
+        {"from": "human", "value": "[IMAGE256:0.png]Segment the left."},
+        {"from": "gpt", "value": "It is [MASK-DECODE:mask.png]."},
+    ]
+    good = {"task": "segmentation", "conversations": turns}
+    (folder / "set.json").write_text(json.dumps([good, {"task": "other"}]))
+    items = list(items_of(str(folder / "set.json"), SourceOptions()))
+    assert codes(items) == ["", "BAD_DIALOGUE"]
+    assert items[0].questions[0].answer == "It is [SEG]."
+    assert items[0].questions[0].truth.endswith("mask.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("table.csv", b"picture\na.png\n", "column named image"),
+        ("table.csv", b"image\n\xff\xfe\n", "UTF-8"),
+        ("table.jsonl", b'{"image": "a"}\n[1]\n', "line 2"),
+        ("table.parquet", b"PAR1 no", r"must be UTF-8 \.parquet"),
+        ("set.json", b"{", "MR-MedSeg"),
+        ("notes.txt", b"", "must end in"),
+    ],
+)
+def test_a_source_that_is_none_is_refused_with_the_fix(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=words):
+        list(items_of(str(tmp_path / name), SourceOptions()))
+
+
+def test_a_folder_needs_a_template_and_a_source_must_be_there(folder: Path) -> None:
+    with pytest.raises(SourceError, match="--template"):
+        list(items_of(str(folder), SourceOptions()))
+    with pytest.raises(SourceError, match="SOURCE must be"):
+        list(items_of(str(folder / "nowhere"), TEMPLATE))
