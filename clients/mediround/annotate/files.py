@@ -1,13 +1,15 @@
 """Files that are there whole or not at all.
 
-Knows temporary names, flushing and renaming. Does not know what is written.
+Knows temporary names, flushing and renaming, and names that say what a file holds. Does not know what is written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from mediround.annotate.errors import JobError
 
 UNFINISHED = ".unfinished-"
 """In the name of a file that is being written: what a killed run leaves, and the next one removes."""
+
+_DIGITS = 16
+_NAMED = re.compile(rf"-([0-9a-f]{{{_DIGITS}}})\.[a-z]+$")
 
 
 @contextmanager
@@ -24,13 +29,40 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         JobError: the file cannot be written, for example on a full disk.
     """
+    with _begun(path) as unfinished:
+        yield unfinished
+        _finish(unfinished, path)
+
+
+def write_named(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file whose name ends in what it holds: ``NAME-DIGEST.SUFFIX`` for ``NAME.SUFFIX``. Its path; whether
+    its bytes are still the same is ``is_as_named``'s to tell. Raises JobError, as ``atomic`` does.
+    """
+    with _begun(path) as unfinished:
+        write(unfinished)
+        named = path.with_name(f"{path.stem}-{file_digest(unfinished)[:_DIGITS]}{path.suffix}")
+        _finish(unfinished, named)
+    return named
+
+
+def is_as_named(path: Path) -> bool | None:
+    """Whether a file holds what its name says; None: its name says nothing. Raises OSError."""
+    named = _NAMED.search(path.name)
+    return file_digest(path).startswith(named[1]) if named else None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256, hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _begun(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
-        _flush(unfinished)
-        unfinished.replace(path)
-        _flush(path.parent)
     except OSError as error:
         raise JobError(
             f"{path.name}: cannot be written ({error.strerror or error}); what is finished stays"
@@ -53,6 +85,12 @@ def remove_unfinished(folder: Path) -> int:
         path.unlink(missing_ok=True)
         removed += 1
     return removed
+
+
+def _finish(unfinished: Path, path: Path) -> None:
+    _flush(unfinished)
+    unfinished.replace(path)
+    _flush(path.parent)
 
 
 def _flush(path: Path) -> None:

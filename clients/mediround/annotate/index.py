@@ -7,19 +7,20 @@ rows. Does not know who finishes items.
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mediround.annotate.errors import JobError
-from mediround.annotate.files import atomic
+from mediround.annotate.files import write_named
 from mediround.annotate.rows import SCHEMA, Row, table
 
 PATTERN = "*.parquet"
+WRITING = {"compression": "zstd", "write_page_checksum": True}
+"""How its files are written: a byte that changes is found when a page is read."""
 
 
 def write_part(index: Path, rows: Sequence[Row]) -> Path:
@@ -28,10 +29,12 @@ def write_part(index: Path, rows: Sequence[Row]) -> Path:
     Raises:
         JobError: it cannot be written.
     """
-    path = index / f"part-{time.time_ns():020d}-{secrets.token_hex(4)}.parquet"
-    with atomic(path) as unfinished:
-        pq.write_table(table(rows), unfinished, compression="zstd")
-    return path
+    return write_file(index, "part", lambda path: pq.write_table(table(rows), path, **WRITING))
+
+
+def write_file(index: Path, kind: str, write: Callable[[Path], object]) -> Path:
+    """A file of an index that ``write`` writes, by ``WRITING``, to the path it is given. Raises JobError."""
+    return write_named(index / f"{kind}-{time.time_ns():020d}.parquet", write)
 
 
 def parts(index: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """A job's folder: where its manifest and its runs lie, and what says that they are ours.
 
-    JOB/job.json            what it is, and the run that is current
+    JOB/job.json            what it is, the run that is current, and the manifest's SHA-256
     JOB/manifest.parquet    the items, frozen (``manifest``)
     JOB/runs/KEY/run.json   what decides this run's results besides the items (``RunIdentity``)
     JOB/runs/KEY/index/     Parquet: a row a round (``rows``)
@@ -21,7 +21,7 @@ from typing import Any
 from mediround._description import ServerDescription
 from mediround._rounds import DialogueCorrection
 from mediround.annotate.errors import JobError, OtherRun
-from mediround.annotate.files import write_atomic
+from mediround.annotate.files import file_digest, write_atomic
 from mediround.window import RULE
 
 FORMAT = 1
@@ -110,7 +110,7 @@ class Job:
         if folder.is_dir() and any(folder.iterdir()):
             return cls.open(folder)
         job = cls(folder)
-        write_atomic(folder / _JOB, _text({"format": FORMAT, "current": None}))
+        job._keep(current=None)
         return job
 
     @classmethod
@@ -154,8 +154,29 @@ class Job:
         folder = self._folder_of(identity.key)
         if not (folder / _RUN).is_file():
             write_atomic(folder / _RUN, _text(asdict(identity)))
-        write_atomic(self.folder / _JOB, _text({"format": FORMAT, "current": identity.key}))
+        self._keep(current=identity.key)
         return Run(folder, identity)
+
+    def keep_manifest(self) -> str:
+        """Keep what the manifest is now, so that ``verify`` sees whether it changed: SHA-256, hex. ``plan`` calls
+        it once the manifest is written. Raises JobError.
+        """
+        try:
+            kept = file_digest(self.manifest)
+        except OSError as error:
+            raise JobError(f"the manifest cannot be read ({error.strerror}): plan the job first") from error
+        self._keep(manifest=kept)
+        return kept
+
+    def manifest_digest(self) -> str | None:
+        """SHA-256 of the manifest as it was kept, hex; None: it was not."""
+        kept = _read(self.folder / _JOB).get("manifest")
+        return kept if isinstance(kept, str) else None
+
+    def _keep(self, **values: str | None) -> None:
+        path = self.folder / _JOB
+        held = _read(path) if path.is_file() else {}
+        write_atomic(path, _text({**held, "format": FORMAT, **values}))
 
     def _folder_of(self, key: str) -> Path:
         return self.folder / "runs" / key[:_KEY_DIGITS]

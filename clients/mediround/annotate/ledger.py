@@ -63,7 +63,7 @@ class Ledger:
         Raises:
             JobError: a part cannot be read.
         """
-        known = {name for (name,) in self._database.execute("SELECT name FROM parts")}
+        known = self.parts()
         there = {path.name: path for folder in self._folders for path in index.parts(folder)}
         if gone := known - there.keys():
             self._forget(gone)
@@ -87,6 +87,10 @@ class Ledger:
         words = f"SELECT item_id FROM items WHERE item_id IN ({marks})"  # noqa: S608  # question marks alone
         rows = self._database.execute(words if failed else f"{words} AND ok", tuple(item_ids))
         return {item_id for (item_id,) in rows}
+
+    def parts(self) -> set[str]:
+        """Names of the parts that it knows."""
+        return {name for (name,) in self._database.execute("SELECT name FROM parts")}
 
     def totals(self) -> Finished:
         count, ok = self._database.execute(_SUMMED).fetchone()
@@ -154,6 +158,25 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
         except sqlite3.OperationalError as error:
             raise JobError(f"the ledger cannot be written ({error}); what is finished stays") from error
         finally:
+            database.close()
+
+
+@contextmanager
+def looked_at(path: Path) -> Iterator[Ledger | None]:
+    """A ledger as it is, beside a run that is at work with it: to be read alone. None: there is none, or it is
+    damaged, and the next run makes it again.
+    """
+    database = None
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        database.execute("SELECT item_id, ok, code, rounds, part FROM items LIMIT 1").fetchall()
+        readable = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+    except sqlite3.DatabaseError:
+        readable = False
+    try:
+        yield Ledger(database, ()) if database and readable else None
+    finally:
+        if database:
             database.close()
 
 

@@ -5,7 +5,6 @@ Knows the file's form, and how it is written whole and read in pieces. Does not 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mediround.annotate.errors import JobError
-from mediround.annotate.files import atomic
+from mediround.annotate.files import atomic, file_digest
 from mediround.annotate.items import Item, ItemKind, dialogue_json, questions_of
 
 ITEMS_AT_ONCE = 1000
@@ -82,8 +81,7 @@ def count_items(path: Path) -> int:
 def digest(path: Path) -> str:
     """SHA-256 of the file, hex. Raises JobError."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise JobError(f"the manifest cannot be read ({error.strerror}): plan the job first") from error
 

@@ -7,24 +7,22 @@ removed when it is found. Knows the index and the ledger. Does not know runs.
 from __future__ import annotations
 
 import json
-import secrets
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mediround.annotate.files import atomic
-from mediround.annotate.index import parts, read_part
+from mediround.annotate.index import WRITING, parts, read_part, write_file
 from mediround.annotate.ledger import Ledger
 from mediround.annotate.rows import SCHEMA
 
 ROWS_AT_LEAST = 100_000
 """Of a merged file, but the last."""
 _REPLACES = b"mediround.replaces"
-_MERGED = "merged-"
+_MERGED = "merged"
 
 
 def settle(index: Path) -> None:
@@ -40,15 +38,17 @@ def settle(index: Path) -> None:
 def merge(index: Path, ledger: Ledger) -> None:
     """Merge what is not merged, and what is out of date. Raises JobError; the index is then as good as before."""
     for group in _groups(index, ledger):
-        into = index / f"{_MERGED}{time.time_ns():020d}-{secrets.token_hex(4)}.parquet"
-        names = [path.name for path in group]
-        schema = SCHEMA.with_metadata({_REPLACES: json.dumps(names).encode()})
-        with atomic(into) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for path in group:
-                writer.write_table(_current(path, ledger).cast(schema))
-        ledger.merged(into, names)
+        into = write_file(index, _MERGED, partial(_write, group, ledger))
+        ledger.merged(into, [path.name for path in group])
         for path in group:
             path.unlink(missing_ok=True)
+
+
+def _write(group: Sequence[Path], ledger: Ledger, path: Path) -> None:
+    schema = SCHEMA.with_metadata({_REPLACES: json.dumps([part.name for part in group]).encode()})
+    with pq.ParquetWriter(path, schema, **WRITING) as writer:
+        for part in group:
+            writer.write_table(_current(part, ledger).cast(schema))
 
 
 def _groups(index: Path, ledger: Ledger) -> Iterator[Sequence[Path]]:

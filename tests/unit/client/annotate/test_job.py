@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mediround.annotate.errors import JobError, OtherRun
-from mediround.annotate.files import UNFINISHED, atomic, remove_unfinished
+from mediround.annotate.files import UNFINISHED, atomic, is_as_named, remove_unfinished
 from mediround.annotate.index import parts, read_parts, write_part
 from mediround.annotate.items import GivenReference, Item, Question, dialogue_json, item_id, questions_of
 from mediround.annotate.job import Job, RunIdentity
@@ -77,6 +77,27 @@ def test_an_index_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(JobError, match="cut off"):
         list(read_parts(tmp_path))
+
+
+def test_a_part_is_named_by_what_it_holds(tmp_path: Path) -> None:
+    path = write_part(tmp_path, [ROW])
+    assert is_as_named(path)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert is_as_named(path) is False
+    assert is_as_named(path.rename(tmp_path / "part-1.parquet")) is None
+
+
+def test_a_manifest_is_known_by_what_it_was(tmp_path: Path) -> None:
+    job = Job.begin(tmp_path / "job")
+    assert job.manifest_digest() is None
+    with pytest.raises(JobError, match="plan the job first"):
+        job.keep_manifest()
+    write_manifest(job.manifest, [an_item(1)])
+    kept = job.keep_manifest()
+    job.take_up(IDENTITY)
+    assert job.manifest_digest() == kept
 
 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
