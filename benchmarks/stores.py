@@ -30,10 +30,11 @@ import numpy as np
 from mediround import __version__
 from serving.bundle import load_bundle
 from serving.domain import CacheUse, Segmentation, SourceImage, Timings
-from serving.geometry import Geometry, pack_mask
+from serving.geometry import Geometry
 from serving.history import changes
 from serving.history.record import RequestKey, Session, SessionRecord
 from serving.history.rounds import MaskSource, ReferredMask, Round, RoundResult, UsedReference
+from serving.pixels.masks import pack_mask
 from serving.ports import SessionStore
 from serving.runtime.cpus import usable_cpus
 from serving.runtime.stopwatch import Stopwatch

@@ -151,6 +151,15 @@ class Mask:
         flat = np.unpackbits(self.packed, count=height * width)
         return flat.reshape(height, width).view(np.bool_)
 
+    def part(self) -> Bits:
+        """What lies in its box, bool (h, w): all that is set. (0, 0) where nothing is."""
+        if self.box is None:
+            return np.zeros((0, 0), np.bool_)
+        width, rows = self.size[1], self.box.y_max - self.box.y_min + 1
+        first, bits_before = divmod(self.box.y_min * width, 8)
+        flat = np.unpackbits(self.packed[first:], count=bits_before + rows * width)[bits_before:]
+        return flat.reshape(rows, width)[:, self.box.x_min : self.box.x_max + 1].view(np.bool_)
+
 
 @dataclass(frozen=True, slots=True)
 class KnownRound:

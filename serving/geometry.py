@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mediround.masks import packed_digest
 from serving.bundle import IMAGE_ENCODER, Bundle, ImageSpec, TowerSpec
 from serving.domain import (
     F32,
@@ -28,6 +27,7 @@ from serving.domain import (
     SourceImage,
     TowerImage,
 )
+from serving.pixels.masks import drawn
 from serving.runtime.digest import digest
 
 FEW_PIXELS = 9
@@ -86,11 +86,10 @@ class Geometry:
 
         Two successive bilinear resizes: one alone moves edges.
         """
-        full = self.full_logits(logits, image)
-        return pack_mask(np.greater(full, 0))
+        return drawn(logits, self.image.side, self._valid_size(image), image.size)
 
     def full_logits(self, logits: F32, image: SourceImage) -> F32:
-        """Logits (L, L) → logits (H, W) of the image's size, before the threshold."""
+        """Logits (L, L) → logits (H, W) of the image's size, before the threshold: the plain way to a mask."""
         side = self.image.side
         height, width = image.size
         valid_height, valid_width = self._valid_size(image)
@@ -106,8 +105,8 @@ class Geometry:
         """
         height, width = image.size
         box = mask.box
-        masked = image.pixels if box is None else _masked(image.pixels, mask.bits(), box)
-        whole = box is None or bool(np.count_nonzero(_first_channel(masked)) <= FEW_PIXELS)
+        masked = image.pixels if box is None else _masked(image.pixels, mask.part(), box)
+        whole = box is None or bool(cv2.countNonZero(_first_channel(masked)) <= FEW_PIXELS)
         if box is None or whole:
             box, masked = Rectangle(0, 0, width - 1, height - 1), image.pixels
         # An image that is black all over has no visible part: then it is all of it (our choice; the published code
@@ -128,22 +127,6 @@ class Geometry:
         """SHA-256 of all that an embedding depends on, hex."""
         parts = (address.form, address.digest, self.encoder_digest, self.image.preprocessing)
         return digest("embedding", *parts).hex()
-
-
-def pack_mask(bits: Bits) -> Mask:
-    """Pack a mask, bool (H, W), with its area, box and digest."""
-    height, width = bits.shape
-    packed, area = np.packbits(bits), int(np.count_nonzero(bits))
-    return Mask(packed, (height, width), area, bounding_rectangle(bits), packed_digest(packed, height, width))
-
-
-def bounding_rectangle(bits: Bits) -> Rectangle | None:
-    """The smallest rectangle round all set pixels of a bool (H, W); None when none is set."""
-    rows = np.flatnonzero(bits.any(axis=1))
-    if rows.size == 0:
-        return None
-    columns = np.flatnonzero(bits[rows[0] : rows[-1] + 1].any(axis=0))
-    return Rectangle(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
 
 
 def bilinear(pixels: U8, height: int, width: int) -> U8:
@@ -252,14 +235,14 @@ def _tower(pixels: U8) -> TowerImage:
     return TowerImage(hashlib.sha256(rgb.data).hexdigest(), rgb)
 
 
-def _masked(pixels: U8, bits: Bits, box: Rectangle) -> U8:
-    """What lies within the mask's box, black outside the mask."""
+def _masked(pixels: U8, part: Bits, box: Rectangle) -> U8:
+    """What lies within the mask's box, black outside the mask; ``part``: the mask there."""
     rows, columns = slice(box.y_min, box.y_max + 1), slice(box.x_min, box.x_max + 1)
-    return np.asarray(cv2.copyTo(pixels[rows, columns], bits[rows, columns].view(np.uint8)), np.uint8)
+    return np.asarray(cv2.copyTo(pixels[rows, columns], part.view(np.uint8)), np.uint8)
 
 
 def _first_channel(pixels: U8) -> U8:
-    return pixels if pixels.ndim == 2 else pixels[..., 0]
+    return pixels if pixels.ndim == 2 else np.asarray(cv2.extractChannel(pixels, 0), np.uint8)
 
 
 def _visible_rectangle(pixels: U8) -> Rectangle | None:

@@ -16,7 +16,8 @@ import numpy as np
 from demo import slices
 from serving.bundle import Bundle
 from serving.domain import AnswerMode, Question, Reference, SourceImage
-from serving.geometry import Geometry, pack_mask
+from serving.geometry import Geometry
+from serving.pixels.masks import pack_mask
 from serving.ports import Completion, LanguageEngine, Prompt
 from serving.prompt import PromptTemplate
 from serving.wave import waves

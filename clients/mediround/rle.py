@@ -24,9 +24,17 @@ class MalformedRle(ValueError):
 def encode(mask: Bits) -> bytes:
     """Encode a mask, bool (H, W), with H and W at least 1. Raises ValueError for any other array."""
     check(mask)
-    begins_set = np.zeros(int(mask[0, 0]), np.int64)  # an empty first run where the first pixel is set
-    bounds = np.concatenate([np.zeros(1, np.int64), begins_set, _edges(mask), np.array([mask.size])])
-    return _write(np.diff(bounds))
+    return _encoded(mask, 0, 0, *mask.shape)
+
+
+def encode_part(part: Bits, top: int, left: int, height: int, width: int) -> bytes:
+    """Encode a mask of ``height`` and ``width`` of which all that is set lies in ``part``, bool (h, w), whose
+    place in it is given: what lies beside it costs nothing.
+    """
+    below, right = height - top - part.shape[0], width - left - part.shape[1]
+    margins = [(min(1, top), min(1, below)), (min(1, left), min(1, right))]  # where a run ends beside the part
+    above, before = margins[0][0], margins[1][0]
+    return _encoded(np.pad(part, margins), top - above, left - before, height, width)
 
 
 def check(mask: Bits) -> None:
@@ -52,12 +60,19 @@ def decode(counts: bytes, height: int, width: int) -> Bits:
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
 
 
-def _edges(mask: Bits) -> _Integers:
-    """Ascending: where, column by column, a pixel differs from the one before it."""
-    height, width = mask.shape
-    below = np.flatnonzero(mask[1:] != mask[:-1])
-    heads = np.flatnonzero(mask[0, 1:] != mask[-1, :-1]) + 1
-    return np.sort(np.concatenate([below % width * height + below // width + 1, heads * height]))
+def _encoded(part: Bits, top: int, left: int, height: int, width: int) -> bytes:
+    """Of a mask that is set within ``part`` alone, on whose border nothing is unless that is the mask's own."""
+    first_is_set = bool(top == left == 0 and part[0, 0])
+    begins_set = np.zeros(int(first_is_set), np.int64)  # an empty first run where the first pixel is set
+    edges = _edges(part, top, left, height)
+    return _write(np.diff(np.concatenate([np.zeros(1, np.int64), begins_set, edges, np.array([height * width])])))
+
+
+def _edges(part: Bits, top: int, left: int, height: int) -> _Integers:
+    """Ascending: where, column by column of the whole mask, a pixel differs from the one before it."""
+    rows, columns = np.divmod(np.flatnonzero(part[1:] != part[:-1]), part.shape[1])
+    heads = np.flatnonzero(part[0, 1:] != part[-1, :-1]) + 1
+    return np.sort(np.concatenate([(left + columns) * height + top + rows + 1, (left + heads) * height]))
 
 
 def _write(runs: _Integers) -> bytes:

@@ -14,7 +14,7 @@ from mediround.v1 import segmentation_pb2 as pb
 from serving.api.images import bits_of_png
 from serving.domain import Bits, GivenMask, Mask
 from serving.errors import InvalidInput
-from serving.geometry import pack_mask
+from serving.pixels.masks import pack_mask
 
 DIGEST_BYTES = 32
 MAX_ORIGIN_BYTES = 64

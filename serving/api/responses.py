@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mediround import masks
+from mediround import masks, rle
 from mediround.raw import PIXEL_TYPES
 from mediround.v1 import segmentation_pb2 as pb
 from serving.api.description import ServerDescription
@@ -174,10 +174,21 @@ def mask(of: Mask, encoding: pb.MaskEncoding.ValueType) -> pb.Mask:
         height=height,
         width=width,
         encoding=encoding,
-        data=masks.encode(of.bits(), encoding),
+        data=_mask_data(of, encoding),
         area=of.area,
         box=_box(of.box) if of.box else None,
     )
+
+
+def _mask_data(of: Mask, encoding: pb.MaskEncoding.ValueType) -> bytes:
+    match encoding:
+        case pb.MASK_ENCODING_COCO_RLE:
+            top, left = (of.box.y_min, of.box.x_min) if of.box else (0, 0)
+            return rle.encode_part(of.part(), top, left, *of.size)
+        case pb.MASK_ENCODING_PACKED_BITS:
+            return of.packed.tobytes()
+        case _:
+            return masks.encode(of.bits(), encoding)
 
 
 def _mask_summary(of: Mask) -> pb.MaskSummary:

@@ -18,7 +18,8 @@ from exporters.compare.golden import IMAGE_PLACEHOLDER, RecordedDialogue, read_g
 from exporters.onnx.graphs import ImageEncoderGraph, LanguageGraph, preprocessing_of
 from serving.bundle import ImageSpec
 from serving.domain import TowerImage
-from serving.geometry import Geometry, pack_mask
+from serving.geometry import Geometry
+from serving.pixels.masks import pack_mask
 
 THRESHOLD = 0.6
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from serving.bundle import load_bundle
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, GivenMask, Mask, Question
-from serving.geometry import pack_mask
 from serving.history.rounds import RoundResult
 from serving.offline import offline
 from serving.orchestrator import Orchestrator
+from serving.pixels.masks import pack_mask
 from serving.sessions.keeper import NewSession
 from tests.conftest import REPOSITORY
 

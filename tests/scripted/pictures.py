@@ -8,10 +8,10 @@ import numpy as np
 
 from serving.bundle import Manifest
 from serving.domain import EncoderImage, Mask, Rectangle, Reference, Segmentation, SourceImage, TowerImage
-from serving.geometry import pack_mask
 from serving.history import changes
 from serving.history.record import Session, SessionRecord
 from serving.history.rounds import MaskSource, ReferredMask, Round, UsedReference
+from serving.pixels.masks import pack_mask
 from serving.ports import SessionStore
 
 

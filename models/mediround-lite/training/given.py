@@ -21,9 +21,9 @@ import numpy as np
 
 from serving.bundle import load_bundle
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, GivenMask, Question
-from serving.geometry import pack_mask
 from serving.offline import offline
 from serving.orchestrator import Orchestrator
+from serving.pixels.masks import pack_mask
 from training.features import rgb
 from training.sources import fetch
 from training.targets import Head, index, load_head

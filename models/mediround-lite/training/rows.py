@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.domain import AnswerMode, Question, SourceImage
-from serving.geometry import pack_mask
+from serving.pixels.masks import pack_mask
 from serving.prompt import PromptTemplate
 from training.dialogues import TRAINING, Shows, dialogue, standalone
 from training.features import GEOMETRY, Views, rgb

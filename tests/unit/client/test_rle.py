@@ -111,7 +111,7 @@ def test_a_few_bytes_do_not_claim_much_memory() -> None:
 def test_python_runs_no_line_for_each_pixel_or_run() -> None:
     mask = _blob(512, 512)
     counts = rle.encode(mask)
-    assert executed(lambda: rle.encode(mask)) < 50
+    assert executed(lambda: rle.encode(mask)) < 60
     assert executed(lambda: rle.decode(counts, 512, 512)) < 50
 
 

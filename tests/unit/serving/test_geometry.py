@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from serving.domain import ContentAddress, Rectangle, SourceImage
-from serving.geometry import Geometry, bilinear, bounding_rectangle, pack_mask, squared
+from serving.geometry import Geometry, bilinear, squared
+from serving.pixels.masks import pack_mask
 from tests.unit.serving.manifests import manifest
 
 SIZES = [(64, 64), (217, 181), (181, 217), (33, 500), (1, 7), (7, 1)]
@@ -199,12 +200,3 @@ def test_only_the_first_channel_decides_the_fallback(geometry: Geometry) -> None
     assert reference.whole_image
     assert reference.box_rectangle == Rectangle(0, 0, 49, 49)
     assert reference.crop_rectangle == Rectangle(20, 20, 29, 29)
-
-
-@given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=20)))
-def test_packing_keeps_every_pixel(bits: np.ndarray) -> None:
-    mask = pack_mask(bits)
-    assert np.array_equal(mask.bits(), bits)
-    assert mask.area == bits.sum()
-    assert (mask.box is None) == (not bits.any())
-    assert mask.box == bounding_rectangle(bits)

@@ -7,7 +7,7 @@ import pytest
 
 from serving.domain import AnswerMode, GivenMask, Question
 from serving.errors import InvalidInput
-from serving.geometry import pack_mask
+from serving.pixels.masks import pack_mask
 from serving.prompt import PromptTemplate
 from tests.unit.serving.manifests import manifest
 

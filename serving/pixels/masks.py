@@ -1,0 +1,146 @@
+"""Masks as values, made of bits or drawn of logits; what it costs grows with what is set, not with the image.
+
+Knows the two bilinear resizes between logits and an image, and where their results can be above zero. Does not
+know engines, references, or how the contract writes a mask.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mediround.masks import packed_digest
+from serving.domain import F32, Bits, Mask, Rectangle
+
+_EXACT = 256
+"""Samples of a resized side lie at multiples of 1/(2q) of an old pixel, q being the ratio's denominator. Where q
+divides this power of two, OpenCV's single precision holds them: a part of the side is sampled as in the whole.
+"""
+_TWO_PASSES = 2.0
+"""How many times what is wanted one resize must make before two, of rows and of columns, cost less."""
+_BYTE = 8
+_NOTHING = np.zeros((0, 0), np.bool_)
+
+
+def pack_mask(bits: Bits) -> Mask:
+    """Pack a mask, bool (H, W), with its area, box and digest."""
+    return _packed(bits, 0, 0, bits.shape)
+
+
+def drawn(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int]) -> Mask:
+    """Logits (L, L) over a padded square of side ``square``, whose part ``valid`` is the image → mask of ``size``.
+
+    Set where the logit is > 0 after two bilinear resizes, to the square, and of its valid part to the image: one
+    alone moves edges. Between finite logits of which none is above zero no result is: only where one is gets
+    resized, to the bits of a resize of the whole.
+    """
+    positive = bounding_rectangle(np.greater(logits, 0))
+    if positive is None:
+        return _packed(_NOTHING, 0, 0, size)
+    rows = _axis(range(positive.y_min, positive.y_max + 1), logits.shape[0], square, valid[0], size[0])
+    columns = _axis(range(positive.x_min, positive.x_max + 1), logits.shape[1], square, valid[1], size[1])
+    if not (rows[1].made and columns[1].made):  # it is all beside the image
+        return _packed(_NOTHING, 0, 0, size)
+    values = logits[_slice(rows[0].held), _slice(columns[0].held)]
+    for down, across in zip(rows, columns, strict=True):
+        values = _resized(values, down, across)
+    return _packed(np.greater(values, 0), rows[1].made.start, columns[1].made.start, size)
+
+
+def bounding_rectangle(bits: Bits) -> Rectangle | None:
+    """The smallest rectangle round all set pixels of a bool (H, W); None when none is set."""
+    x, y, width, height = cv2.boundingRect(bits.view(np.uint8))
+    return Rectangle(x, y, x + width - 1, y + height - 1) if width else None
+
+
+def _packed(part: Bits, top: int, left: int, size: tuple[int, int]) -> Mask:
+    """A mask of ``size`` of which all that is set lies in ``part``, whose place is given."""
+    height, width = size
+    first = top // _BYTE * _BYTE  # of the rows that begin a byte, the last above the part
+    rows = np.zeros((top - first + part.shape[0], width), np.bool_)
+    rows[top - first :, left : left + part.shape[1]] = part
+    packed, bits = np.zeros(math.ceil(height * width / _BYTE), np.uint8), np.packbits(rows)
+    packed[first * width // _BYTE :][: bits.size] = bits
+    box = bounding_rectangle(part) if part.size else None
+    if box is not None:
+        box = Rectangle(box.x_min + left, box.y_min + top, box.x_max + left, box.y_max + top)
+    return Mask(packed, size, int(np.count_nonzero(part)), box, packed_digest(packed, height, width))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """One axis of a resize, of which a part is made."""
+
+    old: int
+    """Pixels of the whole axis, before and after."""
+    new: int
+    made: range
+    """Of the new pixels."""
+
+    @property
+    def held(self) -> range:
+        """The old pixels that it is made of."""
+        scale = self.old / self.new
+        first = math.floor((self.made.start + 0.5) * scale - 0.5) - 1  # lest a position be rounded down to it
+        last = math.floor((self.made.stop - 0.5) * scale - 0.5) + 1
+        return range(max(0, first), min(self.old, last + 1))
+
+    def sampled(self) -> tuple[range, range]:
+        """The least stretch, in old and in new pixels, that is sampled by itself as it is within the whole."""
+        held, common = self.held, math.gcd(self.old, self.new)
+        before, after = self.old // common, self.new // common
+        first, stop = (0, common) if _EXACT % after else (held.start // before, math.ceil(held.stop / before))
+        return range(first * before, stop * before), range(first * after, stop * after)
+
+
+def _resized(values: F32, rows: _Stretch, columns: _Stretch) -> F32:
+    """What is held of both axes as what is made of them."""
+    (top, down), (left, across) = rows.sampled(), columns.sampled()
+    if len(down) * len(across) < _TWO_PASSES * len(rows.made) * len(columns.made):
+        whole = cv2.resize(_placed(values, rows.held, top, columns.held, left), (len(across), len(down)))
+        return np.asarray(whole[_within(rows.made, down), _within(columns.made, across)], np.float32)
+    # As OpenCV does it: rows, each by itself, then columns.
+    held = rows.held
+    wide = cv2.resize(_placed(values, held, held, columns.held, left), (len(across), len(held)))
+    wanted = np.asarray(wide[:, _within(columns.made, across)], np.float32)
+    placed = _placed(wanted, held, top, columns.made, columns.made)
+    tall = cv2.resize(placed, (len(columns.made), len(down)))
+    return np.asarray(tall[_within(rows.made, down)], np.float32)
+
+
+def _placed(values: F32, rows: range, down: range, columns: range, across: range) -> F32:
+    """Values of some rows and columns, among zeros for the others of ``down`` and ``across``."""
+    margins = (
+        rows.start - down.start,
+        down.stop - rows.stop,
+        columns.start - across.start,
+        across.stop - columns.stop,
+    )
+    return np.asarray(cv2.copyMakeBorder(values, *margins, cv2.BORDER_CONSTANT, value=0), np.float32)
+
+
+def _axis(positive: range, logits: int, square: int, valid: int, size: int) -> tuple[_Stretch, _Stretch]:
+    """Of an axis, both resizes: all that can be above zero where logits are so in ``positive``."""
+    reached = _reached(positive, logits, square)
+    in_image = range(reached.start, min(reached.stop, valid))
+    second = _Stretch(valid, size, _reached(in_image, valid, size) if in_image else in_image)
+    return _Stretch(logits, square, second.held), second
+
+
+def _reached(positive: range, old: int, new: int) -> range:
+    """The new pixels that can be above zero: those between two old ones of which one is."""
+    scale = new / old
+    first = math.floor((positive.start - 0.5) * scale - 0.5)
+    stop = math.ceil((positive.stop + 0.5) * scale - 0.5) + 1
+    return range(max(0, first), min(new, stop))
+
+
+def _within(part: range, whole: range) -> slice:
+    return slice(part.start - whole.start, part.stop - whole.start)
+
+
+def _slice(of: range) -> slice:
+    return slice(of.start, of.stop)
