@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +20,8 @@ ItemKind: TypeAlias = Literal["picture", "dicom", "dicomweb"]
 
 ID_BYTES = 16
 """Of an item's name: BLAKE2b's digest."""
+_DIALOGUES_HELD = 64
+"""Of those written or read last: an archive's images share a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,13 @@ def item_id(
     return blake2b(said.encode(), digest_size=ID_BYTES).hexdigest()
 
 
-def dialogue_json(questions: Sequence[Question]) -> str:
+@lru_cache(_DIALOGUES_HELD)
+def dialogue_json(questions: tuple[Question, ...]) -> str:
     """As the manifest holds it: what is at its default is left out, so that equal dialogues are equal texts."""
     return json.dumps([_plain(each) for each in questions], separators=(",", ":"), ensure_ascii=False)
 
 
+@lru_cache(_DIALOGUES_HELD)
 def questions_of(text: str) -> tuple[Question, ...]:
     """The reverse. Raises ValueError, TypeError or KeyError for what ``dialogue_json`` did not write."""
     found = []

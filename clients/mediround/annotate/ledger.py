@@ -67,6 +67,7 @@ class Ledger:
         there = {path.name: path for folder in self._folders for path in index.parts(folder)}
         if gone := known - there.keys():
             self._forget(gone)
+            known = set()
         new = sorted(there.keys() - known)
         for name in new:
             found = index.read_part(there[name], ("item_id", "status", "error_code", "rounds"))

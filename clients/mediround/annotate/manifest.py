@@ -5,11 +5,11 @@ Knows the file's form, and how it is written whole and read in pieces. Does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,10 @@ from mediround.annotate.items import Item, ItemKind, dialogue_json, questions_of
 ITEMS_AT_ONCE = 1000
 """Of a row group: what is held in memory."""
 
+Wanted: TypeAlias = Callable[[list[str]], Collection[str]]
+"""Of these names, those that are wanted."""
+
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, TypeError, KeyError)
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
@@ -43,6 +47,9 @@ SCHEMA = pa.schema(
 """One row an item; ``dialogue`` is JSON (``items.dialogue_json``)."""
 
 
+_PLAIN = tuple(each.name for each in fields(Item) if each.name != "questions")
+
+
 def write_manifest(path: Path, items: Iterable[Item]) -> int:
     """Freeze items in their order; how many there are. An earlier manifest is replaced once the new one is whole.
 
@@ -57,15 +64,36 @@ def write_manifest(path: Path, items: Iterable[Item]) -> int:
     return count
 
 
-def read_manifest(path: Path) -> Iterator[list[Item]]:
-    """Its items in pieces of at most ``ITEMS_AT_ONCE``, in its order. Raises JobError when it cannot be read."""
-    try:
-        with pq.ParquetFile(path) as file:
-            _check(path, file.schema_arrow)
-            for batch in file.iter_batches(ITEMS_AT_ONCE):
-                yield [_item(row) for row in batch.to_pylist()]
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
-        raise JobError(f"the manifest cannot be read ({type(error).__name__}): plan the job again") from error
+def read_manifest(path: Path, wanted: Wanted | None = None) -> Iterator[list[Item]]:
+    """Its items in pieces of at most ``ITEMS_AT_ONCE``, in its order; of a piece without any, nothing.
+
+    Args:
+        wanted: which of a piece's names are to be read; the others cost next to nothing. None: all.
+
+    Raises:
+        JobError: it cannot be read.
+    """
+    for file, number, names in _row_groups(path):
+        chosen = set(names if wanted is None else wanted(names))
+        if not chosen:
+            continue
+        try:
+            found = file.read_row_group(number)
+            items = items_of(found.filter(pa.array([name in chosen for name in names])))
+        except _UNREADABLE as error:
+            raise _unreadable(error) from error
+        yield items
+
+
+def items_of(rows: pa.Table) -> list[Item]:
+    """Of rows of a manifest. Raises ValueError, TypeError or KeyError for others."""
+    return [_item(row) for row in rows.to_pylist()]
+
+
+def read_names(path: Path) -> Iterator[list[str]]:
+    """Its items' names in the same pieces. Raises JobError."""
+    for _, _, names in _row_groups(path):
+        yield names
 
 
 def count_items(path: Path) -> int:
@@ -74,8 +102,8 @@ def count_items(path: Path) -> int:
         with pq.ParquetFile(path) as file:
             _check(path, file.schema_arrow)
             return int(file.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise JobError(f"the manifest cannot be read ({type(error).__name__}): plan the job again") from error
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
 
 
 def digest(path: Path) -> str:
@@ -84,6 +112,20 @@ def digest(path: Path) -> str:
         return file_digest(path)
     except OSError as error:
         raise JobError(f"the manifest cannot be read ({error.strerror}): plan the job first") from error
+
+
+def _row_groups(path: Path) -> Iterator[tuple[pq.ParquetFile, int, list[str]]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check(path, file.schema_arrow)
+            for number in range(file.num_row_groups):
+                yield file, number, file.read_row_group(number, ["item_id"])["item_id"].to_pylist()
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> JobError:
+    return JobError(f"the manifest cannot be read ({type(error).__name__}): plan the job again")
 
 
 def _pieces(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -98,8 +140,7 @@ def _check(path: Path, found: pa.Schema) -> None:
 
 
 def _row(item: Item) -> dict[str, object]:
-    values = asdict(item)
-    del values["questions"]
+    values = {name: getattr(item, name) for name in _PLAIN}
     return values | {"rounds": len(item.questions), "dialogue": dialogue_json(item.questions)}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job
 from mediround.annotate.ledger import Ledger
-from mediround.annotate.manifest import count_items, read_manifest
+from mediround.annotate.manifest import count_items, read_manifest, read_names
 
 _HEX_DIGITS = 15
 """Of an item's name: as many as a double holds without rounding, so that any tool may say the same."""
@@ -30,7 +30,7 @@ def count(job: Job, shard: tuple[int, int] | None) -> int:
     """Items of the shard. Raises JobError."""
     if shard is None:
         return count_items(job.manifest)
-    return sum(is_of_shard(item.item_id, shard) for piece in read_manifest(job.manifest) for item in piece)
+    return sum(is_of_shard(name, shard) for names in read_names(job.manifest) for name in names)
 
 
 def left(job: Job, ledger: Ledger, shard: tuple[int, int] | None, *, failed: bool = False) -> Iterator[list[Item]]:
@@ -39,8 +39,10 @@ def left(job: Job, ledger: Ledger, shard: tuple[int, int] | None, *, failed: boo
     Args:
         failed: those that failed before count as not finished.
     """
-    for piece in read_manifest(job.manifest):
-        mine = [item for item in piece if is_of_shard(item.item_id, shard)]
-        done = ledger.finished([item.item_id for item in mine], failed=not failed)
-        if found := [item for item in mine if item.item_id not in done]:
-            yield found
+
+    def wanted(names: list[str]) -> list[str]:
+        mine = [name for name in names if is_of_shard(name, shard)]
+        done = ledger.finished(mine, failed=not failed)
+        return [name for name in mine if name not in done]
+
+    return read_manifest(job.manifest, wanted)

@@ -16,7 +16,7 @@ from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
 from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.ledger import opened
-from mediround.annotate.manifest import read_manifest
+from mediround.annotate.manifest import read_names
 from mediround.annotate.planning import BYTES_A_ROUND, Estimate, Planned
 from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.client import Client
@@ -55,8 +55,8 @@ def _listed(count: int) -> None:
 def _left(job: Job, run_of_job: Run) -> int:
     """Items that a run will ask about: of an earlier run's, only those that are new or changed."""
     with opened(run_of_job) as ledger:
-        pieces = ([item.item_id for item in piece] for piece in read_manifest(job.manifest))
-        return sum(len(piece) - len(ledger.finished(piece, failed=True)) for piece in pieces)
+        pieces = read_names(job.manifest)
+        return sum(len(names) - len(ledger.finished(names, failed=True)) for names in pieces)
 
 
 def _show(given: argparse.Namespace, planned: Planned, estimate: Estimate, left: int, of: Run) -> None:
