@@ -20,6 +20,7 @@ from mediround.annotate.items import Item
 from mediround.annotate.loading import LoadedItem
 from mediround.annotate.rows import Row
 from mediround.errors import (
+    AccessDenied,
     Cancelled,
     DeadlineExceeded,
     MediRoundError,
@@ -77,7 +78,12 @@ class Outcome:
 
 
 async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: Asking) -> Outcome:
-    """Ask an item's dialogue. Raises nothing for a fault of the item or of the service, but a ``Cancelled``."""
+    """Ask an item's dialogue. Raises nothing for a fault of the item.
+
+    Raises:
+        AccessDenied: the service refuses this caller.
+        Cancelled: the client was closed.
+    """
     rounds = rounds_of(item, loaded)
     try:
         opening = client.open(
@@ -90,13 +96,16 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
         )
         async with opening as session:
             results = await _answers(session, rounds, asking)
-    except Cancelled:
+    except (Cancelled, AccessDenied):  # no item would fare better
         raise
     except _AGAIN as error:
         wait = max(getattr(error, "retry_after", 1.0), _LEAST_WAIT)
         return Outcome(item.item_id, "busy", code=code_of(error), wait=wait)
     except MediRoundError as error:
         return failed(item, asking.run_key, code_of(error), str(error), request_id=error.request_id or "")
+    except Exception as error:  # bytes of an archive must not end a run of days
+        words = f"the item cannot be asked ({type(error).__name__}); please report it"
+        return failed(item, asking.run_key, "UNEXPECTED", words)
     return Outcome(item.item_id, "ok", _rows(item, asking.run_key, results))
 
 

@@ -117,9 +117,12 @@ class Ledger:
             self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (into.name,))
 
     def _add(self, part: str, entries: Sequence[tuple[str, int, str, int, str]]) -> None:
-        with self._database:
-            self._database.executemany(_KEEP, entries)
-            self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (part,))
+        try:
+            with self._database:
+                self._database.executemany(_KEEP, entries)
+                self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (part,))
+        except sqlite3.OperationalError as error:
+            raise _not_written(error) from error
 
     def _forget(self, parts: Iterable[str]) -> None:
         """Their items run again, unless another part has them too."""
@@ -157,7 +160,7 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
             ledger.take_up()
             yield ledger
         except sqlite3.OperationalError as error:
-            raise JobError(f"the ledger cannot be written ({error}); what is finished stays") from error
+            raise _not_written(error) from error
         finally:
             database.close()
 
@@ -198,6 +201,10 @@ def _connected(path: Path) -> sqlite3.Connection:
         for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             each.unlink(missing_ok=True)
     raise JobError("the ledger cannot be opened: the folder must be on a disk that locks files")
+
+
+def _not_written(error: sqlite3.OperationalError) -> JobError:
+    return JobError(f"the ledger cannot be written ({error}); what is finished stays")
 
 
 def _entries(rows: Iterable[dict[str, object]], part: str) -> list[tuple[str, int, str, int, str]]:

@@ -51,7 +51,17 @@ def load(item: Item) -> LoadedItem:
 
     Raises:
         ItemError: a file cannot be read, is not what the manifest says, or is no picture or mask.
+        ImportError: an extra is not installed.
     """
+    try:
+        return _loaded(item)
+    except (ItemError, ImportError):
+        raise
+    except Exception as error:  # bytes of an archive must not end a run of days
+        raise ItemError("UNREADABLE", f"the file cannot be read ({type(error).__name__})") from error
+
+
+def _loaded(item: Item) -> LoadedItem:
     if item.problem:
         code, _, words = item.problem.partition(": ")
         raise ItemError(code, words)

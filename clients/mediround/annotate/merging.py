@@ -7,7 +7,7 @@ removed when it is found. Knows the index and the ledger. Does not know runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from mediround.annotate.rows import SCHEMA
 
 ROWS_AT_LEAST = 100_000
 """Of a merged file, but the last."""
+_ROWS_A_GROUP = 10_000
+"""Held in memory while files are merged; what a reader takes in at once."""
 _REPLACES = b"mediround.replaces"
 _MERGED = "merged"
 
@@ -47,8 +49,20 @@ def merge(index: Path, ledger: Ledger) -> None:
 def _write(group: Sequence[Path], ledger: Ledger, path: Path) -> None:
     schema = SCHEMA.with_metadata({_REPLACES: json.dumps([part.name for part in group]).encode()})
     with pq.ParquetWriter(path, schema, **WRITING) as writer:
-        for part in group:
-            writer.write_table(_current(part, ledger).cast(schema))
+        for found in _gathered(_current(part, ledger) for part in group):
+            writer.write_table(found.cast(schema))
+
+
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables that are worth a row group each."""
+    held: list[pa.Table] = []
+    for found in tables:
+        held.append(found)
+        if sum(each.num_rows for each in held) >= _ROWS_A_GROUP:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _groups(index: Path, ledger: Ledger) -> Iterator[Sequence[Path]]:

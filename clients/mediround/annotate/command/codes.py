@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from mediround._commands import tls as tls_of
-from mediround.annotate.errors import AnnotateError, SourceError
+from mediround.annotate.errors import AnnotateError, SourceError, Stopped
 from mediround.errors import InvalidArgument, MediRoundError
 
 DONE, NOT_RUN, ITEMS_FAILED, GIVEN_UP, INTERRUPTED = 0, 2, 3, 4, 130
@@ -21,6 +21,9 @@ def guarded(command: Callable[[], int]) -> int:
     """A command's exit code; its errors are one line."""
     try:
         return command()
+    except Stopped as error:
+        print(f"stopped: {error}; with room on the disk the same command goes on", file=sys.stderr)
+        return GIVEN_UP
     except (AnnotateError, SourceError, InvalidArgument, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return NOT_RUN

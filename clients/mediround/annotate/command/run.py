@@ -13,9 +13,9 @@ from dataclasses import asdict
 from functools import partial
 
 from mediround.annotate.annotating import Asking
-from mediround.annotate.command.codes import DONE, GIVEN_UP, ITEMS_FAILED, guarded, tls_of
+from mediround.annotate.command.codes import DONE, GIVEN_UP, INTERRUPTED, ITEMS_FAILED, guarded, tls_of
 from mediround.annotate.engines.interface import Progress, RunOptions, Summary
-from mediround.annotate.engines.local import LocalEngine
+from mediround.annotate.engines.local import STOPPED_BY_SIGNAL, LocalEngine
 from mediround.annotate.job import Job
 
 _EVERY = 10.0
@@ -48,7 +48,7 @@ def _run(given: argparse.Namespace) -> int:
     summary = LocalEngine().run(job, current, options, _Lines())
     _show(summary)
     if summary.stopped:
-        return GIVEN_UP
+        return INTERRUPTED if summary.stopped == STOPPED_BY_SIGNAL else GIVEN_UP
     return ITEMS_FAILED if summary.progress.failed else DONE
 
 

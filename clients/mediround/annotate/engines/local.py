@@ -20,7 +20,7 @@ from mediround.annotate import work
 from mediround.annotate.annotating import Outcome, annotate, failed
 from mediround.annotate.engines.interface import Progress, RunOptions, Summary, Watch
 from mediround.annotate.engines.service import ServedRun
-from mediround.annotate.errors import ItemError
+from mediround.annotate.errors import ItemError, JobError, OtherRun, Stopped
 from mediround.annotate.files import remove_unfinished
 from mediround.annotate.flow import AdaptiveLimit, Breaker, ByteBudget, Pace, jittered
 from mediround.annotate.items import Item
@@ -57,8 +57,11 @@ class LocalEngine:
             start = _Start(job, run, options, watch, ledger, Recorder(folder, ledger), counts)
             try:
                 asyncio.run(start.run_all())
-            finally:
                 merge(folder, ledger)
+            except OtherRun:
+                raise
+            except JobError as error:  # what is written to is full: there is no room for merging either
+                raise Stopped(str(error)) from error
             return Summary(start.progress(), time.monotonic() - began, start.stopped, ledger.failures())
 
 
