@@ -35,7 +35,7 @@ from serving.api.server import LANGUAGE, VISION, Server
 from serving.api.service import SegmentationService
 from serving.bundle import Bundle, BundleError, load_bundle
 from serving.domain import AnswerMode, Correction, CorrectionPolicy, Priority, Question
-from serving.engines import Engines, RemoteHalf, SharedMemory, engines, session_store, shared_memory
+from serving.engines import Engines, RemoteHalf, SharedMemory, engines, session_store, shared_memory, with_encoder
 from serving.errors import Exhausted, ServingError, Unavailable
 from serving.geometry import Geometry
 from serving.observer import CompositeObserver, Observer
@@ -247,6 +247,7 @@ async def serve(settings: Settings) -> int:
     """Serve until a signal stops it."""
     stop = stop_signal(with_stdin=settings.stop_with_stdin)
     bundle = load_bundle(settings.bundle)
+    settings = await with_encoder(bundle, settings)
     expectations, registry = CostModel(), CollectorRegistry()
     observer = observed(settings, expectations, registry)
     queue, served = admission(settings, expectations), description(bundle, settings)

@@ -6,6 +6,8 @@ Knows which engine, or store of sessions, a setting names. Does not know the ser
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor
@@ -25,7 +27,7 @@ from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
 from serving.sessions.settings import SessionSettings
-from serving.settings import Settings
+from serving.settings import ONNX, Settings
 from serving.stats import SlabStats
 from serving.stores.kept.records import StoreLimits
 from serving.stores.kept.seal import read_key, read_password
@@ -34,10 +36,13 @@ from serving.stores.room import Budget
 from serving.stores.sessions import MemorySessions
 from serving.stores.sqlite.sessions import SessionFile, sqlite_sessions
 from serving.telemetry.collector import CacheState, EngineState
+from serving.vision.choice import choose
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import OnnxVision
 from serving.vision.openvino import HostPrecision, OpenVinoEncoder
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
+
+LOG = logging.getLogger("serving")
 
 
 class RemoteHalf(Protocol):
@@ -159,6 +164,16 @@ def providers(settings: Settings) -> tuple[str, ...]:
 def local_vision(bundle: Bundle, settings: Settings) -> OnnxVision:
     """In this process. Raises ProviderError when a runtime that was asked for is not there."""
     return OnnxVision(bundle, settings.engines.threads, providers(settings), openvino_encoder(bundle, settings))
+
+
+async def with_encoder(bundle: Bundle, settings: Settings) -> Settings:
+    """``settings`` with the image encoder's runtime where they leave it open, which is told in the log."""
+    options = settings.engines
+    if options.encoder != "auto" or settings.vision != ONNX or options.provider != "cpu":
+        return settings
+    choice = await asyncio.to_thread(choose, bundle, options.threads, options.cache)
+    LOG.info("image encoder: %s (%s)", choice.encoder, choice.reason)
+    return settings.model_copy(update={"engines": options.model_copy(update={"encoder": choice.encoder})})
 
 
 def openvino_encoder(bundle: Bundle, settings: Settings) -> OpenVinoEncoder | None:

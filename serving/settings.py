@@ -7,6 +7,7 @@ Does not build anything.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -137,10 +138,13 @@ class EngineSettings(SettingsSection):
     """Threads of each half within an operator (intra-op). By default the CPUs that this process may use: affinity
     and control group.
     """
-    encoder: Literal["onnx", "openvino-f32", "openvino-bf16"] = "onnx"
-    """What runs the image encoder on a CPU: ONNX Runtime, or OpenVINO (extra ``openvino``). bf16 is the fast one,
-    for bundles whose masks bear it, and needs a CPU that has it (docs/vision.md).
+    encoder: Literal["auto", "onnx", "openvino-f32", "openvino-bf16"] = "auto"
+    """What runs the image encoder on a CPU: ONNX Runtime, or OpenVINO (extra ``openvino``). ``auto``: the faster
+    of ``onnx`` and ``openvino-f32``, measured at the first start with ``engines.cache``; ``onnx`` without it. bf16
+    is the fast one, for bundles whose masks bear it, and needs a CPU that has it (docs/vision.md).
     """
+    cache: Path | None = None
+    """The directory in which ``--engines.encoder auto`` keeps what it has measured, made where there is none."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """What runs the halves that are in this process. cuda needs ``onnxruntime-gpu`` in place of ``onnxruntime``; a
     start without it, or without a GPU, is refused.
@@ -244,9 +248,14 @@ class Settings(ServerSettings):
 
     @model_validator(mode="after")
     def _encoder_here(self) -> Self:
-        if self.engines.encoder != "onnx" and (self.vision != ONNX or self.engines.provider != "cpu"):
+        here = self.vision == ONNX and self.engines.provider == "cpu"
+        if self.engines.encoder not in {"auto", ONNX} and not here:
             raise ValueError(
                 f"--engines.encoder {self.engines.encoder} must be left out unless --vision is onnx on a CPU"
+            )
+        if self.engines.cache is not None and not (here and self.engines.encoder == "auto"):
+            raise ValueError(
+                "--engines.cache must be left out unless --engines.encoder is auto and --vision is onnx on a CPU"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""CPUs that this process may use: of its affinity and of its control group's quota, the smaller.
+"""CPUs that this process may use: of its affinity and of its control group's quota, the smaller; and their model.
 
 A container has its host's ``os.cpu_count()``; threads beyond its quota only take one another's time. Knows Linux'
 /proc and control groups of both versions. Does not know what threads are for.
@@ -18,6 +18,14 @@ def usable_cpus(root: Path = _ROOT) -> int:
     """At least 1; of a quota of 2.5 CPUs, 2. ``root``: where ``proc`` is mounted, and what its paths are below."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([allowed, *_quotas(root)])))
+
+
+def cpu_model(root: Path = _ROOT) -> str:
+    """Name and instruction sets of the first CPU, as Linux says them; empty where it does not."""
+    first, _, _ = _text(root / "proc/cpuinfo").partition("\n\n")
+    kept = {"model name", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part"}
+    fields = ([each.strip() for each in line.split(":", 1)] for line in first.splitlines())
+    return "\n".join(": ".join(field) for field in fields if field[0] in kept)
 
 
 def _quotas(root: Path) -> Iterator[float]:
