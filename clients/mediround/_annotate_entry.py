@@ -29,6 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("plan", "List a source's items, freeze them in a manifest, and say what a run will do.", _plan),
         ("run", "Ask about all items that are not finished.", _run),
         ("status", "Say how far a job is.", _status),
+        ("verify", "Read all of a run again, and say what is wrong with it.", _verify),
     ):
         parser = below.add_parser(name, help=words[0].lower() + words[1:-1], description=f"{words} {CODES}")
         arguments(parser)
@@ -95,6 +96,12 @@ def _run(run: argparse.ArgumentParser) -> None:
 def _status(status: argparse.ArgumentParser) -> None:
     _add_job(status)
     status.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _verify(verify: argparse.ArgumentParser) -> None:
+    _add_job(verify)
+    verify.add_argument("--complete", action="store_true", help="an item without rows is wrong too")
+    verify.add_argument("--json", action="store_true", help="as JSON, with the names of items")
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:

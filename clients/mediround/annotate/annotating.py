@@ -126,7 +126,7 @@ def failed(item: Item, run_key: str, code: str, words: str, *, request_id: str =
     """The outcome of an item that is not asked again: every row says why."""
     rows = tuple(
         replace(row, status="failed", error_code=code, error=words, request_id=request_id)
-        for row in _blank(item, run_key)
+        for row in blank_rows(item, run_key)
     )
     return Outcome(item.item_id, "failed", rows, code)
 
@@ -182,7 +182,7 @@ async def _one_by_one(session: AsyncSession, rounds: Sequence[Round], asking: As
     return results
 
 
-def _blank(item: Item, run_key: str) -> list[Row]:
+def blank_rows(item: Item, run_key: str) -> list[Row]:
     """A row a round, of what is known before it is asked."""
     row = Row(
         item_id=item.item_id,
@@ -213,7 +213,7 @@ def _blank(item: Item, run_key: str) -> list[Row]:
 
 
 def _rows(item: Item, run_key: str, results: Sequence[RoundResult | None]) -> tuple[Row, ...]:
-    known = _blank(item, run_key)
+    known = blank_rows(item, run_key)
     return tuple(
         row if result is None else _answered(row, result) for row, result in zip(known, results, strict=True)
     )

@@ -33,7 +33,7 @@ def settle(index: Path) -> None:
     """
     for path in parts(index):
         if path.name.startswith(_MERGED):
-            for name in _replaced(path):
+            for name in replaced(path):
                 (index / name).unlink(missing_ok=True)
 
 
@@ -90,6 +90,7 @@ def _current(path: Path, ledger: Ledger) -> pa.Table:
     return found.filter(pc.is_in(found["item_id"], pa.array(sorted(ledger.current(path.name)), pa.string())))
 
 
-def _replaced(path: Path) -> list[str]:
+def replaced(path: Path) -> list[str]:
+    """Names of the parts that a file stands for; none for a part."""
     held = (pq.read_schema(path).metadata or {}).get(_REPLACES, b"[]")
     return [name for name in json.loads(held) if name == Path(name).name]

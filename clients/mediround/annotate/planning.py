@@ -76,6 +76,7 @@ def freeze(job: Job, items: Iterable[Item], progress: Callable[[int], None]) -> 
     """Write the manifest. Raises SourceError, JobError; an earlier manifest is then as it was."""
     planned = Planned()
     write_manifest(job.manifest, planned.counted(items, progress))
+    job.keep_manifest()
     return planned
 
 

@@ -1,0 +1,95 @@
+"""The rows that count: of each item its latest, and of one that has a result never those of a failure.
+
+Items come one after the other, whole, so that memory stays flat: which file an item counts in is kept in a scratch
+database in the folder for temporary files. Knows an index's files. Does not know what the rows are for.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mediround.annotate.errors import JobError
+from mediround.annotate.index import tree
+from mediround.annotate.job import Run
+from mediround.annotate.merging import replaced
+from mediround.annotate.rows import SCHEMA, Row, rows_of
+
+ItemRows: TypeAlias = tuple[Row, ...]
+"""All rows of one item, at least one, in their order."""
+
+_ROWS_AT_ONCE = 1024
+_PLACES = "CREATE TABLE places (item_id TEXT PRIMARY KEY, ok INTEGER, file INTEGER) WITHOUT ROWID"
+_PLACE = """
+INSERT INTO places VALUES (?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET ok = excluded.ok, file = excluded.file
+    WHERE excluded.ok OR NOT places.ok
+"""
+
+
+def files(run: Run) -> list[Path]:
+    """A run's files, its shards' too, the earliest first; not those that a merged one stands for."""
+    there = tree(run.index)
+    gone = {(path.parent, name) for path in there for name in _replaced(path)}
+    return sorted((path for path in there if (path.parent, path.name) not in gone), key=lambda path: path.name)
+
+
+def item_rows(path: Path) -> Iterator[ItemRows]:
+    """One file's items, each with its rows. Raises JobError: it is cut off, damaged, or none of ours."""
+    for _, rows in groupby(_rows(path), lambda row: row.item_id):
+        yield tuple(rows)
+
+
+def current_rows(run: Run) -> Iterator[ItemRows]:
+    """The items of a run, each once, with the rows that count. Raises JobError: a file cannot be read."""
+    there = files(run)
+    with scratch(_PLACES) as database:
+        for number, path in enumerate(there):
+            names = ((rows[0].item_id, rows[0].status != "failed", number) for rows in item_rows(path))
+            database.executemany(_PLACE, names)
+        for number, path in enumerate(there):
+            for rows in item_rows(path):
+                words = "SELECT file FROM places WHERE item_id = ?"
+                if database.execute(words, (rows[0].item_id,)).fetchone() == (number,):
+                    yield rows
+
+
+@contextmanager
+def scratch(schema: str) -> Iterator[sqlite3.Connection]:
+    """A database that is gone when the block ends."""
+    with TemporaryDirectory(prefix="mediround-") as folder:
+        database = sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute("BEGIN")
+            database.executescript(schema)
+            yield database
+        finally:
+            database.close()
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise JobError(f"{path.name}: is no index of this version; move it away, and its items run again")
+            for batch in file.iter_batches(_ROWS_AT_ONCE):
+                yield from rows_of(pa.Table.from_batches([batch]))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
+        raise JobError(words) from error
+
+
+def _replaced(path: Path) -> list[str]:
+    try:
+        return replaced(path)
+    except (OSError, ValueError, pa.ArrowException):
+        return []  # whoever reads its rows is told
