@@ -28,7 +28,7 @@ CONSUME ?=
 PROCESSES ?= 1
 ## options of pytest for test
 PYTEST_FLAGS ?=
-## seeds of chaos, 200 schedules each
+## seeds of chaos, 200 schedules and 5 kills each
 SEEDS ?= 10
 ## directory for what evaluate writes
 EVALUATION ?= build/evaluation
@@ -180,8 +180,8 @@ test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what 
 	$(BIN)/python -m pytest -m 'not pacs' $(if $(filter-out 1,$(PROCESSES)),$(AT_ONCE)) $(PYTEST_FLAGS)
 	sh deploy/loopback-only.sh $(BIN)/python -m pytest tests/pacs $(PYTEST_FLAGS)
 
-chaos: $(VENV)/.export ## Try many schedules of what may happen to sessions; each seed and its steps are printed
-	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q -s tests/unit/schedules
+chaos: $(VENV)/.export ## Try many schedules of what may happen to sessions, and kill many batch runs; seeds are printed
+	CHAOS_SEEDS=$(SEEDS) $(BIN)/python -m pytest -q -s tests/unit/schedules tests/unit/client/annotate/test_faults.py
 
 check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking changes and drift
 	$(BIN)/ruff check .

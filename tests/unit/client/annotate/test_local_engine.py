@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mediround import InvalidArgument, ResourceExhausted
+from mediround import InvalidArgument, ResourceExhausted, Unavailable
 from mediround.annotate import ledger as ledgers
 from mediround.annotate.annotating import Asking
 from mediround.annotate.engines.interface import Progress, RunOptions
@@ -21,7 +21,7 @@ from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.manifest import write_manifest
 from mediround.annotate.merging import settle
 from mediround.annotate.rows import Row, rows_of
-from mediround.testing import DESCRIPTION, Answer, AskedQuestion, Script, ScriptedServer, serve
+from mediround.testing import DESCRIPTION, Answer, AskedQuestion, Reply, Script, ScriptedServer, serve
 from tests.unit.client.annotate.items import an_item
 
 ITEMS = 30
@@ -125,8 +125,16 @@ def test_a_run_is_given_up_when_too_much_fails(server: ScriptedServer, job: Job,
     assert len({row.item_id for row in found(run)}) == kept
 
 
-def test_a_busy_service_is_asked_again(job: Job, run: Run) -> None:
-    busy = Script({"First.": [ResourceExhausted("busy", retry_after=0.05)] * 20 + [Answer()]})
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [ResourceExhausted("busy", retry_after=0.05)] * 20,
+        [Unavailable("starting", retry_after=0.05)] * 20,
+        [Answer(lost=True)] * 3,
+    ],
+)
+def test_a_service_that_is_busy_or_gone_is_asked_again(job: Job, run: Run, replies: list[Reply]) -> None:
+    busy = Script({"First.": [*replies, Answer()]})
     with serve(busy) as server:
         summary = LocalEngine().run(job, run, options(server, run), watch)
     assert (summary.progress.done, summary.progress.failed) == (ITEMS, 0)
