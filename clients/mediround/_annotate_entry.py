@@ -18,6 +18,16 @@ CODES = (
 )
 SERVER = "127.0.0.1:50051"
 _MAX_IN_FLIGHT = 1024
+TOLERANCES = (
+    ("least-dice", 0.95, "mean Dice between the runs, of each structure"),
+    ("most-one-sided", 0.01, "share of rounds with a mask in one run alone"),
+    ("most-score-loss", 0.02, "by which a structure's mean score may fall"),
+    ("most-area-change", 0.05, "of a structure's summed areas, as a share"),
+    ("most-failed", 0.001, "share of items that fail in the later run alone"),
+    ("most-dice-loss", 0.01, "of Dice with targets, at its interval's lower end"),
+    ("least-rounds", 30, "of a structure, below which there is no verdict"),
+    ("least-images", 30, "with targets, below which there is no verdict"),
+)
 _MINUTES_AN_HOUR = 60
 
 
@@ -29,6 +39,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("plan", "List a source's items, freeze them in a manifest, and say what a run will do.", _plan),
         ("run", "Ask about all items that are not finished.", _run),
         ("status", "Say how far a job is.", _status),
+        (
+            "compare",
+            "Say how far two runs of the same items agree.",
+            _compare,
+        ),
         ("verify", "Read all of a run again, and say what is wrong with it.", _verify),
     ):
         parser = below.add_parser(name, help=words[0].lower() + words[1:-1], description=f"{words} {CODES}")
@@ -96,6 +111,17 @@ def _run(run: argparse.ArgumentParser) -> None:
 def _status(status: argparse.ArgumentParser) -> None:
     _add_job(status)
     status.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _compare(compare: argparse.ArgumentParser) -> None:
+    _add_job(compare)
+    compare.add_argument("--earlier-job", type=Path, metavar="DIR", help="the earlier run's job (the same)")
+    compare.add_argument("--earlier", default="", metavar="RUN", help="beginning of its key (the only other run)")
+    compare.add_argument("--later", default="", metavar="RUN", help="of the later run (the job's current one)")
+    compare.add_argument("--most", type=_in_flight, default=20, metavar="N", help="disagreements listed (20)")
+    for name, default, words in TOLERANCES:
+        compare.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{words} ({default:g})")
+    compare.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _verify(verify: argparse.ArgumentParser) -> None:

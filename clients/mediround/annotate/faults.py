@@ -72,13 +72,13 @@ def faults(rows: ItemRows, run: Run, expected: bytes | None) -> set[Fault]:
     return found
 
 
-def mask_of(row: Row) -> Bits | None:
-    """bool (H, W); None: it has none. Raises ValueError for what is no mask of its size."""
-    if row.counts is None:
+def decoded(counts: str | None, height: int, width: int) -> Bits | None:
+    """A row's mask, bool (H, W); None: it has none. Raises ValueError for what is no mask of its size."""
+    if counts is None:
         return None
-    if not (row.height > 0 and row.width > 0 and row.height * row.width <= _MOST_PIXELS):
+    if not (height > 0 and width > 0 and height * width <= _MOST_PIXELS):
         raise ValueError("a mask must have a size")
-    return rle.decode(row.counts.encode(), row.height, row.width)
+    return rle.decode(counts.encode(), height, width)
 
 
 def _planned(rows: ItemRows) -> bytes:
@@ -116,7 +116,7 @@ def _in_range(value: float | None) -> bool:
 
 def _mask_faults(row: Row) -> Iterator[Fault]:
     try:
-        mask = mask_of(row)
+        mask = decoded(row.counts, row.height, row.width)
     except ValueError:
         yield "mask"
         return

@@ -84,6 +84,20 @@ def content_of(uri: str, sha256: str) -> bytes:
     return content
 
 
+def target_of(uri: str) -> Bits:
+    """A question's target, bool (H, W). Raises ItemError."""
+    return _set_pixels(_read(uri))
+
+
+def _set_pixels(content: bytes) -> Bits:
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            values = np.asarray(picture.convert("L") if picture.mode != "L" else picture)
+    except MALFORMED as error:
+        raise ItemError("BAD_MASK", "a mask must be a PNG whose pixels above 0 are set") from error
+    return values > 0
+
+
 def _read(uri: str) -> bytes:
     try:
         with _path(uri).open("rb") as file:
@@ -110,12 +124,7 @@ def _mask(reference: GivenReference, image: bytes, frame: int | None) -> Bits:
         from mediround.annotate.dicom_masks import mask_of  # noqa: PLC0415  # its extra need not be installed
 
         return mask_of(content, reference.segment, image, frame)
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            values = np.asarray(picture.convert("L") if picture.mode != "L" else picture)
-    except MALFORMED as error:
-        raise ItemError("BAD_MASK", "a mask must be a PNG whose pixels above 0 are set") from error
-    return values > 0
+    return _set_pixels(content)
 
 
 def _path(uri: str) -> Path:

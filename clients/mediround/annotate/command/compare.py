@@ -1,0 +1,85 @@
+"""``mediround annotate compare``.
+
+Knows which runs are meant and what is printed. Does not know how they are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, fields
+from functools import partial
+
+from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded
+from mediround.annotate.compare.comparing import Comparison, compare
+from mediround.annotate.compare.verdict import Tolerances
+from mediround.annotate.errors import JobError
+from mediround.annotate.job import Job, Run
+
+
+def run(given: argparse.Namespace) -> int:
+    """Exit code 0: within tolerances; 2: it cannot be said; 3: beyond them, or too little data for a verdict."""
+    return guarded(partial(_run, given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    job = Job.open(given.job)
+    later = chosen(job, given.later) if given.later else job.current()
+    earlier = _earlier(job if given.earlier_job is None else Job.open(given.earlier_job), given.earlier, later)
+    tolerances = Tolerances(**{each.name: getattr(given, each.name) for each in fields(Tolerances)})
+    found = compare(job, earlier, later, tolerances, given.most)
+    if given.json:
+        print(json.dumps(asdict(found)))
+    else:
+        _show(found, earlier, later)
+    return DONE if found.verdict.result == "within tolerances" else ITEMS_FAILED
+
+
+def chosen(job: Job, key: str) -> Run:
+    """The run whose key begins so. Raises JobError: there is none, or more than one."""
+    matching = [run for run in job.runs() if run.key.startswith(key)]
+    if len(matching) != 1:
+        keys = ", ".join(run.folder.name for run in job.runs()) or "none"
+        raise JobError(f"the beginning of one run's key is needed: the job has {keys}")
+    return matching[0]
+
+
+def _earlier(job: Job, key: str, later: Run) -> Run:
+    if key:
+        return chosen(job, key)
+    others = [run for run in job.runs() if run.folder != later.folder]
+    if len(others) != 1:
+        keys = ", ".join(run.folder.name for run in others) or "no other run"
+        raise JobError(f"--earlier RUN is needed: there is {keys}")
+    return others[0]
+
+
+def _show(found: Comparison, earlier: Run, later: Run) -> None:
+    for word, run in (("earlier", earlier), ("later", later)):
+        print(f"{word:11}{run.folder.name}: {run.identity.model_name} {run.identity.model_version}")
+    failures = f"failed {found.failed_earlier} then alone, {found.failed_later} now alone"
+    print(f"items      {found.items} in both; {failures}")
+    if found.only_later:
+        print(f"note       {found.only_later} items are in the later run alone")
+    for each in (found.overall, *found.structures):
+        name, dice, same = _printable(each.structure) or "all", _number(each.dice), _number(each.identical)
+        alone = f"in one alone {each.earlier_only} and {each.later_only}"
+        print(f"structure  {name}: {each.rounds} rounds, Dice {dice}, identical {same}, {alone}")
+    for worst in found.disagreements:
+        print(f"disagrees  {worst.dice:.4f} {worst.item_id} round {worst.round}: {_printable(worst.structure)}")
+    if (near := found.targets) is not None:
+        print(f"targets    {near.images} images: Dice {near.earlier:.4f} then, {near.later:.4f} now; ", end="")
+        print(f"change {near.low:+.4f} to {near.high:+.4f} (95 %)")
+    for check in found.verdict.checks:
+        word = {True: "met", False: "missed", None: "unknown"}[check.met]
+        print(f"{word:11}{_printable(check.what)}: {check.found} ({check.limit})")
+    print(f"verdict    {found.verdict.result}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _printable(text: str) -> str:
+    """Labels come from files and must not steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
