@@ -2,8 +2,10 @@
 
 ONNX Runtime in float32, which is the reference, and OpenVINO in f32 and bf16, on as many threads: encodes in turn,
 then every mask of the dialogues decoded from each runtime's own embeddings and held against the limits that an
-export in another precision must keep (``exporters.compare.drift``). Writes encoders.md and encoders.json into
-``--out``. Needs the extra ``openvino``.
+export in another precision must keep (``exporters.compare.drift``). Beside each round of encodes, a matrix product
+in float32: what share of its rate an encode reaches (``benchmarks.floor``). Most resident bytes are of one encode
+in a process of its own, with the runtime alone. Writes encoders.md and encoders.json into ``--out``. Needs the
+extra ``openvino``.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ from typing import get_args
 
 import numpy as np
 
+from benchmarks.encoder_memory import opened, peak
+from benchmarks.floor import product_rate, products
 from exporters.compare.drift import DriftFigures, DriftLimits, Half, emulated, measure, pixels
 from exporters.compare.json_report import as_json
 from exporters.compare.recorded_inputs import DecodeInputs, ask, made_up, of_data_set
 from mediround import __version__
 from serving.bundle import IMAGE_ENCODER, Bundle, load_bundle
 from serving.runtime.cpus import usable_cpus
-from serving.runtime.graph import Array, Graph, ProviderError
+from serving.runtime.graph import Array, ProviderError
 from serving.runtime.worker import Stop
-from serving.vision.interface import encoder_interface
 from serving.vision.onnx import ImageEncoder
-from serving.vision.openvino import HostPrecision, OpenVinoEncoder
+from serving.vision.openvino import HostPrecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,10 @@ class Row:
     seconds: float
     ratio: float
     """How many times as fast as the reference, pair by pair."""
+    share: float
+    """Of the rate of this machine's matrix product in float32, which its products reach."""
+    peak_bytes: int
+    """Most resident bytes of a process that encodes one image."""
     figures: DriftFigures
     problems: tuple[str, ...]
 
@@ -69,15 +76,20 @@ def main() -> None:
 
 def compare(bundle: Bundle, asked: list[DecodeInputs], repeats: int, threads: int) -> list[Row]:
     """The reference first."""
-    path, interface = bundle.path(IMAGE_ENCODER), encoder_interface(bundle.manifest.image)
-    encoders: list[ImageEncoder] = [Graph(path, interface, threads)]
-    for precision in get_args(HostPrecision):
+    encoders: list[ImageEncoder] = []
+    peaks: list[int] = []
+    for precision in (None, *get_args(HostPrecision)):
         try:
-            encoders.append(OpenVinoEncoder(path, interface, threads, precision))
+            encoders.append(opened(bundle, threads, precision))
+            peaks.append(peak(bundle, threads, precision))
         except ProviderError as error:
             print(f"left out: {error}")
     place = np.empty((1, *bundle.manifest.image.embedding), bundle.manifest.image.embedding_dtype)
-    times = [[seconds(encoder, asked[0], place) for encoder in encoders] for _ in range(repeats + 1)][1:]
+    times, rates = [], []
+    for _ in range(repeats + 1):
+        times.append([seconds(encoder, asked[0], place) for encoder in encoders])
+        rates.append(product_rate())
+    times, least = times[1:], products(bundle.path(IMAGE_ENCODER)) / max(rates)
     reference = emulated(bundle.directory, threads)
     rows = []
     for index, encoder in enumerate(encoders):
@@ -87,6 +99,8 @@ def compare(bundle: Bundle, asked: list[DecodeInputs], repeats: int, threads: in
                 encoder.description,
                 statistics.median(each[index] for each in times),
                 statistics.median(each[0] / each[index] for each in times),
+                least / statistics.median(each[index] for each in times),
+                peaks[index],
                 figures,
                 figures.problems(DriftLimits()),
             )
@@ -113,13 +127,15 @@ def half(encoder: ImageEncoder, place: Array, reference: Half) -> Half:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| image encoder | s | ratio | cosine, least | signs flipped | mask IoU mean, least | within the limits |",
-        "|---|---|---|---|---|---|---|",
+        "| image encoder | s | ratio | share | peak MiB | cosine, least | signs flipped | mask IoU mean, least "
+        "| within the limits |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         found = row.figures
         lines.append(
-            f"| {row.runtime} | {row.seconds:.3f} | {row.ratio:.2f}x | {found.embedding_cosine:.6f} "
+            f"| {row.runtime} | {row.seconds:.3f} | {row.ratio:.2f}x "
+            f"| {row.share:.0%} | {row.peak_bytes >> 20} | {found.embedding_cosine:.6f} "
             f"| {found.flipped_share:.4%} | {found.mask_iou_mean:.4f}, {found.mask_iou_least:.4f} "
             f"| {'**no**: ' + '; '.join(row.problems) if row.problems else 'yes'} |"
         )

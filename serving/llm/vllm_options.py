@@ -58,6 +58,8 @@ def environment(options: VllmOptions) -> dict[str, str]:
     return {
         "VLLM_PLUGINS": "mediround",  # no other plug-in that happens to be installed
         "VLLM_NO_USAGE_STATS": "1",  # nothing leaves the hospital's network
+        "DO_NOT_TRACK": "1",  # what others heed, huggingface_hub among them
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads (gRPC, onnxruntime): no fork
         "MEDIROUND_VLLM_SPIN": str(int(options.spin)),  # for the plug-in

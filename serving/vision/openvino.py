@@ -6,6 +6,7 @@ OpenVINO chooses by the host's CPU. Does not know the other graphs, which onnxru
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -106,6 +107,8 @@ class OpenVinoEncoder:
 
 
 def _openvino() -> Any:  # its stubs do not pass mypy, and it is an extra
+    # Its converter, which it imports with itself, tells its maker of runs by this package; without it, by a stub.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's own way to say: not here
     try:
         return import_module("openvino")
     except ImportError as error:

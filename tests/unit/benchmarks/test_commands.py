@@ -105,6 +105,7 @@ def test_the_encoders_are_compared(
     assert (reference["ratio"], reference["problems"], reference["figures"]["flipped_share"]) == (1.0, [], 0.0)
     assert [row["runtime"] for row in others][:1] == ["openvino/f32"]  # bf16: on CPUs that have it
     assert others[0]["problems"] == []
+    assert all(0 < row["share"] < 5 and row["peak_bytes"] > 1 << 26 for row in (reference, *others))
     table = (tmp_path / "encoders.md").read_text()
     assert table.count("\n") == 3 + len(others)
     assert table in capsys.readouterr().out

@@ -171,7 +171,9 @@ async def test_its_owner_learns_of_its_death() -> None:
 def test_the_environment_lets_nothing_else_in() -> None:
     variables = environment(VllmOptions(batch_invariant=True))
     assert variables["VLLM_PLUGINS"] == "mediround"
-    assert variables["VLLM_NO_USAGE_STATS"] == "1"
+    assert [variables[name] for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY")] == [
+        "1"
+    ] * 3
     assert variables["VLLM_BATCH_INVARIANT"] == "1"
     assert environment(VllmOptions())["VLLM_BATCH_INVARIANT"] == "0"
     assert [environment(options)["MEDIROUND_VLLM_SPIN"] for options in (VllmOptions(), ON_CPU)] == ["1", "0"]

@@ -1,4 +1,4 @@
-"""ONNX Runtime makes no id of this machine and keeps no events to send, whatever of ours imports it."""
+"""No runtime makes an id of this machine or keeps events to send, whatever of ours imports it."""
 
 from __future__ import annotations
 
@@ -24,3 +24,30 @@ def test_onnx_runtime_by_itself_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["serving.runtime.graph", "exporters.compare.parity"])
 def test_silence(module: str, tmp_path: Path) -> None:
     assert not left_by(f"import {module}, sys; assert 'onnxruntime' in sys.modules", tmp_path)
+
+
+BY_US = """
+import sys
+sys.addaudithook(lambda name, _: sys.exit(f"it opens a connection: {name}") if name == "socket.connect" else None)
+import numpy as np
+from pathlib import Path
+from serving.runtime.worker import Stop
+from serving.vision.openvino import OpenVinoEncoder
+from tests.unit.runtime.graphs import ROWS, WIDTH, products
+rows = np.ones((1, WIDTH), np.float32)
+OpenVinoEncoder(products(Path("graph.onnx"), 1), ROWS, 1, "f32").run_into({"x": rows}, np.empty_like(rows), Stop())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "silent"), [("import openvino", False), (BY_US, True)], ids=["alone", "by us"]
+)
+def test_openvino(tmp_path: Path, program: str, silent: bool) -> None:
+    """Alone it makes an id, else the other shows nothing; when that fails, its module may have lost a line."""
+    pytest.importorskip("openvino")
+    (home := tmp_path / "home").mkdir()
+    path = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=tmp_path, env={**os.environ, **path, "HOME": str(home)}
+    )
+    assert (list(home.rglob("*")) == []) is silent
