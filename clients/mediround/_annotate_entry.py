@@ -45,6 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             _compare,
         ),
         ("verify", "Read all of a run again, and say what is wrong with it.", _verify),
+        ("export", "Write what a run has found as files that others read, in the run's folder.", _export),
     ):
         parser = below.add_parser(name, help=words[0].lower() + words[1:-1], description=f"{words} {CODES}")
         arguments(parser)
@@ -128,6 +129,15 @@ def _verify(verify: argparse.ArgumentParser) -> None:
     _add_job(verify)
     verify.add_argument("--complete", action="store_true", help="an item without rows is wrong too")
     verify.add_argument("--json", action="store_true", help="as JSON, with the names of items")
+
+
+def _export(export: argparse.ArgumentParser) -> None:
+    _add_job(export)
+    export.add_argument("--png", action="store_true", help="each mask as PNG, in masks/")
+    export.add_argument("--coco", action="store_true", help="all masks as COCO JSON, coco.json")
+    export.add_argument("--labels", action="store_true", help="label maps that nnU-Net trains on, in labels/")
+    export.add_argument("--seg", action="store_true", help="a DICOM SEG for each series, in seg/")
+    export.add_argument("--stow", metavar="URL", help="the same, and stored in this DICOMweb archive")
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:

@@ -93,6 +93,12 @@ class Ledger:
         """Names of the parts that it knows."""
         return {name for (name,) in self._database.execute("SELECT name FROM parts")}
 
+    def places(self, item_ids: Sequence[str]) -> dict[str, str]:
+        """Names of the parts that hold the rows of these, of those that are finished."""
+        marks = ",".join("?" * len(item_ids))
+        words = f"SELECT item_id, part FROM items WHERE item_id IN ({marks})"  # noqa: S608  # as above
+        return dict(self._database.execute(words, tuple(item_ids)))
+
     def totals(self) -> Finished:
         count, ok = self._database.execute(_SUMMED).fetchone()
         return Finished(ok, count - ok)

@@ -59,7 +59,7 @@ def write_manifest(path: Path, items: Iterable[Item]) -> int:
     count = 0
     with atomic(path) as unfinished, pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
         for piece in _pieces(items):
-            writer.write_table(pa.Table.from_pylist([_row(item) for item in piece], SCHEMA))
+            writer.write_table(pa.Table.from_pylist([row_of(item) for item in piece], SCHEMA))
             count += len(piece)
     return count
 
@@ -87,7 +87,7 @@ def read_manifest(path: Path, wanted: Wanted | None = None) -> Iterator[list[Ite
 
 def items_of(rows: pa.Table) -> list[Item]:
     """Of rows of a manifest. Raises ValueError, TypeError or KeyError for others."""
-    return [_item(row) for row in rows.to_pylist()]
+    return [item_of(row) for row in rows.to_pylist()]
 
 
 def read_names(path: Path) -> Iterator[list[str]]:
@@ -139,12 +139,14 @@ def _check(path: Path, found: pa.Schema) -> None:
         raise JobError(f"{path.name}: is no manifest of this version: plan the job again")
 
 
-def _row(item: Item) -> dict[str, object]:
+def row_of(item: Item) -> dict[str, object]:
+    """An item as a row of ``SCHEMA``."""
     values = {name: getattr(item, name) for name in _PLAIN}
     return values | {"rounds": len(item.questions), "dialogue": dialogue_json(item.questions)}
 
 
-def _item(row: dict[str, object]) -> Item:
+def item_of(row: dict[str, object]) -> Item:
+    """The reverse. Raises ValueError, TypeError or KeyError for what ``row_of`` did not make."""
     values = dict(row)
     del values["rounds"]
     questions = questions_of(str(values.pop("dialogue")))

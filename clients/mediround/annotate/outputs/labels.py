@@ -1,0 +1,114 @@
+"""Label maps in the form that nnU-Net trains on: imagesTr, labelsTr and dataset.json (nnU-Net v2, 2D PNG).
+
+Knows the form. A case is an image of which every dialogue is finished; its picture is the 8 bits that the model
+saw, as RGB. Where masks overlap, the later round's is kept. Does not know where images lie.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pillow
+
+from mediround import rle
+from mediround._dicom_entry import prepared_frame
+from mediround.annotate.errors import AnnotateError, ItemError
+from mediround.annotate.loading import LoadedItem, load
+from mediround.annotate.outputs.grouping import Image, images
+from mediround.annotate.outputs.kept import keep
+from mediround.annotate.results import Result
+from mediround.errors import MediRoundError
+from mediround.pictures import MALFORMED
+
+MOST_LABELS = 255
+"""That a byte holds."""
+
+
+@dataclass(slots=True)
+class LabelMaps:
+    """What was written.
+
+    Attributes:
+        cases: written.
+        left_out: images that are not finished, cannot be read any more, or have masks of another size.
+        values: each label's value in the maps.
+    """
+
+    cases: int = 0
+    left_out: int = 0
+    values: dict[str, int] = field(default_factory=dict)
+
+
+def write_label_maps(folder: Path, found: Iterable[Result]) -> LabelMaps:
+    """Write a data set. Raises JobError; AnnotateError: there are more labels than a map can hold."""
+    written = LabelMaps()
+    for image in images(found):
+        try:
+            if not image.complete:
+                raise ItemError("NOT_FINISHED", "its dialogues must all be finished")
+            picture = _picture(image)
+            labels = _labels(image, picture.shape[:2], written.values)
+        except ItemError:
+            written.left_out += 1
+            continue
+        keep(folder / "imagesTr" / f"{image.name}_0000.png", _png(picture))
+        keep(folder / "labelsTr" / f"{image.name}.png", _png(labels))
+        written.cases += 1
+    keep(folder / "dataset.json", _described(written))
+    return written
+
+
+def _described(written: LabelMaps) -> bytes:
+    said = {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0} | written.values,
+        "numTraining": written.cases,
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO",
+    }
+    return (json.dumps(said, indent=1) + "\n").encode()
+
+
+def _labels(image: Image, size: tuple[int, ...], values: dict[str, int]) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W): a label's value where its mask is set."""
+    made = np.zeros(size, np.uint8)
+    for row in image.rows:
+        value = values.setdefault(row.label, len(values) + 1)
+        if value > MOST_LABELS:
+            raise AnnotateError(f"label maps hold at most {MOST_LABELS} labels: give questions the same labels")
+        if row.counts is not None:
+            if (row.height, row.width) != size:
+                raise ItemError("SOURCE_CHANGED", "a mask is of another size than its image")
+            made[rle.decode(row.counts.encode(), row.height, row.width)] = value
+    return made
+
+
+def _picture(image: Image) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W, 3) RGB. Raises ItemError."""
+    loaded = load(image.item)
+    try:
+        if image.item.kind == "picture":
+            return _decoded(loaded)
+        grey, _ = prepared_frame(loaded.image, loaded.frame, loaded.window)
+    except (*MALFORMED, MediRoundError) as error:
+        raise ItemError("UNREADABLE", f"the image cannot be decoded ({type(error).__name__})") from error
+    return grey if grey.ndim == 3 else np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _decoded(loaded: LoadedItem) -> npt.NDArray[np.uint8]:
+    if not isinstance(loaded.image, bytes):
+        raise ItemError("UNSUPPORTED", "a picture must be the bytes of a file")
+    with Pillow.open(io.BytesIO(loaded.image)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    held = io.BytesIO()
+    Pillow.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()

@@ -1,0 +1,163 @@
+"""What is made of an index: masks, COCO, label maps and SEG say what its rows say, a second time the same."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pydicom.data import get_testdata_file
+
+from mediround import rle
+from mediround.__main__ import main
+from mediround.annotate.index import read_parts
+from mediround.annotate.job import Job
+from mediround.annotate.outputs.segmentations import segmentations
+from mediround.annotate.results import Result, results
+from mediround.annotate.rows import rows_of
+from mediround.annotate.sorting import grouped
+from mediround.dicom import read, read_segmentation
+from mediround.testing import Script, ScriptedServer, serve
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with serve(Script()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def job(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of which one fails, and ten frames of an enhanced MR, finished."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(3):
+        held = io.BytesIO()
+        Image.fromarray(np.full((16, 24, 3), (number, 7, 9), np.uint8)).save(held, "PNG")
+        (folder / f"{number}.png").write_bytes(held.getvalue() if number else b"\x89PNG\r\n\x1a\n")
+    for name in ("emri_small.dcm", "CT_small.dcm"):
+        (folder / name).write_bytes(Path(str(get_testdata_file(name))).read_bytes())
+    made = folder.parent / f"{folder.name}-job"
+    words = ["--job", str(made), "--server", server.address]
+    assert main(["annotate", "plan", str(folder), "--template", "brain-t1-thalami", *words]) == 0
+    assert main(["annotate", "run", *words]) in (0, 3)
+    return made
+
+
+def export(job: Path, *more: str) -> int:
+    return main(["annotate", "export", "--job", str(job), *more])
+
+
+def found(job: Path) -> list[Result]:
+    opened = Job.open(job)
+    return list(results(opened, opened.current()))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_are_the_indexs_in_the_manifests_order(job: Path) -> None:
+    run = Job.open(job).current()
+    rows = [row for _, table in read_parts(run.index) for row in rows_of(table)]
+    joined = [row for each in found(job) for row in each.rows]
+    assert sorted(joined, key=lambda row: (row.item_id, row.round)) == sorted(
+        rows, key=lambda row: (row.item_id, row.round)
+    )
+    assert all([row.round for row in each.rows] == list(range(len(each.rows))) for each in found(job))
+
+
+def test_masks_are_pictures_of_the_rows(job: Path) -> None:
+    assert export(job, "--png") == 0
+    folder = Job.open(job).current().folder / "masks"
+    rows = [row for each in found(job) for row in each.rows if row.counts is not None]
+    assert rows
+    for row in rows:
+        with Image.open(folder / row.item_id[:2] / f"{row.item_id}-{row.round:02}-{row.name}.png") as picture:
+            assert np.array_equal(
+                np.asarray(picture), rle.decode((row.counts or "").encode(), row.height, row.width)
+            )
+    assert len(files(folder)) == len(rows)
+
+
+def test_coco_is_what_cocos_own_tools_compute(job: Path) -> None:
+    assert export(job, "--coco") == 0
+    data = json.loads((Job.open(job).current().folder / "coco.json").read_text())
+    assert {each["image_id"] for each in data["annotations"]} <= {each["id"] for each in data["images"]}
+    assert {each["name"] for each in data["categories"]} >= {"left thalamus"}
+    for each in data["annotations"]:
+        assert coco_mask.area(each["segmentation"]) == each["area"]
+        assert coco_mask.toBbox(each["segmentation"]).tolist() == each["bbox"]
+
+
+def test_label_maps_lie_on_the_images_that_were_asked(job: Path) -> None:
+    assert export(job, "--labels") == 3, "one image failed"
+    folder = Job.open(job).current().folder / "labels"
+    described = json.loads((folder / "dataset.json").read_text())
+    cases = sorted(path.name.removesuffix(".png") for path in (folder / "labelsTr").iterdir())
+    assert described["numTraining"] == len(cases)
+    assert sorted(described["labels"].values()) == list(range(len(described["labels"])))
+    for case in cases:
+        with (
+            Image.open(folder / f"labelsTr/{case}.png") as labels,
+            Image.open(folder / f"imagesTr/{case}_0000.png") as image,
+        ):
+            assert labels.size == image.size
+            assert (labels.mode, image.mode) == ("L", "RGB")
+            assert set(np.unique(np.asarray(labels))) <= set(described["labels"].values())
+
+
+def test_a_series_masks_are_read_back_from_its_objects(job: Path, tmp_path: Path) -> None:
+    assert export(job, "--seg") == 0
+    objects = [read_segmentation(path) for path in (Job.open(job).current().folder / "seg").rglob("*.dcm")]
+    asked = [each for each in found(job) if each.item.kind == "dicom"]
+    assert len(asked) == 11
+    checked = 0
+    for each in asked:
+        name = "emri_small.dcm" if each.item.frame else "CT_small.dcm"
+        image = read(str(get_testdata_file(name)))
+        frame = each.item.frame or 1
+        for row in each.rows:
+            mask = rle.decode((row.counts or "").encode(), row.height, row.width)
+            stored = image.frame(frame).to_stored(mask)
+            back = [
+                one.mask(segment.number, image, frame)
+                for one in objects
+                for segment in one.segments
+                if segment.label == row.label
+            ]
+            assert any(one is not None and np.array_equal(one, stored) for one in back)
+            checked += 1
+    assert checked == 33
+
+
+def test_a_second_export_changes_nothing(job: Path) -> None:
+    folder = Job.open(job).current().folder
+    every = ("--png", "--coco", "--labels", "--seg")
+    export(job, *every)
+    before = {name: content for name, content in files(folder).items() if "ledger" not in name}
+    times = {path: path.stat().st_mtime_ns for path in (folder / "masks").rglob("*.png")}
+    export(job, *every)
+    assert {name: content for name, content in files(folder).items() if "ledger" not in name} == before
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_a_series_whose_source_changed_is_left_out_and_the_rest_goes_on(job: Path) -> None:
+    first, *others = (each for each in found(job) if each.item.kind == "dicom")
+    changed = replace(first, item=replace(first.item, sha256="00" * 32))
+    made = list(segmentations([changed, *others], Job.open(job).current().identity))
+    assert sorted(bool(each.objects) for each in made) == [False, True]
+    assert [each.problem.partition(":")[0] for each in made if each.problem] == ["ItemError"]
+
+
+def test_nothing_chosen_is_an_error(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(job) == 2
+    assert "--png" in capsys.readouterr().err
+
+
+def test_values_of_a_key_come_together_and_urgent_ones_first() -> None:
+    values = [("a", False, "1"), ("b", False, "2"), ("a", False, "3"), ("c", True, "4"), ("b", False, "5")]
+    assert [value for _, value in grouped(values)] == ["4", "1", "3", "2", "5"]
