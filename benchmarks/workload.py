@@ -47,10 +47,10 @@ def questions(case: Case) -> list[CaseQuestion]:
     ]
 
 
-def image(seed: int) -> npt.NDArray[np.uint8]:
-    """A smooth image with no black pixels: uint8 (SIDE, SIDE, 3)."""
+def image(seed: int, side: int = SIDE) -> npt.NDArray[np.uint8]:
+    """A smooth image with no black pixels: uint8 (side, side, 3); ``side``: a multiple of 16."""
     coarse = np.random.default_rng(seed).integers(1, 256, (16, 16, 3))
-    return np.kron(coarse, np.ones((SIDE // 16, SIDE // 16, 1))).astype(np.uint8)
+    return np.kron(coarse, np.ones((side // 16, side // 16, 1))).astype(np.uint8)
 
 
 def every_case() -> list[Case]:

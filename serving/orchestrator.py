@@ -227,8 +227,10 @@ class Orchestrator:
             if referred is None:
                 items.append(item)
                 continue
-            cut = self.geometry.reference
-            shown = await self._pixels(cut, session.image, referred.mask, referred.round)
+            shown = wave.shown_before(session.record, items, referred)
+            if shown is None:
+                cut = self.geometry.reference
+                shown = await self._pixels(cut, session.image, referred.mask, referred.round)
             items.append(replace(item, referred=referred, reference=shown))
         return items
 

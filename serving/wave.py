@@ -121,6 +121,17 @@ def referred_mask(record: SessionRecord, earlier: Sequence[WaveItem], question: 
     return ReferredMask(seed, MaskSource.ROUND, of.index, of.round_id, of.question.seed_origin)
 
 
+def shown_before(record: SessionRecord, earlier: Sequence[WaveItem], referred: ReferredMask) -> Reference | None:
+    """What the language half was shown of the same mask before, by a round or by an item of the same wave: a mask
+    is cut out of the image once, and its crop held once. None: nothing yet.
+    """
+    shown = [(done.used and done.used.referred, done.reference) for done in record.rounds]
+    shown += [(item.referred, item.reference) for item in earlier]
+    same = (cut for of, cut in shown if of and cut and of.mask.digest == referred.mask.digest)
+    cut = next(same, None)
+    return cut and replace(cut, round=referred.round)
+
+
 def prompt(session: Session, items: Sequence[WaveItem], form: PromptTemplate) -> Prompt:
     """The dialogue up to the reading position of the last question that is asked, or to where its answer begins.
 

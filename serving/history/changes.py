@@ -187,12 +187,14 @@ def mask_not_held() -> PreconditionFailed:
 
 
 def nbytes(record: SessionRecord) -> int:
-    """Bytes that it holds beside the image: each mask and each crop once, whatever shares them within it."""
+    """Bytes that it holds beside the image: each mask and each crop once, whatever shares them within it. One that
+    was made twice is held twice.
+    """
     answered = [result.round for request in record.requests for result in request.results]
     rounds = [*record.rounds, *answered]
-    masks = {mask.digest: mask.packed.nbytes for each in rounds for mask in each.masks}
+    masks = {id(mask.packed): mask.packed.nbytes for each in rounds for mask in each.masks}
     shown = (each.reference.crop for each in rounds if each.reference is not None)
-    crops = {crop.digest: crop.pixels.nbytes for crop in shown}
+    crops = {id(crop.pixels): crop.pixels.nbytes for crop in shown}
     plain = _PLAIN_BYTES * (len(rounds) + len(record.requests))
     return sum(masks.values()) + sum(crops.values()) + plain
 

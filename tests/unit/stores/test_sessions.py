@@ -30,10 +30,13 @@ async def test_bytes_grow_with_rounds_and_go_with_the_session() -> None:
     beside = sum(masks.values()) + added.reference.crop.pixels.nbytes
     assert store.nbytes == created.image.nbytes + beside + 1024
     async with store.exclusive("s", "anna") as held:
-        grown = await append(store, held, [finished_round(MODEL, 2)])
-        # The mask that it used is the first round's, and counts once.
-        own, crop = finished_round(MODEL, 2).mask, finished_round(MODEL, 2).reference.crop
-        more = own.packed.nbytes + crop.pixels.nbytes + 1024
+        # The mask that it used is the first round's, and counts once; one that is equal, and made anew, counts.
+        second = finished_round(MODEL, 2)
+        assert second.used is not None
+        used = replace(second.used, referred=replace(second.used.referred, mask=added.mask))
+        grown = await append(store, held, [replace(second, used=used, segmentation=None)])
+        assert second.reference is not None
+        more = second.reference.crop.pixels.nbytes + 1024
         assert store.nbytes == created.image.nbytes + beside + 1024 + more
         await store.commit(changes.with_first_rounds(grown.record, 1, None))
     assert store.nbytes == created.image.nbytes + beside + 1024
