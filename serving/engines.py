@@ -26,7 +26,6 @@ from serving.ports import LanguageEngine, VisionEngine
 from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
-from serving.sessions.settings import SessionSettings
 from serving.settings import ONNX, Settings
 from serving.stats import SlabStats
 from serving.stores.kept.records import StoreLimits
@@ -228,14 +227,15 @@ async def session_store(
         yield live
         return
     keeping = Keeping(limits.session_lifetime, kept.images == "encrypted", time.time, observer)
-    async with _kept_sessions(kept, live, keeping, derivation, executor) as store:
+    async with _kept_sessions(settings, live, keeping, derivation, executor) as store:
         yield store
 
 
 def _kept_sessions(
-    kept: SessionSettings, live: MemorySessions, keeping: Keeping, derivation: Derivation, executor: Executor
+    settings: Settings, live: MemorySessions, keeping: Keeping, derivation: Derivation, executor: Executor
 ) -> AbstractAsyncContextManager[KeptSessions]:
     """Raises ValueError or OSError."""
+    kept, here = settings.sessions, settings.vision == ONNX and settings.engines.provider == "cpu"
     key = None if kept.key_file is None else read_key(kept.key_file)
     most = StoreLimits(kept.max_bytes, kept.max_sessions, kept.max_bytes_per_caller, kept.max_per_caller)
     if kept.path is not None:
@@ -255,5 +255,5 @@ def _kept_sessions(
         private_key=kept.tls.private_key,
         patience_s=kept.redis_patience,
     )
-    place = SessionRedis(address, kept.durability, most, key)
+    place = SessionRedis(address, kept.durability, most, key, settings.engines.encoder if here else None)
     return redis_sessions(live, place, keeping, derivation, executor)

@@ -18,14 +18,18 @@ from serving.stores.redis import scripts
 Durability = Literal["process", "power"]
 
 LOG = logging.getLogger(__name__)
+ENCODER = scripts.PREFIX + "encoder"
+ENCODER_SECONDS = 90
+"""How long it says what a server encodes by, after the server said so last."""
 
 
 class UnusableRedis(ValueError):
     """The Redis cannot hold sessions of this server without a change; the message says which."""
 
 
-def check(client: redis.Redis, durability: Durability, parts: Parts) -> None:
-    """Take an empty database, or one of ours; warn of what could lose sessions.
+def check(client: redis.Redis, durability: Durability, parts: Parts, encoder: str | None) -> None:
+    """Take an empty database, or one of ours; warn of what could lose sessions. ``encoder``: what this server's
+    images are encoded by, where it must be the same in all servers at work here.
 
     Raises:
         UnusableRedis: it is another program's, of a newer version, of another key, a replica, a cluster; it cannot
@@ -38,6 +42,8 @@ def check(client: redis.Redis, durability: Durability, parts: Parts) -> None:
         if durability == "power":
             _check_power(client)
         _take(client, parts)
+        if encoder is not None:
+            _agree(client, encoder)
     except redis.RedisError as error:
         raise UnusableRedis(f"--sessions.redis cannot be used: {_words(error)}") from None
 
@@ -82,6 +88,26 @@ def _take(client: redis.Redis, parts: Parts) -> None:
     if not parts.proves(proof):
         raise UnusableRedis(
             "--sessions.redis was written with another key, or without one: --sessions.key-file must be the same"
+        )
+
+
+def say_encoder(client: redis.Redis, encoder: str) -> str:
+    """What the servers at work here encode by: ``encoder``, unless another was first."""
+    client.set(ENCODER, encoder, ex=ENCODER_SECONDS, nx=True)
+    first = client.get(ENCODER)
+    if isinstance(first, bytes) and first != encoder.encode():
+        return first.decode(errors="replace")
+    client.expire(ENCODER, ENCODER_SECONDS)
+    return encoder
+
+
+def _agree(client: redis.Redis, encoder: str) -> None:
+    first = say_encoder(client, encoder)
+    if first != encoder:
+        raise UnusableRedis(
+            f"--sessions.redis is shared with servers that encode images by {first[:20]}, this one would by "
+            f"{encoder}: --engines.encoder must be the same in all (another is taken {ENCODER_SECONDS} s after "
+            "the last has ended)"
         )
 
 

@@ -29,6 +29,8 @@ class SessionRedis:
     limits: StoreLimits = field(default_factory=StoreLimits)
     key: bytes | None = None
     """32 bytes; None: nothing is encrypted."""
+    encoder: str | None = None
+    """What images are encoded by, where it must be the same in all servers at work there."""
 
 
 @asynccontextmanager
@@ -42,10 +44,10 @@ async def redis_sessions(
     """
     parts = Parts(Seal(place.key))
     connection = Connection(place.address, keeping.observer)
-    records = RedisRecords(connection, parts, place.limits, keeping.lifetime_s)
+    records = RedisRecords(connection, parts, place.limits, keeping.lifetime_s, place.encoder)
     store = KeptSessions(live, records, keeping, derivation, executor)
     try:
-        await connection.first(lambda client: check(client, place.durability, parts))
+        await connection.first(lambda client: check(client, place.durability, parts, place.encoder))
         yield store
     finally:
         await store.stop()

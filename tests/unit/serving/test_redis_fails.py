@@ -245,12 +245,29 @@ async def test_a_password_and_tls(executor: Executor, tmp_path_factory: pytest.T
             assert "\n" not in str(refused.value)
 
 
+async def test_servers_of_one_redis_encode_alike(place: Place) -> None:
+    key = "mediround:encoder"
+    async with place.opened(encoder="onnx") as store:
+        with pytest.raises(UnusableRedis, match="encode images by onnx, this one would by openvino-f32"):
+            async with place.opened(encoder="openvino-f32"):
+                pass
+        async with place.opened(encoder="onnx"), place.opened():  # the same; and one that encodes elsewhere
+            pass
+        place.client.delete(key)
+        store.sweep()
+        await store._purging
+        assert 0 < place.client.ttl(key) <= 90
+    place.client.delete(key)  # it expires when the last has ended
+    async with place.opened(encoder="openvino-f32"):
+        assert place.client.get(key) == b"openvino-f32"
+
+
 async def test_a_user_of_few_rights_is_enough(place: Place) -> None:
     rights = ["+@read", "+@write", "+@scripting", "+info", "+select", "+client|setname"]
     place.client.execute_command("ACL", "SETUSER", "mediround", "on", ">secret", "~mediround:*", "-@all", *rights)
     address = RedisAddress(place.server.url, "mediround", "secret")
     try:
-        async with place.opened(images=True, address=address) as store:
+        async with place.opened(images=True, address=address, encoder="onnx") as store:
             await store.create(new())
             await dialogue(store)
             assert len(await store.page(CALLER, None, 5)) == 1
