@@ -47,6 +47,7 @@ COMMANDS = {
     "deploy.gpu_check": ("mediround-serving",),
     "deploy.grafana": EXPORT,
     "benchmarks": EXPORT,
+    "benchmarks.annotate": EXPORT,
     "benchmarks.attention": (*EXPORT, "mediround-serving[openvino]"),
     "benchmarks.ceiling": EXPORT,
     "benchmarks.encoders": EXPORT,

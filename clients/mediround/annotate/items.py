@@ -124,7 +124,8 @@ def questions_of(text: str) -> tuple[Question, ...]:
     found = []
     for values in json.loads(text):
         given = values.pop("reference", None)
-        found.append(Question(**values, reference=None if given is None else GivenReference(**given)))
+        said = {"name": "", "label": "", "question": ""} | values  # what is empty was left out
+        found.append(Question(**said, reference=None if given is None else GivenReference(**given)))
     return tuple(found)
 
 
