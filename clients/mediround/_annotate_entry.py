@@ -63,11 +63,20 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
-        "source", metavar="SOURCE", help="a folder of images; a .csv, .jsonl, .parquet or MR-MedSeg .json file"
+        "source",
+        metavar="SOURCE",
+        help="a folder; a .csv, .jsonl, .parquet or MR-MedSeg .json file; a DICOMweb URL",
     )
     _add_job(plan)
     plan.add_argument("--template", metavar="NAME", help="the dialogue: one that is shipped, or a .toml file")
     plan.add_argument("--root", type=Path, metavar="DIR", help="where a table's paths begin (the table's folder)")
+    plan.add_argument(
+        "--from",
+        dest="first",
+        type=Path,
+        metavar="REVIEW",
+        help="a reader's review of one of the job's runs: items that were rejected come first",
+    )
     plan.add_argument("--window", default="", metavar="WINDOW", help="as `mediround segment --window` takes it")
     plan.add_argument(
         "--policy",

@@ -5,17 +5,23 @@ Knows how a segment is found by its label. Does not know where objects lie.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from mediround.annotate.errors import ItemError
 from mediround.dicom import DicomError, read_segmentation
+from mediround.dicom.aspect import grid
 from mediround.dicom.source import opened
 from mediround.errors import InvalidArgument
 
 
-def mask_of(segmentation: bytes, label: str, image: bytes, frame: int | None) -> npt.NDArray[np.bool_]:
-    """bool (Rows, Columns) of the frame; segments of one label are one mask.
+def mask_of(segmentation: bytes, label: str, image: Any, frame: int | None) -> npt.NDArray[np.bool_]:
+    """bool (H, W) of the frame as it is sent, whose pixels are square; segments of one label are one mask.
+
+    Args:
+        image: the object, as ``mediround.dicom`` takes it.
 
     Raises:
         ItemError: an object cannot be read, or has no such segment on the frame.
@@ -30,4 +36,4 @@ def mask_of(segmentation: bytes, label: str, image: bytes, frame: int | None) ->
     if not found:
         raise ItemError("NO_REFERENCE", "the SEG object has no such segment on the frame")
     mask: npt.NDArray[np.bool_] = np.logical_or.reduce(found)
-    return mask
+    return grid(header, (frame or 1) - 1, *mask.shape).from_stored(mask)

@@ -20,7 +20,7 @@ from PIL import Image
 from mediround._commands import window
 from mediround.annotate.errors import ItemError
 from mediround.annotate.items import GivenReference, Item
-from mediround.image import ImageSource
+from mediround.image import DicomDataset, ImageSource
 from mediround.pictures import MALFORMED
 from mediround.window import WindowChoice
 
@@ -65,7 +65,7 @@ def _loaded(item: Item) -> LoadedItem:
     if item.problem:
         code, _, words = item.problem.partition(": ")
         raise ItemError(code, words)
-    content = content_of(item.uri, item.sha256)
+    content = _instance(item.uri) if item.kind == "dicomweb" else content_of(item.uri, item.sha256)
     references = {
         number: _mask(each.reference, content, item.frame)
         for number, each in enumerate(item.questions)
@@ -74,6 +74,12 @@ def _loaded(item: Item) -> LoadedItem:
     if item.kind == "picture":
         return LoadedItem(content, references=references)
     return LoadedItem(content, item.frame, _window(item.window), references)
+
+
+def _instance(uri: str) -> DicomDataset:
+    from mediround.annotate.dicomweb import retrieve  # noqa: PLC0415  # its extra need not be installed
+
+    return retrieve(uri)
 
 
 def content_of(uri: str, sha256: str) -> bytes:
@@ -118,7 +124,7 @@ def _window(text: str) -> WindowChoice:
         raise ItemError("BAD_WINDOW", f"window {error}") from error
 
 
-def _mask(reference: GivenReference, image: bytes, frame: int | None) -> Bits:
+def _mask(reference: GivenReference, image: bytes | DicomDataset, frame: int | None) -> Bits:
     content = content_of(reference.uri, reference.sha256)
     if reference.segment:
         from mediround.annotate.dicom_masks import mask_of  # noqa: PLC0415  # its extra need not be installed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mediround._tls import Tls
@@ -43,7 +43,7 @@ class Planned:
     problems: Counter[str] = field(default_factory=Counter)
     _image: str = ""
 
-    def counted(self, items: Iterable[Item], progress: Callable[[int], None]) -> Iterator[Item]:
+    def counted(self, items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
             self.items += 1
             self.images += item.image_id != self._image
@@ -51,7 +51,6 @@ class Planned:
             self.rounds += len(item.questions)
             if item.problem:
                 self.problems[item.problem.partition(":")[0]] += 1
-            progress(self.items)
             yield item
 
 
@@ -72,10 +71,10 @@ class Estimate:
         return self.seconds_an_item * items
 
 
-def freeze(job: Job, items: Iterable[Item], progress: Callable[[int], None]) -> Planned:
+def freeze(job: Job, items: Iterable[Item]) -> Planned:
     """Write the manifest. Raises SourceError, JobError; an earlier manifest is then as it was."""
     planned = Planned()
-    write_manifest(job.manifest, planned.counted(items, progress))
+    write_manifest(job.manifest, planned.counted(items))
     job.keep_manifest()
     return planned
 

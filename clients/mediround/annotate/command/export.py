@@ -56,10 +56,7 @@ def _objects(job: Job, current: Run, archive: str | None) -> int:
         words = f"{package} is not installed: in the repository, pip install './clients[annotate,dicom,dicomweb]'"
         raise SourceError(words) from missing
     made = write_objects(current.folder / "seg", results(job, current), current.identity, archive)
-    where = current.folder / "seg"
-    print(
-        f"seg        {made.objects} objects of {made.series} series, in {where}{' and stored' if archive else ''}"
-    )
+    print(f"seg        {made.objects} objects of {made.series} series, in {current.folder / 'seg'}")
     for words, count in made.problems.items():
         print(f"problem    {count} series: {words}", file=sys.stderr)
     return made.problems.total()

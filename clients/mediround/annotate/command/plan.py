@@ -11,7 +11,7 @@ import shutil
 import sys
 from functools import partial
 
-from mediround.annotate import planning
+from mediround.annotate import planning, reviews
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
 from mediround.annotate.job import Job, Run, RunIdentity
@@ -39,8 +39,9 @@ def _run(given: argparse.Namespace) -> int:
             print(f"note: {words}", file=sys.stderr)
     job = Job.begin(given.job)
     run_of_job = job.take_up(RunIdentity.of(served, given.policy, given.threshold), new=given.new_run)
-    items = items_of(given.source, SourceOptions(template, given.root, given.window))
-    planned = planning.freeze(job, items, _listed)
+    rejected = frozenset() if given.first is None else reviews.rejected(given.first, job)
+    options = SourceOptions(template, given.root, given.window, rejected, _listed)
+    planned = planning.freeze(job, items_of(given.source, options))
     asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
     estimate = planning.probe(job, given.server, asking, tls_of(given))
     _show(given, planned, estimate, _left(job, run_of_job), run_of_job)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mediround.annotate.errors import ItemError, SourceError
 
-_SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 """Segmentation Storage, Label Map Segmentation Storage."""
 _MOST_FRAMES = 100_000
 
@@ -52,7 +52,7 @@ def frames_of(path: Path, chosen: int | None) -> Iterator[Frame]:
     except (DicomError, OSError) as error:
         raise ItemError("BAD_DICOM", f"the object cannot be read ({type(error).__name__})") from error
     header = source.header
-    if source.pixels is None or str(header.get("SOPClassUID", "")) in _SEGMENTATIONS:
+    if source.pixels is None or str(header.get("SOPClassUID", "")) in SEGMENTATIONS:
         return
     count = _count(header.get("NumberOfFrames"))
     if chosen is not None and chosen > count:

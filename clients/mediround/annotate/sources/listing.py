@@ -1,18 +1,21 @@
-"""A source's items: a folder of images, a table of images and dialogues, or a data set in the MR-MedSeg form.
+"""A source's items: a folder of images, a table of images and dialogues, an MR-MedSeg data set, an archive.
 
 Knows which source is meant by what is given, and that items of one image come together. Does not know manifests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from mediround.annotate.errors import ItemError, SourceError
 from mediround.annotate.items import Item, Question, item_id
-from mediround.annotate.sources import dicom_files, tables
+from mediround.annotate.manifest import item_of, row_of
+from mediround.annotate.sorting import grouped
+from mediround.annotate.sources import archive, dicom_files, tables
 from mediround.annotate.sources.dialogues import of_json, of_template
 from mediround.annotate.sources.examined import ExaminedFile, examined, files_below, uri_of
 from mediround.medseg import DataError, Dialogue, parse, read_items
@@ -31,30 +34,42 @@ class SourceOptions:
         template: the dialogue of images that have none of their own.
         root: where a table's paths begin; None: the table's folder.
         window: of all images, as ``mediround segment --window`` takes it; empty: what the image says.
+        first: names of items whose images come before all others.
+        listed: is told how many items are listed so far.
     """
 
     template: Template | None = None
     root: Path | None = None
     window: str = ""
+    first: frozenset[str] = frozenset()
+    listed: Callable[[int], None] = lambda _: None
 
 
 def items_of(source: str, options: SourceOptions) -> Iterator[Item]:
-    """Every item once, those of one image together as far as the source has them so.
+    """Every item once, those of one image together; sorted on disk.
 
     Raises:
         SourceError: the source is not there, or not in a form that is known.
     """
+    return _together(_once(_items(source, options)), options)
+
+
+def _items(source: str, options: SourceOptions) -> Iterator[Item]:
+    if source.startswith(("http://", "https://")):
+        if options.template is None:
+            raise SourceError("--template must name the dialogue that is asked of an archive's images")
+        return archive.items(source, of_template(options.template), options.window)
     path = Path(source)
     if path.is_dir():
         if options.template is None:
             raise SourceError("--template must name the dialogue that is asked of a folder's images")
-        return _once(_of_folder(path, options.template, options))
+        return _of_folder(path, options.template, options)
     if not path.is_file():
         raise SourceError("SOURCE must be a folder, or a .csv, .jsonl, .parquet or .json file that can be read")
     if path.suffix in _TABLES:
-        return _once(_of_table(path, options))
+        return _of_table(path, options)
     if path.suffix == ".json":
-        return _once(_of_medseg(path, options))
+        return _of_medseg(path, options)
     raise SourceError(f"SOURCE must end in one of {', '.join((*_TABLES, '.json'))}, or be a folder")
 
 
@@ -66,6 +81,18 @@ def _once(items: Iterable[Item]) -> Iterator[Item]:
         if name not in seen:
             seen.add(name)
             yield item
+
+
+def _together(items: Iterable[Item], options: SourceOptions) -> Iterator[Item]:
+    """Those of one image, so that they meet in a server's caches."""
+
+    def keyed() -> Iterator[tuple[str, bool, str]]:
+        for count, item in enumerate(items, start=1):
+            options.listed(count)
+            yield item.image_id or item.item_id, item.item_id in options.first, json.dumps(row_of(item))
+
+    for _, text in grouped(keyed()):
+        yield item_of(json.loads(text))
 
 
 def _of_folder(folder: Path, template: Template, options: SourceOptions) -> Iterator[Item]:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from mediround import _annotate_entry
 from mediround.__main__ import main
+from mediround.annotate.job import Job
+from mediround.annotate.manifest import read_manifest
 from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
 
 
@@ -108,3 +110,21 @@ def test_hours_and_failures_are_read() -> None:
     for text in ("25:00-01:00", "10:00", "10:00-10:00"):
         with pytest.raises(argparse.ArgumentTypeError):
             _annotate_entry.hours(text)
+
+
+def test_a_review_says_what_comes_first(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    job = Job.open(folder.parent / "job")
+    items = [item.item_id for piece in read_manifest(job.manifest) for item in piece]
+    said = {"item_id": items[3], "verdict": "reject", "comment": "too small"}
+    review = folder.parent / "review.json"
+    review.write_text(json.dumps({"format": 1, "run_key": job.current().key, "items": [said]}))
+    assert plan(folder, server, "--from", str(review)) == 0
+    again = [item.item_id for piece in read_manifest(job.manifest) for item in piece]
+    assert again == [items[3], *items[:3], items[4]]
+    for values in ({"format": 2}, [], {"format": 1, "run_key": "other", "items": []}):
+        review.write_text(json.dumps(values))
+        assert plan(folder, server, "--from", str(review)) == 2
+    assert "--from" in capsys.readouterr().err

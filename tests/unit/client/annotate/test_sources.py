@@ -162,3 +162,18 @@ def test_a_folder_needs_a_template_and_a_source_must_be_there(folder: Path) -> N
         list(items_of(str(folder), SourceOptions()))
     with pytest.raises(SourceError, match="SOURCE must be"):
         list(items_of(str(folder / "nowhere"), TEMPLATE))
+
+
+def test_items_of_one_image_come_together_and_rejected_ones_first(folder: Path) -> None:
+    rows = [
+        {"image": f"{number}.png", "dialogue": json.dumps([{"question": words}])}
+        for words in ("a", "b")
+        for number in range(3)
+    ]
+    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts: list[int] = []
+    items = list(items_of(str(folder / "table.jsonl"), SourceOptions(listed=counts.append)))
+    assert [item.uri[-5:] for item in items] == [f"{number}.png" for number in (0, 0, 1, 1, 2, 2)]
+    assert counts == list(range(1, 7))
+    urgent = SourceOptions(first=frozenset({items[4].item_id}))
+    assert [item.uri[-5] for item in items_of(str(folder / "table.jsonl"), urgent)] == list("220011")

@@ -1,0 +1,40 @@
+"""An archive as a source of batch annotation, and what was found stored in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from demo.dicom.orthanc import USER, Orthanc
+from mediround.__main__ import main
+from mediround.testing import Script, serve
+
+
+def test_an_archives_images_are_asked_and_their_masks_stored_in_it(
+    orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = pydicom.dcmread(str(get_testdata_file("emri_small.dcm")))
+    kept.StudyInstanceUID, kept.SeriesInstanceUID, kept.SOPInstanceUID = (f"2.25.7700{n}" for n in range(3))
+    kept.file_meta.MediaStorageSOPInstanceUID = kept.SOPInstanceUID
+    orthanc.dicomweb.store_instances([kept])
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login {USER} password {orthanc.password}\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    archive = f"{orthanc.url}/dicom-web"
+    with serve(Script()) as server:
+        job = ["--job", str(tmp_path / "job"), "--server", server.address]
+        source = f"{archive}?StudyInstanceUID={kept.StudyInstanceUID}"
+        assert main(["annotate", "plan", source, "--template", "brain-t1-thalami", *job]) == 0
+        assert main(["annotate", "run", *job]) == 0
+        for _ in range(2):  # what it has is not sent again
+            assert main(["annotate", "export", "--job", str(tmp_path / "job"), "--stow", archive]) == 0
+    assert "problem" not in capsys.readouterr().err
+    written = {path.read_bytes() for path in (tmp_path / "job").rglob("seg/*/*.dcm")}
+    series = orthanc.dicomweb.search_for_series(kept.StudyInstanceUID, search_filters={"Modality": "SEG"})
+    assert len(series) == 1
+    stored = orthanc.dicomweb.search_for_instances(kept.StudyInstanceUID, search_filters={"Modality": "SEG"})
+    assert len(stored) == len(written) > 0
