@@ -18,6 +18,7 @@ CODES = (
 )
 SERVER = "127.0.0.1:50051"
 _MAX_IN_FLIGHT = 1024
+_MAX_THREADS = 1024
 TOLERANCES = (
     ("least-dice", 0.95, "mean Dice between the runs, of each structure"),
     ("most-one-sided", 0.01, "share of rounds with a mask in one run alone"),
@@ -87,12 +88,25 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--threshold", type=float, metavar="SCORE", help="what is corrected (the model's own)")
     plan.add_argument("--new-run", action="store_true", help="another model or policy than the job's: another run")
     plan.add_argument("--json", action="store_true", help="print what is planned as JSON")
-    _add_service(plan)
+    _add_service(plan, "local")
 
 
 def _run(run: argparse.ArgumentParser) -> None:
     _add_job(run)
     run.add_argument("--in-flight", type=_in_flight, default=8, metavar="N", help="most items asked at once (8)")
+    run.add_argument(
+        "--ray-address",
+        metavar="ADDR",
+        help="with --engine ray, of a cluster (one of its own, on this machine)",
+    )
+    run.add_argument(
+        "--progress",
+        choices=("bar", "json", "none"),
+        help="to standard error: a bar, or a JSON line every 10 s (a bar on a terminal)",
+    )
+    run.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="keep a .prom file for node_exporter's textfile collector"
+    )
     run.add_argument("--retry-failed", action="store_true", help="items that failed before are asked again")
     run.add_argument(
         "--shard", type=shard, metavar="I/N", help="part I of N, from 0: each in a process of its own"
@@ -115,7 +129,7 @@ def _run(run: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for items under way when it is stopped (30)",
     )
-    _add_service(run)
+    _add_service(run, "local", "ray")
 
 
 def _status(status: argparse.ArgumentParser) -> None:
@@ -153,7 +167,17 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--job", type=Path, required=True, metavar="DIR", help="the job's folder")
 
 
-def _add_service(parser: argparse.ArgumentParser) -> None:
+def _add_service(parser: argparse.ArgumentParser, *engines: str) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=(*engines, "embedded"),
+        default=engines[0],
+        help="what asks; embedded: a service of its own in place of --server, on --bundle (local)",
+    )
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="with --engine embedded: the model's folder")
+    parser.add_argument(
+        "--threads", type=_threads, metavar="N", help="with --engine embedded, of each half (the usable CPUs)"
+    )
     parser.add_argument("--server", default=SERVER, metavar="ADDR", help=f"host:port ({SERVER})")
     parser.add_argument(
         "--timeout", type=_commands.timeout, default=300.0, metavar="SECONDS", help="of one item (300)"
@@ -205,6 +229,12 @@ def _minute(text: str) -> int:
     if not (0 <= hour <= 24 and 0 <= minute < _MINUTES_AN_HOUR and hour * _MINUTES_AN_HOUR + minute <= 24 * 60):
         raise ValueError(text)
     return (hour * _MINUTES_AN_HOUR + minute) % (24 * 60)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MAX_THREADS}")
+    return int(text)
 
 
 def _in_flight(text: str) -> int:

@@ -103,6 +103,11 @@ class Ledger:
         count, ok = self._database.execute(_SUMMED).fetchone()
         return Finished(ok, count - ok)
 
+    def rounds(self) -> int:
+        """Of items with a result."""
+        words = "SELECT COALESCE(SUM(rounds), 0) FROM items WHERE ok"
+        return int(self._database.execute(words).fetchone()[0])
+
     def failures(self) -> dict[str, int]:
         """Items that failed, by error code, the most first."""
         words = "SELECT code, COUNT(*) FROM items WHERE ok = 0 GROUP BY code ORDER BY 2 DESC"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Protocol
 
 from mediround.annotate.annotating import Outcome
 from mediround.annotate.index import write_part
-from mediround.annotate.ledger import Ledger
 from mediround.annotate.rows import Row
 
 ITEMS_A_PART = 64
@@ -18,10 +18,16 @@ SECONDS_A_PART = 1.0
 """After the first of a part's items is finished, at the latest, it is written: what a kill may cost."""
 
 
+class Notes(Protocol):
+    """Is told of parts: a ledger, or where others write it, nothing."""
+
+    def add(self, part: Path, rows: list[Row]) -> None: ...
+
+
 class Recorder:
     """Keeps outcomes. ``add`` waits while what is not yet written is more than two parts' worth."""
 
-    def __init__(self, folder: Path, ledger: Ledger) -> None:
+    def __init__(self, folder: Path, ledger: Notes) -> None:
         self._folder, self._ledger = folder, ledger
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(2 * ITEMS_A_PART)
 

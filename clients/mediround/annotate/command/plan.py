@@ -14,6 +14,7 @@ from functools import partial
 from mediround.annotate import planning, reviews
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
+from mediround.annotate.command.engine import service
 from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.ledger import opened
 from mediround.annotate.manifest import read_names
@@ -31,8 +32,13 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    with service(given) as address:
+        return _planned(given, address)
+
+
+def _planned(given: argparse.Namespace, address: str) -> int:
     template = load(given.template) if given.template else None
-    with Client(given.server, tls=tls_of(given), timeout=given.timeout) as client:
+    with Client(address, tls=tls_of(given), timeout=given.timeout) as client:
         served = client.describe()
     if template is not None:
         for words in template.check(served):
@@ -43,7 +49,7 @@ def _run(given: argparse.Namespace) -> int:
     options = SourceOptions(template, given.root, given.window, rejected, _listed)
     planned = planning.freeze(job, items_of(given.source, options))
     asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
-    estimate = planning.probe(job, given.server, asking, tls_of(given))
+    estimate = planning.probe(job, address, asking, tls_of(given))
     _show(given, planned, estimate, _left(job, run_of_job), run_of_job)
     return DONE
 
@@ -86,7 +92,8 @@ def _show(given: argparse.Namespace, planned: Planned, estimate: Estimate, left:
     print(f"time       {_time(estimate, left)}")
     print(f"disk       about {int(planned.rounds * share * BYTES_A_ROUND) >> 20} MiB for the index")
     print(f"run        {of.folder.name}: {said['model']}, policy {of.identity.correction}")
-    print(f"next       mediround annotate run --job {given.job} --server {given.server}")
+    service_said = f"--engine embedded --bundle {given.bundle}" if given.bundle else f"--server {given.server}"
+    print(f"next       mediround annotate run --job {given.job} {service_said}")
 
 
 def _time(estimate: Estimate, left: int) -> str:

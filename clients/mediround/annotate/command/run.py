@@ -6,20 +6,17 @@ Knows what is printed, and how a run's end becomes an exit code. Does not know h
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
-from dataclasses import asdict
+from contextlib import AbstractContextManager
 from functools import partial
 
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, GIVEN_UP, INTERRUPTED, ITEMS_FAILED, guarded, tls_of
-from mediround.annotate.engines.interface import Progress, RunOptions, Summary
-from mediround.annotate.engines.local import STOPPED_BY_SIGNAL, LocalEngine
-from mediround.annotate.job import Job
-
-_EVERY = 10.0
-"""Seconds between two lines where no terminal is."""
+from mediround.annotate.command.engine import engine, service
+from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, RunOptions, Summary, Watch
+from mediround.annotate.job import Job, Run
+from mediround.annotate.progress import default_form, shown
+from mediround.annotate.work import shard_name
 
 
 def run(given: argparse.Namespace) -> int:
@@ -30,10 +27,24 @@ def run(given: argparse.Namespace) -> int:
 def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
+    with service(given) as address, _told(given, current) as watch:
+        summary = engine(given).run(job, current, _options(given, current, address), watch)
+    _show(summary)
+    if summary.stopped:
+        return INTERRUPTED if summary.stopped == STOPPED_BY_SIGNAL else GIVEN_UP
+    return ITEMS_FAILED if summary.progress.failed else DONE
+
+
+def _told(given: argparse.Namespace, current: Run) -> AbstractContextManager[Watch]:
+    form = given.progress or default_form(sys.stderr)
+    return shown(form, current.key, shard=shard_name(given.shard), metrics=given.metrics)
+
+
+def _options(given: argparse.Namespace, current: Run, address: str) -> RunOptions:
     identity = current.identity
     count, share = given.max_failures
-    options = RunOptions(
-        server=given.server,
+    return RunOptions(
+        server=address,
         asking=Asking(current.key, identity.correction, identity.threshold, timeout=given.timeout),
         tls=tls_of(given),
         in_flight=given.in_flight,
@@ -45,23 +56,6 @@ def _run(given: argparse.Namespace) -> int:
         window=given.between,
         grace=given.grace,
     )
-    summary = LocalEngine().run(job, current, options, _Lines())
-    _show(summary)
-    if summary.stopped:
-        return INTERRUPTED if summary.stopped == STOPPED_BY_SIGNAL else GIVEN_UP
-    return ITEMS_FAILED if summary.progress.failed else DONE
-
-
-class _Lines:
-    """A JSON line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + _EVERY
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _EVERY
-            print(json.dumps(asdict(progress)), file=sys.stderr, flush=True)
 
 
 def _show(summary: Summary) -> None:

@@ -12,6 +12,8 @@ from mediround._tls import Tls
 from mediround.annotate.annotating import Asking
 from mediround.annotate.job import Job, Run
 
+STOPPED_BY_SIGNAL = "a signal asked it to stop"
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:

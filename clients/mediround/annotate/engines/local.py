@@ -12,17 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from mediround.aio import AsyncClient
 from mediround.annotate import ledger as ledgers
 from mediround.annotate import work
-from mediround.annotate.annotating import Outcome, annotate, failed
-from mediround.annotate.engines.interface import Progress, RunOptions, Summary, Watch
-from mediround.annotate.engines.service import ServedRun
-from mediround.annotate.errors import ItemError, JobError, OtherRun, Stopped
+from mediround.annotate.annotating import Outcome
+from mediround.annotate.engines.asker import Asker
+from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress, RunOptions, Summary, Watch
+from mediround.annotate.errors import JobError, OtherRun, Stopped
 from mediround.annotate.files import remove_unfinished
-from mediround.annotate.flow import AdaptiveLimit, Breaker, ByteBudget, Pace, jittered
+from mediround.annotate.flow import Breaker, ByteBudget
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Ledger
@@ -32,11 +31,6 @@ from mediround.annotate.recording import Recorder
 
 READ_AHEAD_BYTES = 256 << 20
 """Of files that are read before they are asked about."""
-_TRIES = 5
-"""Of an item whose deadline passes, or whose session is gone, each time."""
-_COUNTED = ("DEADLINE_EXCEEDED", "NOT_FOUND", "SESSION_EXPIRED", "SESSION_CLOSED")
-_LONGEST_WAIT = 60.0
-STOPPED_BY_SIGNAL = "a signal asked it to stop"
 
 
 class LocalEngine:
@@ -120,10 +114,8 @@ class _Start:
     ledger: Ledger
     recorder: Recorder
     counts: _Counts
-    waiting: str = ""
-    limit: AdaptiveLimit = field(init=False)
+    asker: Asker | None = None
     breaker: Breaker = field(init=False)
-    pace: Pace = field(init=False)
     ahead: ByteBudget = field(init=False)
     _stop: _Stop = field(init=False)
     _queue: asyncio.Queue[tuple[Item, asyncio.Task[LoadedItem]] | None] = field(init=False)
@@ -139,30 +131,34 @@ class _Start:
             done=counts.before + counts.here,
             failed=counts.failed_before + counts.failed_here,
             here=counts.here,
-            in_flight=self.limit.held,
+            in_flight=0 if self.asker is None else self.asker.in_flight,
             rounds=counts.rounds,
-            waiting=self.waiting,
+            waiting="" if self.asker is None else self.asker.waiting,
         )
 
     async def run_all(self) -> None:
         """Raises AnnotateError, MediRoundError."""
         options = self.options
-        self.limit = AdaptiveLimit(options.in_flight)
         self.breaker = Breaker(options.max_failures, options.max_failure_share)
-        self.pace = Pace(options.rate, options.window, _minute_of_day)
         self.ahead = ByteBudget(READ_AHEAD_BYTES)
         self._stop, self._queue = _Stop(), asyncio.Queue(options.in_flight)
         with _signals(lambda: self._stop.now(STOPPED_BY_SIGNAL)):
             async with AsyncClient(options.server, tls=options.tls, retries=0) as client:
-                served = ServedRun(client, self.run)
-                await served.begin()
-                await self._side_by_side(client, served)
+                self.asker = Asker(
+                    client,
+                    self.run,
+                    options,
+                    stops_within=self._stop.within,
+                    told=lambda: self.watch(self.progress()),
+                )
+                await self.asker.begin()
+                await self._side_by_side(self.asker)
         self.watch(self.progress())
 
-    async def _side_by_side(self, client: AsyncClient, served: ServedRun) -> None:
+    async def _side_by_side(self, asker: Asker) -> None:
         """Read, ask and keep; the first that cannot go on ends the others, and what is finished is kept."""
         feeding = asyncio.create_task(self._feed())
-        workers = [asyncio.create_task(self._worker(client, served)) for _ in range(self.options.in_flight)]
+        workers = [asyncio.create_task(self._worker(asker)) for _ in range(self.options.in_flight)]
         recording = asyncio.create_task(self.recorder.run())
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -199,11 +195,11 @@ class _Start:
         for _ in range(self.options.in_flight):
             await self._queue.put(None)
 
-    async def _worker(self, client: AsyncClient, served: ServedRun) -> None:
+    async def _worker(self, asker: Asker) -> None:
         while not self.stopped and (taken := await self._queue.get()) is not None:
             item, loading = taken
             try:
-                outcome = await self._finished(client, served, item, loading) if await self._may_begin() else None
+                outcome = await asker.finished(item, loading) if await asker.may_begin() else None
             finally:
                 loading.cancel()
                 await self.ahead.give_back(item.size)
@@ -214,50 +210,6 @@ class _Start:
             if why := self.breaker.count(failed=outcome.status == "failed"):
                 self._stop.now(why)
             self.watch(self.progress())
-
-    async def _finished(
-        self, client: AsyncClient, served: ServedRun, item: Item, loading: asyncio.Task[LoadedItem]
-    ) -> Outcome | None:
-        """None: the run is stopped before the item is finished."""
-        try:
-            loaded = await loading
-        except ItemError as error:
-            return failed(item, self.run.key, error.code, str(error))
-        tries = 0
-        while True:
-            outcome = await self._asked(client, item, loaded)
-            if outcome.status != "busy":
-                await served.check(outcome)
-                return outcome
-            tries += outcome.code in _COUNTED
-            if tries >= _TRIES:
-                words = "the service did not finish it, again and again: allow more time with --timeout"
-                return failed(item, self.run.key, outcome.code, words)
-            self.waiting = "service"
-            self.watch(self.progress())
-            if await self._stop.within(min(jittered(outcome.wait), _LONGEST_WAIT)):
-                return None
-            self.waiting = ""
-
-    async def _asked(self, client: AsyncClient, item: Item, loaded: LoadedItem) -> Outcome:
-        await self.limit.take()
-        refused = False
-        try:
-            outcome = await annotate(client, item, loaded, self.options.asking)
-            refused = outcome.status == "busy"
-            return outcome
-        finally:
-            await self.limit.give_back(refused=refused)
-
-    async def _may_begin(self) -> bool:
-        """Wait for the hour and the rate; False: the run is stopped."""
-        while not self.stopped:
-            seconds, self.waiting = self.pace.wait(time.monotonic())
-            if not seconds:
-                return True
-            self.watch(self.progress())
-            await self._stop.within(min(seconds, _LONGEST_WAIT))
-        return False
 
 
 async def _first(
@@ -293,8 +245,3 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for each in handled:
             loop.remove_signal_handler(each)
-
-
-def _minute_of_day() -> float:
-    now = datetime.now().astimezone()
-    return now.hour * 60 + now.minute + now.second / 60

@@ -1,0 +1,105 @@
+"""Items asked of one service until each is finished, as many at once as it takes, at the pace that is allowed.
+
+Knows what a busy service means. Does not know which items there are, or what is done with outcomes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from mediround.aio import AsyncClient
+from mediround.annotate.annotating import Outcome, annotate, failed
+from mediround.annotate.engines.interface import RunOptions
+from mediround.annotate.engines.service import ServedRun
+from mediround.annotate.errors import ItemError
+from mediround.annotate.flow import AdaptiveLimit, Pace, jittered
+from mediround.annotate.items import Item
+from mediround.annotate.job import Run
+from mediround.annotate.loading import LoadedItem
+
+_TRIES = 5
+"""Of an item whose deadline passes, or whose session is gone, each time."""
+_COUNTED = ("DEADLINE_EXCEEDED", "NOT_FOUND", "SESSION_EXPIRED", "SESSION_CLOSED")
+_LONGEST_WAIT = 60.0
+
+
+class Asker:
+    """Of one event loop. What it waits for now is in ``waiting``, empty for nothing."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        run: Run,
+        options: RunOptions,
+        *,
+        stops_within: Callable[[float], Awaitable[bool]],
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            stops_within: waits so many seconds, less where the run is stopped meanwhile; whether it is.
+            told: called when a wait begins.
+        """
+        self._client, self._run, self._options = client, run, options
+        self._served = ServedRun(client, run)
+        self._stops_within, self._told = stops_within, told
+        self._limit = AdaptiveLimit(options.in_flight)
+        self._pace = Pace(options.rate, options.window, _minute_of_day)
+        self.waiting = ""
+
+    @property
+    def in_flight(self) -> int:
+        return self._limit.held
+
+    async def begin(self) -> None:
+        """As ``ServedRun.begin``."""
+        await self._served.begin()
+
+    async def may_begin(self) -> bool:
+        """Wait for the hour and the rate; False: the run is stopped."""
+        while True:
+            seconds, self.waiting = self._pace.wait(time.monotonic())
+            if not seconds:
+                return True
+            self._told()
+            if await self._stops_within(min(seconds, _LONGEST_WAIT)):
+                return False
+
+    async def finished(self, item: Item, loading: Awaitable[LoadedItem]) -> Outcome | None:
+        """Ask it until it is finished; None: the run is stopped before. Raises OtherRun."""
+        try:
+            loaded = await loading
+        except ItemError as error:
+            return failed(item, self._run.key, error.code, str(error))
+        tries = 0
+        while True:
+            outcome = await self._asked(item, loaded)
+            if outcome.status != "busy":
+                await self._served.check(outcome)
+                return outcome
+            tries += outcome.code in _COUNTED
+            if tries >= _TRIES:
+                words = "the service did not finish it, again and again: allow more time with --timeout"
+                return failed(item, self._run.key, outcome.code, words)
+            self.waiting = "service"
+            self._told()
+            if await self._stops_within(min(jittered(outcome.wait), _LONGEST_WAIT)):
+                return None
+            self.waiting = ""
+
+    async def _asked(self, item: Item, loaded: LoadedItem) -> Outcome:
+        await self._limit.take()
+        refused = False
+        try:
+            outcome = await annotate(self._client, item, loaded, self._options.asking)
+            refused = outcome.status == "busy"
+            return outcome
+        finally:
+            await self._limit.give_back(refused=refused)
+
+
+def _minute_of_day() -> float:
+    now = datetime.now().astimezone()
+    return now.hour * 60 + now.minute + now.second / 60

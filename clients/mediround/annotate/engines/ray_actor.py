@@ -1,0 +1,98 @@
+"""An actor of the Ray engine: it asks the items of a block, all in one event loop of its own.
+
+Knows one actor's share of a run. Does not know Ray, nor other actors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from mediround.aio import AsyncClient
+from mediround.annotate.engines.asker import Asker
+from mediround.annotate.engines.interface import RunOptions
+from mediround.annotate.flow import ByteBudget
+from mediround.annotate.items import Item
+from mediround.annotate.job import Run
+from mediround.annotate.loading import LoadedItem, load
+from mediround.annotate.manifest import items_of
+from mediround.annotate.recording import Recorder
+from mediround.annotate.rows import Row
+
+_LOOK_SECONDS = 1.0
+_READ_AHEAD_BYTES = 256 << 20
+
+
+class Annotator:
+    """Asks the items of a block, and writes parts of the index."""
+
+    def __init__(self, run: Run, folder: Path, options: RunOptions, flag: Path) -> None:
+        self._run, self._folder, self._options, self._flag = run, folder, options, flag
+        self._loop = asyncio.new_event_loop()
+        self._client: AsyncClient | None = None
+        self._asker: Asker | None = None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        self._loop.run_until_complete(self._annotate(items_of(block)))
+        return pa.table({"items": [block.num_rows]})
+
+    async def _annotate(self, items: list[Item]) -> None:
+        asker = await self._begun()
+        ahead, bytes_ahead = asyncio.Semaphore(2 * self._options.in_flight), ByteBudget(_READ_AHEAD_BYTES)
+        recorder = Recorder(self._folder, _Unread())
+
+        async def one(item: Item) -> None:
+            async with ahead:
+                if self._flag.exists() or not await asker.may_begin():
+                    return
+                await bytes_ahead.take(item.size)
+                try:
+                    outcome = await asker.finished(item, _loaded(item))
+                finally:
+                    await bytes_ahead.give_back(item.size)
+                if outcome is not None:
+                    await recorder.add(outcome)
+
+        recording = asyncio.create_task(recorder.run())
+        asking = [asyncio.create_task(one(item)) for item in items]
+        try:
+            for each in asking:
+                await each
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            if not recording.done():
+                await recorder.end()
+            await recording
+
+    async def _begun(self) -> Asker:
+        """Made in the actor's own loop."""
+        if self._asker is None:
+            self._client = AsyncClient(self._options.server, tls=self._options.tls, retries=0)
+            self._asker = Asker(self._client, self._run, self._options, stops_within=self._stops_within)
+            await self._asker.begin()
+        return self._asker
+
+    async def _stops_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not self._flag.exists():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+        return True
+
+
+class _Unread:
+    """In place of a ledger: the driver reads what the parts say."""
+
+    def add(self, part: Path, rows: list[Row]) -> None:
+        """Nothing."""
+
+
+async def _loaded(item: Item) -> LoadedItem:
+    return await asyncio.to_thread(load, item)
