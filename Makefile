@@ -53,10 +53,10 @@ OHIF := build/ohif
 OHIF_RELEASE := @ohif/app@3.13.2
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
-PACS_PACKAGES := iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java
+PACS_PACKAGES := iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java libbsh-java
 DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium redis-server $(PACS_PACKAGES)
 # DICOM files that the tests read. Without what these packages require: of it, some would replace libraries of ours.
-CORPORA := deid-data==0.0.20 pydicom-data==1.0.0 wsidicom-data==0.3.0
+CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidicom-data==0.3.0
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 

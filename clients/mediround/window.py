@@ -22,7 +22,7 @@ Function: TypeAlias = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 WindowChoice: TypeAlias = "Window | tuple[float, float] | str | int | None"
 """A window, or (center, width) of a LINEAR one. Of DICOM objects also: a preset's name
 (``mediround.dicom.PRESETS``); ``percentile``; the number, from 1, of the object's own windows. None: the object's
-first, else percentiles, but 8 stored bits are shown whole."""
+first, else percentiles."""
 Values: TypeAlias = npt.NDArray[Any]
 """Stored values, of any integer or float type."""
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ class Window:
         return np.clip((values - (self.center - 0.5)) / (self.width - 1) + 0.5, 0, 1)
 
 
-Origin: TypeAlias = Literal["request", "preset", "dicom", "percentile", "stored"]
+Origin: TypeAlias = Literal["request", "preset", "dicom", "percentile"]
 """Where a window comes from: the caller, a named preset, the object, the pixels' percentiles, or the range that 8
 stored bits have."""
 

@@ -19,7 +19,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "nginx": "nginx-light",
-    "java": "default-jre-headless libpixelmed-java",
+    "java": "default-jre-headless libpixelmed-java libbsh-java",
 }
 """Debian's, that hold them."""
 _OURS = {"dciodvfy"}

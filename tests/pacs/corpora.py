@@ -1,4 +1,5 @@
-"""DICOM objects of others, from packages: pydicom, pydicom-data, nibabel, deid-data, and wsidicom-data's tiles.
+"""DICOM objects of others: files of pydicom, pydicom-data, nibabel and deid-data, wsidicom-data's tiles, and what
+medimages4tests makes.
 
 Knows where the packages keep them and how a bare tile becomes an object. Nothing is committed, nothing downloaded.
 """
@@ -6,9 +7,13 @@ Knows where the packages keep them and how a bare tile becomes an object. Nothin
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
 
 from PIL import Image
 from pydicom import uid
@@ -54,6 +59,23 @@ def tiles() -> Iterator[tuple[str, Dataset]]:
         if (match := _TILE.match(path.stem.replace("_", " "))) and match["syntax"] in _SYNTAXES:
             syntax, bits = _SYNTAXES[match["syntax"]], int(match["bits"])
             yield f"wsidicom/{path.name}", _tile(path.read_bytes(), syntax, match["kind"], bits, (rows, columns))
+
+
+def dummies(directory: Path) -> list[tuple[str, Path]]:
+    """The first object of each series that medimages4tests makes: headers of scanners, pixels of one value."""
+    package = "medimages4tests.dummy.dicom"
+    place, made = folder(package), list[tuple[str, Path]]()
+    # Its downloads want openneuro, which brings a web of packages; what is made here downloads nothing.
+    with patch.dict(sys.modules, {"openneuro": ModuleType("openneuro")}):
+        for path in sorted(place.rglob("*.py")):
+            if path.name in ("__init__.py", "base.py"):
+                continue
+            parts = path.relative_to(place).with_suffix("").parts
+            module = import_module(".".join((package, *parts)))
+            with patch.object(module, "num_vols", 1):
+                [file] = module.get_image(directory / "-".join(parts)).iterdir()
+            made.append((f"medimages4tests/{'/'.join(parts)}", file))
+    return made
 
 
 def _is_part10(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def test_grey_levels_are_dcmtks(tmp_path: Path) -> None:
     for name in ("dcmj2pnm", "gdcmconv"):
         program(name)
     compared, left_out = list[Comparison](), Counter[str]()
-    for name, dataset in [*((name, path) for name, path in corpora.files()), *corpora.tiles()]:
+    made = corpora.dummies(tmp_path / "made")
+    for name, dataset in [*corpora.files(), *made, *corpora.tiles()]:
         try:
             compared.append(compare(name, dataset, tmp_path))
         except LeftOut as reason:
@@ -78,6 +80,7 @@ def test_grey_levels_are_dcmtks(tmp_path: Path) -> None:
     print(f"{len(compared)} compared; left out: {dict(left_out)}")
 
     assert [each for each in compared if each.difference > each.allowed] == []
+    assert {name for name, _ in made} < {each.name for each in compared}
     assert len(compared) >= AT_LEAST
     assert len({each.syntax for each in compared}) >= 10
 
@@ -145,3 +148,51 @@ def run(command: list[str], reason: str) -> None:
     ran = subprocess.run(command, check=False, capture_output=True, timeout=60)
     if ran.returncode != 0 or not Path(command[-1]).exists():
         raise LeftOut(reason)
+
+
+def _table(first: int, entries: list[int], bits: int) -> Dataset:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    table.add_new("LUTData", "US", entries)
+    return table
+
+
+def _modality_table(dataset: Dataset) -> None:
+    table = _table(100, [min(each * 4, 4095) for each in range(1024)], 12)
+    table.ModalityLUTType = "US"
+    dataset.ModalityLUTSequence = [table]
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+
+
+def _voi_table(dataset: Dataset) -> None:
+    entries = np.rint(np.sqrt(np.linspace(0, 1, 1000)) * 65535).astype(int)
+    dataset.VOILUTSequence = [_table(200, entries.tolist(), 16)]
+    dataset.RescaleIntercept = 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "window"),
+    [
+        ([_voi_table], ["+Wl", "1"], None),
+        ([_modality_table], ["+Wfl", "+Ww", "1500", "2500"], Window(1500, 2500)),
+        ([_modality_table, _voi_table], ["+Wl", "1"], None),
+        ([], ["+Wfs", "+Ww", "40", "400"], Window(40, 400, "SIGMOID")),
+    ],
+    ids=["VOI LUT", "modality LUT", "both", "SIGMOID"],
+)
+def test_tables_and_the_sigmoid_are_dcmtks(
+    changes: list[Callable[[Dataset], None]], options: list[str], window: Window | None, tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(dict(corpora.files())["pydicom/CT_small.dcm"])
+    for keyword in ("PixelPaddingValue", *_SPACINGS):
+        dataset.pop(keyword, None)
+    for change in changes:
+        change(dataset)
+    path, out = tmp_path / "in.dcm", tmp_path / "out.pnm"
+    dataset.save_as(path)
+    run([program("dcmj2pnm"), "-O", "+op", *options, str(path), str(out)], "dcmtk does not read it")
+    with Image.open(out) as image:
+        theirs = np.asarray(image)
+    ours = dicom.read(path).frame(1, window).image
+    assert np.ptp(theirs) > 100
+    assert np.abs(theirs.astype(int) - ours).max() <= LOSSLESS

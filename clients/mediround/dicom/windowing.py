@@ -45,7 +45,6 @@ PRESETS: dict[str, Window] = {
 
 PERCENTILE = "percentile"
 _MAX_ENTRIES = 1 << 16
-_PLAIN_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +77,6 @@ class Shown:
     def by_percentile(self) -> AppliedWindow:
         return self.applied(self.values.percentile_window(self.stored), "percentile")
 
-    def by_itself(self) -> AppliedWindow:
-        """Eight stored bits are shown whole, as a viewer does; more by their percentiles."""
-        module = self.module
-        if module.stored > _PLAIN_BITS or module.signed or self.values.modality != IDENTITY:
-            return self.by_percentile()
-        highest = (1 << module.stored) - 1
-        return self.applied(Window(highest / 2, highest, "LINEAR_EXACT"), "stored")
-
     def applied(self, voi: Window | LookupTable, origin: Origin) -> AppliedWindow:
         return AppliedWindow(voi, origin, self.values.modality, self.values.inverted)
 
@@ -107,7 +98,7 @@ def chosen(choice: WindowChoice, shown: Shown) -> AppliedWindow:
     match choice:
         case None:
             own = shown.own()
-            return shown.applied(own[0], "dicom") if own else shown.by_itself()
+            return shown.applied(own[0], "dicom") if own else shown.by_percentile()
         case str():
             if choice == PERCENTILE:
                 return shown.by_percentile()

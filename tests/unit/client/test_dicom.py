@@ -82,6 +82,15 @@ def test_the_window_is_the_requests_then_a_preset_then_the_objects_then_percenti
     assert window_of(None, dicom.read(bare)) == ("percentile", "LINEAR_EXACT center -30 width 3960")
 
 
+def test_eight_stored_bits_without_a_window_are_shown_by_their_percentiles() -> None:
+    dataset = ct(RAMP)
+    dataset.set_pixel_data(np.arange(50, 150, dtype=np.uint8).reshape(10, 10), "MONOCHROME2", 8)
+    frame = dicom.read(dataset).frame(1)
+    assert frame.window is not None
+    assert (frame.window.origin, str(frame.window.voi)) == ("percentile", "LINEAR_EXACT center 99.5 width 99")
+    assert (frame.image.min(), frame.image.max()) == (0, 255)
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [

@@ -261,7 +261,7 @@ def test_check_says_what_would_happen(
     printed = capsys.readouterr().out
     assert re.search(r"1 │ 1 of 1 │ MR +│ BRAIN +│ axial +│ +4 │ 16x16 │ position │ 1.00 mm │ yes", printed)
     assert "stack 1: Explicit VR Little Endian; read by pydicom" in printed
-    assert "stack 1: sent as 16x16, by window LINEAR_EXACT" in printed
+    assert "stack 1: windows differ from frame to frame, 3 of 3; --window sets one" in printed
     assert main(["dicom", "check", str(series), "--window=40,400", "--json"]) == 0
     [stack] = json.loads(capsys.readouterr().out)["stacks"]
     assert stack["windows"] == ["LINEAR center 40 width 400 (request), slope 1 intercept 0"]

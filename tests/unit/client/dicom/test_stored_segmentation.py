@@ -1,6 +1,6 @@
 """Masks of SEG objects come back as they were stored, on the frames that they are about; damaged ones are refused.
 
-Written by highdicom in each form, and by ``write_seg``.
+Written by highdicom in each form, by ``write_seg``, and by what OHIF stores with.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from io import BytesIO
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -89,6 +90,18 @@ WANTED = {(1, 1): mask(1) & ~APART, (2, 1): APART, (2, 3): mask(2)}
 )
 def test_every_form_comes_back_pixel_by_pixel(kind: str, syntax: str) -> None:
     assert_masks(masks_of(read_segmentation(encode(by_highdicom(kind, PIXELS, syntax)))), WANTED)
+
+
+def test_a_label_map_of_ohif_comes_back_pixel_by_pixel() -> None:
+    """RLE Lossless, of OHIF 3.13.2's library (``ohif_labelmap.mjs``): a stair on two slices, a box on one."""
+    rows, columns = np.indices((ROWS, COLUMNS))
+    stair = (rows < 12) & (columns <= 2 * rows)
+    box = (rows >= 16) & (rows < 20) & (columns >= 5) & (columns < 30)
+    path = Path(__file__).with_name("ohif_labelmap.dcm")
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == uid.RLELossless
+    stored = read_segmentation(path)
+    assert [(one.number, one.label) for one in stored.segments] == [(1, "stair"), (2, "box")]
+    assert_masks(masks_of(stored), {(1, 1): stair, (1, 2): stair, (2, 2): box})
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
