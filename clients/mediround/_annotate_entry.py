@@ -19,6 +19,8 @@ CODES = (
 SERVER = "127.0.0.1:50051"
 _MAX_IN_FLIGHT = 1024
 _MAX_THREADS = 1024
+_MOST_ITEMS = 20_000
+"""Of a report: its first page stays below 5 MB with dialogues of a few rounds."""
 TOLERANCES = (
     ("least-dice", 0.95, "mean Dice between the runs, of each structure"),
     ("most-one-sided", 0.01, "share of rounds with a mask in one run alone"),
@@ -45,6 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "Say how far two runs of the same items agree.",
             _compare,
         ),
+        ("report", "Write a run as a folder of HTML: contact sheet, details, a reader's verdicts.", _report),
         ("verify", "Read all of a run again, and say what is wrong with it.", _verify),
         ("export", "Write what a run has found as files that others read, in the run's folder.", _export),
     ):
@@ -148,6 +151,16 @@ def _compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("--json", action="store_true", help="as JSON")
 
 
+def _report(report: argparse.ArgumentParser) -> None:
+    _add_job(report)
+    report.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, or an earlier report's")
+    report.add_argument("--run", dest="run_key", default="", metavar="RUN", help="beginning of its key")
+    report.add_argument("--against", default="", metavar="RUN", help="another run: how far each item is from it")
+    report.add_argument("--against-job", type=Path, metavar="DIR", help="the other run's job (the same)")
+    report.add_argument("--most", type=items, default=10_000, metavar="N", help="items shown (10000)")
+    report.add_argument("--identify", action="store_true", help="with places and identifiers of the sources")
+
+
 def _verify(verify: argparse.ArgumentParser) -> None:
     _add_job(verify)
     verify.add_argument("--complete", action="store_true", help="an item without rows is wrong too")
@@ -211,6 +224,13 @@ def max_failures(text: str) -> tuple[int | None, float | None]:
     if not number.isdecimal() or (text != number and int(number) > 100):
         raise argparse.ArgumentTypeError("must be a number of items, or a share: 5%")
     return (int(number), None) if text == number else (None, int(number) / 100)
+
+
+def items(text: str) -> int:
+    """For argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_ITEMS:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MOST_ITEMS}")
+    return int(text)
 
 
 def rate(text: str) -> float:

@@ -1,0 +1,31 @@
+"""``mediround annotate report``.
+
+Knows which run is meant and what is printed. Does not know pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from mediround.annotate.command.codes import DONE, guarded
+from mediround.annotate.command.compare import chosen
+from mediround.annotate.job import Job
+from mediround.annotate.report.writing import write
+
+
+def run(given: argparse.Namespace) -> int:
+    """Exit code 0: it is written; 2: the folder is no job's, or the report cannot be written."""
+    return guarded(partial(_run, given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    job = Job.open(given.job)
+    shown = chosen(job, given.run_key) if given.run_key else job.current()
+    other = job if given.against_job is None else Job.open(given.against_job)
+    against = chosen(other, given.against) if given.against or given.against_job else None
+    made = write(job, shown, given.out, most=given.most, against=against, identify=given.identify)
+    pictures = f"{made.pictures} with a picture"
+    print(f"report     {made.items} of {made.of} items, {pictures}; {made.pages} pages of details")
+    print(f"open       {given.out / 'index.html'}")
+    return DONE
