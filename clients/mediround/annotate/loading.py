@@ -84,7 +84,7 @@ def _instance(uri: str) -> DicomDataset:
 
 def content_of(uri: str, sha256: str) -> bytes:
     """A file's bytes, as they were when it was listed. Raises ItemError."""
-    content = _read(uri)
+    content = read(uri)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ItemError("SOURCE_CHANGED", "the file is another one than when the job was planned: plan again")
     return content
@@ -92,7 +92,7 @@ def content_of(uri: str, sha256: str) -> bytes:
 
 def target_of(uri: str) -> Bits:
     """A question's target, bool (H, W). Raises ItemError."""
-    return _set_pixels(_read(uri))
+    return _set_pixels(read(uri))
 
 
 def _set_pixels(content: bytes) -> Bits:
@@ -104,17 +104,28 @@ def _set_pixels(content: bytes) -> Bits:
     return values > 0
 
 
-def _read(uri: str) -> bytes:
+def read(uri: str) -> bytes:
+    """A file's bytes. Raises ItemError."""
+    content = _read_file(uri) if uri.startswith("file:") else _fetched(uri)
+    if len(content) > MAX_FILE_BYTES:
+        raise ItemError("TOO_LARGE", f"the file must hold at most {MAX_FILE_BYTES >> 20} MiB")
+    return content
+
+
+def _fetched(uri: str) -> bytes:
+    from mediround.annotate import remote  # noqa: PLC0415  # its extra need not be installed
+
+    return remote.read(uri, MAX_FILE_BYTES + 1)
+
+
+def _read_file(uri: str) -> bytes:
     try:
         with _path(uri).open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            return file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ItemError("SOURCE_GONE", "the file is no longer there: plan again") from None
     except OSError as error:
         raise ItemError("UNREADABLE", f"the file cannot be read ({error.strerror})") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ItemError("TOO_LARGE", f"the file must hold at most {MAX_FILE_BYTES >> 20} MiB")
-    return content
 
 
 def _window(text: str) -> WindowChoice:
@@ -134,7 +145,4 @@ def _mask(reference: GivenReference, image: bytes | DicomDataset, frame: int | N
 
 
 def _path(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.scheme != "file":
-        raise ItemError("UNSUPPORTED", "the place cannot be read: it must be a file's")
-    return Path(unquote_to_bytes(parts.path).decode("utf-8", "surrogateescape"))
+    return Path(unquote_to_bytes(urlsplit(uri).path).decode("utf-8", "surrogateescape"))

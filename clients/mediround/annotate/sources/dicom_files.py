@@ -33,7 +33,7 @@ class Frame:
     instance: str
 
 
-def frames_of(path: Path, chosen: int | None) -> Iterator[Frame]:
+def frames_of(path: Path | bytes, chosen: int | None) -> Iterator[Frame]:
     """The frames to ask about, all where none is chosen; none of an object that is no image.
 
     Raises:

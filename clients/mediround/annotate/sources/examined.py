@@ -85,6 +85,11 @@ def examined(path: Path) -> ExaminedFile:
     return ExaminedFile(uri_of(path), digest.hexdigest(), size, _content(head))
 
 
+def examined_content(uri: str, content: bytes) -> ExaminedFile:
+    """Of a file that is not on this machine."""
+    return ExaminedFile(uri, hashlib.sha256(content).hexdigest(), len(content), _content(content[:132]))
+
+
 def _content(head: bytes) -> Content:
     if head[_PREAMBLE_BYTES:] == _PREFIX:  # first: the preamble may be another file's beginning, a TIFF's
         return "dicom"

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 from mediround.annotate.errors import ItemError, SourceError
 from mediround.annotate.items import Item, Question, item_id
+from mediround.annotate.loading import read
 from mediround.annotate.manifest import item_of, row_of
 from mediround.annotate.sorting import grouped
 from mediround.annotate.sources import archive, dicom_files, tables
 from mediround.annotate.sources.dialogues import of_json, of_template
-from mediround.annotate.sources.examined import ExaminedFile, examined, files_below, uri_of
+from mediround.annotate.sources.examined import ExaminedFile, examined, examined_content, files_below, uri_of
 from mediround.medseg import DataError, Dialogue, parse, read_items
 from mediround.templates import Template, TemplateError, load
 
@@ -59,6 +60,10 @@ def _items(source: str, options: SourceOptions) -> Iterator[Item]:
         if options.template is None:
             raise SourceError("--template must name the dialogue that is asked of an archive's images")
         return archive.items(source, of_template(options.template), options.window)
+    if "://" in source:
+        if options.template is None:
+            raise SourceError("--template must name the dialogue that is asked of a store's images")
+        return _of_store(source, options.template, options)
     path = Path(source)
     if path.is_dir():
         if options.template is None:
@@ -105,6 +110,23 @@ def _of_folder(folder: Path, template: Template, options: SourceOptions) -> Iter
             continue
         if file.content != "other":
             yield from _of_file(path, file, questions, options.window)
+
+
+def _of_store(source: str, template: Template, options: SourceOptions) -> Iterator[Item]:
+    try:
+        from mediround.annotate.remote import files  # noqa: PLC0415  # its extra need not be installed
+    except ModuleNotFoundError as missing:
+        words = "object stores need fsspec: in the repository, pip install './clients[annotate,s3]'"
+        raise SourceError(words) from missing
+    questions = of_template(template)
+    for number, uri in enumerate(files(source)):
+        try:
+            content = read(uri)
+            file = examined_content(uri, content)
+            if file.content != "other":
+                yield from _of_file(content, file, questions, options.window)
+        except ItemError as error:
+            yield _problem(error, str(number), uri)
 
 
 def _of_table(path: Path, options: SourceOptions) -> Iterator[Item]:
@@ -178,7 +200,7 @@ def _asked(dialogue: Dialogue, root: Path) -> tuple[Question, ...]:
 
 
 def _of_file(
-    path: Path, file: ExaminedFile, questions: tuple[Question, ...], window: str, frame: int | None = None
+    path: Path | bytes, file: ExaminedFile, questions: tuple[Question, ...], window: str, frame: int | None = None
 ) -> Iterator[Item]:
     if file.content == "dicom":
         for part in dicom_files.frames_of(path, frame):

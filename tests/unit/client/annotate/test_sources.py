@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from mediround.annotate.errors import SourceError
+from mediround.annotate.errors import ItemError, SourceError
 from mediround.annotate.items import Item
 from mediround.annotate.loading import load
 from mediround.annotate.sources.listing import SourceOptions, items_of
@@ -177,3 +177,22 @@ def test_items_of_one_image_come_together_and_rejected_ones_first(folder: Path) 
     assert counts == list(range(1, 7))
     urgent = SourceOptions(first=frozenset({items[4].item_id}))
     assert [item.uri[-5] for item in items_of(str(folder / "table.jsonl"), urgent)] == list("220011")
+
+
+def test_an_object_stores_images_are_items_as_a_folders_are(folder: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    ct = Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
+    for name, content in {"a b.png": png(1), "b.dcm": ct, "c.txt": b"no image"}.items():
+        store.pipe(f"/archive/{name}", content)
+    items = list(items_of("memory://archive", TEMPLATE))
+    assert [item.kind for item in items] == ["picture", "dicom"]
+    assert [load(item).image for item in items] == [png(1), ct]
+    (folder / "same.png").write_bytes(png(1))
+    assert items[0].item_id in {item.item_id for item in items_of(str(folder), TEMPLATE)}
+    store.pipe("/archive/a b.png", png(2))
+    with pytest.raises(ItemError, match="plan again"):
+        load(items[0])
+    for source in ("simplecache::memory://archive", "memory://empty", "nonsense://a"):
+        with pytest.raises(SourceError):
+            list(items_of(source, TEMPLATE))
