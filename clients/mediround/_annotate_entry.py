@@ -165,6 +165,12 @@ def _verify(verify: argparse.ArgumentParser) -> None:
     _add_job(verify)
     verify.add_argument("--complete", action="store_true", help="an item without rows is wrong too")
     verify.add_argument("--json", action="store_true", help="as JSON, with the names of items")
+    words = "ask N items again, twice, one at a time, and compare"
+    verify.add_argument("--replay", type=items, default=0, metavar="N", help=words)
+    verify.add_argument("--seed", type=int, default=0, metavar="N", help="which items are replayed (0)")
+    words = "of a mask's pixels that may differ from the run's (0.001)"
+    verify.add_argument("--most-share", type=float, default=0.001, metavar="SHARE", help=words)
+    _add_server(verify)
 
 
 def _export(export: argparse.ArgumentParser) -> None:
@@ -191,6 +197,10 @@ def _add_service(parser: argparse.ArgumentParser, *engines: str) -> None:
     parser.add_argument(
         "--threads", type=_threads, metavar="N", help="with --engine embedded, of each half (the usable CPUs)"
     )
+    _add_server(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", default=SERVER, metavar="ADDR", help=f"host:port ({SERVER})")
     parser.add_argument(
         "--timeout", type=_commands.timeout, default=300.0, metavar="SECONDS", help="of one item (300)"

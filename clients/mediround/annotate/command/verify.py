@@ -10,8 +10,9 @@ import json
 from dataclasses import asdict
 from functools import partial
 
-from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded
-from mediround.annotate.job import Job
+from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded, tls_of
+from mediround.annotate.job import Job, Run
+from mediround.annotate.replay import Replay, replay
 from mediround.annotate.verify import KINDS, Verification, verify
 
 _SHOWN = 5
@@ -26,12 +27,36 @@ def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
     found = verify(job, current, complete=given.complete)
+    replayed = _replayed(given, job, current) if given.replay else None
     if given.json:
-        print(json.dumps({"run": current.folder.name, **asdict(found)}))
+        again = None if replayed is None else asdict(replayed)
+        print(json.dumps({"run": current.folder.name, **asdict(found), "replay": again}))
     else:
         print(f"run        {current.folder.name}: {current.identity.model_name} {current.identity.model_version}")
         _show(found)
-    return ITEMS_FAILED if found.problems else DONE
+        if replayed is not None:
+            _show_replay(replayed, given.most_share)
+    alike = replayed is None or replayed.passes(given.most_share)
+    return DONE if alike and not found.problems else ITEMS_FAILED
+
+
+def _replayed(given: argparse.Namespace, job: Job, current: Run) -> Replay:
+    return replay(
+        job, current, given.server, given.replay, seed=given.seed, tls=tls_of(given), timeout=given.timeout
+    )
+
+
+def _show_replay(found: Replay, most_share: float) -> None:
+    print(f"replayed   {found.items} items, {found.rounds} rounds, each twice; {found.unlike} unlike")
+    differ = f"{found.other_masks} masks in {found.other_pixels} pixels, at most {found.largest_share:.5%} of one"
+    print(f"the run    differs in {differ} (allowed {most_share:.5%})")
+    for words, count in (
+        ("items were not replayed: their source is gone or changed", found.gone),
+        ("rounds took another wave than the run's", found.other_waves),
+        ("rounds have another engine record than the run's", found.other_engine),
+    ):
+        if count:
+            print(f"note       {count} {words}")
 
 
 def _show(found: Verification) -> None:
