@@ -26,6 +26,10 @@ SIZE ?= mediround-7b
 CONSUME ?=
 ## processes of test: most tests use one core
 PROCESSES ?= 1
+## batch-demo: variants of each slice, items asked again, and its engine: local, ray
+VARIANTS ?= 67
+REPLAY ?= 84
+BATCH_ENGINE ?= local
 ## options of pytest for test
 PYTEST_FLAGS ?=
 ## seeds of chaos, 200 schedules and 5 kills each
@@ -60,7 +64,7 @@ CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidico
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.
 UNLOCKED := torch triton apache-tvm-ffi
 
-.PHONY: help env env-export env-vllm env-triton env-gpu debian demo dicom-demo ohif-demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
+.PHONY: help env env-export env-vllm env-triton env-gpu debian demo batch-demo dicom-demo ohif-demo lite images serve evaluate loadtest test chaos check gpu-check format bench true-size proto lock wheel clean distclean FORCE
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -100,6 +104,14 @@ $(VENV)/.export: $(VENV)/.serving
 
 $(VENV)/.pacs: $(VENV)/.serving
 	$(PIP) --editable './clients[dicom,images]' --editable '.[cpu,demo,pacs]'
+	@touch $@
+
+$(VENV)/.batch: $(VENV)/.serving
+	$(PIP) --editable './clients[annotate,images]' --editable '.[cpu,demo]'
+	@touch $@
+
+$(VENV)/.batch-ray: $(VENV)/.batch
+	$(PIP) --editable './clients[annotate,images,ray]' --editable '.[cpu,demo]'
 	@touch $@
 
 $(VENV)/.load: $(VENV)/.serving
@@ -147,6 +159,9 @@ $(GPU)/.installed: pyproject.toml clients/pyproject.toml constraints.txt | $(VEN
 demo: $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm,$(VENV)/.serving) $(if $(filter triton,$(VISION)),$(TRITON)/.installed) ## Serve the bundled model and segment real MRI slices in dialogues; pictures in build/demo
 	$(BIN)/python -m demo --bundle $(BUNDLE) --slices $(SLICES) --out build/demo $(if $(ENGINE),--engine $(ENGINE:vllm=vllm-cpu)) \
 	  $(if $(VISION),--vision $(VISION))
+
+batch-demo: $(VENV)/.batch$(if $(filter ray,$(BATCH_ENGINE)),-ray) ## Annotate variants of the bundled slices with kills on the way, verify, compare, report; in build/batch-demo (15 min)
+	$(BIN)/python -m demo.batch --bundle $(BUNDLE) --out build/batch-demo --variants $(VARIANTS) --replay $(REPLAY) --engine $(BATCH_ENGINE)
 
 dicom-demo: $(VENV)/.pacs ## Segment an MR series, write SEG and SR, validate them, store them in Orthanc, read them back; in build/dicom-demo
 	sh deploy/debian-packages.sh $(PACS_PACKAGES)

@@ -38,6 +38,7 @@ COMMANDS = {
     "loadtest knee": CPU,
     "loadtest compare": CPU,
     "demo": DEMO,
+    "demo.batch": (*DEMO, "mediround-client[annotate,images]"),
     "demo.dicom": (*DEMO, "mediround-serving[pacs]", "mediround-client[dicom]"),
     "demo.dicom.windows": (*DEMO, "mediround-client[dicom]"),
     "demo.heldout": DEMO,
