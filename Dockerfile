@@ -1,4 +1,4 @@
-# The images, a target each: language, vision, exporter and, last, orchestrator, which is what no --target builds.
+# The images, a target each: language, vision, exporter, annotate and, last, orchestrator, which is what no --target builds.
 # No image holds a model: bundles and model repositories are mounted (deploy/compose.yaml, docs/deployment.md).
 # No heredocs: Debian 12's buildah does not read them.
 
@@ -24,6 +24,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \
     && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt \
        /wheels/mediround_client-*.whl "mediround-serving[cpu,encryption,redis] @ file://$(echo /wheels/mediround_serving-*.whl)"
+
+
+FROM wheels AS annotate-environment
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/mediround \
+    && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt \
+       "mediround-client[annotate,dicom] @ file://$(echo /wheels/mediround_client-*.whl)"
 
 
 FROM wheels AS exporter-environment
@@ -108,6 +115,25 @@ ENV ORT_DISABLE_TELEMETRY=1 \
 USER 10001:10001
 WORKDIR /work
 ENTRYPOINT ["/opt/mediround/bin/python", "-m", "exporters"]
+
+
+# Batch runs: the client, and no model.
+FROM ${BASE_IMAGE} AS annotate
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="MediRound batch annotation" \
+      org.opencontainers.image.description="Annotates archives through a service. Research and education software, not for clinical use." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY LICENSE NOTICE /usr/share/mediround/
+COPY --from=annotate-environment /opt/mediround /opt/mediround
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mediround
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /tmp
+ENTRYPOINT ["/opt/mediround/bin/python", "-m", "mediround", "annotate"]
 
 
 # The service, with both halves on ONNX Runtime in its process or elsewhere. No torch, no compiler, and no pip in its

@@ -36,7 +36,7 @@ PYTEST_FLAGS ?=
 SEEDS ?= 10
 ## directory for what evaluate writes
 EVALUATION ?= build/evaluation
-## images to build: orchestrator exporter language vision
+## images to build: orchestrator annotate exporter language vision
 IMAGES ?= orchestrator
 ## torch for the exporters and the tests; serving never needs it
 TORCH ?= torch==2.13.0+cpu
@@ -205,6 +205,7 @@ check: $(VENV)/.export ## Lint, types, import contracts, proto lint, breaking ch
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose*.yaml
+	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
 	$(BIN)/python -m deploy.grafana --check
 	$(BIN)/python -m exporters repository --published --out build/model_repository
 	diff -r build/model_repository model_repository \

@@ -23,7 +23,7 @@ from mediround import MediRoundError, __version__
 
 DOCKERFILE = Path("Dockerfile")
 DIRECTORY = Path("build/images")
-TARGETS = ("orchestrator", "exporter", "language", "vision")
+TARGETS = ("orchestrator", "annotate", "exporter", "language", "vision")
 ORCHESTRATOR = "orchestrator"
 OWN_BASE = {"language": "LANGUAGE_BASE_IMAGE", "vision": "VISION_BASE_IMAGE"}
 """Targets that stand on somebody else's image, and the argument that names it."""
