@@ -1,4 +1,4 @@
-"""The batch run's Indexed Job: its parts are all of the run, its flags the command's, and what is wrong is found."""
+"""The batch run's Indexed Job: its parts are all of the run, its flags the command's, and faults are found."""
 
 from __future__ import annotations
 
