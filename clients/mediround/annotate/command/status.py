@@ -24,6 +24,7 @@ def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
     total, found = count_items(job.manifest), standing(current)
+    left = found.seconds_left(total)
     if given.json:
         said = {
             "run": current.folder.name,
@@ -32,11 +33,15 @@ def _run(given: argparse.Namespace) -> int:
             "ok": found.finished.ok,
             "failed": found.finished.failed,
             "failures": found.failures,
+            "items_per_second": round(found.rate, 3),
+            "seconds_left": None if left is None else round(left, 1),
         }
         print(json.dumps(said))
     else:
         print(f"run        {current.folder.name}: {current.identity.model_name} {current.identity.model_version}")
         print(f"items      {total}; finished {found.finished.all}, of which {found.finished.failed} failed")
+        if left:
+            print(f"rate       {found.rate:.3g} items a second; about {left:.0f} s left at that")
         for code, count in found.failures.items():
             print(f"failed     {count} items: {code}")
     return ITEMS_FAILED if found.finished.failed else DONE
