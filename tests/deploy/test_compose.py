@@ -128,7 +128,7 @@ def test_the_redis_is_as_the_server_wants_it(tmp_path: Path, caplog: pytest.LogC
     with subprocess.Popen([*shell, script], stdout=subprocess.DEVNULL) as process:
         try:
             client = library.Redis(port=port, password="secret", retry=Retry(ConstantBackoff(0.1), 100))  # noqa: S106
-            check_redis(client, "process", Parts(Seal()))
+            check_redis(client, "process", Parts(Seal()), None)
             with pytest.raises(library.AuthenticationError):
                 library.Redis(port=port).ping()
             assert client.config_get("save") == {"save": ""}
