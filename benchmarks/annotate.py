@@ -2,7 +2,7 @@
 
 The same dialogues on images that no cache has seen: (a) a plain script, one round after the other; (b) a run with
 one item at once, which says what an item's encode, passes and decodes take alone; (c) a run as it is by default.
-Each repeat does all three in turn. Prints a table.
+Each repeat does all three in turn. Prints a table, and writes annotate.md into ``--out``.
 """
 
 from __future__ import annotations
@@ -132,16 +132,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--in-flight", type=int, default=8, help="items at once in (c)")
     parser.add_argument("--threads", type=int, default=usable_cpus())
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     flags = ["--engines.threads", str(options.threads), "--log-level", "warning"]
     flags += [*service.PATIENT, *service.AT_ONCE]
     seed = time.time_ns() % 10**9
-    with tempfile.TemporaryDirectory() as name, launched(options.bundle, Path(name) / "log", flags) as server:
+    lines = [COLUMNS, "|---" * 6 + "|"]
+    with launched(options.bundle, options.out / "annotate.log", flags) as server:
         a_run(server.address, Case("chain", 2, 1), range(seed - 2, seed), 2)  # graphs are warm then
-        print(f"{COLUMNS}\n{'|---' * 6}|")
+        print("\n".join(lines))
         for rounds in options.rounds:
-            print(measure(server.address, Case("chain", rounds, 1), options, seed), flush=True)
+            lines.append(measure(server.address, Case("chain", rounds, 1), options, seed))
+            print(lines[-1], flush=True)
             seed += 10_000
+    (options.out / "annotate.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY
 
 COMMANDS = (
     "__main__",
+    "annotate",
     "attention.__main__",
     "ceiling.__main__",
     "encoders",
