@@ -7,15 +7,13 @@ or what is done with rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 from mediround import rle
-from mediround._rounds import DialogueCorrection, LiveCorrection, Priority, Round
+from mediround._rounds import DialogueCorrection, Priority, Round
 from mediround.aio import AsyncClient
-from mediround.aio_session import AsyncSession
 from mediround.annotate.items import Item
 from mediround.annotate.loading import LoadedItem
 from mediround.annotate.rows import Row
@@ -30,6 +28,7 @@ from mediround.errors import (
     Unavailable,
 )
 from mediround.results import RoundResult
+from mediround.templates import ask_async
 
 ItemStatus: TypeAlias = Literal["ok", "failed", "busy"]
 """``busy``: nothing is wrong with the item; it must be asked again after ``Outcome.wait`` seconds."""
@@ -95,7 +94,15 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
             retries=0,
         )
         async with opening as session:
-            results = await _answers(session, rounds, asking)
+            results = await ask_async(
+                session,
+                rounds,
+                correction=asking.correction,
+                threshold=asking.threshold,
+                priority=asking.priority,
+                timeout=asking.timeout,
+                retries=0,
+            )
     except (Cancelled, AccessDenied):  # no item would fare better
         raise
     except _AGAIN as error:
@@ -134,52 +141,6 @@ def failed(item: Item, run_key: str, code: str, words: str, *, request_id: str =
 def code_of(error: MediRoundError) -> str:
     """The service's own word for why, or the kind of error as gRPC writes it."""
     return error.reason or _upper(type(error).__name__)
-
-
-async def _answers(session: AsyncSession, rounds: Sequence[Round], asking: Asking) -> list[RoundResult | None]:
-    if all(each.answer is not None for each in rounds):
-        results = session.segment(
-            rounds,
-            correction=asking.correction,
-            threshold=asking.threshold,
-            priority=asking.priority,
-            timeout=asking.timeout,
-            retries=0,
-        )
-        async with aclosing(results):
-            return [result async for result in results]
-    return await _one_by_one(session, rounds, asking)
-
-
-async def _one_by_one(session: AsyncSession, rounds: Sequence[Round], asking: Asking) -> list[RoundResult | None]:
-    """None: the round referred to got no mask, so that this one cannot be asked."""
-    referred = {each.refer_to for each in rounds if isinstance(each.refer_to, int)}
-    results: list[RoundResult | None] = []
-    for number, each in enumerate(rounds):
-        refer_to = each.refer_to
-        if isinstance(refer_to, int):
-            earlier = results[refer_to]
-            if earlier is None or earlier.mask is None:
-                results.append(None)
-                continue
-            refer_to = earlier
-        live: LiveCorrection = "always" if asking.correction == "always" else "off"
-        if asking.correction == "referenced" and number in referred:
-            live = "always"
-        results.append(
-            await session.ask(
-                each.question,
-                refer_to=refer_to,
-                mode=each.mode,
-                answer=each.answer,
-                correction=live,
-                threshold=asking.threshold,
-                priority=asking.priority,
-                timeout=asking.timeout,
-                retries=0,
-            )
-        )
-    return results
 
 
 def blank_rows(item: Item, run_key: str) -> list[Row]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from mediround._rounds import DialogueCorrection, LiveCorrection, Priority, Round
 from mediround.aio_session import AsyncSession
@@ -27,8 +28,10 @@ def ask(
     *,
     first: int = 0,
     correction: DialogueCorrection = "referenced",
+    threshold: float | None = None,
     priority: Priority = "interactive",
     timeout: float | None = None,
+    retries: int | None = None,
 ) -> Answers:
     """Ask all of a template's questions; the results in its order.
 
@@ -39,18 +42,23 @@ def ask(
         dialogue: a template; or rounds of your own, which refer to one another by their zero-based index.
         first: rounds that the session has already.
         correction: which masks the judge may have corrected; as ``client.segment``'s.
+        threshold: a score at most this is corrected; None is the model's.
         priority: as ``session.ask``'s.
         timeout: seconds of each call; None is the client's.
+        retries: how often each call is sent again; None is the client's.
 
     Returns:
         The result of each question. None: what it refers to got no mask, and it was not asked.
     """
     plan = _Plan.of(dialogue, correction, first)
+    how = _How(threshold=threshold, priority=priority, timeout=timeout, retries=retries)
     if plan.together:
-        return list(session.segment(plan.shifted, correction=correction, priority=priority, timeout=timeout))
+        return list(session.segment(plan.shifted, correction=correction, **how))
     for step in plan.steps():
         if step.seed is not None:
-            result = session.seed(step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout)
+            result = session.seed(
+                step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout, retries=retries
+            )
         else:
             result = session.ask(
                 step.question,
@@ -59,8 +67,7 @@ def ask(
                 mode=step.mode,
                 answer=step.answer,
                 correction=plan.policy,
-                priority=priority,
-                timeout=timeout,
+                **how,
             )
         plan.answers.append(result)
     return plan.answers
@@ -72,19 +79,22 @@ async def ask_async(
     *,
     first: int = 0,
     correction: DialogueCorrection = "referenced",
+    threshold: float | None = None,
     priority: Priority = "interactive",
     timeout: float | None = None,  # noqa: ASYNC109  # gRPC tells the server of a timeout; asyncio.timeout would not
+    retries: int | None = None,
 ) -> Answers:
     """The same as ``ask``, awaited."""
     plan = _Plan.of(dialogue, correction, first)
+    how = _How(threshold=threshold, priority=priority, timeout=timeout, retries=retries)
     if plan.together:
-        results = session.segment(plan.shifted, correction=correction, priority=priority, timeout=timeout)
+        results = session.segment(plan.shifted, correction=correction, **how)
         async with aclosing(results):
             return [result async for result in results]
     for step in plan.steps():
         if step.seed is not None:
             result = await session.seed(
-                step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout
+                step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout, retries=retries
             )
         else:
             result = await session.ask(
@@ -94,11 +104,19 @@ async def ask_async(
                 mode=step.mode,
                 answer=step.answer,
                 correction=plan.policy,
-                priority=priority,
-                timeout=timeout,
+                **how,
             )
         plan.answers.append(result)
     return plan.answers
+
+
+class _How(TypedDict):
+    """Of every call, but what is asked."""
+
+    threshold: float | None
+    priority: Priority
+    timeout: float | None
+    retries: int | None
 
 
 @dataclass(slots=True)
