@@ -721,9 +721,14 @@ class AskRoundRequest(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     MASK_ENCODING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    NEAR_ZERO_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     mask_encoding: Global___MaskEncoding.ValueType
     priority: Global___Priority.ValueType
+    near_zero: _builtins.float
+    """Also say which pixels' logits lie at most this far from 0 (RoundResult.near_zero). Above 0, at most 1. Unset: it is not
+    computed, and all else is the same.
+    """
     @_builtins.property
     def question(self) -> Global___Question: ...
     @_builtins.property
@@ -736,12 +741,15 @@ class AskRoundRequest(_message.Message):
         correction: Global___Correction | None = ...,
         mask_encoding: Global___MaskEncoding.ValueType = ...,
         priority: Global___Priority.ValueType = ...,
+        near_zero: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "question", b"question"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero", "correction", b"correction", "near_zero", b"near_zero", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero", "correction", b"correction", "mask_encoding", b"mask_encoding", "near_zero", b"near_zero", "priority", b"priority", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__near_zero: _TypeAlias = _typing.Literal["near_zero"]  # noqa: Y015
+    _WhichOneofArgType__near_zero: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__near_zero) -> _WhichOneofReturnType__near_zero | None: ...
 
 Global___AskRoundRequest: _TypeAlias = AskRoundRequest  # noqa: Y015
 
@@ -776,9 +784,11 @@ class AskRoundWithProgressRequest(_message.Message):
     CORRECTION_FIELD_NUMBER: _builtins.int
     MASK_ENCODING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    NEAR_ZERO_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     mask_encoding: Global___MaskEncoding.ValueType
     priority: Global___Priority.ValueType
+    near_zero: _builtins.float
     @_builtins.property
     def question(self) -> Global___Question: ...
     @_builtins.property
@@ -791,12 +801,15 @@ class AskRoundWithProgressRequest(_message.Message):
         correction: Global___Correction | None = ...,
         mask_encoding: Global___MaskEncoding.ValueType = ...,
         priority: Global___Priority.ValueType = ...,
+        near_zero: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "question", b"question"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero", "correction", b"correction", "near_zero", b"near_zero", "question", b"question"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero", "correction", b"correction", "mask_encoding", b"mask_encoding", "near_zero", b"near_zero", "priority", b"priority", "question", b"question", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__near_zero: _TypeAlias = _typing.Literal["near_zero"]  # noqa: Y015
+    _WhichOneofArgType__near_zero: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__near_zero) -> _WhichOneofReturnType__near_zero | None: ...
 
 Global___AskRoundWithProgressRequest: _TypeAlias = AskRoundWithProgressRequest  # noqa: Y015
 
@@ -879,11 +892,14 @@ class SegmentDialogueRequest(_message.Message):
     MASK_ENCODING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    NEAR_ZERO_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     mask_encoding: Global___MaskEncoding.ValueType
     priority: Global___Priority.ValueType
     progress: _builtins.bool
     """Also say where the request stands: messages with `progress` in place of `result`."""
+    near_zero: _builtins.float
+    """As AskRoundRequest.near_zero, of each round."""
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]:
         """References count from the session's first round."""
@@ -899,12 +915,15 @@ class SegmentDialogueRequest(_message.Message):
         mask_encoding: Global___MaskEncoding.ValueType = ...,
         priority: Global___Priority.ValueType = ...,
         progress: _builtins.bool = ...,
+        near_zero: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero", "correction", b"correction", "near_zero", b"near_zero"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "mask_encoding", b"mask_encoding", "priority", b"priority", "progress", b"progress", "questions", b"questions", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero", "correction", b"correction", "mask_encoding", b"mask_encoding", "near_zero", b"near_zero", "priority", b"priority", "progress", b"progress", "questions", b"questions", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__near_zero: _TypeAlias = _typing.Literal["near_zero"]  # noqa: Y015
+    _WhichOneofArgType__near_zero: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__near_zero) -> _WhichOneofReturnType__near_zero | None: ...
 
 Global___SegmentDialogueRequest: _TypeAlias = SegmentDialogueRequest  # noqa: Y015
 
@@ -954,6 +973,7 @@ class RoundResult(_message.Message):
     AMENDED_FIELD_NUMBER: _builtins.int
     SEEDED_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    NEAR_ZERO_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """Zero-based index of this round in its session."""
     answer: _builtins.str
@@ -996,6 +1016,13 @@ class RoundResult(_message.Message):
     def cache(self) -> Global___CacheUse: ...
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def near_zero(self) -> Global___Mask:
+        """The pixels whose logits, at the image's size, lie at most the request's near_zero from 0: where an engine that rounds
+        otherwise may draw the mask otherwise. In the encoding of `mask`. Absent where it was not asked, and where `mask` is
+        absent or was given (Question.seed_mask).
+        """
+
     def __init__(
         self,
         *,
@@ -1015,13 +1042,16 @@ class RoundResult(_message.Message):
         amended: _builtins.bool = ...,
         seeded: _builtins.bool = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        near_zero: Global___Mask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "cache", b"cache", "expires_at", b"expires_at", "mask", b"mask", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_near_zero", b"_near_zero", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "cache", b"cache", "expires_at", b"expires_at", "mask", b"mask", "near_zero", b"near_zero", "reference", b"reference", "score", b"score", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "cache", b"cache", "corrected", b"corrected", "engine_digest", b"engine_digest", "expires_at", b"expires_at", "mask", b"mask", "mask_digest", b"mask_digest", "model_digest", b"model_digest", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_near_zero", b"_near_zero", "_reference", b"_reference", "_score", b"_score", "_seg_probability", b"_seg_probability", "amended", b"amended", "answer", b"answer", "cache", b"cache", "corrected", b"corrected", "engine_digest", b"engine_digest", "expires_at", b"expires_at", "mask", b"mask", "mask_digest", b"mask_digest", "model_digest", b"model_digest", "near_zero", b"near_zero", "reference", b"reference", "round", b"round", "round_id", b"round_id", "score", b"score", "seeded", b"seeded", "seg_probability", b"seg_probability", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType__near_zero: _TypeAlias = _typing.Literal["near_zero"]  # noqa: Y015
+    _WhichOneofArgType__near_zero: _TypeAlias = _typing.Literal["_near_zero", b"_near_zero"]  # noqa: Y015
     _WhichOneofReturnType__reference: _TypeAlias = _typing.Literal["reference"]  # noqa: Y015
     _WhichOneofArgType__reference: _TypeAlias = _typing.Literal["_reference", b"_reference"]  # noqa: Y015
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
@@ -1030,6 +1060,8 @@ class RoundResult(_message.Message):
     _WhichOneofArgType__seg_probability: _TypeAlias = _typing.Literal["_seg_probability", b"_seg_probability"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__near_zero) -> _WhichOneofReturnType__near_zero | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reference) -> _WhichOneofReturnType__reference | None: ...
     @_typing.overload
