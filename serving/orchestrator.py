@@ -49,7 +49,7 @@ from serving.observer import Observer, WaveTerms
 from serving.ports import Completion, EmbeddingStore, Gate, LanguageEngine, VisionEngine
 from serving.prompt import PromptTemplate
 from serving.runtime.stopwatch import Stopwatch
-from serving.sessions.embedding import Encoding, HeldEmbedding, embedding_of
+from serving.sessions.embedding import Encoding, HeldEmbedding, embedding_of, joined
 from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import NewSession, SessionKeeper
 from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
@@ -178,11 +178,12 @@ class Orchestrator:
         if not planned.passes:
             return _Work(request, session, planned.last, None)
         self.encode_on_open.asked(session)
-        key = session.image.embedding_key
-        known = self.embeddings.holds(key)
-        admitted = self.gate.admitted(planned.work(known=known), request.caller, request.priority, request.tell)
-        await stack.enter_async_context(admitted)
-        coming = embedding_of(key, self.embeddings, partial(self.encoding, session.image), request.priority)
+        key, fill = session.image.embedding_key, partial(self.encoding, session.image)
+        # Before the gate: whoever waits for others' work there holds a place that a round on a known image needs.
+        await joined(key, self.embeddings, fill, request.priority)
+        work = planned.work(known=self.embeddings.holds(key))
+        await stack.enter_async_context(self.gate.admitted(work, request.caller, request.priority, request.tell))
+        coming = embedding_of(key, self.embeddings, fill, request.priority)
         return _Work(request, session, planned.last, await stack.enter_async_context(coming))
 
     def _observe(

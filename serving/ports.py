@@ -133,6 +133,9 @@ class EmbeddingStore(Protocol):
     def holds(self, key: str) -> bool:
         """Whether the embedding is there, or on its way, now: a hint of what a request will cost."""
 
+    def comes(self, key: str) -> bool:
+        """Whether it is on its way now."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedMasks:

@@ -126,6 +126,11 @@ class MemoryEmbeddings:
         """See ``EmbeddingStore``."""
         return key in self._known
 
+    def comes(self, key: str) -> bool:
+        """See ``EmbeddingStore``."""
+        held = self._known.get(key)
+        return held is not None and held.filling is not None and not held.filling.done()
+
     def _begin(self, key: str, fill: Fill) -> _Held:
         """Make room for one more, and start to fill it in a task that outlives the caller's."""
         if (self._count + 1) * self._size > self._budget:

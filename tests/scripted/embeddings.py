@@ -76,6 +76,9 @@ class SlotEmbeddings:
     def holds(self, key: str) -> bool:
         return key in self._slot_of
 
+    def comes(self, key: str) -> bool:
+        return self._slot_of.get(key) in self._fills
+
     def _take(self) -> int:
         if self._free:
             return self._free.pop()

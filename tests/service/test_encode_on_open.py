@@ -75,11 +75,29 @@ async def test_a_question_joins_an_encode_that_has_begun(executor: Executor) -> 
         session = await client.open(picture())
         await stage.vision.script.reached("encode")
         asked = asyncio.create_task(session.ask(QUESTION))
-        await stage.language.script.reached("complete", 2)
+        await until(lambda: bool(outcomes(stage).get("used")))
         assert outcomes(stage) == {"begun": 1, "used": 1}
         stage.vision.script.let_go("encode")
         assert (await asked).index == 0
         assert len(stage.vision.script.asked("encode")) == 1
+
+
+async def test_those_who_wait_for_an_encode_hold_no_place(executor: Executor) -> None:
+    """Of two, the encode has one: a round on a known image has the other, however many questions have joined."""
+    async with service(executor, concurrency=2) as (stage, client):
+        known = await client.open(picture(seed=1))
+        await known.ask(QUESTION)
+        stage.vision.script.hold("encode")
+        opened = [await client.open(picture()) for _ in range(3)]
+        await stage.vision.script.reached("encode", 2)
+        joined = [asyncio.create_task(session.ask(QUESTION)) for session in opened]
+        await until(lambda: outcomes(stage).get("used") == 2)
+        async with asyncio.timeout(10):
+            assert (await known.ask(QUESTION)).index == 1
+        assert not any(task.done() for task in joined)
+        stage.vision.script.let_go("encode")
+        assert [(await task).index for task in joined] == [0, 0, 0]
+        assert len(stage.vision.script.asked("encode")) == 2
 
 
 async def test_a_session_that_closes_takes_its_encode_with_it(executor: Executor) -> None:
