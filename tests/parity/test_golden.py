@@ -15,19 +15,29 @@ from exporters.__main__ import main
 from exporters.cli import engines
 from exporters.compare.golden import RecordedDialogue, read_golden
 from exporters.compare.parity import ParityReport, ParityTolerance, replay
-from serving.bundle import Bundle
+from serving.bundle import IMAGE_ENCODER, Bundle
 from serving.llm.onnx import OnnxLanguage
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions
 from serving.ports import Completion, Prompt
 from serving.runtime.slab import Slab
 from serving.stores.embeddings import MemoryEmbeddings
-from serving.vision.onnx import OnnxVision
+from serving.vision.interface import encoder_interface
+from serving.vision.onnx import ImageEncoder, OnnxVision
+from serving.vision.openvino import OpenVinoEncoder
 from serving.vision.triton.engine import TritonOptions, TritonVision, mask_slab
 from tests.conftest import GOLDEN
 from tests.contract.conftest import needs_vllm
 
-ENGINES = ["onnx", "vllm", "vllm with chosen rows", "vllm compiled", "vllm compiled with chosen rows", "triton"]
+ENGINES = [
+    "onnx",
+    "openvino",
+    "vllm",
+    "vllm with chosen rows",
+    "vllm compiled",
+    "vllm compiled with chosen rows",
+    "triton",
+]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -39,6 +49,9 @@ def report(request: pytest.FixtureRequest, golden_bundle: Bundle, golden_directo
     if request.param == "triton":
         server: Triton = request.getfixturevalue("golden_triton")
         return asyncio.run(on_triton(golden_bundle, dialogues, server))
+    if request.param == "openvino":
+        path, interface = golden_bundle.path(IMAGE_ENCODER), encoder_interface(golden_bundle.manifest.image)
+        return asyncio.run(on_onnx(golden_bundle, dialogues, OpenVinoEncoder(path, interface, 2, "f32")))
     return asyncio.run(on_onnx(golden_bundle, dialogues))
 
 
@@ -55,8 +68,10 @@ def compiled_vllm(golden_bundle: Bundle, golden_directory: Path) -> tuple[Parity
     return asyncio.run(both_ways(golden_bundle, list(read_golden(golden_directory)), compiled))
 
 
-async def on_onnx(bundle: Bundle, dialogues: Iterable[RecordedDialogue]) -> ParityReport:
-    language, vision = OnnxLanguage(bundle, 2, 1 << 28), OnnxVision(bundle, 2)
+async def on_onnx(
+    bundle: Bundle, dialogues: Iterable[RecordedDialogue], encoder: ImageEncoder | None = None
+) -> ParityReport:
+    language, vision = OnnxLanguage(bundle, 2, 1 << 28), OnnxVision(bundle, 2, encoder=encoder)
     report = await replay(bundle, language, vision, dialogues, ParityTolerance())
     await language.close()
     await vision.close()
