@@ -1,7 +1,6 @@
 """The words of the domain as values: images, masks, references, questions, and what is measured of a round.
 
-Knows shapes and invariants. Does not know rounds and sessions (``serving.history``), tokens' text, resizing,
-engines or gRPC.
+Knows shapes and invariants. Does not know rounds, sessions (``serving.history``), tokens' text, engines or gRPC.
 """
 
 from __future__ import annotations
@@ -82,10 +81,9 @@ class TowerImage:
 
 @dataclass(frozen=True, slots=True)
 class EncoderImage:
-    """Input of the image encoder: uint8 RGB (S, S, 3), the image at the top left, zeros elsewhere."""
+    """Input of the image encoder: RGB uint8 (S, S, 3), image at the top left, else zeros; its embedding's key."""
 
     key: str
-    """Its embedding's: see ``SourceImage``."""
     pixels: U8
     valid_hw: tuple[int, int]
 
@@ -101,12 +99,11 @@ class ContentAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceImage:
-    """A session's image, and what every round needs of it."""
+class DecodedImage:
+    """An image, and the name of its embedding: all that encoding it takes."""
 
     pixels: U8
     """RGB (H, W, 3), or (H, W) where all three channels are the same. Read-only: sessions share it."""
-    tower: TowerImage
     embedding_key: str
     """Content address of its embedding: the image's own, encoder digest and preprocessing."""
 
@@ -114,6 +111,13 @@ class SourceImage:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage(DecodedImage):
+    """A session's image, and what every round needs of it."""
+
+    tower: TowerImage
 
     @property
     def nbytes(self) -> int:
@@ -147,9 +151,7 @@ class Mask:
 
     def bits(self) -> Bits:
         """bool (H, W)."""
-        height, width = self.size
-        flat = np.unpackbits(self.packed, count=height * width)
-        return flat.reshape(height, width).view(np.bool_)
+        return np.unpackbits(self.packed, count=self.size[0] * self.size[1]).reshape(self.size).view(np.bool_)
 
     def part(self) -> Bits:
         """What lies in its box, bool (h, w): all that is set. (0, 0) where nothing is."""

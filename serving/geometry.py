@@ -20,6 +20,7 @@ from serving.domain import (
     U8,
     Bits,
     ContentAddress,
+    DecodedImage,
     EncoderImage,
     Mask,
     Rectangle,
@@ -60,11 +61,17 @@ class Geometry:
 
     def source_image(self, rgb: U8, address: ContentAddress | None = None) -> SourceImage:
         """What rounds need of an image, RGB uint8 (H, W, 3); ``address``: what it was read from, where known."""
-        pixels = _without_copies(rgb)
-        key = self._embedding_key(address or _address(rgb))
-        return SourceImage(pixels, self.tower_image(pixels), key)
+        return self.with_tower(self.decoded_image(rgb, address))
 
-    def encoder_image(self, image: SourceImage) -> EncoderImage:
+    def decoded_image(self, rgb: U8, address: ContentAddress | None = None) -> DecodedImage:
+        """What the encoder needs of it: the part of ``source_image`` that is quickly there."""
+        return DecodedImage(_without_copies(rgb), self._embedding_key(address or _address(rgb)))
+
+    def with_tower(self, image: DecodedImage) -> SourceImage:
+        """The rest of ``source_image``."""
+        return SourceImage(image.pixels, image.embedding_key, self.tower_image(image.pixels))
+
+    def encoder_image(self, image: DecodedImage) -> EncoderImage:
         """Longest side resized to S (bilinear, antialiased), zeros at the right and bottom."""
         height, width = self._valid_size(image)
         resized = bilinear(image.pixels, height, width)
@@ -119,7 +126,7 @@ class Geometry:
         crop = _tower(squared(cut, self.tower.side))
         return Reference(round_index, crop, _shifted(visible, box), normalised, box, whole)
 
-    def _valid_size(self, image: SourceImage) -> tuple[int, int]:
+    def _valid_size(self, image: DecodedImage) -> tuple[int, int]:
         """(height, width) of the image within the encoder's square."""
         return _resized(*image.size, self.image.side)
 

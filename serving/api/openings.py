@@ -29,6 +29,7 @@ from serving.observer import Observer
 from serving.orchestrator import Orchestrator
 from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor
+from serving.sessions.encode_on_open import Opening
 from serving.sessions.keeper import NewSession
 
 _MAX_OPENINGS_WAITING = 512
@@ -73,15 +74,16 @@ class Openings:
             received = await receive(messages, self._limits, accepted, take)
             check_session(metadata, received.header.session_id)
             priority = self._requests.priority(received.header.priority, "header.priority")
-            # A caller that still sends, or asks for an image that is held, takes no turn from work.
-            async with self._turns.turn(priority) if received.payload else nullcontext():
-                record, image = await self._session(caller, account, received)
-            if image is not None and priority is Priority.INTERACTIVE:
-                self._ahead.opened(Session(record, image))
+            with self._ahead.opening(caller, wanted=priority is Priority.INTERACTIVE) as opening:
+                # A caller that still sends, or asks for an image that is held, takes no turn from work.
+                async with self._turns.turn(priority) if received.payload else nullcontext():
+                    record, image = await self._session(caller, account, received, opening)
+                if image is not None:
+                    opening.opened(Session(record, image))
             return Opened(record, not received.payload)
 
     async def _session(
-        self, caller: str, account: str, received: ReceivedImage
+        self, caller: str, account: str, received: ReceivedImage, opening: Opening
     ) -> tuple[SessionRecord, SourceImage | None]:
         """The session, and its image where it has not had it before."""
         header = received.header
@@ -89,11 +91,11 @@ class Openings:
         key = request_key(request_context.repeatable_id(), "OpenSession", caller, _sameness(header, digest))
         new = NewSession(caller, header.session_id, digest, header.keep, key, account, received.window)
         if header.resume:
-            return await self._keeper.resume(new, partial(self._image, caller, received, digest))
+            return await self._keeper.resume(new, partial(self._image, caller, received, digest, opening))
         if new.session_id and (before := await self._keeper.opened_before(new)):
             return before, None
         try:
-            return await self._opened(new, caller, received)
+            return await self._opened(new, caller, received, opening)
         except PreconditionFailed:
             # Perhaps this request itself came twice, and met itself; else the id is refused again.
             if before := await self._keeper.opened_before(new):
@@ -101,9 +103,9 @@ class Openings:
             raise
 
     async def _opened(
-        self, new: NewSession, caller: str, received: ReceivedImage
+        self, new: NewSession, caller: str, received: ReceivedImage, opening: Opening
     ) -> tuple[SessionRecord, SourceImage]:
-        session = await self._keeper.open(new, await self._image(caller, received, new.content))
+        session = await self._keeper.open(new, await self._image(caller, received, new.content, opening))
         return session.record, session.image
 
     async def _digest(self, received: ReceivedImage) -> bytes:
@@ -112,7 +114,7 @@ class Openings:
             return received.promised
         return await run_in_executor(self._keeper.opening_executor, received.digest)
 
-    async def _image(self, caller: str, received: ReceivedImage, digest: bytes) -> SourceImage:
+    async def _image(self, caller: str, received: ReceivedImage, digest: bytes, opening: Opening) -> SourceImage:
         """Decoded and prepared, or held. Raises NotFound for bytes that are neither sent nor held."""
         key = UploadKey(caller, ContentAddress(received.form, digest))
         if not received.payload:
@@ -123,7 +125,7 @@ class Openings:
         with Stopwatch() as decoding:
             rgb = await run_in_executor(self._keeper.opening_executor, partial(self._decoded, received))
         with Stopwatch() as preprocessing:
-            image = await self._keeper.prepare(rgb, key.address)
+            image = await self._keeper.prepare(rgb, key.address, opening.decoded)
         self._uploads.put(key, image)
         self._observer.opened(decoding.seconds, preprocessing.seconds)
         return image

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from serving import request_context
-from serving.domain import Priority, SourceImage
+from serving.domain import DecodedImage, Priority
 from serving.geometry import Geometry
 from serving.ports import EmbeddingLease, EmbeddingStore, Fill, VisionEngine
 from serving.runtime.record import RuntimeRecord
@@ -37,7 +37,7 @@ class Encoding:
     geometry: Geometry
     executor: Executor
 
-    async def __call__(self, image: SourceImage, lease: EmbeddingLease) -> RuntimeRecord:
+    async def __call__(self, image: DecodedImage, lease: EmbeddingLease) -> RuntimeRecord:
         """Only now is the image brought to the encoder's size: most rounds find its embedding."""
         prepared = await run_in_executor(self.executor, partial(self.geometry.encoder_image, image))
         return await self.vision.encode(prepared, lease)

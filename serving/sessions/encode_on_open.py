@@ -1,19 +1,21 @@
 """Encode on open: what a first question needs of its image, computed while its caller still thinks.
 
-Knows when that begins, who waits for it and what became of it. Does not know how an image is encoded, or rounds.
-All on one event loop.
+It begins when the image is decoded, beside the rest of the opening. Knows who waits for it and what became of it.
+Does not know how an image is encoded, or rounds. All on one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+from serving.domain import DecodedImage
 from serving.errors import ServingError
 from serving.history.record import Session
 from serving.observer import Ahead, Observer
@@ -28,19 +30,49 @@ _LEFT_SECONDS = 1800.0
 class Preparation(Protocol):
     """The work."""
 
-    def __call__(self, session: Session, begins: Callable[[], None]) -> Coroutine[Any, Any, float | None]:
+    def __call__(
+        self, image: DecodedImage, caller: str, session: Awaitable[Session], begins: Callable[[], None]
+    ) -> Coroutine[Any, Any, float | None]:
         """Once admitted, call ``begins`` and encode the image: how many seconds that took; None where its
-        embedding was there by then. Raises ServingError.
+        embedding was there by then. What takes more than the image waits for the session. Raises ServingError.
         """
+
+
+@dataclass(slots=True, eq=False)
+class Opening:
+    """A session on its way. It tells of its image, and of itself once it is there."""
+
+    ahead: EncodeOnOpen
+    caller: str
+    wanted: bool
+    """False: nothing is begun for it."""
+    seen: bool = False
+
+    def decoded(self, image: DecodedImage) -> None:
+        """The image can be encoded."""
+        self.seen = True
+        if self.wanted:
+            self.ahead.begin(image, self.caller, self)
+
+    def opened(self, session: Session) -> None:
+        """The session is there. Work that was not begun for its image, or was refused, is not begun again."""
+        if self.wanted:
+            self.ahead.opened(session, begin=not self.seen)
+
+
+_Owner: TypeAlias = "Opening | tuple[str, str]"
+"""A session by its caller and id, or one on its way."""
 
 
 @dataclass(slots=True, eq=False)
 class _Begun:
     """One image's."""
 
-    sessions: set[tuple[str, str]]
-    """Caller and id of each that was opened on it: the last to close ends the work."""
+    owners: set[_Owner]
+    """All that is open on it: the last to end ends the work."""
     since: float
+    session: asyncio.Future[Session]
+    """The first that was opened on it."""
     begun: bool = False
     asked: bool = False
     task: asyncio.Task[float | None] = field(init=False)
@@ -66,20 +98,40 @@ class EncodeOnOpen:
         self._max_images = max_images
         self._images: dict[str, _Begun] = {}  # by the embedding's key; the oldest first
 
-    def opened(self, session: Session) -> None:
+    @contextmanager
+    def opening(self, caller: str, *, wanted: bool) -> Iterator[Opening]:
+        """An opening, for as long as the block runs: what it began for a session that did not come stops after."""
+        opening = Opening(self, caller, wanted)
+        try:
+            yield opening
+        finally:
+            self._left(opening)
+
+    def begin(self, image: DecodedImage, caller: str, owner: _Owner) -> None:
         """Begin, unless the image's embedding is there or on its way, or too many wait for a first question."""
         self._forget_old()
-        key, owner = session.image.embedding_key, (session.caller, session.record.session_id)
-        if image := self._images.get(key):
-            image.sessions.add(owner)
+        key = image.embedding_key
+        if begun := self._images.get(key):
+            begun.owners.add(owner)
             return
         if self._embeddings.holds(key) or len(self._images) >= self._max_images:
             return
-        image = self._images[key] = _Begun({owner}, self._clock())
+        begun = _Begun({owner}, self._clock(), asyncio.get_running_loop().create_future())
+        self._images[key] = begun
         # In a context of its own: the opening's deadline, id and priority are not this work's.
-        work = self._prepare(session, partial(self._begins, image))
-        image.task = asyncio.create_task(work, context=Context())
-        image.task.add_done_callback(partial(self._ended, key, image))
+        work = self._prepare(image, caller, begun.session, partial(self._begins, begun))
+        begun.task = asyncio.create_task(work, context=Context())
+        begun.task.add_done_callback(partial(self._ended, key, begun))
+
+    def opened(self, session: Session, *, begin: bool) -> None:
+        """Work for its image, which may ``begin`` now, has this session."""
+        owner = (session.caller, session.session_id)
+        if begin:
+            self.begin(session.image, session.caller, owner)
+        if image := self._images.get(session.image.embedding_key):
+            image.owners.add(owner)
+            if not image.session.done():
+                image.session.set_result(session)
 
     def asked(self, session: Session) -> None:
         """A question has come: it joins work that has begun; what waits for its turn is left to the question."""
@@ -95,11 +147,7 @@ class EncodeOnOpen:
 
     def closed(self, session_id: str, caller: str) -> None:
         """A session has ended: work for it alone stops."""
-        owner = (caller, session_id)
-        for key, image in list(self._images.items()):
-            image.sessions.discard(owner)
-            if not image.sessions:
-                self._drop(key)
+        self._left((caller, session_id))
 
     async def close(self) -> None:
         """Stop all, and return when nothing runs."""
@@ -108,6 +156,12 @@ class EncodeOnOpen:
             self._drop(key)
         for task in tasks:
             await wait_until_done(task)
+
+    def _left(self, owner: _Owner) -> None:
+        for key, image in list(self._images.items()):
+            image.owners.discard(owner)
+            if not image.owners:
+                self._drop(key)
 
     def _forget_old(self) -> None:
         """Those that were left: their sessions have expired, or their embedding gave way."""

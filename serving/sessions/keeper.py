@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from serving.domain import U8, ContentAddress, GivenMask, Mask, SourceImage
+from serving.domain import U8, ContentAddress, DecodedImage, GivenMask, Mask, SourceImage
 from serving.errors import Exhausted, NotFound, PreconditionFailed, Reason
 from serving.geometry import Geometry
 from serving.history import changes
@@ -75,9 +75,19 @@ class SessionKeeper:
     clock: Callable[[], float] = time.time
     """Seconds since the epoch."""
 
-    async def prepare(self, rgb: U8, address: ContentAddress | None = None) -> SourceImage:
-        """What sessions need of an image, RGB uint8 (H, W, 3); ``address``: what it was read from, where known."""
-        return await run_in_executor(self.opening_executor, partial(self.geometry.source_image, rgb, address))
+    async def prepare(
+        self,
+        rgb: U8,
+        address: ContentAddress | None = None,
+        decoded: Callable[[DecodedImage], None] = lambda _: None,
+    ) -> SourceImage:
+        """What sessions need of an image, RGB uint8 (H, W, 3); ``address``: what it was read from, where known.
+
+        ``decoded`` hears of it as soon as it can be encoded, and before the rest is made.
+        """
+        image = await run_in_executor(self.opening_executor, partial(self.geometry.decoded_image, rgb, address))
+        decoded(image)
+        return await run_in_executor(self.opening_executor, partial(self.geometry.with_tower, image))
 
     async def open(self, new: NewSession, image: SourceImage) -> Session:
         """Open a session.

@@ -6,12 +6,12 @@ Knows engines, stores and the gate by their ports. Does not know when to begin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from serving.domain import Priority
+from serving.domain import DecodedImage, Priority
 from serving.errors import ServingError
 from serving.history.record import Session
 from serving.ports import EmbeddingStore, ExpectedWork, Gate, LanguageEngine, Prompt
@@ -29,20 +29,23 @@ class ImagePreparation:
     gate: Gate
     form: PromptTemplate
 
-    async def __call__(self, session: Session, begins: Callable[[], None]) -> float | None:
+    async def __call__(
+        self, image: DecodedImage, caller: str, session: Awaitable[Session], begins: Callable[[], None]
+    ) -> float | None:
         """Behind rounds at the gate, where it counts as a batch request. Engines do not hold it up: a question may
         have joined.
         """
-        image, work = session.image, ExpectedWork(encodes=1, passes=1, masks=0)
-        async with self.gate.admitted(work, session.caller, Priority.BATCH):
+        work = ExpectedWork(encodes=1, passes=1, masks=0)
+        async with self.gate.admitted(work, caller, Priority.BATCH):
             if self.embeddings.holds(image.embedding_key):
                 return None
             begins()
             fill = partial(self.encoding, image)
             coming = embedding_of(image.embedding_key, self.embeddings, fill, Priority.INTERACTIVE)
             async with coming as embedding:
+                opened = await session
                 with suppress(ServingError):  # a cache would have been warm
-                    await self.language.complete(self._beginning(session))
+                    await self.language.complete(self._beginning(opened))
                 return (await embedding).seconds
 
     def _beginning(self, session: Session) -> Prompt:

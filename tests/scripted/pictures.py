@@ -58,7 +58,7 @@ def finished_round(manifest: Manifest, seed: int) -> Round:
 
 def session(manifest: Manifest, session_id: str, caller: str = "anna", side: int = 32) -> Session:
     rgb = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
-    image = SourceImage(rgb, tower_image(manifest, 1), "0" * 64)
+    image = SourceImage(rgb, "0" * 64, tower_image(manifest, 1))
     return Session(SessionRecord(session_id, caller, image.size), image)
 
 

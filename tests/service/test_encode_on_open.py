@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import numpy as np
+import pytest
 
-from mediround import AsyncClient
+from mediround import AsyncClient, errors
 from serving.api.server import serving
-from serving.domain import Priority
+from serving.domain import DecodedImage, Priority, SourceImage
 from serving.errors import Unavailable
+from serving.geometry import Geometry
 from serving.ports import Prompt
 from tests.service.harness import Stage, picture
 from tests.service.harness import stage as build_stage
@@ -67,6 +70,55 @@ async def test_the_first_question_finds_its_image_encoded_and_read(executor: Exe
         assert not alone.cache.embedding_hit
         assert not outcomes(stage)
     assert np.array_equal(alone.mask, result.mask)
+
+
+@contextmanager
+def held_towers(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """While the block runs the tower's pictures are not made; then ``work`` is done first."""
+    made, free = Geometry.with_tower, threading.Event()
+
+    def later(self: Geometry, image: DecodedImage) -> SourceImage:
+        assert free.wait(10)
+        work()
+        return made(self, image)
+
+    monkeypatch.setattr(Geometry, "with_tower", later)
+    yield
+    free.set()
+
+
+async def test_the_encode_begins_beside_the_rest_of_the_opening(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service(executor) as (stage, client):
+        with held_towers(monkeypatch):
+            opening = asyncio.ensure_future(client.open(picture()))
+            await until(lambda: stage.vision.script.finished == ["encode"])
+            assert not opening.done()
+            assert not stage.language.script.calls  # which reads the tower's picture
+        session = await opening
+        await stage.language.script.reached("complete")
+        assert (await session.ask(QUESTION)).cache.embedding_hit
+        assert outcomes(stage) == {"begun": 1, "used": 1}
+
+
+async def test_what_was_begun_for_an_opening_that_fails_stops(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise Unavailable("away")
+
+    async with service(executor) as (stage, client):
+        stage.vision.script.hold("encode")
+        with held_towers(monkeypatch, fail):
+            opening = asyncio.ensure_future(client.open(picture()))
+            await stage.vision.script.reached("encode")
+        with pytest.raises(errors.Unavailable):
+            await opening
+        await until(lambda: not stage.vision.script.running["encode"])
+        await until(lambda: not stage.gate._working)
+        assert outcomes(stage) == {"begun": 1, "wasted": 1}
+        assert not stage.embeddings.stats.nbytes
 
 
 async def test_a_question_joins_an_encode_that_has_begun(executor: Executor) -> None:

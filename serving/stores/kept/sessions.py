@@ -224,7 +224,7 @@ class KeptSessions:
         if stored.image is None:
             raise PreconditionFailed(NEEDS_IMAGE, Reason.NEEDS_IMAGE)
         tower = self._derivation.tower_image(stored.image.pixels)
-        return SourceImage(stored.image.pixels, tower, stored.image.embedding_key)
+        return SourceImage(stored.image.pixels, stored.image.embedding_key, tower)
 
     async def _whole(self, record: SessionRecord, image: SourceImage) -> Session:
         """With what is derived."""

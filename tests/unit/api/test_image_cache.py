@@ -11,7 +11,7 @@ from serving.domain import ContentAddress, SourceImage, TowerImage
 def image(side: int = 10) -> SourceImage:
     """3 * side * side bytes, a third of them the tower's."""
     tower = TowerImage("digest", np.zeros((side, side), np.uint8))
-    return SourceImage(np.zeros((side, side, 2), np.uint8), tower, "key")
+    return SourceImage(np.zeros((side, side, 2), np.uint8), "key", tower)
 
 
 def key(name: str, caller: str = "anna", form: str = "file") -> UploadKey:

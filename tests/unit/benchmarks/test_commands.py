@@ -19,6 +19,7 @@ COMMANDS = (
     "attention.__main__",
     "ceiling.__main__",
     "encoders",
+    "first_mask",
     "hop",
     "knee",
     "language.__main__",

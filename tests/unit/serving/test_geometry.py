@@ -101,7 +101,7 @@ def test_a_grey_image_is_worked_on_as_one_channel(geometry: Geometry, size: tupl
     rgb = np.repeat(grey[..., None], 3, axis=2)
     image = geometry.source_image(rgb)
     assert image.pixels.shape == size
-    whole = SourceImage(rgb, geometry.tower_image(rgb), image.embedding_key)
+    whole = SourceImage(rgb, image.embedding_key, geometry.tower_image(rgb))
     assert image.tower.digest == whole.tower.digest
     assert np.array_equal(geometry.encoder_image(image).pixels, geometry.encoder_image(whole).pixels)
     mask = pack_mask(noise(*size)[..., 1] > 100)
