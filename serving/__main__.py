@@ -168,12 +168,11 @@ def orchestrator(
 
 def description(bundle: Bundle, settings: Settings) -> ServerDescription:
     """What ``DescribeServer`` answers."""
-    described = {each.name for each in fields(Limits)}
     return ServerDescription(
         manifest=bundle.manifest,
         model_digest=bundle.digest,
         server_version=version("mediround-serving"),
-        limits=Limits(**settings.limits.model_dump(include=described)),
+        limits=Limits(**settings.limits.model_dump(include={each.name for each in fields(Limits)})),
         libraries=images.libraries() | geometry.LIBRARIES,
     )
 
@@ -238,17 +237,18 @@ def workers(name: str, useful: int) -> ThreadPoolExecutor:
 
 def observed(settings: Settings, expectations: CostModel, registry: CollectorRegistry) -> Observer:
     """Whatever must hear of rounds."""
-    if not settings.metrics_listen:
-        return expectations
-    return CompositeObserver(expectations, MetricsRecorder(registry))
+    listens = settings.metrics_listen
+    return CompositeObserver(expectations, MetricsRecorder(registry)) if listens else expectations
 
 
 async def serve(settings: Settings) -> int:
     """Serve until a signal stops it."""
     stop = stop_signal(with_stdin=settings.stop_with_stdin)
     bundle = load_bundle(settings.bundle)
-    settings = await with_encoder(bundle, settings)
-    expectations, registry = CostModel(), CollectorRegistry()
+    chosen = await unless_stopped(stop, with_encoder(bundle, settings))
+    if chosen is None:
+        return 0
+    settings, expectations, registry = chosen.result(), CostModel(), CollectorRegistry()
     observer = observed(settings, expectations, registry)
     queue, served = admission(settings, expectations), description(bundle, settings)
     records = EngineRecords(served)

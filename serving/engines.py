@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor
@@ -26,6 +27,7 @@ from serving.ports import LanguageEngine, VisionEngine
 from serving.runtime.graph import CPU, CUDA
 from serving.runtime.slab import Slab
 from serving.runtime.slab import sweep as sweep_slabs
+from serving.runtime.tasks import wait_until_done
 from serving.settings import ONNX, Settings
 from serving.stats import SlabStats
 from serving.stores.kept.records import StoreLimits
@@ -166,11 +168,21 @@ def local_vision(bundle: Bundle, settings: Settings) -> OnnxVision:
 
 
 async def with_encoder(bundle: Bundle, settings: Settings) -> Settings:
-    """``settings`` with the image encoder's runtime where they leave it open, which is told in the log."""
+    """``settings`` with the image encoder's runtime where they leave it open, which is told in the log.
+
+    Cancelled, it leaves no trial behind.
+    """
     options = settings.engines
     if options.encoder != "auto" or settings.vision != ONNX or options.provider != "cpu":
         return settings
-    choice = await asyncio.to_thread(choose, bundle, options.threads, options.cache)
+    given_up = threading.Event()
+    choosing = asyncio.create_task(asyncio.to_thread(choose, bundle, options.threads, options.cache, given_up))
+    try:
+        choice = await asyncio.shield(choosing)
+    except asyncio.CancelledError:
+        given_up.set()
+        await wait_until_done(choosing)
+        raise
     LOG.info("image encoder: %s (%s)", choice.encoder, choice.reason)
     return settings.model_copy(update={"engines": options.model_copy(update={"encoder": choice.encoder})})
 

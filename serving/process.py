@@ -29,6 +29,7 @@ from serving.telemetry.exposition import exposed
 from serving.telemetry.status import StatusBoard
 
 S = TypeVar("S", bound=ServerSettings)
+T = TypeVar("T")
 
 FAULT, START_FAILED = 1, 2
 _PIPE_BYTES = 1 << 16
@@ -107,17 +108,17 @@ def _tell_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> 
         loop.call_soon_threadsafe(stop.set)
 
 
-async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do ``work`` unless a stop is asked for first; whether it was done."""
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> asyncio.Task[T] | None:
+    """``work``, done; None where a stop was asked for first. Raises what it raised."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if working.done():
         await working
-        return True
+        return working
     working.cancel()
     await wait_until_done(working)
-    return False
+    return None
 
 
 @asynccontextmanager

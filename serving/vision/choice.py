@@ -1,8 +1,9 @@
 """The choice of what runs the image encoder on a CPU: measured once for a bundle and a machine, kept in a file.
 
 Knows ONNX Runtime, which is the reference, and OpenVINO in f32, and when the second may take the first's place: it
-computes the same to rounding, and is faster here. Both are tried in a process of their own, which may fail in any
-way, and whose memory ends with it. Does not know bfloat16, which moves masks and is never chosen so.
+computes the same to rounding, and is faster here; at each later start it must still compute that. They are tried
+in a process of their own, which may fail in any way, and whose memory ends with it. Does not know bfloat16, which
+moves masks and is never chosen so.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ import logging
 import multiprocessing
 import os
 import platform
+import signal
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,10 +30,11 @@ import numpy as np
 
 from mediround import __version__
 from serving.bundle import IMAGE_ENCODER, Bundle, BundleError
-from serving.errors import EngineFault
+from serving.domain import F32
+from serving.errors import EngineFault, Unavailable
 from serving.runtime.cpus import cpu_model
 from serving.runtime.digest import digest
-from serving.runtime.graph import Graph, ProviderError
+from serving.runtime.graph import Array, Graph, ProviderError
 from serving.runtime.worker import Stop
 from serving.vision.interface import encoder_interface
 from serving.vision.onnx import ImageEncoder
@@ -45,7 +52,11 @@ PAIRS, PAIRS_SECONDS = 5, 20.0
 """Encodes by each in turn, and when no further pair begins."""
 TRIAL_SECONDS = 600.0
 """When a trial is given up."""
+SAMPLES = 64
+"""Elements of an embedding that are kept, to be compared with."""
 _FORM, _MOST_BYTES = 1, 4096
+_LOOK_SECONDS = 0.1
+"""How often a trial looks whether it should stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +65,39 @@ class Choice:
 
     encoder: Literal["onnx", "openvino-f32"]
     reason: str
+    samples: tuple[float, ...] = ()
+    """Of the reference's embedding of noise; with OpenVINO alone."""
 
 
-def choose(bundle: Bundle, threads: int, cache: Path | None) -> Choice:
-    """The choice for this bundle and machine, measured unless ``cache`` has it. Blocks: a minute for a ViT-B.
+def choose(bundle: Bundle, threads: int, cache: Path | None, stop: threading.Event) -> Choice:
+    """The choice for this bundle and machine, measured unless ``cache`` has it. Blocks: a minute for a ViT-B, an
+    encode where OpenVINO was chosen before.
 
     ONNX Runtime wherever nothing can be measured, and where a choice could not be kept: the next start might
-    choose otherwise.
+    choose otherwise. Raises Unavailable once ``stop`` is set.
     """
     openvino = _version("openvino")
     if openvino is None:
+        if cache is not None and any(_chosen(place) for place in cache.glob(_name(bundle, "*"))):
+            LOG.warning("image encoder: OpenVINO was chosen before, and is not installed now")
         return Choice(ONNX, "OpenVINO is not installed")
     if bundle.manifest.image.precision != "fp32":
         return Choice(ONNX, "the bundle does not compute in fp32")
     if cache is None:
         return Choice(ONNX, "--engines.cache names no directory, in which a measured choice would be kept")
-    place = cache / f"image-encoder-{_key(bundle, openvino)}.json"
+    place = cache / _name(bundle, _key(bundle, openvino))
     before = read(place)
     if before is not None:
-        return before
+        now = checked(bundle, threads, before, stop) if before.encoder == OPENVINO else before
+        if now == before:
+            return before
+        LOG.warning("image encoder: OpenVINO was chosen before, but now %s: both are tried anew", now.reason)
     try:
+        place.unlink(missing_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):  # before a minute is spent
             pass
-        return keep(place, measured(bundle, threads))
+        return keep(place, measured(bundle, threads, stop))
     except OSError as error:
         return Choice(ONNX, f"--engines.cache must be a directory that can be written: {error.strerror}")
 
@@ -88,11 +108,14 @@ def read(place: Path) -> Choice | None:
         with place.open("rb") as file:
             fields = json.loads(file.read(_MOST_BYTES))
         match fields:
-            case {"form": 1, "encoder": "onnx" | "openvino-f32" as encoder, "reason": str(reason)}:
+            case {"form": 1, "encoder": "onnx" as encoder, "reason": str(reason), "samples": []}:
                 return Choice(encoder, reason)
+            case {"form": 1, "encoder": "openvino-f32" as encoder, "reason": str(reason), "samples": [*samples]}:
+                if len(samples) == SAMPLES:
+                    return Choice(encoder, reason, tuple(map(float, samples)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, TypeError, ValueError, RecursionError):
         pass
     LOG.warning("--engines.cache: %s cannot be read, and is made anew", place.name)
     return None
@@ -100,7 +123,7 @@ def read(place: Path) -> Choice | None:
 
 def keep(place: Path, choice: Choice) -> Choice:
     """``choice``, kept; or what another server has kept meanwhile, which then both have. Raises OSError."""
-    written = json.dumps({"form": _FORM, "encoder": choice.encoder, "reason": choice.reason})
+    written = json.dumps({"form": _FORM, **asdict(choice)})
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="choice-") as directory:
         whole = Path(directory) / place.name
         whole.write_text(written)
@@ -113,18 +136,33 @@ def keep(place: Path, choice: Choice) -> Choice:
     return choice
 
 
-def measured(bundle: Bundle, threads: int) -> Choice:
-    """The choice by a trial in a process of its own."""
+def measured(bundle: Bundle, threads: int, stop: threading.Event) -> Choice:
+    """The choice by a trial of both."""
+    return apart(partial(trial, bundle, threads), stop)
+
+
+def checked(bundle: Bundle, threads: int, before: Choice, stop: threading.Event) -> Choice:
+    """``before``, for OpenVINO, where that still computes what it was chosen for; else ONNX Runtime, and why."""
+    return apart(partial(recheck, bundle, threads, before), stop)
+
+
+def apart(work: Callable[[], Choice], stop: threading.Event) -> Choice:
+    """What ``work`` finds in a process of its own. Raises Unavailable once ``stop`` is set."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send, args=(sender, bundle, threads), name="encoder-trial", daemon=True)
-    child.start()
+    child = context.Process(target=_send, args=(sender, work), name="encoder-trial", daemon=True)
+    with _no_signals():
+        child.start()
     sender.close()
+    ends = time.monotonic() + TRIAL_SECONDS
     try:
-        if receiver.poll(TRIAL_SECONDS):
-            found = receiver.recv()
-            return found if isinstance(found, Choice) else Choice(ONNX, "the trial of OpenVINO failed")
-        return Choice(ONNX, f"the trial of OpenVINO did not end in {TRIAL_SECONDS:.0f} s")
+        while not receiver.poll(_LOOK_SECONDS):
+            if stop.is_set():
+                raise Unavailable("the server stops")
+            if time.monotonic() > ends:
+                return Choice(ONNX, f"the trial of OpenVINO did not end in {TRIAL_SECONDS:.0f} s")
+        found: Choice = receiver.recv()
+        return found
     except EOFError:
         return Choice(ONNX, "the trial of OpenVINO ended before its time")
     finally:
@@ -132,8 +170,20 @@ def measured(bundle: Bundle, threads: int) -> Choice:
         child.join()
 
 
-def _send(sender: Connection, bundle: Bundle, threads: int) -> None:
-    sender.send(trial(bundle, threads))
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """A process that is started meanwhile hears none that the terminal, or a service manager, sends to its parent
+    and all beside it: it would end before its time, and that would be kept.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send(sender: Connection, work: Callable[[], Choice]) -> None:
+    sender.send(work())
 
 
 def trial(bundle: Bundle, threads: int) -> Choice:
@@ -146,21 +196,27 @@ def trial(bundle: Bundle, threads: int) -> Choice:
         return Choice(ONNX, f"a runtime fails: {error}"[:500])
 
 
+def recheck(bundle: Bundle, threads: int, before: Choice) -> Choice:
+    """``checked``, in this process."""
+    image = bundle.manifest.image
+    try:
+        encoder = OpenVinoEncoder(bundle.path(IMAGE_ENCODER), encoder_interface(image), threads, "f32")
+        embedding = np.empty((1, *image.embedding), image.embedding_dtype)
+        encoder.run_into(_noise(bundle), embedding, Stop())
+    except (BundleError, ProviderError, EngineFault) as error:
+        return Choice(ONNX, f"it fails: {error}"[:500])
+    difference = _difference(np.array(before.samples, np.float32), _samples(embedding))
+    return _unlike(difference) or before
+
+
 def compare(bundle: Bundle, reference: ImageEncoder, candidate: ImageEncoder) -> Choice:
     """The choice between both on an image of noise. Raises EngineFault when one fails."""
-    image = bundle.manifest.image
-    feeds = {
-        "image_u8": np.random.default_rng(0).integers(0, 256, (1, image.side, image.side, 3), np.uint8),
-        "valid_hw": np.full((1, 2), image.side, np.int32),
-    }
+    image, feeds = bundle.manifest.image, _noise(bundle)
     embeddings = np.empty((2, 1, *image.embedding), image.embedding_dtype)
     for encoder, place in zip((reference, candidate), embeddings, strict=True):
         encoder.run_into(feeds, place, Stop())
-    difference = float(np.abs(embeddings[0].astype(np.float32) - embeddings[1]).max())
-    if not difference <= LARGEST_DIFFERENCE:  # NaN, too
-        return Choice(
-            ONNX, f"OpenVINO's embedding differs by {difference:.1e}, more than {LARGEST_DIFFERENCE:.0e}"
-        )
+    if unlike := _unlike(_difference(embeddings[0], embeddings[1])):
+        return unlike
     seconds: tuple[list[float], list[float]] = ([], [])
     began = time.perf_counter()
     while not seconds[0] or (len(seconds[0]) < PAIRS and time.perf_counter() - began < PAIRS_SECONDS):
@@ -170,7 +226,41 @@ def compare(bundle: Bundle, reference: ImageEncoder, candidate: ImageEncoder) ->
             times.append(time.perf_counter() - start)
     ours, theirs = (min(times) for times in seconds)
     words = f"an encode takes {ours:.3g} s by ONNX Runtime, {theirs:.3g} s by OpenVINO f32"
-    return Choice(OPENVINO if ours >= LEAST_GAIN * theirs else ONNX, words)
+    if ours < LEAST_GAIN * theirs:
+        return Choice(ONNX, words)
+    return Choice(OPENVINO, words, tuple(map(float, _samples(embeddings[0]))))
+
+
+def _noise(bundle: Bundle) -> dict[str, Array]:
+    """An image of it, as the encoder takes it."""
+    side = bundle.manifest.image.side
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+    return {"image_u8": pixels, "valid_hw": np.full((1, 2), side, np.int32)}
+
+
+def _samples(embedding: Array) -> F32:
+    flat = embedding.ravel()
+    return np.asarray(flat[np.linspace(0, flat.size - 1, SAMPLES).astype(int)], np.float32)
+
+
+def _difference(ours: Array, theirs: Array) -> float:
+    return float(np.abs(ours.astype(np.float32) - theirs).max())
+
+
+def _unlike(difference: float) -> Choice | None:
+    """None: both compute the same."""
+    if difference <= LARGEST_DIFFERENCE:  # never NaN
+        return None
+    return Choice(ONNX, f"OpenVINO's embedding differs by {difference:.1e}, more than {LARGEST_DIFFERENCE:.0e}")
+
+
+def _chosen(place: Path) -> bool:
+    kept = read(place)
+    return kept is not None and kept.encoder == OPENVINO
+
+
+def _name(bundle: Bundle, key: str) -> str:
+    return f"image-encoder-{bundle.digest[:12]}-{key}.json"
 
 
 def _key(bundle: Bundle, openvino: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -178,6 +179,24 @@ def test_sigterm_drains(random_bundle: Bundle, tmp_path: Path) -> None:
             client.describe(timeout=5)
     assert "draining" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_stop_ends_the_trial_of_encoders(random_bundle: Bundle, tmp_path: Path) -> None:
+    """Sent to all, as a terminal does it: what was not measured to its end is not kept."""
+    pytest.importorskip("openvino")
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-m", "serving", "--bundle", str(random_bundle.directory)]
+    flags = ["--listen", "127.0.0.1:0", "--engines.cache", str(cache)]
+    with subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, start_new_session=True) as server:
+        deadline = time.monotonic() + 30
+        while not cache.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(server.pid, signal.SIGINT)
+        _, log = server.communicate(timeout=20)  # until nobody has its stderr: the trial's process did, too
+    assert server.returncode == 0
+    assert "Traceback" not in log
+    assert list(cache.iterdir()) == []
 
 
 def status(pid: int) -> str:

@@ -106,8 +106,8 @@ def _agree(client: redis.Redis, encoder: str) -> None:
     if first != encoder:
         raise UnusableRedis(
             f"--sessions.redis is shared with servers that encode images by {first[:20]}, this one would by "
-            f"{encoder}: --engines.encoder must be the same in all (another is taken {ENCODER_SECONDS} s after "
-            "the last has ended)"
+            f"{encoder}: --engines.encoder must be the same in all. Set it to theirs here; or set it in all, stop "
+            f"them, and begin again {ENCODER_SECONDS} s after the last has ended"
         )
 
 
