@@ -61,6 +61,9 @@ class NothingKept:
     def holds(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
         return False
 
+    def comes(self, key: str) -> bool:  # noqa: ARG002  # as above
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
