@@ -28,7 +28,7 @@ from serving.domain import (
     SourceImage,
     TowerImage,
 )
-from serving.pixels.masks import drawn
+from serving.pixels.masks import drawn, near_zero
 from serving.runtime.digest import digest
 
 FEW_PIXELS = 9
@@ -94,6 +94,10 @@ class Geometry:
         Two successive bilinear resizes: one alone moves edges.
         """
         return drawn(logits, self.image.side, self._valid_size(image), image.size)
+
+    def near_zero(self, logits: F32, image: SourceImage, margin: float) -> Mask:
+        """The pixels of the image whose logits, resized as ``mask`` does it, lie at most ``margin`` from 0."""
+        return near_zero(logits, self.image.side, self._valid_size(image), image.size, margin)
 
     def full_logits(self, logits: F32, image: SourceImage) -> F32:
         """Logits (L, L) → logits (H, W) of the image's size, before the threshold: the plain way to a mask."""

@@ -31,6 +31,7 @@ from serving.domain import (
     U8,
     CacheUse,
     Correction,
+    Mask,
     Priority,
     Progress,
     Question,
@@ -207,14 +208,15 @@ class Orchestrator:
                 completion = await self._read(work, items)
             features = wave.features(items, completion)
             held = await self._held(work) if any(features) else None
-            segmentations = await self._decode(work, items, features, held, timings)
+            segmentations, near_zero = await self._decode(work, items, features, held, timings)
             encoder = (held and held.lease.encoder) or self.vision.encoder
             runtimes = Runtimes(completion.runtime, encoder, self.vision.decoder)
             rounds = wave.rounds(items, completion, segmentations, self.form, self.engine_digest(runtimes))
             hit = held is not None and (held_before or held.lease.hit)
             timings.encode = 0.0 if hit or held is None else held.seconds
             cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, work.number)
-            results = [RoundResult(i.index, r, timings, cache) for i, r in zip(items, rounds, strict=True)]
+            answered = zip(items, rounds, near_zero, strict=True)
+            results = [RoundResult(item.index, each, timings, cache, near) for item, each, near in answered]
             record = changes.with_rounds(work.session.record, rounds, results, work.request.key)
             await self.keeper.store.commit(record)
         work.session = replace(work.session, record=record)
@@ -263,18 +265,24 @@ class Orchestrator:
         features: Sequence[SegFeature | None],
         held: HeldEmbedding | None,
         timings: Timings,
-    ) -> list[Segmentation | None]:
-        """Decode the features that there are as one batch, and bring the masks to the image's size."""
+    ) -> tuple[list[Segmentation | None], list[Mask | None]]:
+        """Decode the features that there are as one batch, and bring the masks to the image's size; and which of
+        its pixels are next to 0, where that is asked.
+        """
         if held is None:
-            return [None] * len(features)
+            return [None] * len(features), [None] * len(features)
         work.tell(WorkStage.DECODE)
         limits = [item.threshold for item, feature in zip(items, features, strict=True) if feature]
         with timings.stage("decode"):
             decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
         with timings.stage("postprocess"):
-            image = work.session.image
+            image, margin = work.session.image, work.request.near_zero
             masks = await self._pixels(lambda: [self.geometry.mask(logits, image) for logits in decoded.logits])
-        return wave.segmentations(features, decoded, masks)
+            near: list[Mask | None] = [None] * len(masks)
+            if margin is not None:
+                near_zero = partial(self.geometry.near_zero, image=image, margin=margin)
+                near = await self._pixels(lambda: [near_zero(logits) for logits in decoded.logits])
+        return wave.segmentations(features, decoded, masks), wave.of_features(features, near)
 
     async def _pixels(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run pure work on pixels off the event loop."""

@@ -183,6 +183,12 @@ def segmentations(
     return [_segmentation(feature, *next(parts)) if feature else None for feature in features]
 
 
+def of_features(features: Sequence[SegFeature | None], masks: Sequence[Mask | None]) -> list[Mask | None]:
+    """What was drawn of the features that there are, each at its feature's place; None elsewhere."""
+    each = iter(masks)
+    return [next(each) if feature else None for feature in features]
+
+
 def rounds(
     items: Sequence[WaveItem],
     completion: Completion,

@@ -71,6 +71,8 @@ def ask_request(
     correction: LiveCorrection,
     threshold: float | None,
     priority: Priority = "interactive",
+    *,
+    near_zero: float | None = None,
 ) -> pb.AskRoundRequest:
     """Raises InvalidArgument for what no server could serve."""
     return pb.AskRoundRequest(
@@ -79,6 +81,7 @@ def ask_request(
         correction=_correction(correction, threshold),
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         priority=priority_value(priority),
+        near_zero=_near_zero(near_zero),
     )
 
 
@@ -89,6 +92,7 @@ def segment_request(
     threshold: float | None,
     priority: Priority = "interactive",
     *,
+    near_zero: float | None = None,
     progress: bool = False,
 ) -> pb.SegmentDialogueRequest:
     """Raises InvalidArgument for what no server could serve."""
@@ -99,6 +103,7 @@ def segment_request(
         mask_encoding=pb.MASK_ENCODING_COCO_RLE,
         priority=priority_value(priority),
         progress=progress,
+        near_zero=_near_zero(near_zero),
     )
 
 
@@ -141,6 +146,14 @@ def _threshold(threshold: object) -> float | None:
     if isinstance(threshold, Real) and not isinstance(threshold, bool) and 0 <= float(threshold) <= 1:
         return float(threshold)
     raise refused("correction.threshold", "must be between 0 and 1, or None")
+
+
+def _near_zero(margin: object) -> float | None:
+    if margin is None:
+        return None
+    if isinstance(margin, Real) and not isinstance(margin, bool) and 0 < float(margin) <= 1:
+        return float(margin)
+    raise refused("near_zero", "must be above 0 and at most 1, or None")
 
 
 def priority_value(priority: object) -> pb.Priority.ValueType:

@@ -79,6 +79,7 @@ class AsyncSession:
         correction: LiveCorrection = "always",
         threshold: float | None = None,
         priority: Priority = "interactive",
+        near_zero: float | None = None,
         timeout: float | None = None,
         retries: int | None = None,
         progress: Watch | None = None,
@@ -86,7 +87,7 @@ class AsyncSession:
         """Ask one round; the arguments are those of ``Session.ask``."""
         asked = Round(question, refer_to, mode, answer, origin)
         call, names = self._calls.begin(timeout, retries, priority), self._state.names
-        request = partial(ask_request, names, asked, correction, threshold, priority)
+        request = partial(ask_request, names, asked, correction, threshold, priority, near_zero=near_zero)
         return await self._calls.ask(request, call, progress)
 
     async def segment(
@@ -96,6 +97,7 @@ class AsyncSession:
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
         priority: Priority = "interactive",
+        near_zero: float | None = None,
         timeout: float | None = None,
         retries: int | None = None,
         progress: Watch | None = None,
@@ -104,7 +106,10 @@ class AsyncSession:
         asked, watching, names = checked_rounds(rounds), progress is not None, self._state.names
 
         def request(done: int) -> pb.SegmentDialogueRequest:
-            return segment_request(names, asked[done:], correction, threshold, priority, progress=watching)
+            left = asked[done:]
+            return segment_request(
+                names, left, correction, threshold, priority, near_zero=near_zero, progress=watching
+            )
 
         call = self._calls.begin(timeout, retries, priority)
         async with aclosing(self._calls.segment(request, call, progress)) as results:

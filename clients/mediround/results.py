@@ -67,6 +67,9 @@ class RoundResult:
             older server does not say.
         pixels: how this side made the pixels that it sent, or what the server made 8 bits of them by: window,
             decoders. None: they were sent as they were, or the session was opened elsewhere.
+        near_zero: bool (H, W), the pixels whose logits lie at most as far from 0 as ``near_zero`` of the question
+            said: where an engine that rounds otherwise may draw the mask otherwise. None: it was not asked, there
+            is no mask of the model's, or an older server does not say.
     """
 
     session_id: str
@@ -90,6 +93,7 @@ class RoundResult:
     seeded: bool = False
     expires_at: float | None = None
     pixels: PixelRecord | None = None
+    near_zero: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
     _source: Source | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -134,12 +138,12 @@ class RoundResult:
         return drawn(base, self.mask, astuple(self.reference.box) if self.reference else None)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: the fields; of the mask, ``size`` (H, W) and ``counts``, COCO's run lengths."""
+        """What JSON can hold: the fields; of ``mask`` and ``near_zero`` ``size`` (H, W) and ``counts``, COCO's run
+        lengths.
+        """
         plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name[0] != "_"}
         values = {name: asdict(value) if isinstance(value, _PARTS) else value for name, value in plain.items()}
-        mask = self.mask
-        counts = None if mask is None else {"size": list(mask.shape), "counts": rle.encode(mask).decode()}
-        return values | {"mask": counts}
+        return values | {"mask": _counts(self.mask), "near_zero": _counts(self.near_zero)}
 
     def _repr_png_(self) -> bytes | None:
         """For notebooks; the mask alone where the image is not known."""
@@ -223,6 +227,7 @@ def round_result(
         seeded=message.seeded,
         expires_at=ends(message),
         pixels=session.pixels,
+        near_zero=bits(message.near_zero, session) if message.HasField("near_zero") else None,
         _source=source,
     )
 
@@ -251,6 +256,10 @@ def bits(mask: pb.Mask, session: Opening) -> npt.NDArray[np.bool_]:
         return masks.decode(mask.data, mask.encoding, mask.height, mask.width)
     except ValueError as error:
         raise ProtocolMismatch(str(error)) from error
+
+
+def _counts(mask: npt.NDArray[np.bool_] | None) -> dict[str, object] | None:
+    return None if mask is None else {"size": list(mask.shape), "counts": rle.encode(mask).decode()}
 
 
 def _vast(mask: pb.Mask) -> bool:

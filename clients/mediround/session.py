@@ -77,6 +77,7 @@ class Session:
         correction: LiveCorrection = "always",
         threshold: float | None = None,
         priority: Priority = "interactive",
+        near_zero: float | None = None,
         timeout: float | None = None,
         retries: int | None = None,
         progress: Watch | None = None,
@@ -95,6 +96,8 @@ class Session:
             correction: whether the judge may have the mask corrected.
             threshold: a score at most this is corrected; None is the model's.
             priority: ``batch`` lets interactive requests go first on a busy server.
+            near_zero: also say which logits lie at most this far from 0 (``result.near_zero``); above 0 and at
+                most 1.
             timeout: seconds, all attempts together; None is the client's.
             retries: how often it is sent again; None is the client's.
             progress: is told where the request stands, until its result is there.
@@ -104,7 +107,7 @@ class Session:
         """
         asked = Round(question, refer_to, mode, answer, origin)
         call, names = self._calls.begin(timeout, retries, priority), self._state.names
-        request = partial(ask_request, names, asked, correction, threshold, priority)
+        request = partial(ask_request, names, asked, correction, threshold, priority, near_zero=near_zero)
         return self._calls.ask(request, call, progress)
 
     def segment(
@@ -114,6 +117,7 @@ class Session:
         correction: DialogueCorrection = "referenced",
         threshold: float | None = None,
         priority: Priority = "interactive",
+        near_zero: float | None = None,
         timeout: float | None = None,
         retries: int | None = None,
         progress: Watch | None = None,
@@ -122,7 +126,10 @@ class Session:
         asked, watching, names = checked_rounds(rounds), progress is not None, self._state.names
 
         def request(done: int) -> pb.SegmentDialogueRequest:
-            return segment_request(names, asked[done:], correction, threshold, priority, progress=watching)
+            left = asked[done:]
+            return segment_request(
+                names, left, correction, threshold, priority, near_zero=near_zero, progress=watching
+            )
 
         yield from self._calls.segment(request, self._calls.begin(timeout, retries, priority), progress)
 

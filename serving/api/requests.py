@@ -42,6 +42,8 @@ _PRIORITIES = {
     pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     pb.PRIORITY_BATCH: Priority.BATCH,
 }
+MOST_NEAR_ZERO = 1
+"""A logit: beyond it is no rounding."""
 
 
 @contextmanager
@@ -95,6 +97,14 @@ class RequestReader:
         if priority not in _PRIORITIES:
             raise InvalidInput(field, "must be INTERACTIVE or BATCH")
         return _PRIORITIES[priority]
+
+    def near_zero(self, request: pb.AskRoundRequest | pb.SegmentDialogueRequest) -> float | None:
+        """Raises InvalidInput."""
+        if not request.HasField("near_zero"):
+            return None
+        if not 0 < request.near_zero <= MOST_NEAR_ZERO:
+            raise InvalidInput("near_zero", f"must be above 0 and at most {MOST_NEAR_ZERO}")
+        return request.near_zero
 
     def _question(
         self, question: pb.Question, position: int, session_id: str, masks: MaskReader | None

@@ -74,6 +74,7 @@ def round_result(
         amended=of.amendment is not None,
         seeded=of.seeded,
         expires_at=timestamp(expires_at),
+        near_zero=mask(result.near_zero, encoding) if result.near_zero else None,
     )
 
 

@@ -154,7 +154,10 @@ class SegmentationService(SessionMethods):
             question, correction = self._requests.round(request, masks)
             priority = self._requests.priority(request.priority)
             key = request_key(sent, "AskRound", caller, request.SerializeToString(deterministic=True))
-            return DialogueRequest(request.session_id, caller, [question], correction, priority, key)
+            near_zero = self._requests.near_zero(request)
+            return DialogueRequest(
+                request.session_id, caller, [question], correction, priority, key, near_zero=near_zero
+            )
 
         async with self._masks(request.session_id, caller, masks_in([request.question])) as masks:
             dialogue = await self._read(read, masks)
@@ -172,7 +175,10 @@ class SegmentationService(SessionMethods):
             questions, correction = self._requests.dialogue(request, masks)
             priority = self._requests.priority(request.priority)
             key = request_key(sent, "SegmentDialogue", caller, request.SerializeToString(deterministic=True))
-            return DialogueRequest(request.session_id, caller, questions, correction, priority, key)
+            near_zero = self._requests.near_zero(request)
+            return DialogueRequest(
+                request.session_id, caller, questions, correction, priority, key, near_zero=near_zero
+            )
 
         async with self._masks(request.session_id, caller, masks_in(request.questions)) as masks:
             dialogue = await self._read(read, masks)

@@ -5,7 +5,7 @@ Pure. Knows rounds, masks and requests that come again. Does not know stores, en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from serving.domain import CacheUse, KnownRound, Mask, Question, Timings
@@ -180,6 +180,15 @@ def held_masks(record: SessionRecord) -> dict[bytes, Mask]:
     return {mask.digest: mask for each in record.rounds for mask in each.masks}
 
 
+def all_masks(record: SessionRecord) -> Iterator[Mask]:
+    """Of its rounds, and of what requests are answered with again."""
+    for each in record.rounds:
+        yield from each.masks
+    for request in record.requests:
+        for result in request.results:
+            yield from result.masks
+
+
 def mask_not_held() -> PreconditionFailed:
     return PreconditionFailed(
         "the session holds no mask of this digest: the mask must be sent", Reason.MASK_NOT_HELD
@@ -190,9 +199,9 @@ def nbytes(record: SessionRecord) -> int:
     """Bytes that it holds beside the image: each mask and each crop once, whatever shares them within it. One that
     was made twice is held twice.
     """
-    answered = [result.round for request in record.requests for result in request.results]
-    rounds = [*record.rounds, *answered]
-    masks = {id(mask.packed): mask.packed.nbytes for each in rounds for mask in each.masks}
+    answered = [result for request in record.requests for result in request.results]
+    rounds = [*record.rounds, *(result.round for result in answered)]
+    masks = {id(mask.packed): mask.packed.nbytes for mask in all_masks(record)}
     shown = (each.reference.crop for each in rounds if each.reference is not None)
     crops = {id(crop.pixels): crop.pixels.nbytes for crop in shown}
     plain = _PLAIN_BYTES * (len(rounds) + len(record.requests))

@@ -104,6 +104,13 @@ class RoundResult:
     round: Round
     timings: Timings
     cache: CacheUse
+    near_zero: Mask | None = None
+    """Pixels whose logits lie as near to 0 as the request said; None: it did not ask, or there are no logits."""
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The round's, and what is told beside them."""
+        return self.round.masks if self.near_zero is None else (*self.round.masks, self.near_zero)
 
     @property
     def answer(self) -> str:

@@ -1,6 +1,6 @@
 """Masks as values, made of bits or drawn of logits; what it costs grows with what is set, not with the image.
 
-Knows the two bilinear resizes between logits and an image, and where their results can be above zero. Does not
+Knows the two bilinear resizes between logits and an image, and where their results can be above a bound. Does not
 know engines, references, or how the contract writes a mask.
 """
 
@@ -22,7 +22,7 @@ divides this power of two, OpenCV's single precision holds them: a part of the s
 _TWO_PASSES = 2.0
 """How many times what is wanted one resize must make before two, of rows and of columns, cost less."""
 _BYTE = 8
-_NOTHING = np.zeros((0, 0), np.bool_)
+_NOWHERE = np.zeros((0, 0), np.float32)
 
 
 def pack_mask(bits: Bits) -> Mask:
@@ -37,23 +37,43 @@ def drawn(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int
     alone moves edges. Between finite logits of which none is above zero no result is: only where one is gets
     resized, to the bits of a resize of the whole.
     """
-    positive = bounding_rectangle(np.greater(logits, 0))
-    if positive is None:
-        return _packed(_NOTHING, 0, 0, size)
-    rows = _axis(range(positive.y_min, positive.y_max + 1), logits.shape[0], square, valid[0], size[0])
-    columns = _axis(range(positive.x_min, positive.x_max + 1), logits.shape[1], square, valid[1], size[1])
-    if not (rows[1].made and columns[1].made):  # it is all beside the image
-        return _packed(_NOTHING, 0, 0, size)
-    values = logits[_slice(rows[0].held), _slice(columns[0].held)]
-    for down, across in zip(rows, columns, strict=True):
-        values = _resized(values, down, across)
-    return _packed(np.greater(values, 0), rows[1].made.start, columns[1].made.start, size)
+    values, top, left = _drawn(logits, 0.0, square, valid, size)
+    return _packed(np.greater(values, 0), top, left, size)
+
+
+def near_zero(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int], margin: float) -> Mask:
+    """The pixels whose logits, after the resizes of ``drawn``, lie at most ``margin`` from 0, which is above 0.
+
+    Weights of a resize make 1 but for their rounding: between logits that are all at most -2 margin, no result is
+    as near to 0 as the margin.
+    """
+    values, top, left = _drawn(logits, -2.0 * margin, square, valid, size)
+    return _packed(np.less_equal(np.abs(values), np.float32(margin)), top, left, size)
 
 
 def bounding_rectangle(bits: Bits) -> Rectangle | None:
     """The smallest rectangle round all set pixels of a bool (H, W); None when none is set."""
     x, y, width, height = cv2.boundingRect(bits.view(np.uint8))
     return Rectangle(x, y, x + width - 1, y + height - 1) if width else None
+
+
+def _drawn(
+    logits: F32, above: float, square: int, valid: tuple[int, int], size: tuple[int, int]
+) -> tuple[F32, int, int]:
+    """Logits at the image's size where those that are greater than ``above`` reach, and the place of that part's
+    first row and column; (0, 0) of it where they reach nothing.
+    """
+    found = bounding_rectangle(np.greater(logits, above))
+    if found is None:
+        return _NOWHERE, 0, 0
+    rows = _axis(range(found.y_min, found.y_max + 1), logits.shape[0], square, valid[0], size[0])
+    columns = _axis(range(found.x_min, found.x_max + 1), logits.shape[1], square, valid[1], size[1])
+    if not (rows[1].made and columns[1].made):  # it is all beside the image
+        return _NOWHERE, 0, 0
+    values = logits[_slice(rows[0].held), _slice(columns[0].held)]
+    for down, across in zip(rows, columns, strict=True):
+        values = _resized(values, down, across)
+    return values, rows[1].made.start, columns[1].made.start
 
 
 def _packed(part: Bits, top: int, left: int, size: tuple[int, int]) -> Mask:
@@ -122,19 +142,19 @@ def _placed(values: F32, rows: range, down: range, columns: range, across: range
     return np.asarray(cv2.copyMakeBorder(values, *margins, cv2.BORDER_CONSTANT, value=0), np.float32)
 
 
-def _axis(positive: range, logits: int, square: int, valid: int, size: int) -> tuple[_Stretch, _Stretch]:
-    """Of an axis, both resizes: all that can be above zero where logits are so in ``positive``."""
-    reached = _reached(positive, logits, square)
+def _axis(found: range, logits: int, square: int, valid: int, size: int) -> tuple[_Stretch, _Stretch]:
+    """Of an axis, both resizes: all that depends on logits in ``found``."""
+    reached = _reached(found, logits, square)
     in_image = range(reached.start, min(reached.stop, valid))
     second = _Stretch(valid, size, _reached(in_image, valid, size) if in_image else in_image)
     return _Stretch(logits, square, second.held), second
 
 
-def _reached(positive: range, old: int, new: int) -> range:
-    """The new pixels that can be above zero: those between two old ones of which one is."""
+def _reached(found: range, old: int, new: int) -> range:
+    """The new pixels that depend on these old ones: those between two of which one is among them."""
     scale = new / old
-    first = math.floor((positive.start - 0.5) * scale - 0.5)
-    stop = math.ceil((positive.stop + 0.5) * scale - 0.5) + 1
+    first = math.floor((found.start - 0.5) * scale - 0.5)
+    stop = math.ceil((found.stop + 0.5) * scale - 0.5) + 1
     return range(max(0, first), min(new, stop))
 
 

@@ -35,6 +35,8 @@ class DialogueRequest:
     """What it is known by when it comes again."""
     tell: Tell = unheard
     """Hears where it stands."""
+    near_zero: float | None = None
+    """Results say which logits lie so near to 0."""
 
 
 @dataclass(frozen=True, slots=True)

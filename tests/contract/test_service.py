@@ -157,6 +157,31 @@ async def test_a_threshold_of_the_callers_own(client: AsyncClient) -> None:
     assert [result.corrected for result in (judged, kept, off, *referred)] == [True, False, False, True, False]
 
 
+async def test_pixels_next_to_zero_are_told_where_that_is_asked(implementation: Implementation, stub) -> None:
+    """By each way to ask; all else of a round is as it is without."""
+    known = [Round("Segment the liver."), Round("Can you hear me?", mode="free"), Round("It.", refer_to=0)]
+    async with AsyncClient(implementation.address) as client, client.open(picture()) as session:
+        plain = [each async for each in session.segment(known)]
+        await session.seed("The same.", "[SEG].", plain[0].mask)
+    async with AsyncClient(implementation.address) as client, client.open(picture()) as session:
+        near = [each async for each in session.segment(known, near_zero=0.5)]
+        watched = await session.ask("Segment the liver.", near_zero=0.5, progress=lambda _: None)
+        message = pb.Question(text="Segment the liver.")
+        packed = pb.MASK_ENCODING_PACKED_BITS
+        request = pb.AskRoundRequest(
+            session_id=session.session_id, question=message, near_zero=0.5, mask_encoding=packed
+        )
+        told = (await stub.AskRound(request)).result.near_zero
+    assert [each.near_zero for each in plain] == [None] * 3
+    assert near[1].near_zero is None, "it has no mask"
+    for each in (near[0], near[2], watched):
+        assert (each.near_zero.dtype, each.near_zero.shape) == (np.bool_, (48, 64))
+    for one, other in zip(plain, near, strict=True):
+        assert (one.answer, one.mask_digest, one.score) == (other.answer, other.mask_digest, other.score)
+    assert (told.encoding, told.height, told.width) == (packed, 48, 64)
+    assert near[0].to_dict()["near_zero"]["size"] == [48, 64]
+
+
 async def test_a_dialogue_in_advance_is_read_in_waves(client: AsyncClient) -> None:
     known = [
         Round("Segment the liver."),

@@ -95,6 +95,9 @@ ROUNDS = {
     "a negative threshold": ask(correction=pb.Correction(threshold=-0.5)),
     "a large threshold": ask(correction=pb.Correction(threshold=1.5)),
     "no number": ask(correction=pb.Correction(threshold=float("nan"))),
+    "a margin of 0": ask(near_zero=0),
+    "a large margin": ask(near_zero=1.01),
+    "a margin that is no number": ask(near_zero=float("nan")),
     "an unknown session": ask("unknown"),
 }
 
@@ -126,6 +129,7 @@ async def refusals(stub: SegmentationServiceStub) -> dict[str, object]:
             correction=request.correction,
             mask_encoding=request.mask_encoding,
             priority=request.priority,
+            near_zero=request.near_zero if request.HasField("near_zero") else None,
         )
         if name != "a policy for dialogues":
             seen[f"{name}, in advance"] = await refusal(

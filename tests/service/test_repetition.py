@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import Executor
 
 import grpc
+import numpy as np
 import pytest
 
 from mediround.v1 import segmentation_pb2 as pb
@@ -51,6 +52,24 @@ async def test_a_round_that_is_asked_again_is_answered_as_before(caller: Caller,
     await caller.call("RewindSession", rounds=0)
     assert timeless(await caller.ask(asks(), same)) == timeless(first), "also when it was undone since"
     assert await caller.rounds() == []
+
+
+async def test_the_pixels_next_to_zero_are_part_of_the_answer_that_comes_again(
+    caller: Caller, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    monkeypatch.setattr(stage.vision, "_logits", lambda *_: noise)
+    same = request_id()
+    first = await caller.ask(asks(), same, near_zero=1.0)
+    assert first.near_zero.area
+    await caller.call("AmendRound", round_id=first.round_id, given_mask=given(square()))
+    again = await caller.ask(asks(), same, near_zero=1.0)
+    assert again.near_zero == first.near_zero
+    assert again.amended
+    for other in (None, 0.5):
+        refusal = await refused(caller.ask(asks(), same, near_zero=other))
+        assert refusal.reason == "IDEMPOTENCY_MISMATCH", other
+    assert passes(stage) == 1
 
 
 async def test_a_request_id_stands_for_one_request(caller: Caller, stage: Stage) -> None:

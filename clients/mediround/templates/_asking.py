@@ -30,6 +30,7 @@ def ask(
     correction: DialogueCorrection = "referenced",
     threshold: float | None = None,
     priority: Priority = "interactive",
+    near_zero: float | None = None,
     timeout: float | None = None,
     retries: int | None = None,
 ) -> Answers:
@@ -43,7 +44,7 @@ def ask(
         first: rounds that the session has already.
         correction: which masks the judge may have corrected; as ``client.segment``'s.
         threshold: a score at most this is corrected; None is the model's.
-        priority: as ``session.ask``'s.
+        priority: as ``session.ask``'s; so is ``near_zero``.
         timeout: seconds of each call; None is the client's.
         retries: how often each call is sent again; None is the client's.
 
@@ -51,7 +52,7 @@ def ask(
         The result of each question. None: what it refers to got no mask, and it was not asked.
     """
     plan = _Plan.of(dialogue, correction, first)
-    how = _How(threshold=threshold, priority=priority, timeout=timeout, retries=retries)
+    how = _How(threshold=threshold, priority=priority, near_zero=near_zero, timeout=timeout, retries=retries)
     if plan.together:
         return list(session.segment(plan.shifted, correction=correction, **how))
     for step in plan.steps():
@@ -81,12 +82,13 @@ async def ask_async(
     correction: DialogueCorrection = "referenced",
     threshold: float | None = None,
     priority: Priority = "interactive",
+    near_zero: float | None = None,
     timeout: float | None = None,  # noqa: ASYNC109  # gRPC tells the server of a timeout; asyncio.timeout would not
     retries: int | None = None,
 ) -> Answers:
     """The same as ``ask``, awaited."""
     plan = _Plan.of(dialogue, correction, first)
-    how = _How(threshold=threshold, priority=priority, timeout=timeout, retries=retries)
+    how = _How(threshold=threshold, priority=priority, near_zero=near_zero, timeout=timeout, retries=retries)
     if plan.together:
         results = session.segment(plan.shifted, correction=correction, **how)
         async with aclosing(results):
@@ -115,6 +117,7 @@ class _How(TypedDict):
 
     threshold: float | None
     priority: Priority
+    near_zero: float | None
     timeout: float | None
     retries: int | None
 

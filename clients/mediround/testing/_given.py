@@ -24,6 +24,18 @@ def because(reason: str, words: str) -> FailedPrecondition:
     return error
 
 
+def masks_of(
+    message: pb.Question, path: str, size: tuple[int, int], limits: Limits
+) -> tuple[Bits | None, Bits | None]:
+    """Those that came with a question: one that it is about, and a seed's. Raises InvalidArgument."""
+    given = seed = None
+    if message.HasField("given_mask"):
+        given = given_mask(message.given_mask, f"{path}.given_mask", size, limits)
+    if message.HasField("seed_mask"):
+        seed = sent_mask(message.seed_mask, f"{path}.seed_mask", size, limits)
+    return given, seed
+
+
 def given_mask(message: pb.GivenMask, path: str, size: tuple[int, int], limits: Limits) -> Bits | None:
     """None: one is named by its digest. Raises InvalidArgument."""
     check_origin(message.origin, f"{path}.origin")

@@ -5,6 +5,8 @@ Knows scripts. Does not know messages or sessions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mediround.errors import ServerFault
@@ -19,10 +21,19 @@ def mask_of(answer: Answer, question: AskedQuestion) -> Bits | None:
     size = question.height, question.width
     if answer.mask is None:
         return None if question.mode == "free" else np.zeros(size, np.bool_)
-    mask = answer.mask(*size) if callable(answer.mask) else answer.mask
-    if mask.shape != size or mask.dtype != np.bool_:
-        raise ServerFault(f"the script's mask is {mask.dtype} {mask.shape}; the image's size is {size}")
-    return mask
+    return _bits(answer.mask, size)
+
+
+def near_zero_of(answer: Answer, size: tuple[int, int]) -> Bits:
+    """The pixels that the script says are next to 0. Raises ServerFault, as ``mask_of`` does."""
+    return np.zeros(size, np.bool_) if answer.near_zero is None else _bits(answer.near_zero, size)
+
+
+def _bits(scripted: Bits | Callable[[int, int], Bits], size: tuple[int, int]) -> Bits:
+    bits = scripted(*size) if callable(scripted) else scripted
+    if bits.shape != size or bits.dtype != np.bool_:
+        raise ServerFault(f"the script's mask is {bits.dtype} {bits.shape}; the image's size is {size}")
+    return bits
 
 
 def words_of(question: AskedQuestion, answer: Answer, template: str, *, segmented: bool) -> str:

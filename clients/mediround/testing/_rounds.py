@@ -15,11 +15,10 @@ import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from mediround import masks
-from mediround._description import Limits
 from mediround.errors import MediRoundError, MovedOn
-from mediround.testing._given import because, check_known, given_mask, named_mask, sent_mask
+from mediround.testing._given import because, check_known, masks_of, named_mask
 from mediround.testing._past import ScriptedRound, box, mask_message, new_round_id
-from mediround.testing._replies import mask_of, words_of
+from mediround.testing._replies import mask_of, near_zero_of, words_of
 from mediround.testing._rules import check_references, check_room, mode_of, priority_of
 from mediround.testing._sessions import Remembered, ScriptedSession, ScriptedSessions
 from mediround.testing.script import Answer, AnswerLost, AskedQuestion, Bits, Reply, Script
@@ -40,6 +39,7 @@ class RoundsRequest:
     threshold: float
     encoding: pb.MaskEncoding.ValueType
     priority: pb.Priority.ValueType
+    near_zero: float | None
     key: bytes
     """Equal for the same request when it comes again."""
 
@@ -118,7 +118,7 @@ class ScriptedRounds:
     def _questions(self, session: ScriptedSession, messages: Sequence[pb.Question], first: int) -> list[_Question]:
         """With the masks that came with them. Raises InvalidArgument, FailedPrecondition."""
         limits, size = self._script.description.limits, session.size
-        came = [_masks_of(message, f"questions[{i}]", size, limits) for i, message in enumerate(messages)]
+        came = [masks_of(message, f"questions[{i}]", size, limits) for i, message in enumerate(messages)]
         check_room(messages, first, limits.max_rounds)
         for message in messages:
             check_known(session.rounds[:first], message)
@@ -229,19 +229,10 @@ class ScriptedRounds:
             judged = request.judged is None or question.index in request.judged
             result.score = answer.score
             result.corrected = judged and answer.score <= request.threshold
+        if request.near_zero is not None:
+            near_zero = near_zero_of(answer, session.size)
+            result.near_zero.CopyFrom(mask_message(near_zero, request.encoding))
         return result
-
-
-def _masks_of(
-    message: pb.Question, path: str, size: tuple[int, int], limits: Limits
-) -> tuple[Bits | None, Bits | None]:
-    """Those that came with a question: one that it is about, and a seed's. Raises InvalidArgument."""
-    given = seed = None
-    if message.HasField("given_mask"):
-        given = given_mask(message.given_mask, f"{path}.given_mask", size, limits)
-    if message.HasField("seed_mask"):
-        seed = sent_mask(message.seed_mask, f"{path}.seed_mask", size, limits)
-    return given, seed
 
 
 def waves(questions: Sequence[pb.Question], first: int, script: Script) -> list[range]:

@@ -18,6 +18,7 @@ from mediround.v1 import segmentation_pb2 as pb
 
 SEG = "[SEG]"
 _DIGEST_BYTES = 32
+_MOST_NEAR_ZERO = 1
 _MAX_ORIGIN_BYTES = 64
 _MARKERS = (
     SEG, "[CROPPEDIMAGE]", "[BBOXINPUT]", "<image>", "<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]"
@@ -104,6 +105,15 @@ def _check_request(session_id: str, encoding: pb.MaskEncoding.ValueType) -> None
         raise invalid("session_id", "must not be empty; open a session first")
     if encoding not in pb.MaskEncoding.values():
         raise invalid("mask_encoding", "must be COCO_RLE, PACKED_BITS or PNG")
+
+
+def near_zero_of(request: pb.AskRoundRequest | pb.SegmentDialogueRequest) -> float | None:
+    """Raises InvalidArgument."""
+    if not request.HasField("near_zero"):
+        return None
+    if not 0 < request.near_zero <= _MOST_NEAR_ZERO:
+        raise invalid("near_zero", f"must be above 0 and at most {_MOST_NEAR_ZERO}")
+    return request.near_zero
 
 
 def _check_correction(correction: pb.Correction) -> None:

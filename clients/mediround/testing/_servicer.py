@@ -20,7 +20,7 @@ from mediround.testing._history import SessionMethods
 from mediround.testing._images import RawShape, ReceivedImage, receive
 from mediround.testing._metadata import check_session
 from mediround.testing._rounds import RoundsRequest, ScriptedRounds
-from mediround.testing._rules import check_dialogue, check_round, invalid, priority_of
+from mediround.testing._rules import check_dialogue, check_round, invalid, near_zero_of, priority_of
 from mediround.testing._sessions import ScriptedSession, ScriptedSessions, check_session_id
 from mediround.testing.script import Script
 from mediround.v1 import segmentation_pb2 as pb
@@ -139,6 +139,7 @@ class ScriptedService(SessionMethods):
                 threshold=threshold,
                 encoding=request.mask_encoding,
                 priority=request.priority,
+                near_zero=near_zero_of(request),
                 key=type(request).__name__.encode() + request.SerializeToString(deterministic=True),
             )
         )

@@ -113,6 +113,8 @@ class Answer:
             model's template, or a sentence that says that nothing is seen. A given answer wins.
         score: the judge's estimate, 0 to 1; where the policy applies, one of at most the threshold is corrected.
         seg_probability: the model's own probability of ``[SEG]``, 0 to 1.
+        near_zero: what is told where a question asks for ``near_zero``: bool (H, W), or a function of (height,
+            width) that makes it. None: no pixel is so near to 0.
         delay: seconds until it comes.
         lost: the round is answered, and the connection breaks before the answer arrives.
     """
@@ -121,6 +123,7 @@ class Answer:
     words: str = ""
     score: float = 0.9
     seg_probability: float = 1.0
+    near_zero: Bits | Callable[[int, int], Bits] | None = None
     delay: float = 0.0
     lost: bool = False
 

@@ -72,6 +72,8 @@ def request_bytes(request: RequestRecord) -> bytes:
             "timings": asdict(each.timings),
             "cache": asdict(each.cache),
         }
+        # Left out where there is none, as a header's window is.
+        | ({} if each.near_zero is None else {"near_zero": _name(each.near_zero)})
         for each in request.results
     ]
     key = {"id": request.key.id, "fingerprint": request.key.fingerprint.hex()}
@@ -81,13 +83,18 @@ def request_bytes(request: RequestRecord) -> bytes:
 def request_of(body: bytes, masks: Masks) -> RequestRecord:
     fields = json.loads(body)
     key = RequestKey(fields["key"]["id"], bytes.fromhex(fields["key"]["fingerprint"]))
-    results = tuple(
-        RoundResult(
-            each["index"], _round(each["round"], masks), Timings(**each["timings"]), CacheUse(**each["cache"])
-        )
-        for each in fields["results"]
+    return RequestRecord(key, fields["rounds"], tuple(_result(each, masks) for each in fields["results"]))
+
+
+def _result(fields: Fields, masks: Masks) -> RoundResult:
+    near_zero = fields.get("near_zero")
+    return RoundResult(
+        index=fields["index"],
+        round=_round(fields["round"], masks),
+        timings=Timings(**fields["timings"]),
+        cache=CacheUse(**fields["cache"]),
+        near_zero=near_zero and _named(near_zero, masks),
     )
-    return RequestRecord(key, fields["rounds"], results)
 
 
 def mask_bytes(mask: Mask) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from serving.domain import Mask
+from serving.history import changes
 from serving.history.record import SessionRecord
 from serving.stores.kept import codec
 from serving.stores.kept.codec import StoredImage
@@ -141,5 +142,4 @@ _PROOF = b"sessions"
 
 def _masks(record: SessionRecord) -> dict[bytes, Mask]:
     """By digest, all that it holds: of its rounds, and of those that requests are answered with again."""
-    answered = (result.round for request in record.requests for result in request.results)
-    return {mask.digest: mask for each in (*record.rounds, *answered) for mask in each.masks}
+    return {mask.digest: mask for mask in changes.all_masks(record)}

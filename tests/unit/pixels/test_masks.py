@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from mediround import masks, rle
 from serving.domain import Rectangle
-from serving.pixels.masks import drawn, pack_mask
+from serving.pixels.masks import drawn, near_zero, pack_mask
 
 SIDES = st.sampled_from([1, 2, 32, 64, 250, 256, 512, 768, 1024]) | st.integers(1, 600)
 
@@ -39,9 +39,38 @@ def test_a_mask_is_drawn_to_the_bit(height: int, width: int, square: int, side: 
     longest = max(height, width)
     valid = max(1, int(height * square / longest + 0.5)), max(1, int(width * square / longest + 0.5))
     mask = drawn(logits, square, valid, (height, width))
-    assert mask.digest == masks.digest(_plainly(logits, square, valid, (height, width)))
+    assert mask.digest == masks.digest(np.greater(_plainly(logits, square, valid, (height, width)), 0))
     again = pack_mask(mask.bits())
     assert (mask.digest, mask.area, mask.box) == (again.digest, again.area, again.box)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    SIDES,
+    SIDES,
+    st.sampled_from([64, 256, 1024]),
+    st.sampled_from([1e-4, 0.01, 1 / 3, 1.0]),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_pixels_next_to_zero_are_those_of_the_plain_way(
+    height: int, width: int, square: int, margin: float, seed: int
+) -> None:
+    """Also where none is above 0. In a part of a resize to a side of one or two pixels the last bit may be another
+    than in the whole: there a logit that is the margin itself may be within it or not.
+    """
+    margin, random = float(np.float32(margin)), np.random.default_rng(seed)
+    logits = _logits(32, random)
+    edge = np.where(random.random((32, 32)) < 0.5, np.float32(margin), np.float32(-margin))
+    logits = np.where(random.random((32, 32)) < 0.2, edge, logits)
+    logits = -np.abs(logits) if seed % 3 == 0 else logits
+    longest = max(height, width)
+    valid = max(1, int(height * square / longest + 0.5)), max(1, int(width * square / longest + 0.5))
+    near = near_zero(logits, square, valid, (height, width), margin)
+    plain = np.abs(_plainly(logits, square, valid, (height, width)))
+    clear = np.abs(plain - margin) > 1e-6
+    np.testing.assert_array_equal(near.bits()[clear], (plain <= margin)[clear])
+    again = pack_mask(near.bits())
+    assert (near.digest, near.area, near.box) == (again.digest, again.area, again.box)
 
 
 def test_a_small_structure_in_a_large_image_takes_little_memory() -> None:
@@ -71,4 +100,4 @@ def _logits(side: int, random: np.random.Generator) -> np.ndarray:
 def _plainly(logits: np.ndarray, square: int, valid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     whole = cv2.resize(logits, (square, square), interpolation=cv2.INTER_LINEAR)
     cut = np.ascontiguousarray(whole[: valid[0], : valid[1]])
-    return np.greater(cv2.resize(cut, size[::-1], interpolation=cv2.INTER_LINEAR), 0)
+    return np.asarray(cv2.resize(cut, size[::-1], interpolation=cv2.INTER_LINEAR))

@@ -84,6 +84,7 @@ async def dialogue(store: SessionStore, session_id: str = "s") -> SessionRecord:
     seed = replace(seed, segmentation=Segmentation(mask(3), None, corrected=False, log_probability=None))
     rounds = [answered(1), answered(2, MaskSource.GIVEN), seed, without]
     results = [RoundResult(n, each, Timings(0.5, 1 / 3), CacheUse(True, 3, 4, 1)) for n, each in enumerate(rounds)]
+    results[0] = replace(results[0], near_zero=mask(11))
     async with store.exclusive(session_id, CALLER) as held:
         record = changes.with_rounds(held.record, rounds, results, KEY)
         await store.commit(record)

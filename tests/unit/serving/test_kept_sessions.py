@@ -80,7 +80,10 @@ async def test_a_session_is_the_same_after_a_restart(place: Place) -> None:
         assert not (await second.read("s", CALLER)).parked
     async with place.server(images=True) as third, third.exclusive("s", CALLER) as held:
         assert plain(held.record) == plain(shorter)
-        assert changes.earlier_request(held.record, KEY).results[2].round.seeded, "also of undone rounds"
+        results = changes.earlier_request(held.record, KEY).results
+        assert results[2].round.seeded, "also of undone rounds"
+        assert [each.near_zero and each.near_zero.digest for each in results[:2]] == [mask(11).digest, None]
+        assert mask(11).digest not in changes.held_masks(held.record), "it is no mask of the session's"
 
 
 async def test_a_session_without_its_image_needs_it_again(place: Place) -> None:

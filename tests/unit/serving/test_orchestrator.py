@@ -36,6 +36,7 @@ from serving.orchestrator import Orchestrator
 from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
 from serving.prompt import PromptTemplate
 from serving.runtime.record import RuntimeRecord
+from serving.sessions.plan import DialogueRequest
 from serving.stores.embeddings import MemoryEmbeddings
 from serving.stores.sessions import MemorySessions
 from serving.wave import waves
@@ -242,6 +243,28 @@ async def test_free_and_forced_rounds_mix_in_one_dialogue(serving: Stack) -> Non
     results = await serving.all(await serving.open(), questions)
     assert [r.cache.wave for r in results] == [0, 0, 1, 1]
     assert [r.segmentation is None for r in results] == [False, False, False, True]
+
+
+async def test_pixels_next_to_zero_are_those_of_each_rounds_logits(
+    serving: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, session, random = [], await serving.open(), np.random.default_rng(1)
+
+    def noise(lease: EmbeddingLease, feature: F32) -> F32:
+        drawn.append(random.standard_normal((64, 64), np.float32))
+        return drawn[-1]
+
+    monkeypatch.setattr(serving.vision, "_logits", noise)
+    questions = [forced(), forced("Another?"), free("nothing"), forced("It?", 0), free()]
+    request = DialogueRequest(session, "me", questions, REFERENCED, near_zero=1.0)
+    results = [each async for each in serving.orchestrator.answers(request)]
+    geometry, image = serving.orchestrator.geometry, serving.orchestrator.geometry.source_image(IMAGE)
+    expected = [np.abs(geometry.full_logits(each, image)) <= 1 for each in drawn]
+    assert results[2].near_zero is None
+    for result, bits in zip([each for each in results if each.near_zero], expected, strict=True):
+        np.testing.assert_array_equal(result.near_zero.bits(), bits)
+    monkeypatch.delattr(Geometry, "near_zero")
+    assert (await serving.orchestrator.ask(session, "me", forced(), OFF)).near_zero is None, "nor is it computed"
 
 
 @pytest.mark.parametrize("refer_to", [0, 3])
