@@ -168,8 +168,8 @@ def _verify(verify: argparse.ArgumentParser) -> None:
     words = "ask N items again, twice, one at a time, and compare"
     verify.add_argument("--replay", type=items, default=0, metavar="N", help=words)
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="which items are replayed (0)")
-    words = "of a mask's pixels that may differ from the run's (0.001)"
-    verify.add_argument("--most-share", type=float, default=0.001, metavar="SHARE", help=words)
+    words = "pixels whose logits lie at most so far from 0 may differ from the run's (0.0001)"
+    verify.add_argument("--margin", type=margin, default=1e-4, metavar="LOGITS", help=words)
     _add_server(verify)
 
 
@@ -251,6 +251,17 @@ def rate(text: str) -> float:
         found = 0.0
     if not 0 < found < float("inf"):
         raise argparse.ArgumentTypeError("must be items a second, above 0")
+    return found
+
+
+def margin(text: str) -> float:
+    """For argparse."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
     return found
 
 

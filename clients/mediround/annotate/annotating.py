@@ -27,6 +27,7 @@ from mediround.errors import (
     SessionClosed,
     Unavailable,
 )
+from mediround.masks import Bits
 from mediround.results import RoundResult
 from mediround.templates import ask_async
 
@@ -48,6 +49,7 @@ class Asking:
         threshold: a score at most this is corrected.
         priority: ``batch`` lets interactive requests go first.
         timeout: seconds of one item.
+        near_zero: outcomes say which pixels' logits lie at most this far from 0; None: they do not.
     """
 
     run_key: str
@@ -55,6 +57,7 @@ class Asking:
     threshold: float
     priority: Priority = "batch"
     timeout: float = 300.0
+    near_zero: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Outcome:
         rows: all of the item's; none of a busy one.
         code: why it failed, or why it waits; empty where it is ok.
         wait: seconds after which it may be asked again.
+        near_zero: of each round, bool (H, W); none where ``Asking`` does not ask for it.
     """
 
     item_id: str
@@ -74,6 +78,7 @@ class Outcome:
     rows: tuple[Row, ...] = ()
     code: str = ""
     wait: float = 0.0
+    near_zero: tuple[Bits | None, ...] = ()
 
 
 async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: Asking) -> Outcome:
@@ -100,6 +105,7 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
                 correction=asking.correction,
                 threshold=asking.threshold,
                 priority=asking.priority,
+                near_zero=asking.near_zero,
                 timeout=asking.timeout,
                 retries=0,
             )
@@ -113,7 +119,9 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
     except Exception as error:  # bytes of an archive must not end a run of days
         words = f"the item cannot be asked ({type(error).__name__}); please report it"
         return failed(item, asking.run_key, "UNEXPECTED", words)
-    return Outcome(item.item_id, "ok", _rows(item, asking.run_key, results))
+    asked = () if asking.near_zero is None else results
+    near_zero = tuple(None if each is None else each.near_zero for each in asked)
+    return Outcome(item.item_id, "ok", _rows(item, asking.run_key, results), near_zero=near_zero)
 
 
 def rounds_of(item: Item, loaded: LoadedItem) -> list[Round]:

@@ -1,8 +1,9 @@
 """Items of a run asked again, twice, one dialogue at a time: what the service gives alone, beside the run.
 
 The two must be equal in every pixel and take the waves that the run took. The run's own batches differed, so that
-its masks may differ from them in pixels whose logits are next to 0: how many is counted. Nobody else may ask the
-service meanwhile. Knows the sample and the comparison. Does not know how an item is asked.
+its masks may differ from them, but only in pixels whose logits are next to 0, which the service tells: how many
+is counted. Nobody else may ask the service meanwhile. Knows the sample and the comparison. Does not know how an
+item is asked.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import LoadedItem, load
 from mediround.annotate.manifest import read_manifest
 from mediround.annotate.rows import Row
+from mediround.masks import Bits
 
+NEAR_ZERO = 1e-4
+"""Of a logit: what other batches change of it in float32."""
 _TRIES = 20
 
 
@@ -42,8 +46,11 @@ class Replay:
         other_waves: rounds that took another wave than the run's.
         other_engine: rounds that another engine record computed than the run's: their masks may differ more.
         other_masks: rounds whose mask is not the run's in every pixel.
-        other_pixels: pixels of them.
-        largest_share: of a mask's pixels that differ from the run's, 0 to 1.
+        other_pixels: pixels of them that differ.
+        beyond: rounds that are not the run's: another status, other words, or pixels beyond the margin.
+        beyond_pixels: those that differ although their logits lie further from 0 than the margin.
+        not_judged: rounds that were shown another mask than the run's, or follow such a one: what differs in them
+            need not lie next to 0.
     """
 
     items: int = 0
@@ -54,36 +61,62 @@ class Replay:
     other_engine: int = 0
     other_masks: int = 0
     other_pixels: int = 0
-    largest_share: float = 0.0
+    beyond: int = 0
+    beyond_pixels: int = 0
+    not_judged: int = 0
 
-    def passes(self, most_share: float) -> bool:
-        """Whether replays are alike, take the run's waves, and no mask differs from the run's in more."""
-        return not self.unlike and not self.other_waves and self.largest_share <= most_share and self.items > 0
+    @property
+    def passes(self) -> bool:
+        """Whether replays are alike, take the run's waves, and differ from the run in nothing but rounding."""
+        return not self.unlike and not self.other_waves and not self.beyond and self.items > 0
 
-    def add(self, then: Row, once: Row, again: Row) -> None:
-        self.rounds += 1
-        self.unlike += _kept(once) != _kept(again)
-        self.other_waves += then.wave != once.wave or once.wave != again.wave
-        self.other_engine += then.engine_digest != once.engine_digest
-        share, pixels = _differing(then, once)
-        self.other_masks += pixels > 0
-        self.other_pixels += pixels
-        self.largest_share = max(self.largest_share, share)
+    def add(self, then: ItemRows, once: Outcome, again: Outcome) -> None:
+        """One item, as the run has it and as it was replayed. Raises JobError."""
+        self.items += 1
+        other: set[int] = set()
+        judged = True
+        for before, first, second, near_zero in zip(then, once.rows, again.rows, _near_zero(once), strict=True):
+            self.rounds += 1
+            self.unlike += _kept(first) != _kept(second)
+            self.other_waves += before.wave != first.wave or first.wave != second.wave
+            self.other_engine += before.engine_digest != first.engine_digest
+            judged = judged and first.refer_to not in other
+            differs, beyond = _differing(before, first, near_zero)
+            self.other_pixels += differs
+            if differs:
+                self.other_masks += 1
+                other.add(first.round)
+            if not judged:
+                self.not_judged += 1
+            elif beyond or _words(before) != _words(first):
+                self.beyond += 1
+                self.beyond_pixels += beyond
 
 
 def replay(
-    job: Job, run: Run, server: str, count: int, *, seed: int = 0, tls: Tls | None = None, timeout: float = 300.0
+    job: Job,
+    run: Run,
+    server: str,
+    count: int,
+    *,
+    seed: int = 0,
+    margin: float = NEAR_ZERO,
+    tls: Tls | None = None,
+    timeout: float = 300.0,
 ) -> Replay:
     """Ask ``count`` items again that the run finished; which, ``seed`` decides.
 
+    Args:
+        margin: pixels whose logits lie at most so far from 0 may differ from the run's; above 0, at most 1.
+
     Raises:
-        JobError: the run or the manifest cannot be read, or the service stays busy.
+        JobError: the run or the manifest cannot be read, the service stays busy, or is of an older version.
         OtherRun: the service has another model.
         MediRoundError: it cannot be reached.
     """
     rows = sample(run, count, seed)
     items = {item.item_id: item for piece in read_manifest(job.manifest) for item in piece if item.item_id in rows}
-    asking = Asking(run.key, run.identity.correction, run.identity.threshold, "interactive", timeout)
+    asking = Asking(run.key, run.identity.correction, run.identity.threshold, "interactive", timeout, margin)
 
     async def asked() -> Replay:
         return await _replay(rows, items, run, asking, AsyncClient(server, tls=tls))
@@ -120,9 +153,7 @@ async def _replay(
                 continue
             once = await _asked(client, item, loaded, asking)
             again = await _asked(client, item, loaded, asking)
-            found.items += 1
-            for each in zip(then, once.rows, again.rows, strict=True):
-                found.add(*each)
+            found.add(then, once, again)
     return found
 
 
@@ -139,10 +170,26 @@ def _kept(row: Row) -> tuple[object, ...]:
     return row.status, row.answer, row.corrected, row.counts
 
 
-def _differing(then: Row, now: Row) -> tuple[float, int]:
-    """The share of pixels, and how many; all, where only one has a mask or the sizes differ."""
+def _words(row: Row) -> tuple[object, ...]:
+    return row.status, row.answer, row.corrected
+
+
+def _near_zero(outcome: Outcome) -> tuple[Bits | None, ...]:
+    """Of each row. Raises JobError."""
+    if outcome.status == "failed":
+        return (None,) * len(outcome.rows)
+    told = zip(outcome.rows, outcome.near_zero, strict=True)
+    if any(row.status == "mask" and near_zero is None for row, near_zero in told):
+        raise JobError(
+            "the service does not say which pixels are next to 0: it must be of this client's version or later"
+        )
+    return outcome.near_zero
+
+
+def _differing(then: Row, now: Row, near_zero: Bits | None) -> tuple[int, int]:
+    """How many pixels differ, and how many of them away from 0; all, where only one has a mask or sizes differ."""
     if then.counts == now.counts and (then.height, then.width) == (now.height, now.width):
-        return 0.0, 0
+        return 0, 0
     try:
         one, other = (decoded(row.counts, row.height, row.width) for row in (then, now))
     except ValueError as error:
@@ -151,6 +198,8 @@ def _differing(then: Row, now: Row) -> tuple[float, int]:
         ) from error
     if one is None or other is None or one.shape != other.shape:
         present = one if one is not None else other
-        return 1.0, 0 if present is None else present.size
-    pixels = int(np.count_nonzero(one != other))
-    return pixels / one.size, pixels
+        pixels = 0 if present is None else present.size
+        return pixels, pixels
+    differs = one != other
+    beyond = differs if near_zero is None else differs & ~near_zero
+    return int(np.count_nonzero(differs)), int(np.count_nonzero(beyond))

@@ -35,22 +35,30 @@ def _run(given: argparse.Namespace) -> int:
         print(f"run        {current.folder.name}: {current.identity.model_name} {current.identity.model_version}")
         _show(found)
         if replayed is not None:
-            _show_replay(replayed, given.most_share)
-    alike = replayed is None or replayed.passes(given.most_share)
+            _show_replay(replayed, given.margin)
+    alike = replayed is None or replayed.passes
     return DONE if alike and not found.problems else ITEMS_FAILED
 
 
 def _replayed(given: argparse.Namespace, job: Job, current: Run) -> Replay:
     return replay(
-        job, current, given.server, given.replay, seed=given.seed, tls=tls_of(given), timeout=given.timeout
+        job,
+        current,
+        given.server,
+        given.replay,
+        seed=given.seed,
+        margin=given.margin,
+        tls=tls_of(given),
+        timeout=given.timeout,
     )
 
 
-def _show_replay(found: Replay, most_share: float) -> None:
+def _show_replay(found: Replay, margin: float) -> None:
     print(f"replayed   {found.items} items, {found.rounds} rounds, each twice; {found.unlike} unlike")
-    differ = f"{found.other_masks} masks in {found.other_pixels} pixels, at most {found.largest_share:.5%} of one"
-    print(f"the run    differs in {differ} (allowed {most_share:.5%})")
+    beyond = f"{found.beyond} rounds and {found.beyond_pixels} pixels by more than a logit within {margin:g} of 0"
+    print(f"the run    differs in {found.other_masks} masks and {found.other_pixels} pixels; in {beyond}")
     for words, count in (
+        ("rounds were not judged: they follow a question about a mask that differs", found.not_judged),
         ("items were not replayed: their source is gone or changed", found.gone),
         ("rounds took another wave than the run's", found.other_waves),
         ("rounds have another engine record than the run's", found.other_engine),
@@ -62,6 +70,9 @@ def _show_replay(found: Replay, most_share: float) -> None:
 def _show(found: Verification) -> None:
     print(f"items      {found.items}; {found.ok} ok, {found.failed} failed, {found.not_finished} not finished")
     print(f"index      {found.files} files, {found.rounds} rows, {found.masks} masks")
+    for kind, export in found.exports.items():
+        behind = f"; {export.behind} items were finished since" if export.behind else ""
+        print(f"{kind:<10} {export.files} files{behind}")
     for words, count in (
         ("items are no longer in the manifest", found.left_over),
         ("items have earlier rows, of when they failed", found.superseded),

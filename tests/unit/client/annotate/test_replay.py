@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mediround.__main__ import main
-from mediround.annotate.errors import OtherRun
+from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.replay import replay, sample
@@ -18,6 +18,10 @@ from tests.unit.client.annotate.jobs import IDENTITY, QUESTIONS, answered, disc,
 
 SERVED = replace(IDENTITY, model_digest=DESCRIPTION.model_digest)
 MASKS = disc(5), disc(3)
+ROW, COLUMN = np.argwhere(MASKS[1])[0]
+NEAR = np.zeros_like(MASKS[1])
+NEAR[ROW, COLUMN] = True
+"""The pixel of the second mask that is next to 0."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,8 @@ def server() -> Iterator[ScriptedServer]:
     script = Script(
         {
             QUESTIONS[0].question: Answer(mask=MASKS[0]),
-            QUESTIONS[1].question: Answer(mask=MASKS[1]),
+            QUESTIONS[1].question: Answer(mask=MASKS[1], near_zero=NEAR),
+            "On the first.": Answer(mask=MASKS[1], near_zero=NEAR),
             "Another each time.": changing,
         }
     )
@@ -59,16 +64,61 @@ def test_what_is_asked_again_is_what_was_found(
     assert replayed["other_masks"] == 0
 
 
-def test_pixels_that_differ_from_the_run_are_counted(tmp_path: Path, server: ScriptedServer) -> None:
+@pytest.mark.parametrize(("pixel", "beyond"), [((ROW, COLUMN), 0), ((ROW + 1, COLUMN), 1), ((0, 0), 1)])
+def test_a_pixel_may_differ_from_the_run_where_its_logit_is_next_to_zero(
+    tmp_path: Path,
+    server: ScriptedServer,
+    pixel: tuple[int, int],
+    beyond: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     item = picture(tmp_path / "images", 1)
     job, run = job_of(tmp_path / "job", [item], SERVED)
     nearly = MASKS[1].copy()
-    nearly[np.nonzero(nearly)[0][0], np.nonzero(nearly)[1][0]] = False
+    nearly[pixel] ^= True
     keep(run, answered(item, run, (MASKS[0], nearly)))
     found = replay(job, run, server.address, 1)
-    assert (found.other_masks, found.other_pixels, found.largest_share) == (1, 1, 1 / nearly.size)
-    assert found.passes(1 / nearly.size)
-    assert not found.passes(0.5 / nearly.size)
+    assert (found.other_masks, found.other_pixels) == (1, 1)
+    assert (found.beyond, found.beyond_pixels, found.passes) == (beyond, beyond, not beyond)
+    place = ["annotate", "verify", "--job", str(job.folder), "--server", server.address, "--replay", "1"]
+    assert main(place) == (3 if beyond else 0)
+    words = f"in {beyond} rounds and {beyond} pixels by more than a logit within 0.0001 of 0"
+    assert f"1 masks and 1 pixels; {words}" in capsys.readouterr().out
+
+
+def test_what_follows_a_mask_that_differs_is_not_judged(tmp_path: Path, server: ScriptedServer) -> None:
+    """A question about the first round is asked with another crop, and those behind it read another dialogue."""
+    questions = (
+        QUESTIONS[0],
+        replace(QUESTIONS[1], question="On the first."),
+        replace(QUESTIONS[1], name="third", refer_to=1),
+        replace(QUESTIONS[0], name="fourth"),
+    )
+    item = picture(tmp_path / "images", 1, questions)
+    job, run = job_of(tmp_path / "job", [item], SERVED)
+    nearly = MASKS[1] ^ NEAR
+    rows = answered(item, run, (MASKS[0], nearly, disc(2), disc(1)))
+    keep(run, [replace(row, wave=min(row.round, 2)) for row in rows])
+    found = replay(job, run, server.address, 1)
+    assert (found.other_masks, found.not_judged, found.beyond, found.passes) == (3, 2, 0, True)
+
+
+def test_other_words_are_not_the_runs(tmp_path: Path, server: ScriptedServer) -> None:
+    item = picture(tmp_path / "images", 1)
+    job, run = job_of(tmp_path / "job", [item], SERVED)
+    rows = answered(item, run, MASKS)
+    keep(run, [rows[0], replace(rows[1], corrected=True)])
+    found = replay(job, run, server.address, 1)
+    assert (found.other_masks, found.beyond, found.passes) == (0, 1, False)
+
+
+def test_a_service_that_does_not_say_what_is_next_to_zero_is_refused(
+    made: tuple[Job, Run, list[Item]], server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, run, _ = made
+    monkeypatch.setattr("mediround.testing._servicer.near_zero_of", lambda _: None)
+    with pytest.raises(JobError, match="of this client's version or later"):
+        replay(job, run, server.address, 1)
 
 
 def test_answers_that_change_each_time_and_other_waves_are_found(tmp_path: Path, server: ScriptedServer) -> None:
@@ -78,7 +128,7 @@ def test_answers_that_change_each_time_and_other_waves_are_found(tmp_path: Path,
     keep(run, [rows[0], replace(rows[1], wave=7)])
     found = replay(job, run, server.address, 1)
     assert (found.unlike, found.other_waves) == (1, 1)
-    assert not found.passes(1.0)
+    assert not found.passes
 
 
 def test_sources_that_are_gone_are_counted_and_another_model_is_refused(
