@@ -2,10 +2,10 @@
 
 ONNX Runtime in float32, which is the reference, and OpenVINO in f32 and bf16, on as many threads: encodes in turn,
 then every mask of the dialogues decoded from each runtime's own embeddings and held against the limits that an
-export in another precision must keep (``exporters.compare.drift``). Beside each round of encodes, a matrix product
-in float32: what share of its rate an encode reaches (``benchmarks.floor``). Most resident bytes are of one encode
-in a process of its own, with the runtime alone. Writes encoders.md and encoders.json into ``--out``. Needs the
-extra ``openvino``.
+export in another precision must keep (``exporters.compare.drift``). Before and after the encodes of a turn, two
+seconds of a matrix product in float32: what share of its rate an encode reaches (``benchmarks.floor``). Most
+resident bytes are of one encode in a process of its own, with the runtime alone. Writes encoders.md and
+encoders.json into ``--out``. Needs the extra ``openvino``.
 """
 
 from __future__ import annotations
@@ -85,11 +85,14 @@ def compare(bundle: Bundle, asked: list[DecodeInputs], repeats: int, threads: in
         except ProviderError as error:
             print(f"left out: {error}")
     place = np.empty((1, *bundle.manifest.image.embedding), bundle.manifest.image.embedding_dtype)
-    times, rates = [], []
-    for _ in range(repeats + 1):
+    for encoder in encoders:
+        seconds(encoder, asked[0], place)  # warm up
+    times, least, before = [], [], product_rate()
+    for _ in range(repeats):
         times.append([seconds(encoder, asked[0], place) for encoder in encoders])
-        rates.append(product_rate())
-    times, least = times[1:], products(bundle.path(IMAGE_ENCODER)) / max(rates)
+        after = product_rate()
+        least.append(products(bundle.path(IMAGE_ENCODER)) / statistics.mean((before, after)))
+        before = after
     reference = emulated(bundle.directory, threads)
     rows = []
     for index, encoder in enumerate(encoders):
@@ -99,7 +102,7 @@ def compare(bundle: Bundle, asked: list[DecodeInputs], repeats: int, threads: in
                 encoder.description,
                 statistics.median(each[index] for each in times),
                 statistics.median(each[0] / each[index] for each in times),
-                least / statistics.median(each[index] for each in times),
+                statistics.median(limit / each[index] for limit, each in zip(least, times, strict=True)),
                 peaks[index],
                 figures,
                 figures.problems(DriftLimits()),

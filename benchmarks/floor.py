@@ -16,15 +16,17 @@ SIDE = 2048
 """Of the squares that are multiplied: 17 GFLOP, more than a cache holds."""
 
 
-def product_rate(repeats: int = 5) -> float:
-    """FLOP a second of a float32 matrix product by numpy on all threads that it takes; the best of ``repeats``."""
+def product_rate(seconds: float = 2.0) -> float:
+    """FLOP a second of a float32 matrix product by numpy on all threads that it takes, kept up for ``seconds``.
+
+    Not the best of a few: a processor runs faster for some milliseconds than it can for the seconds of an encode.
+    """
     left, right = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), np.float32)
-    out, best = np.empty_like(left), math.inf
-    for _ in range(repeats):
-        began = time.perf_counter()
+    out, done, began = np.empty_like(left), 0, time.perf_counter()
+    while time.perf_counter() - began < seconds or not done:
         np.matmul(left, right, out=out)
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * SIDE**3 / best
+        done += 1
+    return done * 2.0 * SIDE**3 / (time.perf_counter() - began)
 
 
 def products(path: Path) -> float:

@@ -77,6 +77,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/knee"))
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX)
+    parser.add_argument("--encode-on-open", choices=("auto", "never"), default="auto", help="of the server")
     parser.add_argument("--seconds", type=int, default=60, help="measured at each rate")
     parser.add_argument("--least", help="first rate, in dialogues a second (0.5)")
     parser.add_argument("--precision", help="of the knee's rate (0.15)")
@@ -90,6 +91,7 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     metrics = [f"127.0.0.1:{free_port()}" for _ in range(2 if given.engine else 1)]
     flags, *beside = [["--metrics-listen", address, "--log-format", "json"] for address in metrics]
+    flags += ["--admission.encode-on-open", given.encode_on_open]
     code, language = MET, beside[0] if beside else []
     with stack(given.bundle, given.out, given.engine, given.vision, flags, language_flags=language) as server:
         how = ["--duration", str(given.seconds), "--least", given.least or "0.5"]

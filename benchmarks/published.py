@@ -1,8 +1,8 @@
 """The published protocol on the same graphs: every round encodes the image and reads the whole dialogue again.
 
-It is the service's own orchestrator with nothing kept between rounds and no gRPC, so that what is compared
-is the protocol and not the code. Run as a process of its own, so that its memory is its own; prints JSON.
-Does not know how the service is run.
+It is the service's own orchestrator with nothing kept between rounds, or the image's embedding alone, and no gRPC,
+so that what is compared is the protocol and not the code. Run as a process of its own, so that its memory is its
+own; prints JSON. Does not know how the service is run.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from serving.ports import EmbeddingLease, Fill
 
 
+EMBEDDING_KEPT = "embedding-kept"
+"""The last word of the command, where the image is encoded once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scratch:
     """A lease on memory that is thrown away."""
@@ -61,7 +65,7 @@ class NothingKept:
     def holds(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
         return False
 
-    def comes(self, key: str) -> bool:  # noqa: ARG002  # as above
+    def comes(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
         return False
 
 
@@ -95,16 +99,16 @@ class Published:
 
 
 @asynccontextmanager
-async def published(directory: Path, threads: int) -> AsyncIterator[Published]:
+async def published(directory: Path, threads: int, *, embedding_kept: bool = False) -> AsyncIterator[Published]:
     bundle = load_bundle(directory)
     language, vision = OnnxLanguage(bundle, threads, cache_bytes=0), OnnxVision(bundle, threads)
-    nothing = NothingKept(bundle.manifest.image.embedding)
-    async with offline(bundle, threads, language=language, vision=vision, embeddings=nothing) as orchestrator:
+    kept = None if embedding_kept else NothingKept(bundle.manifest.image.embedding)
+    async with offline(bundle, threads, language=language, vision=vision, embeddings=kept) as orchestrator:
         yield Published(orchestrator, language, vision)
 
 
-async def _main(directory: Path, threads: int, measured: Case, seeds: list[int]) -> None:
-    async with published(directory, threads) as protocol:
+async def _main(directory: Path, threads: int, measured: Case, seeds: list[int], embedding_kept: bool) -> None:
+    async with published(directory, threads, embedding_kept=embedding_kept) as protocol:
         await protocol.run(Case("chain", 2, 1), [0])  # warm up
         passes, encodes = protocol.language.counts.passes, protocol.vision.counts.encodes
         seconds = await protocol.run(measured, seeds)
@@ -118,5 +122,8 @@ async def _main(directory: Path, threads: int, measured: Case, seeds: list[int])
 
 
 if __name__ == "__main__":
-    bundle_path, thread_count, measured_case, seed_list = sys.argv[1:]
-    asyncio.run(_main(Path(bundle_path), int(thread_count), case(measured_case), json.loads(seed_list)))
+    bundle_path, thread_count, measured_case, seed_list, *more = sys.argv[1:]
+    asked = case(measured_case)
+    asyncio.run(
+        _main(Path(bundle_path), int(thread_count), asked, json.loads(seed_list), more == [EMBEDDING_KEPT])
+    )

@@ -51,6 +51,7 @@ COMMANDS = {
     "benchmarks.annotate": EXPORT,
     "benchmarks.attention": (*EXPORT, "mediround-serving[openvino]"),
     "benchmarks.ceiling": EXPORT,
+    "benchmarks.choices": (*EXPORT, "mediround-serving[openvino]"),
     "benchmarks.encoders": EXPORT,
     "benchmarks.first_mask": EXPORT,
     "benchmarks.hop": EXPORT,

@@ -18,6 +18,7 @@ COMMANDS = (
     "annotate",
     "attention.__main__",
     "ceiling.__main__",
+    "choices",
     "encoders",
     "first_mask",
     "hop",
@@ -59,6 +60,7 @@ def test_each_command_says_what_it_measures(
 @pytest.mark.parametrize(
     ("name", "flags", "words"),
     [
+        ("choices", ["--case", "chain:5:2"], "--case must ask 1 at once"),
         ("encoders", ["--root", "."], "--root and --dialogues must be left out unless --data is given"),
         ("knee", ["--rate", "2"], "--rate must be left out unless --profile is given"),
         ("knee", ["--rate", "2", "--profile", "p", "--least", "1"], "--least and --precision must be left out"),
@@ -112,6 +114,41 @@ def test_the_encoders_are_compared(
     table = (tmp_path / "encoders.md").read_text()
     assert table.count("\n") == 3 + len(others)
     assert table in capsys.readouterr().out
+
+
+def test_choices_are_compared(
+    random_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of this process's own installation; vLLM and Triton are started by their own tests."""
+    from benchmarks import choices  # noqa: PLC0415  # beside its run
+
+    own = [way for way in choices.SERVED if way.engine is None and way.vision == "onnx"]
+    monkeypatch.setattr(choices, "SERVED", (*own, choices.Served("bad", "no such runtime")))
+    asked = [
+        "--bundle",
+        str(random_bundle.directory),
+        "--case",
+        "star:3:1",
+        "--repeats",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["choices", *asked])
+    choices.main()
+    told = capsys.readouterr().out
+    name = f"choices-{random_bundle.directory.name}"
+    assert (tmp_path / f"{name}.md").read_text() in told
+    assert "left out: bad: " in told
+    rows = json.loads((tmp_path / f"{name}.json").read_text())
+    assert [row["way"] for row in rows[:4]] == [
+        "published protocol",
+        "published protocol, embedding kept",
+        "plain loop: a call a round",
+        "known in advance, ONNX Runtime",
+    ]
+    assert rows[0]["ratio"] == 1.0
+    assert all(row["seconds"] > 0 and 0 < row["share"] < 5 for row in rows)
 
 
 def test_attention_on_a_gpu_is_refused_without_one(

