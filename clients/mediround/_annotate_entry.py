@@ -20,13 +20,14 @@ SERVER = "127.0.0.1:50051"
 _MAX_IN_FLIGHT = 1024
 _MAX_THREADS = 1024
 _MOST_ITEMS = 20_000
-"""Of a report: its first page stays below 5 MB with dialogues of a few rounds."""
+"""Of a report: fewer where its first page would exceed 5 MB."""
 TOLERANCES = (
     ("least-dice", 0.95, "mean Dice between the runs, of each structure"),
     ("most-one-sided", 0.01, "share of rounds with a mask in one run alone"),
     ("most-score-loss", 0.02, "by which a structure's mean score may fall"),
     ("most-area-change", 0.05, "of a structure's summed areas, as a share"),
     ("most-failed", 0.001, "share of items that fail in the later run alone"),
+    ("most-missing", 0.0, "share of items that the later run may lack, or there is no verdict"),
     ("most-dice-loss", 0.01, "of Dice with targets, at its interval's lower end"),
     ("least-rounds", 30, "of a structure, below which there is no verdict"),
     ("least-images", 30, "with targets, below which there is no verdict"),
@@ -146,8 +147,7 @@ def _compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("--earlier", default="", metavar="RUN", help="beginning of its key (the only other run)")
     compare.add_argument("--later", default="", metavar="RUN", help="of the later run (the job's current one)")
     compare.add_argument("--most", type=_in_flight, default=20, metavar="N", help="disagreements listed (20)")
-    for name, default, words in TOLERANCES:
-        compare.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"{words} ({default:g})")
+    _add_tolerances(compare)
     compare.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -155,8 +155,10 @@ def _report(report: argparse.ArgumentParser) -> None:
     _add_job(report)
     report.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, or an earlier report's")
     report.add_argument("--run", dest="run_key", default="", metavar="RUN", help="beginning of its key")
-    report.add_argument("--against", default="", metavar="RUN", help="another run: how far each item is from it")
+    words = "an earlier run: the report also has a comparison with it"
+    report.add_argument("--against", default="", metavar="RUN", help=words)
     report.add_argument("--against-job", type=Path, metavar="DIR", help="the other run's job (the same)")
+    _add_tolerances(report)
     report.add_argument("--most", type=items, default=10_000, metavar="N", help="items shown (10000)")
     report.add_argument("--identify", action="store_true", help="with places and identifiers of the sources")
 
@@ -180,6 +182,13 @@ def _export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--labels", action="store_true", help="label maps that nnU-Net trains on, in labels/")
     export.add_argument("--seg", action="store_true", help="a DICOM SEG for each series, in seg/")
     export.add_argument("--stow", metavar="URL", help="the same, and stored in this DICOMweb archive")
+
+
+def _add_tolerances(parser: argparse.ArgumentParser) -> None:
+    for name, default, words in TOLERANCES:
+        parser.add_argument(
+            f"--{name}", type=_tolerance, default=default, metavar="X", help=f"{words} ({default:g})"
+        )
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +243,13 @@ def max_failures(text: str) -> tuple[int | None, float | None]:
     if not number.isdecimal() or (text != number and int(number) > 100):
         raise argparse.ArgumentTypeError("must be a number of items, or a share: 5%")
     return (int(number), None) if text == number else (None, int(number) / 100)
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of at least 0")
+    return value
 
 
 def items(text: str) -> int:

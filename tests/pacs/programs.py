@@ -5,19 +5,15 @@ Does not know where programs are: ``demo.dicom.programs`` does.
 
 from __future__ import annotations
 
-import os
 from typing import NoReturn
 
-import pytest
-
 from demo.dicom import programs
+from tests import required
 
 
 def unavailable(reason: str) -> NoReturn:
     """Skip; fail where ``MEDIROUND_REQUIRE`` says that these tests must run."""
-    if "pacs" in os.environ.get("MEDIROUND_REQUIRE", "").split(","):
-        pytest.fail(f"MEDIROUND_REQUIRE has pacs, but {reason}", pytrace=False)
-    pytest.skip(reason)
+    required.unavailable("pacs", reason)
 
 
 def program(name: str) -> str:

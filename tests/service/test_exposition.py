@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from serving.telemetry import metrics as telemetry
 from serving.telemetry.collector import CacheState, StateCollector
 from serving.telemetry.exposition import exposed
 from serving.telemetry.status import StatusBoard
+from tests.required import browser_program
 from tests.service.harness import Stage, picture
 from tests.unit.telemetry.test_metrics import sources
 
@@ -123,9 +123,7 @@ async def test_without_a_board_there_is_no_page(stage: Stage) -> None:
 
 async def chromium(*flags: str) -> str:
     """What a headless Chromium prints of a page that has run for three seconds of its time."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("chromium is not installed: apt-get install --no-install-recommends chromium")
+    browser = browser_program("chromium")
     # A container's root has no sandbox to use, and its /dev/shm is small.
     common = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"]
     process = await asyncio.create_subprocess_exec(

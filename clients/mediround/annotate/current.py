@@ -7,12 +7,12 @@ database in the folder for temporary files. Knows an index's files. Does not kno
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from mediround.annotate.job import Run
 from mediround.annotate.merging import replaced
 from mediround.annotate.rows import SCHEMA, Row, rows_of
 
+T = TypeVar("T")
 ItemRows: TypeAlias = tuple[Row, ...]
 """All rows of one item, at least one, in their order."""
 
@@ -41,21 +42,33 @@ def files(run: Run) -> list[Path]:
     return sorted((path for path in there if (path.parent, path.name) not in gone), key=lambda path: path.name)
 
 
-def item_rows(path: Path) -> Iterator[ItemRows]:
-    """One file's items, each with its rows. Raises JobError: it is cut off, damaged, or none of ours."""
-    for _, rows in groupby(_rows(path), lambda row: row.item_id):
-        yield tuple(rows)
+def item_rows(path: Path, wanted: Container[str] | None = None) -> Iterator[ItemRows]:
+    """One file's items, each with its rows; ``wanted`` as in ``current_rows``.
+
+    Raises:
+        JobError: the file is cut off, damaged, or none of ours.
+    """
+    rows = (row for batch in _batches(path) for row in rows_of(_of(batch, wanted)))
+    for _, item in groupby(_guarded(path, rows), lambda row: row.item_id):
+        yield tuple(item)
 
 
-def current_rows(run: Run) -> Iterator[ItemRows]:
-    """The items of a run, each once, with the rows that count. Raises JobError: a file cannot be read."""
+def current_rows(run: Run, wanted: Container[str] | None = None) -> Iterator[ItemRows]:
+    """The items of a run, each once, with the rows that count.
+
+    Args:
+        wanted: names of the items that are to be read; the others cost little. None: all.
+
+    Raises:
+        JobError: a file cannot be read.
+    """
     there = files(run)
     with scratch(_PLACES) as database:
         for number, path in enumerate(there):
-            names = ((rows[0].item_id, rows[0].status != "failed", number) for rows in item_rows(path))
+            names = ((name, status != "failed", number) for name, status in _names(path))
             database.executemany(_PLACE, names)
         for number, path in enumerate(there):
-            for rows in item_rows(path):
+            for rows in item_rows(path, wanted):
                 words = "SELECT file FROM places WHERE item_id = ?"
                 if database.execute(words, (rows[0].item_id,)).fetchone() == (number,):
                     yield rows
@@ -76,13 +89,34 @@ def scratch(schema: str) -> Iterator[sqlite3.Connection]:
             database.close()
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _names(path: Path) -> Iterator[tuple[str, str]]:
+    """Each item's name and its first row's status."""
+    rows = (
+        row
+        for batch in _batches(path, ("item_id", "status"))
+        for row in zip(batch["item_id"].to_pylist(), batch["status"].to_pylist(), strict=True)
+    )
+    for _, item in groupby(_guarded(path, rows), lambda row: row[0]):
+        yield next(item)
+
+
+def _of(batch: pa.Table, wanted: Container[str] | None) -> pa.Table:
+    if wanted is None:
+        return batch
+    return batch.filter(pa.array([name in wanted for name in batch["item_id"].to_pylist()], pa.bool_()))
+
+
+def _batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise JobError(f"{path.name}: is no index of this version; move it away, and its items run again")
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=None if columns is None else list(columns)):
+            yield pa.Table.from_batches([batch])
+
+
+def _guarded(path: Path, rows: Iterator[T]) -> Iterator[T]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                raise JobError(f"{path.name}: is no index of this version; move it away, and its items run again")
-            for batch in file.iter_batches(_ROWS_AT_ONCE):
-                yield from rows_of(pa.Table.from_batches([batch]))
+        yield from rows
     except (OSError, ValueError, pa.ArrowException) as error:
         words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
         raise JobError(words) from error

@@ -26,13 +26,16 @@ def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     later = chosen(job, given.later) if given.later else job.current()
     earlier = _earlier(job if given.earlier_job is None else Job.open(given.earlier_job), given.earlier, later)
-    tolerances = Tolerances(**{each.name: getattr(given, each.name) for each in fields(Tolerances)})
-    found = compare(job, earlier, later, tolerances, given.most)
+    found = compare(job, earlier, later, tolerances_of(given), most=given.most)
     if given.json:
         print(json.dumps(asdict(found)))
     else:
         _show(found, earlier, later)
     return DONE if found.verdict.result == "within tolerances" else ITEMS_FAILED
+
+
+def tolerances_of(given: argparse.Namespace) -> Tolerances:
+    return Tolerances(**{each.name: getattr(given, each.name) for each in fields(Tolerances)})
 
 
 def chosen(job: Job, key: str) -> Run:
@@ -61,10 +64,13 @@ def _show(found: Comparison, earlier: Run, later: Run) -> None:
     print(f"items      {found.items} in both; {failures}")
     if found.only_later:
         print(f"note       {found.only_later} items are in the later run alone")
+    if found.missing:
+        print(f"note       {found.missing} items are in the earlier run alone: finish the later one (`run`)")
     for each in (found.overall, *found.structures):
         name, dice, same = _printable(each.structure) or "all", _number(each.dice), _number(each.identical)
         alone = f"in one alone {each.earlier_only} and {each.later_only}"
-        print(f"structure  {name}: {each.rounds} rounds, Dice {dice}, identical {same}, {alone}")
+        size = f", of other sizes {each.other_size}" if each.other_size else ""
+        print(f"structure  {name}: {each.rounds} rounds, Dice {dice}, identical {same}, {alone}{size}")
     for worst in found.disagreements:
         print(f"disagrees  {worst.dice:.4f} {worst.item_id} round {worst.round}: {_printable(worst.structure)}")
     if (near := found.targets) is not None:

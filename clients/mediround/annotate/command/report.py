@@ -9,9 +9,9 @@ import argparse
 from functools import partial
 
 from mediround.annotate.command.codes import DONE, guarded
-from mediround.annotate.command.compare import chosen
+from mediround.annotate.command.compare import chosen, tolerances_of
 from mediround.annotate.job import Job
-from mediround.annotate.report.writing import write
+from mediround.annotate.report.writing import Against, write
 
 
 def run(given: argparse.Namespace) -> int:
@@ -23,9 +23,13 @@ def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     shown = chosen(job, given.run_key) if given.run_key else job.current()
     other = job if given.against_job is None else Job.open(given.against_job)
-    against = chosen(other, given.against) if given.against or given.against_job else None
+    against = None
+    if given.against or given.against_job:
+        against = Against(chosen(other, given.against), tolerances_of(given))
     made = write(job, shown, given.out, most=given.most, against=against, identify=given.identify)
     pictures = f"{made.pictures} with a picture"
     print(f"report     {made.items} of {made.of} items, {pictures}; {made.pages} pages of details")
+    if made.compared is not None:
+        print(f"compared   {made.compared.items} items: {made.compared.verdict.result}")
     print(f"open       {given.out / 'index.html'}")
     return DONE

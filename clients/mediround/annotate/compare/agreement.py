@@ -1,20 +1,23 @@
 """How far two runs agree on one structure: Dice between them, masks of one alone, drift of scores and areas.
 
-Knows sums, and Dice in bins of 0.0001, so that memory does not grow with the rounds. Does not know where pairs
-come from.
+Knows sums, and values in bins, so that memory does not grow with the rounds. Does not know where pairs come from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mediround.annotate.compare.pairs import Pair
+from mediround.annotate.compare.pairs import Kind, Pair
 
-_BINS = 10_000
-_QUANTILES = (0.01, 0.05, 0.25, 0.5)
+_DICE_BINS, _DRIFT_BINS = 10_000, 1000
+"""Bins a unit."""
+_LOW, _SPREAD = (0.01, 0.05, 0.25, 0.5), (0.05, 0.5, 0.95)
+MOST_GROWTH = 2.0
+"""Of a round's area, as a share of the earlier one: more counts as so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,16 @@ class Agreement:
         both: of them, with a mask in both.
         earlier_only: with a mask in the earlier run alone.
         later_only: with a mask in the later run alone.
+        other_size: with a mask in both, of different sizes.
         dice: mean between the two runs, of ``both``; None where there is none.
         dice_quantiles: below which 1, 5, 25 and 50 % of them lie, to 0.0001.
         identical: share of ``both`` whose masks are equal in every pixel.
-        score_change: mean of later minus earlier, where both were judged.
-        area_change: change of the sum of all areas, as a share of the earlier one.
+        scored: rounds that both runs judged.
+        scored_alone: rounds with a mask in both that one run alone judged.
+        score_change: mean of later minus earlier, of ``scored``.
+        score_quantiles: of it, 5, 50 and 95 %, to 0.001.
+        area_change: change of the sum of all areas, as a share of the earlier one; None: there was no pixel.
+        area_quantiles: the same of a round with a mask in both, 5, 50 and 95 %, to 0.001 and at most 2.
     """
 
     structure: str
@@ -39,16 +47,21 @@ class Agreement:
     both: int
     earlier_only: int
     later_only: int
+    other_size: int
     dice: float | None
     dice_quantiles: dict[str, float]
     identical: float | None
+    scored: int
+    scored_alone: int
     score_change: float | None
+    score_quantiles: dict[str, float]
     area_change: float | None
+    area_quantiles: dict[str, float]
 
     @property
     def one_sided(self) -> float:
-        """Share of rounds with a mask in one run alone."""
-        return (self.earlier_only + self.later_only) / self.rounds if self.rounds else 0.0
+        """Share of rounds with a mask in one run alone, or masks of different sizes."""
+        return (self.earlier_only + self.later_only + self.other_size) / self.rounds if self.rounds else 0.0
 
 
 @dataclass(slots=True)
@@ -57,47 +70,67 @@ class Tally:
 
     structure: str
     rounds: int = 0
-    earlier_only: int = 0
-    later_only: int = 0
+    kinds: Counter[Kind] = field(default_factory=Counter)
     identical: int = 0
     dice_sum: float = 0.0
-    scored: int = 0
+    scored_alone: int = 0
     score_sum: float = 0.0
     areas: list[int] = field(default_factory=lambda: [0, 0])
-    bins: Counter[int] = field(default_factory=Counter)
+    dices: Counter[int] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
+    growths: Counter[int] = field(default_factory=Counter)
 
     def add(self, pair: Pair, dice: float | None) -> None:
         """``dice`` of a pair that both runs answered."""
         one, other = pair.earlier, pair.later
         self.rounds += 1
-        self.earlier_only += one.counts is not None and other.counts is None
-        self.later_only += one.counts is None and other.counts is not None
+        if pair.kind is not None:
+            self.kinds[pair.kind] += 1
         self.areas[0] += one.area
         self.areas[1] += other.area
         if dice is not None:
-            self.bins[int(dice * _BINS)] += 1
+            self.dices[int(dice * _DICE_BINS)] += 1
             self.dice_sum += dice
             self.identical += one.mask_digest == other.mask_digest
+            growth = (other.area - one.area) / max(one.area, 1)
+            self.growths[round(min(growth, MOST_GROWTH) * _DRIFT_BINS)] += 1
+            self.scored_alone += (one.score is None) != (other.score is None)
         if one.score is not None and other.score is not None:
-            self.scored += 1
-            self.score_sum += other.score - one.score
+            change = min(max(other.score - one.score, -1.0), 1.0)
+            self.score_sum += change
+            self.scores[round(change * _DRIFT_BINS)] += 1
 
     def agreement(self) -> Agreement:
-        both = self.bins.total()
-        steps = sorted(self.bins)
-        below = np.cumsum([self.bins[step] for step in steps])
-        quantiles = {
-            f"{share:g}": steps[int(np.searchsorted(below, share * both))] / _BINS for share in _QUANTILES if both
-        }
+        both, scored = self.kinds["both"], self.scores.total()
         return Agreement(
             structure=self.structure,
             rounds=self.rounds,
             both=both,
-            earlier_only=self.earlier_only,
-            later_only=self.later_only,
+            earlier_only=self.kinds["earlier_only"],
+            later_only=self.kinds["later_only"],
+            other_size=self.kinds["other_size"],
             dice=self.dice_sum / both if both else None,
-            dice_quantiles=quantiles,
+            dice_quantiles=_quantiles(self.dices, _DICE_BINS, _LOW),
             identical=self.identical / both if both else None,
-            score_change=self.score_sum / self.scored if self.scored else None,
-            area_change=self.areas[1] / self.areas[0] - 1 if self.areas[0] else None,
+            scored=scored,
+            scored_alone=self.scored_alone,
+            score_change=self.score_sum / scored if scored else None,
+            score_quantiles=_quantiles(self.scores, _DRIFT_BINS, _SPREAD),
+            area_change=_change(*self.areas),
+            area_quantiles=_quantiles(self.growths, _DRIFT_BINS, _SPREAD),
         )
+
+
+def _quantiles(bins: Counter[int], steps_a_unit: int, shares: Sequence[float]) -> dict[str, float]:
+    if not bins:
+        return {}
+    steps = sorted(bins)
+    below = np.cumsum([bins[step] for step in steps])
+    places = [int(np.searchsorted(below, share * below[-1])) for share in shares]
+    return {f"{share:g}": steps[place] / steps_a_unit for share, place in zip(shares, places, strict=True)}
+
+
+def _change(before: int, after: int) -> float | None:
+    if not before:
+        return None if after else 0.0
+    return after / before - 1

@@ -7,25 +7,34 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from mediround.annotate.compare.agreement import Agreement, Tally
 from mediround.annotate.compare.pairs import Pair, PairedItem, Unpaired, dice, paired
 from mediround.annotate.compare.targets import Nearness, nearness
-from mediround.annotate.compare.verdict import Tolerances, Verdict, judged
+from mediround.annotate.compare.verdict import Evidence, Tolerances, Verdict, judged
 from mediround.annotate.current import scratch
-from mediround.annotate.errors import ItemError
+from mediround.annotate.errors import ItemError, JobError
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import target_of
-from mediround.annotate.manifest import read_manifest
+from mediround.annotate.manifest import read_manifest, read_names
 
 _SCHEMA = """
 CREATE TABLE targets (item_id TEXT, round INTEGER, uri TEXT, PRIMARY KEY (item_id, round)) WITHOUT ROWID;
 CREATE TABLE images (image_id TEXT PRIMARY KEY, rounds INTEGER, earlier REAL, later REAL) WITHOUT ROWID;
+CREATE TABLE missing (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_MOST_STRUCTURES = 1000
+OTHERS = "other structures"
+"""Those that come after so many."""
+Heard: TypeAlias = Callable[[str, float], None]
+"""Is told of each item that a run answered, and of its disagreement: 1 minus its least Dice, 1 where one run alone
+has a mask, 0 where none has.
 """
 _ADD = """
 INSERT INTO images VALUES (?, 1, ?, ?) ON CONFLICT (image_id) DO UPDATE SET
@@ -52,6 +61,7 @@ class Comparison:
         later: the same.
         items: in both.
         only_later: items that the earlier run has not.
+        missing: items of the manifest that the earlier run has, and the later one has not (yet).
         failed_earlier: items that failed there alone.
         failed_later: items that failed there alone.
         overall: of all structures.
@@ -65,6 +75,7 @@ class Comparison:
     later: str
     items: int
     only_later: int
+    missing: int
     failed_earlier: int
     failed_later: int
     overall: Agreement
@@ -74,47 +85,57 @@ class Comparison:
     verdict: Verdict
 
 
-def compare(job: Job, earlier: Run, later: Run, tolerances: Tolerances, most: int = 100) -> Comparison:
+def compare(
+    job: Job, earlier: Run, later: Run, tolerances: Tolerances, *, most: int = 100, heard: Heard | None = None
+) -> Comparison:
     """Compare two runs of the same items.
 
     Args:
-        job: whose manifest has the targets.
+        job: whose manifest has the items and their targets.
         most: disagreements listed.
+        heard: is called for each item.
 
     Raises:
-        JobError: a run or the manifest cannot be read.
+        JobError: a run or the manifest cannot be read, or both are one run.
     """
+    if earlier.folder.resolve() == later.folder.resolve():
+        raise JobError("two runs are needed, and this is one: --earlier or --earlier-job must name another")
     with _targets(job) as targets:
-        work = _Work(targets, most)
+        work = _Work(targets, most, heard)
         for found in paired(earlier, later):
-            if isinstance(found, Unpaired):
+            if not isinstance(found, Unpaired):
+                work.add(found)
+            elif found.later:
                 work.only_later += 1
             else:
-                work.add(found)
-        structures = sorted(
-            (tally.agreement() for tally in work.tallies.values()),
-            key=lambda each: (1.0 if each.dice is None else each.dice, each.structure),
-        )
-        near = targets.nearness()
+                targets.miss(found.item_id)
+        missing, near = targets.missing(job), targets.nearness()
+    structures = sorted(
+        (tally.agreement() for tally in work.tallies.values()),
+        key=lambda each: (1.0 if each.dice is None else each.dice, each.structure),
+    )
+    found_out = Evidence(structures, near, targets.unreadable, work.items, missing, work.failed_later)
     return Comparison(
         earlier=earlier.key,
         later=later.key,
         items=work.items,
         only_later=work.only_later,
+        missing=missing,
         failed_earlier=work.failed_earlier,
         failed_later=work.failed_later,
         overall=work.overall.agreement(),
         structures=tuple(structures),
         disagreements=tuple(sorted(Disagreement(-each[0], *each[1:]) for each in work.worst)),
         targets=near,
-        verdict=judged(structures, near, work.failed_later / work.items if work.items else 0.0, tolerances),
+        verdict=judged(found_out, tolerances),
     )
 
 
 class _Targets:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        self._unreadable = 0
+        self.unreadable = 0
+        self._structures: set[str] = set()
 
     def keep(self, job: Job) -> None:
         for piece in read_manifest(job.manifest):
@@ -135,17 +156,29 @@ class _Targets:
         try:
             target = target_of(found[0])
         except ItemError:
-            self._unreadable += 1
+            self.unreadable += 1
             return
         if any(mask is not None and mask.shape != target.shape for mask in masks):
-            self._unreadable += 1
+            self.unreadable += 1
             return
+        self._structures.add(pair.label)
         self._database.execute(_ADD, (pair.image_id, *(dice(mask, target) for mask in masks)))
+
+    def miss(self, item_id: str) -> None:
+        """The later run has not this item."""
+        self._database.execute("INSERT INTO missing VALUES (?)", (item_id,))
+
+    def missing(self, job: Job) -> int:
+        """How many of them are still planned."""
+        words = "SELECT 1 FROM missing WHERE item_id = ?"
+        names = (name for piece in read_names(job.manifest) for name in piece)
+        return sum(self._database.execute(words, (name,)).fetchone() is not None for name in names)
 
     def nearness(self) -> Nearness | None:
         found = self._database.execute("SELECT rounds, earlier, later FROM images")
         flat = np.fromiter((value for row in found for value in row), np.float64).reshape(-1, 3)
-        return nearness(flat[:, 0], flat[:, 1], flat[:, 2], self._unreadable)
+        structures = tuple(sorted(self._structures))
+        return nearness(*flat.T, unreadable=self.unreadable, structures=structures)
 
 
 @contextmanager
@@ -160,6 +193,7 @@ def _targets(job: Job) -> Iterator[_Targets]:
 class _Work:
     targets: _Targets
     most: int
+    heard: Heard | None = None
     items: int = 0
     only_later: int = 0
     failed_earlier: int = 0
@@ -174,15 +208,25 @@ class _Work:
         answered = found[0].earlier.answered, found[0].later.answered
         self.failed_earlier += answered == (False, True)
         self.failed_later += answered == (True, False)
-        if not all(answered):
-            return
+        apart = [0.0]
         for pair in found:
             between = pair.dice()
-            self.overall.add(pair, between)
-            self.tallies.setdefault(pair.label, Tally(pair.label)).add(pair, between)
-            self.targets.add(pair)
-            if pair.earlier.counts is not None or pair.later.counts is not None:
-                self._list(pair, between or 0.0)
+            if pair.kind is not None:
+                apart.append(1 - (between or 0.0))
+            if all(answered):
+                self._count(pair, between)
+        if self.heard is not None and any(answered):
+            self.heard(found[0].item_id, max(apart))
+
+    def _count(self, pair: Pair, between: float | None) -> None:
+        label = pair.label
+        if label not in self.tallies and len(self.tallies) >= _MOST_STRUCTURES:
+            label = OTHERS
+        self.overall.add(pair, between)
+        self.tallies.setdefault(label, Tally(label)).add(pair, between)
+        self.targets.add(pair)
+        if pair.kind is not None:
+            self._list(pair, between or 0.0)
 
     def _list(self, pair: Pair, between: float) -> None:
         if between == 1:

@@ -6,10 +6,12 @@ Does not sum up.
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
-from typing import TypeAlias
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,19 +19,25 @@ from mediround.annotate.current import ItemRows, current_rows, scratch
 from mediround.annotate.errors import JobError
 from mediround.annotate.faults import decoded
 from mediround.annotate.job import Run
-from mediround.annotate.rows import Row
 from mediround.masks import Bits
 
 _SCHEMA = """
 CREATE TABLE sides (item_id TEXT, round INTEGER, status TEXT, score REAL, area INTEGER, height INTEGER,
-    width INTEGER, counts TEXT, mask_digest TEXT, PRIMARY KEY (item_id, round)) WITHOUT ROWID
+    width INTEGER, counts TEXT, mask_digest TEXT, PRIMARY KEY (item_id, round)) WITHOUT ROWID;
+CREATE TABLE later (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _FIND = "SELECT status, score, area, height, width, counts, mask_digest FROM sides WHERE item_id = ? AND round = ?"
+_VALUES = attrgetter("status", "score", "area", "height", "width", "counts", "mask_digest")
+_LEFT = "SELECT DISTINCT item_id FROM sides WHERE item_id NOT IN (SELECT item_id FROM later)"
+
+
+Kind: TypeAlias = Literal["both", "earlier_only", "later_only", "other_size"]
+"""Of a round: which runs have a mask; ``other_size``: both, and of different sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one run found in a round; as ``rows.Row``."""
+    """What one run found in a round; as ``rows.Row``, but that a score that is no number is none."""
 
     status: str
     score: float | None
@@ -62,10 +70,19 @@ class Pair:
     earlier: Side
     later: Side
 
-    def dice(self) -> float | None:
-        """0 to 1; None: a run has no mask, or the sizes differ. Two empty masks agree. Raises JobError."""
+    @property
+    def kind(self) -> Kind | None:
+        """What may be compared; None: neither run has a mask."""
         one, other = self.earlier, self.later
-        if one.counts is None or other.counts is None or (one.height, one.width) != (other.height, other.width):
+        if one.counts is None or other.counts is None:
+            alone: Kind | None = "earlier_only" if one.counts is not None else None
+            return "later_only" if other.counts is not None else alone
+        return "both" if (one.height, one.width) == (other.height, other.width) else "other_size"
+
+    def dice(self) -> float | None:
+        """0 to 1; None: ``kind`` is not ``both``. Two empty masks agree. Raises JobError."""
+        one, other = self.earlier, self.later
+        if self.kind != "both":
             return None
         if one.mask_digest == other.mask_digest:
             return 1.0
@@ -77,20 +94,31 @@ PairedItem: TypeAlias = tuple[Pair, ...]
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """An item of the later run that the earlier one has not."""
+    """An item that one run has and the other has not; ``later``: the later one has it."""
 
     item_id: str
+    later: bool
 
 
-def paired(earlier: Run, later: Run) -> Iterator[PairedItem | Unpaired]:
-    """The later run's items, each with all its rounds. Raises JobError."""
+def paired(earlier: Run, later: Run, wanted: Container[str] | None = None) -> Iterator[PairedItem | Unpaired]:
+    """The later run's items, each with all its rounds; then those of the earlier one alone.
+
+    Args:
+        wanted: names of the items that are to be read; None: all.
+
+    Raises:
+        JobError: a run cannot be read, or the scratch database cannot be written.
+    """
     try:
         with scratch(_SCHEMA) as database:
-            for rows in current_rows(earlier):
-                values = [(row.item_id, row.round, *astuple(_side(row))) for row in rows]
+            for rows in current_rows(earlier, wanted):
+                values = [(row.item_id, row.round, *_VALUES(row)) for row in rows]
                 database.executemany("INSERT OR REPLACE INTO sides VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-            for rows in current_rows(later):
+            for rows in current_rows(later, wanted):
+                database.execute("INSERT OR IGNORE INTO later VALUES (?)", (rows[0].item_id,))
                 yield _found(database, rows)
+            for (item_id,) in database.execute(_LEFT):
+                yield Unpaired(item_id, later=False)
     except sqlite3.Error as error:
         words = f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
         raise JobError(words) from error
@@ -108,10 +136,11 @@ def _found(database: sqlite3.Connection, rows: ItemRows) -> PairedItem | Unpaire
     for row in rows:
         found = database.execute(_FIND, (row.item_id, row.round)).fetchone()
         if found is None:
-            return Unpaired(row.item_id)
-        pairs.append(Pair(row.item_id, row.image_id, row.round, row.label, Side(*found), _side(row)))
+            return Unpaired(row.item_id, later=True)
+        pairs.append(Pair(row.item_id, row.image_id, row.round, row.label, _side(found), _side(_VALUES(row))))
     return tuple(pairs)
 
 
-def _side(row: Row) -> Side:
-    return Side(row.status, row.score, row.area, row.height, row.width, row.counts, row.mask_digest)
+def _side(values: Sequence[Any]) -> Side:
+    side = Side(*values)
+    return side if side.score is None or math.isfinite(side.score) else replace(side, score=None)

@@ -23,38 +23,51 @@ class Nearness:
         rounds: with a target, answered in both runs.
         images: that they are of.
         unreadable: targets that could not be read, or are of another size.
+        structures: that they are of, by label.
         earlier: mean Dice of the earlier run.
         later: of the later one.
         low: of the 95 % interval of later minus earlier, by images.
         high: the same.
+        earlier_interval: of the earlier run's mean, 95 % by the same draws.
+        later_interval: of the later one's.
     """
 
     rounds: int
     images: int
     unreadable: int
+    structures: tuple[str, ...]
     earlier: float
     later: float
     low: float
     high: float
+    earlier_interval: tuple[float, float]
+    later_interval: tuple[float, float]
 
 
-def nearness(counts: F64, earlier: F64, later: F64, unreadable: int, seed: int = 0) -> Nearness | None:
+def nearness(
+    counts: F64, earlier: F64, later: F64, *, unreadable: int, structures: tuple[str, ...], seed: int = 0
+) -> Nearness | None:
     """Of images' counts of rounds and sums of Dice, each (N,). None: there is none."""
     if not len(counts):
         return None
-    low, high = interval(counts, later - earlier, seed)
+    change, before, after = intervals(counts, np.stack([later - earlier, earlier, later], axis=1), seed)
     total = float(counts.sum())
     means = float(earlier.sum()) / total, float(later.sum()) / total
-    return Nearness(int(total), len(counts), unreadable, *means, low, high)
+    return Nearness(int(total), len(counts), unreadable, structures, *means, *change, before, after)
 
 
-def interval(counts: F64, sums: F64, seed: int = 0) -> tuple[float, float]:
-    """95 % of the means ``sums / counts`` of images drawn with replacement lie within; both (N,), N at least 1."""
+def intervals(counts: F64, sums: F64, seed: int = 0) -> list[tuple[float, float]]:
+    """95 % of the means ``sums / counts`` of images drawn with replacement lie within, of each of K columns.
+
+    Args:
+        counts: (N,), N at least 1.
+        sums: (N, K).
+    """
     generator, size = np.random.default_rng(seed), len(counts)
     draws = max(_LEAST_DRAWS, min(_DRAWS, _MOST_VALUES // size))
-    means = np.empty(draws)
+    means = np.empty((draws, sums.shape[1]))
     for number in range(draws):
         drawn = generator.integers(0, size, size)
-        means[number] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+        means[number] = sums[drawn].sum(0) / counts[drawn].sum()
+    low, high = np.quantile(means, (0.025, 0.975), axis=0)
+    return [(float(one), float(other)) for one, other in zip(low, high, strict=True)]

@@ -1,7 +1,7 @@
 """Whether a later run may take an earlier one's place, by tolerances that a site states.
 
-Where targets exist, nearness to them decides; else agreement does. Too little data is no verdict. Knows figures.
-Does not know how they were come by.
+Of structures with targets, nearness to them decides; of others, agreement does. Too little data is no verdict, and
+so is nothing compared. Knows figures. Does not know how they were come by.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Tolerances:
         most_score_loss: by which a structure's mean score may fall.
         most_area_change: of a structure's summed areas, as a share, either way.
         most_failed: share of items that fail in the later run and not in the earlier one.
+        most_missing: share of the earlier run's items that the later one may lack, for anything to be said.
         most_dice_loss: by which Dice with targets may fall, at the interval's lower end.
         least_rounds: of a structure with masks in both runs, below which nothing is said.
         least_images: with targets, below which nothing is said by them.
@@ -34,9 +35,31 @@ class Tolerances:
     most_score_loss: float = 0.02
     most_area_change: float = 0.05
     most_failed: float = 0.001
+    most_missing: float = 0.0
     most_dice_loss: float = 0.01
     least_rounds: int = 30
     least_images: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a verdict is by.
+
+    Attributes:
+        structures: how far the runs agree on each.
+        near: how near they come to targets; None: no target was read.
+        unreadable: targets that could not be read, or are of another size than the masks.
+        items: in both runs.
+        missing: of the earlier run, and not of the later one.
+        newly_failed: items that fail in the later run alone.
+    """
+
+    structures: Sequence[Agreement]
+    near: Nearness | None
+    unreadable: int
+    items: int
+    missing: int
+    newly_failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,63 +80,88 @@ class Verdict:
     checks: tuple[Check, ...]
 
 
-def judged(
-    structures: Sequence[Agreement], near: Nearness | None, newly_failed: float, tolerances: Tolerances
-) -> Verdict:
-    """``newly_failed``: share of items."""
-    limit = tolerances.most_failed
-    checks = [Check("items that fail now", f"<= {limit:.2%}", f"{newly_failed:.2%}", newly_failed <= limit)]
+def judged(found: Evidence, tolerances: Tolerances) -> Verdict:
+    """The verdict, and each tolerance with what was found."""
+    near = found.near
+    checks = [*_complete(found, tolerances)]
     if near is not None:
         checks.append(_near(near, tolerances))
-    else:
-        checks += [check for each in structures for check in _agrees(each, tolerances)]
-    if not structures:
-        checks.append(Check("rounds in both runs", ">= 1", "0", None))
+    if found.unreadable:
+        share = f"{found.unreadable} could not be, or are of another size than the masks"
+        checks.append(Check("targets that can be read", "all", share, None))
+    aimed_at = () if near is None else near.structures
+    for each in found.structures:
+        if each.structure not in aimed_at:
+            checks += _agrees(each, tolerances)
+    if not found.structures:
+        words = "0: `mediround annotate run` must finish the same items with both models"
+        checks.append(Check("rounds in both runs", ">= 1", words, None))
     if any(check.met is False for check in checks):
         return Verdict("beyond tolerances", tuple(checks))
     unknown = any(check.met is None for check in checks)
     return Verdict("no verdict" if unknown else "within tolerances", tuple(checks))
 
 
+def _complete(found: Evidence, tolerances: Tolerances) -> list[Check]:
+    """Whether the later run has what the earlier one had."""
+    limit = tolerances.most_failed
+    share = found.newly_failed / found.items if found.items else 0.0
+    failed = Check(
+        "items that fail now", f"<= {limit:.2%}", f"{share:.2%}", share <= limit if found.items else None
+    )
+    there = found.items + found.missing
+    share = found.missing / there if there else 0.0
+    few = Check(
+        "items that the later run has not",
+        f"<= {tolerances.most_missing:.2%}",
+        f"{share:.2%}" + (": finish it first" if found.missing else ""),
+        True if share <= tolerances.most_missing else None,
+    )
+    return [failed, few]
+
+
 def _near(near: Nearness, tolerances: Tolerances) -> Check:
     words = "Dice with targets, change, lower end of its 95 % interval"
-    enough = near.images >= tolerances.least_images
     limit = f">= {-tolerances.most_dice_loss:+.4f}"
-    if not enough:
-        return Check(words, limit, f"{near.images} images, of {tolerances.least_images} needed", None)
+    if near.images < tolerances.least_images:
+        return Check(words, limit, f"{near.images} images, of {tolerances.least_images:g} needed", None)
     return Check(words, limit, f"{near.low:+.4f}", near.low >= -tolerances.most_dice_loss)
 
 
 def _agrees(each: Agreement, tolerances: Tolerances) -> list[Check]:
-    name, dice = each.structure, each.dice
+    name, least = each.structure, tolerances.least_rounds
     one_sided = Check(
         f"{name}: masks in one run alone",
         f"<= {tolerances.most_one_sided:.2%}",
         f"{each.one_sided:.2%}",
-        each.one_sided <= tolerances.most_one_sided if each.rounds >= tolerances.least_rounds else None,
+        each.one_sided <= tolerances.most_one_sided if each.rounds >= least else None,
     )
-    if each.both < tolerances.least_rounds or dice is None:
-        few = f"{each.both} rounds with masks in both, of {tolerances.least_rounds} needed"
-        return [Check(f"{name}: Dice between the runs", f">= {tolerances.least_dice:g}", few, None), one_sided]
-    score, area = each.score_change or 0.0, each.area_change or 0.0
+    if not each.both and each.rounds >= least:
+        return [one_sided]  # that a structure is nowhere can be agreed on
+    dice = f"{name}: Dice between the runs", f">= {tolerances.least_dice:g}"
+    if each.both < least or each.dice is None:
+        return [Check(*dice, f"{each.both} rounds with masks in both, of {least:g} needed", None), one_sided]
     return [
-        Check(
-            f"{name}: Dice between the runs",
-            f">= {tolerances.least_dice:g}",
-            f"{dice:.4f}",
-            dice >= tolerances.least_dice,
-        ),
+        Check(*dice, f"{each.dice:.4f}", each.dice >= tolerances.least_dice),
         one_sided,
-        Check(
-            f"{name}: mean score, change",
-            f">= {-tolerances.most_score_loss:+.3f}",
-            f"{score:+.4f}",
-            score >= -tolerances.most_score_loss,
-        ),
-        Check(
-            f"{name}: summed area, change",
-            f"within {tolerances.most_area_change:.1%}",
-            f"{area:+.2%}",
-            abs(area) <= tolerances.most_area_change,
-        ),
+        *_score(each, tolerances),
+        _area(each, tolerances),
     ]
+
+
+def _score(each: Agreement, tolerances: Tolerances) -> list[Check]:
+    """None where neither run has scores."""
+    if not each.scored and not each.scored_alone:
+        return []
+    words, limit = f"{each.structure}: mean score, change", f">= {-tolerances.most_score_loss:+.3f}"
+    if each.scored < tolerances.least_rounds or each.score_change is None:
+        few = f"{each.scored} rounds with scores in both, of {tolerances.least_rounds:g} needed"
+        return [Check(words, limit, few, None)]
+    return [Check(words, limit, f"{each.score_change:+.4f}", each.score_change >= -tolerances.most_score_loss)]
+
+
+def _area(each: Agreement, tolerances: Tolerances) -> Check:
+    limit, change = tolerances.most_area_change, each.area_change
+    words = "from no pixel" if change is None else f"{change:+.2%}"
+    met = change is not None and abs(change) <= limit
+    return Check(f"{each.structure}: summed area, change", f"within {limit:.1%}", words, met)

@@ -1,7 +1,7 @@
-"""The pages: the contact sheet, which sorts and filters, and the details of 200 items each.
+"""A page: HTML that loads nothing from elsewhere; and a sheet of tiles that sorts and filters.
 
 Knows HTML. Every text is escaped, wherever it comes from, and a policy in each page lets nothing be loaded from
-elsewhere and no script run but ours. Does not know files or how pictures are made.
+elsewhere and no script run but ours. Does not know files, or what a page is about.
 """
 
 from __future__ import annotations
@@ -10,107 +10,70 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
-
-from mediround.annotate.current import ItemRows
-from mediround.annotate.items import Item
 
 NOTE = "Research and education software: not for clinical use."
+MOST_BYTES = 4_500_000
+"""Of a page, or a little more: below 5 MB."""
 _MOST_CHARACTERS = 300
 """Of a question, answer or error."""
+_LABEL_CHARACTERS = 60
+_LABEL_BYTES = 400_000
+"""Of all structures' names in a page's data; what comes later is one of ``_OTHERS``."""
+_OTHERS = "other structures"
 _CONTROLS = """
 <header><label>sort <select id="sort"></select></label> <select id="structure"></select>
-<select id="status"></select> <button id="before">before</button> <span id="count"></span>
+<select id="status"></select> {filters}<button id="before">before</button> <span id="count"></span>
 <button id="after">after</button> <button id="export">export review</button> <span id="kept"></span></header>
-<p class="note">arrow keys: move; a: accept; r: reject; c: comment; again: take back</p>
+<p class="note">arrow keys, page up and down: move; a: accept; r: reject; again: take back; c: comment; u: undo</p>
 <div id="sheet"></div>
 <dialog id="dialog"><form method="dialog"><textarea id="words" rows="4" cols="50" maxlength="2000"></textarea><br>
 <button value="keep">keep</button> <button value="">leave</button></form></dialog>
 """
+_NUMBER = '<label>{words} <input id="{name}" type="number" min="0" max="1" step="any"></label> '
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """An item in a report.
+class Structures:
+    """Names of structures, each by its number."""
 
-    Attributes:
-        item: as planned; None: the manifest has it no more.
-        rows: what was found.
-        picture: whether it has one.
-        disagreement: 1 minus its least Dice with another run; None: not compared.
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._left = _LABEL_BYTES
+
+    def number(self, label: str) -> int:
+        """Of a label, which is cut."""
+        name = cut(label, _LABEL_CHARACTERS)
+        if name not in self._numbers and name != _OTHERS:
+            self._left -= len(embedded(name)) + 1
+            name = name if self._left > 0 else _OTHERS
+        return self._numbers.setdefault(name, len(self._numbers))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._numbers)
+
+
+def sheet(data: Mapping[str, object], filters: Mapping[str, str], script: str) -> tuple[str, str]:
+    """The body's end of a page of tiles, and the script that it runs.
+
+    Args:
+        data: what the script reads; ``run_key`` and ``structures`` beside its own.
+        filters: ids of fields for numbers from 0 to 1, and their words.
+        script: file name, beside this module, of what says what a tile is.
     """
-
-    item: Item | None
-    rows: ItemRows
-    picture: bool
-    disagreement: float | None
-
-
-class Sheet:
-    """The contact sheet's data, gathered item by item."""
-
-    def __init__(self, run_key: str) -> None:
-        self._run_key = run_key
-        self._structures: dict[str, int] = {}
-        self._items: list[list[Any]] = []
-
-    def add(self, shown: Shown, page: int) -> None:
-        rows = shown.rows
-        scores = [row.score for row in rows if row.score is not None]
-        rounds = [
-            [
-                self._structures.setdefault(_cut(row.label, 60), len(self._structures)),
-                row.status,
-                None if row.score is None else round(row.score, 3),
-                row.refer_to,
-            ]
-            for row in rows
-        ]
-        least = round(min(scores), 4) if scores else None
-        apart = None if shown.disagreement is None else round(shown.disagreement, 4)
-        self._items.append([rows[0].item_id, page, rows[0].error_code, least, apart, shown.picture, rounds])
-
-    def page(self, title: str, notes: Sequence[str]) -> str:
-        """The page as text."""
-        data = {"run_key": self._run_key, "structures": list(self._structures), "items": self._items}
-        script = (files(__package__) / "report.js").read_text()
-        lines = "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
-        body = f'<script type="application/json" id="data">{_embedded(data)}</script><script>{script}</script>'
-        return _page(title, f"{lines}{_CONTROLS}{body}", script)
+    whole = "\n".join((files(__package__) / name).read_text() for name in ("review.js", script))
+    fields = "".join(_NUMBER.format(name=name, words=words) for name, words in filters.items())
+    body = _CONTROLS.format(filters=fields)
+    return (
+        f'{body}<script type="application/json" id="data">{embedded(data)}</script><script>{whole}</script>',
+        whole,
+    )
 
 
-def details(title: str, shown: Sequence[Shown], *, identify: bool) -> str:
-    """The page of some items, each with its dialogue."""
-    return _page(title, "".join(_article(each, identify=identify) for each in shown))
-
-
-def _article(shown: Shown, *, identify: bool) -> str:
-    rows, name = shown.rows, shown.rows[0].item_id
-    parts = [f'<article id="i{html.escape(name)}"><h1>{html.escape(name)}</h1>']
-    if identify and shown.item is not None:
-        places = (shown.item.uri, shown.item.study, shown.item.series, shown.item.instance)
-        parts.append(f'<p class="note">{html.escape(" ".join(filter(None, places)))}</p>')
-    if shown.picture:
-        parts.append(f'<img alt="" src="pictures/{html.escape(name[:2])}/{html.escape(name)}.jpg">')
-    if rows[0].error_code:
-        parts.append(f"<p>{html.escape(rows[0].error_code)}: {html.escape(_cut(rows[0].error))}</p>")
-    head = ("round", "structure", "about", "status", "score", "area", "question", "answer")
-    parts.append("<table><tr>" + "".join(f"<th>{each}</th>" for each in head) + "</tr>")
-    for row in rows:
-        about = "a given mask" if row.reference == "given" else ""
-        if row.refer_to is not None:
-            about = f"round {row.refer_to}: {rows[row.refer_to].label}" if row.refer_to < len(rows) else ""
-        corrected = ", corrected" if row.corrected else ""
-        score = "" if row.score is None else f"{row.score:.3f}{corrected}"
-        cells = (row.round, row.label, about, row.status, score, row.area, row.question, row.answer)
-        parts.append("<tr>" + "".join(f"<td>{html.escape(_cut(str(each)))}</td>" for each in cells) + "</tr>")
-    return "".join(parts) + "</table></article>"
-
-
-def _page(title: str, body: str, script: str = "") -> str:
+def page(title: str, body: str, script: str = "") -> str:
+    """A whole page; ``body`` is HTML."""
     style = (files(__package__) / "report.css").read_text()
     allowed = f"script-src {_digest(script)};" if script else ""
     policy = (
@@ -126,14 +89,36 @@ def _page(title: str, body: str, script: str = "") -> str:
     )
 
 
+def notes(lines: Sequence[str]) -> str:
+    return "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines)
+
+
+def links(places: Mapping[str, str]) -> str:
+    """Words by where they lead, in this folder."""
+    return "<p>" + " ".join(f'<a href="{place}">{words}</a>' for place, words in places.items()) + "</p>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Values as text, cut where they are long."""
+    lines = ["".join(f"<th>{html.escape(each)}</th>" for each in head)]
+    lines += ["".join(f"<td>{html.escape(cut(str(each)))}</td>" for each in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def embedded(data: object) -> str:
+    """JSON that cannot end the element that it stands in. Raises ValueError: a number is none of JSON's."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def cut(text: str, most: int = _MOST_CHARACTERS) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    """None also for what is no number: an index may hold anything."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
+
+
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _embedded(data: object) -> str:
-    """JSON that cannot end the element that it stands in."""
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _cut(text: str, most: int = _MOST_CHARACTERS) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

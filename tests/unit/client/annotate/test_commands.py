@@ -126,7 +126,8 @@ def test_a_review_says_what_comes_first(
     assert plan(folder, server, "--from", str(review)) == 0
     again = [item.item_id for piece in read_manifest(job.manifest) for item in piece]
     assert again == [items[3], *items[:3], items[4]]
-    for values in ({"format": 2}, [], {"format": 1, "run_key": "other", "items": []}):
+    maybe = {"format": 1, "run_key": job.current().key, "items": [said | {"verdict": "maybe"}]}
+    for values in ({"format": 2}, [], {"format": 1, "run_key": "other", "items": []}, maybe):
         review.write_text(json.dumps(values))
         assert plan(folder, server, "--from", str(review)) == 2
     assert "--from" in capsys.readouterr().err

@@ -9,11 +9,15 @@ import pytest
 
 from mediround import _annotate_entry
 from mediround.__main__ import main
+from mediround.annotate.compare import comparing
 from mediround.annotate.compare.comparing import compare
-from mediround.annotate.compare.targets import interval
+from mediround.annotate.compare.targets import intervals
 from mediround.annotate.compare.verdict import Tolerances
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
+from mediround.annotate.manifest import write_manifest
+from mediround.annotate.rows import Row
+from mediround.masks import Bits
 from tests.unit.client.annotate.jobs import (
     OTHER,
     QUESTIONS,
@@ -97,15 +101,131 @@ def test_where_targets_are_they_decide(tmp_path: Path) -> None:
     assert compare(job, later, earlier, FEW).verdict.result == "beyond tolerances"
     assert compare(job, earlier, later, replace(FEW, least_images=5)).verdict.result == "no verdict"
     (tmp_path / "truth.png").unlink()
-    assert compare(job, earlier, later, FEW).targets is None
+    gone = compare(job, earlier, later, FEW)
+    assert (gone.targets, gone.verdict.result) == (None, "beyond tolerances")
+    assert (
+        "4 could not be" in {check.what: check.found for check in gone.verdict.checks}["targets that can be read"]
+    )
+
+
+def test_structures_without_targets_are_judged_by_agreement(tmp_path: Path) -> None:
+    (tmp_path / "truth.png").write_bytes(png(disc(5).astype(np.uint8) * 255))
+    questions = (replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri()), QUESTIONS[1])
+    items = [picture(tmp_path / "images", number, questions) for number in range(4)]
+    job, earlier, later = two_runs(tmp_path, items)
+    keep(later, *(answered(item, later, (disc(5), disc(1)), 0.8) for item in items))
+    found = compare(job, earlier, later, FEW)
+    assert {check.what for check in found.verdict.checks if check.met is False} == {
+        "Wall: Dice between the runs",
+        "Wall: summed area, change",
+    }
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("which", ["both empty", "no later rows", "no earlier rows", "all failed", "other items"])
+def test_nothing_compared_is_no_verdict(tmp_path: Path, items: list[Item], which: str) -> None:
+    job, earlier = job_of(tmp_path / "job", items)
+    later = job.take_up(OTHER, new=True)
+    half = {"other items": items[:2]}.get(which, items)
+    rows = failed if which == "all failed" else _equal
+    if which not in {"both empty", "no earlier rows"}:
+        keep(earlier, *(rows(item, earlier) for item in half))
+    if which not in {"both empty", "no later rows"}:
+        keep(later, *(rows(item, later) for item in (items[2:] if which == "other items" else items)))
+    nothing_needed = Tolerances(least_rounds=0, least_images=0, most_missing=1)
+    found = compare(job, earlier, later, nothing_needed)
+    assert found.verdict.result == "no verdict"
+    assert any("mediround annotate run" in check.found for check in found.verdict.checks)
+
+
+def _equal(item: Item, run: Run) -> list[Row]:
+    return answered(item, run, (disc(5), disc(3)), 0.8)
+
+
+def test_a_later_run_that_is_not_finished_gets_no_verdict(tmp_path: Path, items: list[Item]) -> None:
+    job, earlier, later = two_runs(tmp_path, items)
+    keep(later, *(_equal(item, later) for item in items[1:]))
+    found = compare(job, earlier, later, FEW)
+    assert (found.items, found.missing, found.verdict.result) == (3, 1, "no verdict")
+    assert compare(job, earlier, later, replace(FEW, most_missing=0.25)).verdict.result == "within tolerances"
+    write_manifest(job.manifest, items[1:])  # planned no more
+    assert compare(job, earlier, later, FEW).missing == 0
+
+
+def test_runs_of_two_jobs_are_compared_where_they_have_items_in_common(tmp_path: Path, items: list[Item]) -> None:
+    job, earlier = job_of(tmp_path / "before", items[:3])
+    keep(earlier, *(_equal(item, earlier) for item in items[:3]))
+    job, later = job_of(tmp_path / "after", items[1:], OTHER)
+    keep(later, *(_equal(item, later) for item in items[1:]))
+    found = compare(job, earlier, later, replace(FEW, least_rounds=2))
+    counts = found.items, found.only_later, found.missing
+    assert (*counts, found.verdict.result) == (2, 1, 0, "within tolerances")
+
+
+def test_a_single_item_is_too_little(tmp_path: Path, items: list[Item]) -> None:
+    job, earlier, later = two_runs(tmp_path, items[:1])
+    keep(later, _equal(items[0], later))
+    assert compare(job, earlier, later, Tolerances()).verdict.result == "no verdict"
+    assert compare(job, earlier, later, replace(FEW, least_rounds=1)).verdict.result == "within tolerances"
+
+
+@pytest.mark.parametrize(
+    ("scores", "result"),
+    [((NAN, NAN), "within tolerances"), ((0.8, NAN), "no verdict"), ((0.8, 0.7), "beyond tolerances")],
+)
+def test_scores_that_are_none(
+    tmp_path: Path, items: list[Item], scores: tuple[float, float], result: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, earlier = job_of(tmp_path / "job", items)
+    later = job.take_up(OTHER, new=True)
+    for run, score in zip((earlier, later), scores, strict=True):
+        keep(run, *(answered(item, run, (disc(5), disc(3)), score) for item in items))
+    assert compare(job, earlier, later, FEW).verdict.result == result
+    main(["annotate", "compare", "--job", str(job.folder), "--json"])
+    assert "NaN" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "missed"),
+    [
+        (disc(3), None, "masks in one run alone"),
+        (None, disc(3), "masks in one run alone"),
+        (None, None, ""),
+        (disc(3), disc(6, side=32), "masks in one run alone"),
+        (disc(0), disc(3), "summed area, change"),
+    ],
+)
+def test_a_structure_that_one_run_alone_finds(
+    tmp_path: Path, items: list[Item], then: Bits | None, now: Bits | None, missed: str
+) -> None:
+    job, earlier = job_of(tmp_path / "job", items)
+    later = job.take_up(OTHER, new=True)
+    for run, mask in ((earlier, then), (later, now)):
+        keep(run, *(answered(item, run, (disc(5), mask)) for item in items))
+    verdict = compare(job, earlier, later, FEW).verdict
+    assert verdict.result == ("beyond tolerances" if missed else "within tolerances")
+    assert not missed or f"Wall: {missed}" in {check.what for check in verdict.checks if check.met is False}
+
+
+def test_more_structures_than_a_page_has_room_for_are_one(
+    tmp_path: Path, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "_MOST_STRUCTURES", 1)
+    job, earlier, later = two_runs(tmp_path, items)
+    keep(later, *(_equal(item, later) for item in items))
+    names = [each.structure for each in compare(job, earlier, later, FEW).structures]
+    assert names == ["Liver", comparing.OTHERS]
 
 
 def test_the_interval_is_of_images_and_not_of_rounds() -> None:
     generator = np.random.default_rng(1)
     effects = generator.normal(0.02, 0.1, 200)
-    once = interval(np.ones(200), effects)
-    many = interval(np.full(200, 50.0), effects * 50)
-    assert np.allclose(once, many)
+    both = np.stack([effects, effects + 0.5], axis=1)
+    once, shifted = intervals(np.ones(200), both)
+    assert np.allclose(once, intervals(np.full(200, 50.0), both * 50)[0])
+    assert np.allclose(np.add(once, 0.5), shifted)
     assert once[0] < effects.mean() < once[1]
     assert 3.0 < (once[1] - once[0]) / (effects.std() / np.sqrt(200)) < 4.8
 
@@ -122,6 +242,10 @@ def test_the_command_says_which_runs_and_ends_by_the_verdict(
     assert "no verdict" in capsys.readouterr().out
     assert main([*place, "--later", earlier.key[:8], "--earlier", "77"]) == 2
     assert earlier.folder.name in capsys.readouterr().err
+    assert main([*place, "--earlier", later.key[:8]]) == 2
+    assert "--earlier-job must name another" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*place, "--least-dice", "nan"])
 
 
 def test_the_options_are_the_tolerances() -> None:
