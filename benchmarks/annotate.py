@@ -2,7 +2,8 @@
 
 The same dialogues on images that no cache has seen: (a) a plain script, one round after the other; (b) a run with
 one item at once, which says what an item's encode, passes and decodes take alone; (c) a run as it is by default.
-Each repeat does all three in turn. Prints a table, and writes annotate.md into ``--out``.
+Each repeat does all three in turn, and begins with another. What a run takes besides its steady rate is told apart
+(beginning, the first item, which nothing overlaps, and ending). Prints a table; writes annotate.md into ``--out``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import argparse
 import hashlib
 import io
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +38,8 @@ from mediround.annotate.rows import Row, rows_of
 from serving.runtime.cpus import usable_cpus
 
 COLUMNS = (
-    "| rounds an image | a: images a minute | c: the same | c / a | share of what engines allow | client's CPU |"
+    "| rounds an image | a: images a minute | b: the same | c: the same | c / a | share of what engines allow "
+    "| c: steady, images a minute | c: beside that, s | client's CPU |"
 )
 
 
@@ -45,13 +49,30 @@ class Work:
 
     Attributes:
         seconds: from its first item to its last, its start and its index included.
+        steady: of them an item, from the first that is finished to the last.
         cpu: seconds of this process.
         engines: seconds that the engines took, those of waiting for one another included.
     """
 
     seconds: float
+    steady: float
     cpu: float
     engines: float
+
+
+class Finishes:
+    """When each item was finished; what an engine tells of its run."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.times += [time.perf_counter()] * (progress.here - len(self.times))
+
+    @property
+    def steady(self) -> float:
+        """Seconds an item."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
 def a_run(address: str, case: Case, seeds: Sequence[int], in_flight: int) -> Work:
@@ -61,12 +82,13 @@ def a_run(address: str, case: Case, seeds: Sequence[int], in_flight: int) -> Wor
         write_manifest(job.manifest, [an_item(Path(name), case, seed) for seed in seeds])
         run = job.take_up(RunIdentity.of(client.describe(), "always"))
         asking = Asking(run.key, "always", run.identity.threshold, timeout=3600)
+        finishes = Finishes()
         began, cpu = time.perf_counter(), time.process_time()
-        summary = LocalEngine().run(job, run, RunOptions(address, asking, in_flight=in_flight), _unwatched)
+        summary = LocalEngine().run(job, run, RunOptions(address, asking, in_flight=in_flight), finishes)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         if summary.progress.failed:
             raise SystemExit(f"items failed: {summary.failures}")
-        return Work(seconds, cpu, engine_seconds(run))
+        return Work(seconds, finishes.steady, cpu, engine_seconds(run))
 
 
 def an_item(folder: Path, case: Case, seed: int) -> Item:
@@ -100,27 +122,44 @@ def engine_seconds(run: Run) -> float:
 
 
 def measure(address: str, case: Case, options: argparse.Namespace, seed: int) -> str:
-    plain, alone, together = [], [], []
+    plain: list[float] = []
+    alone: list[Work] = []
+    together: list[Work] = []
+
+    def script(seeds: Sequence[int]) -> None:
+        with Client(address, timeout=3600, retries=0) as client:
+            plain.append(service.run(client, case, service.round_by_round, seeds).seconds)
+
+    ways: list[Callable[[Sequence[int]], None]] = [
+        script,
+        lambda seeds: alone.append(a_run(address, case, seeds, 1)),
+        lambda seeds: together.append(a_run(address, case, seeds, options.in_flight)),
+    ]
     count = options.images
     for repeat in range(options.repeats):
-        seeds = [
-            range(seed + (3 * repeat + way) * count, seed + (3 * repeat + way + 1) * count) for way in range(3)
-        ]
-        with Client(address, timeout=3600, retries=0) as client:
-            plain.append(service.run(client, case, service.round_by_round, seeds[0]).seconds)
-        alone.append(a_run(address, case, seeds[1], 1))
-        together.append(a_run(address, case, seeds[2], options.in_flight))
+        for turn in range(len(ways)):
+            ways[(repeat + turn) % len(ways)](range(seed, seed + count))
+            seed += count
     naive, allowed = statistics.median(plain), statistics.median(work.engines for work in alone)
-    seconds = statistics.median(work.seconds for work in together)
-    cpu = statistics.median(work.cpu for work in together)
+    singly, seconds = (statistics.median(work.seconds for work in works) for works in (alone, together))
+    steady, cpu = (statistics.median(work.steady for work in together), statistics.median(w.cpu for w in together))
     return (
-        f"| {case.rounds} | {60 * count / naive:.0f} | {60 * count / seconds:.0f} | {naive / seconds:.2f}x "
-        f"| {allowed / seconds:.0%} | {cpu / seconds:.0%} |"
+        f"| {case.rounds} | {60 * count / naive:.1f} | {60 * count / singly:.1f} | {60 * count / seconds:.1f} "
+        f"| {naive / seconds:.2f}x | {allowed / seconds:.0%} | {60 / steady:.1f} | {seconds - count * steady:.2f} "
+        f"| {cpu / seconds:.0%} |"
     )
 
 
-def _unwatched(progress: Progress) -> None:
-    """Nobody looks."""
+def idle_start(address: str) -> float:
+    """Seconds of the command where nothing is left to do: what each start costs, with its process."""
+    with tempfile.TemporaryDirectory() as name, Client(address) as client:
+        job = Job.begin(Path(name) / "job")
+        write_manifest(job.manifest, [])
+        job.take_up(RunIdentity.of(client.describe(), "always"))
+        command = [sys.executable, "-m", "mediround", "annotate", "run", "--job", str(job.folder)]
+        began = time.perf_counter()
+        subprocess.run([*command, "--server", address], check=True, capture_output=True)  # noqa: S603  # our own
+        return time.perf_counter() - began
 
 
 def main() -> None:
@@ -138,7 +177,7 @@ def main() -> None:
     flags = ["--engines.threads", str(options.threads), "--log-level", "warning"]
     flags += [*service.PATIENT, *service.AT_ONCE]
     seed = time.time_ns() % 10**9
-    lines = [COLUMNS, "|---" * 6 + "|"]
+    lines = [COLUMNS, "|---" * 9 + "|"]
     with launched(options.bundle, options.out / "annotate.log", flags) as server:
         a_run(server.address, Case("chain", 2, 1), range(seed - 2, seed), 2)  # graphs are warm then
         print("\n".join(lines))
@@ -146,6 +185,8 @@ def main() -> None:
             lines.append(measure(server.address, Case("chain", rounds, 1), options, seed))
             print(lines[-1], flush=True)
             seed += 10_000
+        lines.append(f"\nA start of the command with nothing left to do: {idle_start(server.address):.1f} s.")
+        print(lines[-1], flush=True)
     (options.out / "annotate.md").write_text("\n".join(lines) + "\n")
 
 

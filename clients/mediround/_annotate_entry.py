@@ -100,8 +100,8 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--in-flight", type=_in_flight, default=8, metavar="N", help="most items asked at once (8)")
     run.add_argument(
         "--ray-address",
-        metavar="ADDR",
-        help="with --engine ray, of a cluster (one of its own, on this machine)",
+        metavar="HOST:PORT",
+        help="with --engine ray, of a cluster's head (one of its own, on this machine)",
     )
     run.add_argument(
         "--progress",
@@ -122,7 +122,7 @@ def _run(run: argparse.ArgumentParser) -> None:
         metavar="N|P%",
         help="give up beyond so many (never)",
     )
-    run.add_argument("--rate", type=rate, metavar="ITEMS", help="most items begun a second (any)")
+    run.add_argument("--rate", type=rate, metavar="ROUNDS", help="most rounds begun a second (any)")
     run.add_argument(
         "--between", type=hours, metavar="HH:MM-HH:MM", help="begin items within these hours alone, local time"
     )
@@ -266,7 +266,7 @@ def rate(text: str) -> float:
     except ValueError:
         found = 0.0
     if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError("must be items a second, above 0")
+        raise argparse.ArgumentTypeError("must be rounds a second, above 0")
     return found
 
 

@@ -49,6 +49,7 @@ COMMANDS = {
     "deploy.grafana": EXPORT,
     "benchmarks": EXPORT,
     "benchmarks.annotate": EXPORT,
+    "benchmarks.annotate_scale": EXPORT,
     "benchmarks.attention": (*EXPORT, "mediround-serving[openvino]"),
     "benchmarks.ceiling": EXPORT,
     "benchmarks.choices": (*EXPORT, "mediround-serving[openvino]"),

@@ -70,6 +70,7 @@ class Outcome:
         rows: all of the item's; none of a busy one.
         code: why it failed, or why it waits; empty where it is ok.
         wait: seconds after which it may be asked again.
+        named: whether the service named them.
         near_zero: of each round, bool (H, W); none where ``Asking`` does not ask for it.
     """
 
@@ -78,6 +79,7 @@ class Outcome:
     rows: tuple[Row, ...] = ()
     code: str = ""
     wait: float = 0.0
+    named: bool = False
     near_zero: tuple[Bits | None, ...] = ()
 
 
@@ -113,7 +115,8 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
         raise
     except _AGAIN as error:
         wait = max(getattr(error, "retry_after", 1.0), _LEAST_WAIT)
-        return Outcome(item.item_id, "busy", code=code_of(error), wait=wait)
+        named = bool(getattr(error, "not_begun", False))  # a refusal names it, a broken call does not
+        return Outcome(item.item_id, "busy", code=code_of(error), wait=wait, named=named)
     except MediRoundError as error:
         return failed(item, asking.run_key, code_of(error), str(error), request_id=error.request_id or "")
     except Exception as error:  # bytes of an archive must not end a run of days

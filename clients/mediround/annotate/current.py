@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mediround.annotate.errors import JobError
-from mediround.annotate.index import tree
+from mediround.annotate.index import steady, tree
 from mediround.annotate.job import Run
 from mediround.annotate.merging import replaced
 from mediround.annotate.rows import SCHEMA, Row, rows_of
@@ -62,8 +62,8 @@ def current_rows(run: Run, wanted: Container[str] | None = None) -> Iterator[Ite
     Raises:
         JobError: a file cannot be read.
     """
-    there = files(run)
-    with scratch(_PLACES) as database:
+    with steady(run.index), scratch(_PLACES) as database:
+        there = files(run)
         for number, path in enumerate(there):
             names = ((name, status != "failed", number) for name, status in _names(path))
             database.executemany(_PLACE, names)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 _LEAST, _GROWTH, _CUT = 1.0, 1.0, 0.7
 """Of the limit: items at once; growth in items for each limit's worth of answers; factor of a refusal."""
 _MINUTES_A_DAY = 24 * 60
+_LONGEST_BACKOFF = 30.0
+"""Seconds between tries of a service that does not say when to come again."""
 _JITTER = 0.5
 """Share of a wait that is drawn, so that those who were refused together do not come again together."""
 
@@ -103,7 +105,7 @@ class Pace:
     """When the next item may be begun.
 
     Attributes:
-        rate: most items a second; None: any.
+        rate: most rounds a second; None: any.
         hours: (begin, end) in minutes of the day; an end before its begin is of the next day. None: always.
         minute: the minute of the day now, local time, with its fraction.
     """
@@ -113,11 +115,12 @@ class Pace:
     minute: Callable[[], float]
     _next: float = field(default=0.0, init=False)
 
-    def wait(self, now: float) -> tuple[float, str]:
+    def wait(self, now: float, rounds: int) -> tuple[float, str]:
         """Seconds to wait and why (``window``, ``rate``); 0 takes the place of one item.
 
         Args:
             now: seconds of a monotonic clock.
+            rounds: of the item: what comes after it waits for them.
         """
         if closed := self._closed():
             return closed, "window"
@@ -126,7 +129,8 @@ class Pace:
         if now < self._next:
             return self._next - now, "rate"
         # What was not used is lost, but for one item: a pause is not made good by a burst.
-        self._next = max(self._next, now - 1 / self.rate) + 1 / self.rate
+        taken = rounds / self.rate
+        self._next = max(self._next, now - taken) + taken
         return 0.0, ""
 
     def _closed(self) -> float:
@@ -141,3 +145,8 @@ class Pace:
 def jittered(seconds: float) -> float:
     """At least so many, and up to half as many more."""
     return seconds * (1 + _JITTER * random.random())  # noqa: S311  # spreads load, guards nothing
+
+
+def backoff(tries: int) -> float:
+    """Seconds before a service that named none is asked again, after so many tries in a row, from 1."""
+    return min(_LONGEST_BACKOFF, 2.0 ** min(tries - 1, 16))

@@ -7,8 +7,10 @@ rows. Does not know who finishes items.
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from mediround.annotate.files import write_named
 from mediround.annotate.rows import SCHEMA, Row, table
 
 PATTERN = "*.parquet"
+_LOCK = "reading.lock"
 WRITING = {"compression": "zstd", "write_page_checksum": True}
 """How its files are written: a byte that changes is found when a page is read."""
 
@@ -45,6 +48,32 @@ def parts(index: Path) -> list[Path]:
 def tree(index: Path) -> list[Path]:
     """The files of an index and of its shards', the earliest first."""
     return sorted(index.rglob(PATTERN), key=lambda path: path.name)
+
+
+@contextmanager
+def steady(index: Path) -> Iterator[None]:
+    """Nothing is merged while the block reads, here or in the shards' folders below."""
+    with ExitStack() as locks:
+        for folder in (index, *index.glob("shard-*/")):
+            with suppress(OSError):  # in a folder that cannot be written nobody merges
+                fcntl.flock(locks.enter_context((folder / _LOCK).open("a+")), fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def unread(index: Path) -> Iterator[bool]:
+    """Whether nobody reads it; who begins while the block runs waits. Raises JobError."""
+    with ExitStack() as locks:
+        try:
+            lock = locks.enter_context((index / _LOCK).open("a+"))
+        except OSError as error:
+            raise JobError(f"the index cannot be written ({error.strerror}); what is finished stays") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
 
 
 def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Path, pa.Table]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,28 +51,51 @@ class Finished:
         return self.ok + self.failed
 
 
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """What parts said that were new.
+
+    Attributes:
+        parts: how many.
+        finished: items in them.
+        rounds: of the items with a result.
+    """
+
+    parts: int
+    finished: Finished
+    rounds: int
+
+
 class Ledger:
     """One run's, or one shard's. Of one thread at a time."""
 
     def __init__(self, database: sqlite3.Connection, folders: Sequence[Path]) -> None:
         self._database, self._folders = database, folders
 
-    def take_up(self) -> int:
-        """Learn of parts that it does not know, and forget those that are gone; how many parts were new.
+    def take_up(self) -> TakenUp:
+        """Learn of parts that it does not know, and forget those that are gone.
 
         Raises:
             JobError: a part cannot be read.
         """
         known = self.parts()
         there = {path.name: path for folder in self._folders for path in index.parts(folder)}
-        if gone := known - there.keys():
-            self._forget(gone)
-            known = set()
-        new = sorted(there.keys() - known)
-        for name in new:
-            found = index.read_part(there[name], ("item_id", "status", "error_code", "rounds"))
-            self._add(name, _entries(found.to_pylist(), name))
-        return len(new)
+        new = self._learn(there[name] for name in sorted(there.keys() - known))
+        if (gone := known - there.keys()) and self._forget(gone):
+            # A part that is left may hold an item whose latest rows were lost.
+            self._learn(there[name] for name in sorted(there))
+        return new
+
+    def _learn(self, parts: Iterable[Path]) -> TakenUp:
+        count = ok = failed = rounds = 0
+        for path in parts:
+            found = index.read_part(path, ("item_id", "status", "error_code", "rounds"))
+            entries = _entries(found.to_pylist(), path.name)
+            self._add(path.name, entries)
+            good = [entry for entry in entries if entry[1]]
+            count, ok, failed = count + 1, ok + len(good), failed + len(entries) - len(good)
+            rounds += sum(entry[3] for entry in good)
+        return TakenUp(count, Finished(ok, failed), rounds)
 
     def add(self, part: Path, rows: Iterable[Row]) -> None:
         """Keep that these items are finished, and where their rows are."""
@@ -89,6 +112,12 @@ class Ledger:
         rows = self._database.execute(words if failed else f"{words} AND ok", tuple(item_ids))
         return {item_id for (item_id,) in rows}
 
+    def counted(self, item_ids: Sequence[str]) -> Finished:
+        """How many of these are finished."""
+        marks = ",".join("?" * len(item_ids))
+        count, ok = self._database.execute(f"{_SUMMED} WHERE item_id IN ({marks})", tuple(item_ids)).fetchone()
+        return Finished(ok, count - ok)
+
     def parts(self) -> set[str]:
         """Names of the parts that it knows."""
         return {name for (name,) in self._database.execute("SELECT name FROM parts")}
@@ -99,33 +128,26 @@ class Ledger:
         words = f"SELECT item_id, part FROM items WHERE item_id IN ({marks})"  # noqa: S608  # as above
         return dict(self._database.execute(words, tuple(item_ids)))
 
-    def totals(self) -> Finished:
-        count, ok = self._database.execute(_SUMMED).fetchone()
-        return Finished(ok, count - ok)
-
-    def rounds(self) -> int:
-        """Of items with a result."""
-        words = "SELECT COALESCE(SUM(rounds), 0) FROM items WHERE ok"
-        return int(self._database.execute(words).fetchone()[0])
-
     def failures(self) -> dict[str, int]:
         """Items that failed, by error code, the most first."""
         words = "SELECT code, COUNT(*) FROM items WHERE ok = 0 GROUP BY code ORDER BY 2 DESC"
         return dict(self._database.execute(words))
 
-    def current(self, part: str) -> set[str]:
-        """Items whose rows count in this part; elsewhere they are out of date."""
-        return {
-            item_id for (item_id,) in self._database.execute("SELECT item_id FROM items WHERE part = ?", (part,))
-        }
+    def sizes(self) -> dict[str, int]:
+        """Of each part that it knows, how many items have their rows in it that count."""
+        found = dict.fromkeys(self.parts(), 0)
+        return found | dict(self._database.execute("SELECT part, COUNT(*) FROM items GROUP BY part"))
 
-    def merged(self, into: Path, parts: Sequence[str]) -> None:
-        """Keep that parts were made one."""
-        with self._database:
-            moved = [(into.name, name) for name in parts]
-            self._database.executemany("UPDATE items SET part = ? WHERE part = ?", moved)
-            self._database.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in parts])
-            self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (into.name,))
+    def merged(self, into: Path, parts: Sequence[str], item_ids: Sequence[str]) -> None:
+        """Keep that parts were made one, in which these items' rows are."""
+        try:
+            with self._database:
+                words = "UPDATE items SET part = ? WHERE item_id = ?"
+                self._database.executemany(words, ((into.name, item_id) for item_id in item_ids))
+                self._database.executemany("DELETE FROM parts WHERE name = ?", [(name,) for name in parts])
+                self._database.execute("INSERT OR IGNORE INTO parts VALUES (?)", (into.name,))
+        except sqlite3.OperationalError as error:
+            raise _not_written(error) from error
 
     def _add(self, part: str, entries: Sequence[tuple[str, int, str, int, str]]) -> None:
         try:
@@ -135,14 +157,15 @@ class Ledger:
         except sqlite3.OperationalError as error:
             raise _not_written(error) from error
 
-    def _forget(self, parts: Iterable[str]) -> None:
-        """Their items run again, unless another part has them too."""
+    def _forget(self, parts: Iterable[str]) -> int:
+        """How many items were lost with them: they run again, unless another part has them too."""
         with self._database:
-            for name in parts:
-                self._database.execute("DELETE FROM items WHERE part = ?", (name,))
-                self._database.execute("DELETE FROM parts WHERE name = ?", (name,))
-            # A part that is left may hold an item whose latest rows were lost.
-            self._database.execute("DELETE FROM parts")
+            self._database.execute("CREATE TEMP TABLE gone (name TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._database.executemany("INSERT INTO gone VALUES (?)", ((name,) for name in parts))
+            self._database.execute("DELETE FROM parts WHERE name IN (SELECT name FROM gone)")
+            lost = self._database.execute("DELETE FROM items WHERE part IN (SELECT name FROM gone)").rowcount
+            self._database.execute("DROP TABLE gone")
+        return lost
 
 
 @contextmanager
@@ -158,12 +181,8 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
     """
     path = run.ledger(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folders = [run.index, run.shard_index(shard)] if shard else [run.index, *run.shard_indices()]
-    with path.with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JobError("another run is at work in this folder: wait until it ends, or stop it") from None
+    with _alone(run, shard):
+        folders = [run.index, run.shard_index(shard)] if shard else [run.index, *run.shard_indices()]
         before()
         database = _connected(path)
         try:
@@ -174,6 +193,31 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
             raise _not_written(error) from error
         finally:
             database.close()
+
+
+@contextmanager
+def _alone(run: Run, shard: str) -> Iterator[None]:
+    """A run that is not cut has the whole, a shard its part; shards of one cut go side by side."""
+    with ExitStack() as locks:
+        _lock(locks, run.ledger(), fcntl.LOCK_SH if shard else fcntl.LOCK_EX)
+        if shard:
+            _lock(locks, run.ledger(shard), fcntl.LOCK_EX)
+            cut = shard.partition("-")[2]
+            for other in run.folder.glob("ledger-*-of-*.lock"):
+                if not other.stem.endswith(f"-{cut}"):
+                    with ExitStack() as look:  # held by nobody: that cut is no longer at work
+                        _lock(look, other, fcntl.LOCK_SH)
+        yield
+
+
+def _lock(locks: ExitStack, ledger: Path, kind: int) -> None:
+    # To be read as well: over NFS a shared lock needs it.
+    lock = locks.enter_context(ledger.with_suffix(".lock").open("a+"))
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError:
+        words = "another run is at work in this folder, or another cut of it: wait until it ends, or stop it"
+        raise JobError(words) from None
 
 
 @contextmanager

@@ -64,25 +64,47 @@ def write_manifest(path: Path, items: Iterable[Item]) -> int:
     return count
 
 
-def read_manifest(path: Path, wanted: Wanted | None = None) -> Iterator[list[Item]]:
+def read_manifest(
+    path: Path, wanted: Wanted | None = None, pieces: Collection[int] | None = None
+) -> Iterator[list[Item]]:
     """Its items in pieces of at most ``ITEMS_AT_ONCE``, in its order; of a piece without any, nothing.
 
     Args:
         wanted: which of a piece's names are to be read; the others cost next to nothing. None: all.
+        pieces: which pieces, from 0, in the order of ``read_names``; the others cost nothing. None: all.
 
     Raises:
         JobError: it cannot be read.
     """
-    for file, number, names in _row_groups(path):
+    for found in _chosen(path, wanted, pieces):
+        try:
+            items = items_of(found)
+        except _UNREADABLE as error:
+            raise _unreadable(error) from error
+        yield items
+
+
+def copy_manifest(path: Path, into: Path, wanted: Wanted, pieces: Collection[int] | None = None) -> int:
+    """Write those of its items that are wanted, as ``read_manifest`` reads them; how many. Raises JobError."""
+    count = 0
+    with atomic(into) as unfinished, pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
+        for found in _chosen(path, wanted, pieces):
+            writer.write_table(found)
+            count += found.num_rows
+    return count
+
+
+def _chosen(path: Path, wanted: Wanted | None, pieces: Collection[int] | None) -> Iterator[pa.Table]:
+    """Never an empty one."""
+    for file, number, names in _row_groups(path, pieces):
         chosen = set(names if wanted is None else wanted(names))
         if not chosen:
             continue
         try:
-            found = file.read_row_group(number)
-            items = items_of(found.filter(pa.array([name in chosen for name in names])))
+            rows = file.read_row_group(number)
         except _UNREADABLE as error:
             raise _unreadable(error) from error
-        yield items
+        yield rows.filter(pa.array([name in chosen for name in names]))
 
 
 def items_of(rows: pa.Table) -> list[Item]:
@@ -114,11 +136,13 @@ def digest(path: Path) -> str:
         raise JobError(f"the manifest cannot be read ({error.strerror}): plan the job first") from error
 
 
-def _row_groups(path: Path) -> Iterator[tuple[pq.ParquetFile, int, list[str]]]:
+def _row_groups(
+    path: Path, pieces: Collection[int] | None = None
+) -> Iterator[tuple[pq.ParquetFile, int, list[str]]]:
     try:
         with pq.ParquetFile(path) as file:
             _check(path, file.schema_arrow)
-            for number in range(file.num_row_groups):
+            for number in range(file.num_row_groups) if pieces is None else sorted(pieces):
                 yield file, number, file.read_row_group(number, ["item_id"])["item_id"].to_pylist()
     except _UNREADABLE as error:
         raise _unreadable(error) from error

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mediround.annotate.index import WRITING, parts, read_part, write_file
+from mediround.annotate.index import WRITING, parts, read_part, unread, write_file
 from mediround.annotate.ledger import Ledger
-from mediround.annotate.rows import SCHEMA
+from mediround.annotate.rows import SCHEMA, Row
 
 ROWS_AT_LEAST = 100_000
 """Of a merged file, but the last."""
+PARTS_AT_MOST = 512
+"""That lie unmerged while a run is at work."""
 _ROWS_A_GROUP = 10_000
 """Held in memory while files are merged; what a reader takes in at once."""
 _REPLACES = b"mediround.replaces"
@@ -38,18 +40,47 @@ def settle(index: Path) -> None:
 
 
 def merge(index: Path, ledger: Ledger) -> None:
-    """Merge what is not merged, and what is out of date. Raises JobError; the index is then as good as before."""
-    for group in _groups(index, ledger):
-        into = write_file(index, _MERGED, partial(_write, group, ledger))
-        ledger.merged(into, [path.name for path in group])
-        for path in group:
-            path.unlink(missing_ok=True)
+    """Merge what is not merged, what is out of date, and small files. Others may add parts meanwhile.
+
+    Raises:
+        JobError: the index is then as good as before.
+    """
+    with unread(index) as nobody_reads:
+        if not nobody_reads:
+            return  # the next time
+        for group in _groups(index, ledger):
+            items: list[str] = []
+            into = write_file(index, _MERGED, partial(_write, group, ledger, items))
+            ledger.merged(into, [path.name for path in group], items)
+            for path in group:
+                path.unlink(missing_ok=True)
 
 
-def _write(group: Sequence[Path], ledger: Ledger, path: Path) -> None:
+class Merging:
+    """Notes parts in a ledger, and merges them whenever there are many: a run of days leaves few files, too."""
+
+    def __init__(self, index: Path, ledger: Ledger) -> None:
+        self._index, self._ledger = index, ledger
+        self._loose = sum(not path.name.startswith(_MERGED) for path in parts(index))
+
+    def add(self, part: Path, rows: Sequence[Row]) -> None:
+        """Raises JobError: it cannot be written."""
+        self._ledger.add(part, rows)
+        self.came(1)
+
+    def came(self, parts: int) -> None:
+        """So many parts are new in the ledger. Raises JobError."""
+        self._loose += parts
+        if self._loose >= PARTS_AT_MOST:
+            self._loose = 0
+            merge(self._index, self._ledger)
+
+
+def _write(group: Sequence[Path], ledger: Ledger, items: list[str], path: Path) -> None:
+    """``items`` gets the names of those that are written."""
     schema = SCHEMA.with_metadata({_REPLACES: json.dumps([part.name for part in group]).encode()})
     with pq.ParquetWriter(path, schema, **WRITING) as writer:
-        for found in _gathered(_current(part, ledger) for part in group):
+        for found in _gathered(_current(part, ledger, items) for part in group):
             writer.write_table(found.cast(schema))
 
 
@@ -66,28 +97,40 @@ def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _groups(index: Path, ledger: Ledger) -> Iterator[Sequence[Path]]:
+    """Files that become one, of those that the ledger knows: what it does not know was just written by another."""
     group: list[Path] = []
-    rows = 0
+    rows, count = 0, ledger.sizes()
     for path in parts(index):
-        if path.name.startswith(_MERGED) and not _outdated(path, ledger):
+        if path.name not in count:
+            continue
+        size = pq.read_metadata(path).num_rows
+        if path.name.startswith(_MERGED) and size >= ROWS_AT_LEAST // 2 and not _outdated(path, count[path.name]):
             continue
         group.append(path)
-        rows += pq.read_metadata(path).num_rows
+        rows += size
         if rows >= ROWS_AT_LEAST:
             yield group
             group, rows = [], 0
+    if len(group) == 1 and group[0].name.startswith(_MERGED) and not _outdated(group[0], count[group[0].name]):
+        return  # alone, it is as it must be
     if group:
         yield group
 
 
-def _outdated(path: Path, ledger: Ledger) -> bool:
-    held = pc.count_distinct(read_part(path, ["item_id"])["item_id"]).as_py()
-    return bool(held != len(ledger.current(path.name)))
+def _outdated(path: Path, count: int) -> bool:
+    """``count``: of the items whose rows count in it."""
+    return bool(pc.count_distinct(read_part(path, ["item_id"])["item_id"]).as_py() != count)
 
 
-def _current(path: Path, ledger: Ledger) -> pa.Table:
+def _current(path: Path, ledger: Ledger, items: list[str]) -> pa.Table:
     found = read_part(path)
-    return found.filter(pc.is_in(found["item_id"], pa.array(sorted(ledger.current(path.name)), pa.string())))
+    names = found["item_id"].unique().to_pylist()
+    places = ledger.places(names)
+    here = [name for name in names if places.get(name) == path.name]
+    items += here
+    return (
+        found if len(here) == len(names) else found.filter(pc.is_in(found["item_id"], pa.array(here, pa.string())))
+    )
 
 
 def replaced(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """How far a run is, read from its index, while another process may be at work on it.
 
-Memory stays flat: items are counted in a scratch database. Knows the index. Does not write anything of the job.
+Memory stays flat: items are counted in a scratch database. Knows the index and
+the manifest's names. Does not write anything of the job.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mediround.annotate.current import files, scratch
-from mediround.annotate.index import read_part
-from mediround.annotate.job import Run
+from mediround.annotate.index import read_part, steady
+from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Finished
+from mediround.annotate.manifest import read_names
 
 SECONDS_OF_RATE = 600.0
 """Before now, that a rate is taken over."""
 
-_ITEMS = "CREATE TABLE items (item_id TEXT PRIMARY KEY, ok INTEGER, code TEXT, finished REAL) WITHOUT ROWID"
+_ITEMS = """
+CREATE TABLE items (item_id TEXT PRIMARY KEY, ok INTEGER, code TEXT, finished REAL) WITHOUT ROWID;
+CREATE TABLE planned (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
 _ITEM = """
 INSERT INTO items VALUES (?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
     ok = excluded.ok, code = excluded.code, finished = excluded.finished WHERE excluded.ok OR NOT items.ok
@@ -47,11 +52,14 @@ class Standing:
         return (total - self.finished.all) / self.rate if self.rate else None
 
 
-def standing(run: Run) -> Standing:
-    """Count a run's items. Raises JobError: a part cannot be read."""
-    with scratch(_ITEMS) as database:
+def standing(job: Job, run: Run) -> Standing:
+    """Count the manifest's items. Raises JobError: it, or a part, cannot be read."""
+    with steady(run.index), scratch(_ITEMS) as database:
         for path in files(run):
             database.executemany(_ITEM, _items(path))
+        for names in read_names(job.manifest):
+            database.executemany("INSERT OR IGNORE INTO planned VALUES (?)", ((name,) for name in names))
+        database.execute("DELETE FROM items WHERE item_id NOT IN (SELECT item_id FROM planned)")
         count, ok = database.execute("SELECT COUNT(*), COALESCE(SUM(ok), 0) FROM items").fetchone()
         failures = dict(database.execute(_FAILURES).fetchall())
         return Standing(Finished(ok, count - ok), failures, _rate(database, datetime.now(UTC).timestamp()))

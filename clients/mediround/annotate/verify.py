@@ -15,6 +15,7 @@ from mediround.annotate.current import files, item_rows, scratch
 from mediround.annotate.errors import JobError
 from mediround.annotate.faults import WORDS, faults, planned
 from mediround.annotate.files import is_as_named
+from mediround.annotate.index import steady
 from mediround.annotate.job import Job, Run
 from mediround.annotate.manifest import digest, read_manifest
 
@@ -102,7 +103,7 @@ def verify(job: Job, run: Run, *, complete: bool = False) -> Verification:
     """
     found = Verification()
     try:
-        with scratch(_SCHEMA) as database:
+        with steady(run.index), scratch(_SCHEMA) as database:
             _manifest(job, database, found)
             for path in files(run):
                 _file(path, run, database, found)

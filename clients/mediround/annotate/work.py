@@ -6,11 +6,13 @@ Knows the manifest and the ledger. Does not know how items are asked.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job
-from mediround.annotate.ledger import Ledger
-from mediround.annotate.manifest import count_items, read_manifest, read_names
+from mediround.annotate.ledger import Finished, Ledger
+from mediround.annotate.manifest import copy_manifest, read_manifest, read_names
 
 _HEX_DIGITS = 15
 """Of an item's name: as many as a double holds without rounding, so that any tool may say the same."""
@@ -26,23 +28,61 @@ def is_of_shard(item_id: str, shard: tuple[int, int] | None) -> bool:
     return shard is None or int(item_id[:_HEX_DIGITS], 16) % shard[1] == shard[0]
 
 
-def count(job: Job, shard: tuple[int, int] | None) -> int:
-    """Items of the shard. Raises JobError."""
-    if shard is None:
-        return count_items(job.manifest)
-    return sum(is_of_shard(name, shard) for names in read_names(job.manifest) for name in names)
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a start of a run finds.
+
+    Attributes:
+        total: items of the manifest that are the shard's.
+        finished: of them; what the ledger knows besides is no longer planned, or another shard's.
+        pieces: of the manifest, those with items that are left, or that failed.
+    """
+
+    total: int
+    finished: Finished
+    pieces: tuple[int, ...]
 
 
-def left(job: Job, ledger: Ledger, shard: tuple[int, int] | None, *, failed: bool = False) -> Iterator[list[Item]]:
-    """Items that are not finished, in the manifest's order, in pieces.
+def survey(job: Job, ledger: Ledger, shard: tuple[int, int] | None) -> Survey:
+    """Look each item up. Raises JobError."""
+    total = ok = failed = 0
+    pieces = []
+    for number, names in enumerate(read_names(job.manifest)):
+        mine = _of_shard(names, shard)
+        found = ledger.counted(mine)
+        total, ok, failed = total + len(mine), ok + found.ok, failed + found.failed
+        if found.ok < len(mine):
+            pieces.append(number)
+    return Survey(total, Finished(ok, failed), tuple(pieces))
 
-    Args:
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Items that are not finished, in the manifest's order.
+
+    Attributes:
         failed: those that failed before count as not finished.
     """
 
-    def wanted(names: list[str]) -> list[str]:
-        mine = [name for name in names if is_of_shard(name, shard)]
-        done = ledger.finished(mine, failed=not failed)
+    job: Job
+    ledger: Ledger
+    shard: tuple[int, int] | None
+    surveyed: Survey
+    failed: bool = False
+
+    def pieces(self) -> Iterator[list[Item]]:
+        """Raises JobError."""
+        return read_manifest(self.job.manifest, self._wanted, self.surveyed.pieces)
+
+    def write(self, path: Path) -> int:
+        """The same as a manifest of their own; how many. Raises JobError."""
+        return copy_manifest(self.job.manifest, path, self._wanted, self.surveyed.pieces)
+
+    def _wanted(self, names: list[str]) -> list[str]:
+        mine = _of_shard(names, self.shard)
+        done = self.ledger.finished(mine, failed=not self.failed)
         return [name for name in mine if name not in done]
 
-    return read_manifest(job.manifest, wanted)
+
+def _of_shard(names: list[str], shard: tuple[int, int] | None) -> list[str]:
+    return names if shard is None else [name for name in names if is_of_shard(name, shard)]

@@ -23,7 +23,7 @@ def run(given: argparse.Namespace) -> int:
 def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
-    total, found = count_items(job.manifest), standing(current)
+    total, found = count_items(job.manifest), standing(job, current)
     left = found.seconds_left(total)
     if given.json:
         said = {

@@ -14,7 +14,7 @@ from mediround.annotate.annotating import Outcome, annotate, failed
 from mediround.annotate.engines.interface import RunOptions
 from mediround.annotate.engines.service import ServedRun
 from mediround.annotate.errors import ItemError
-from mediround.annotate.flow import AdaptiveLimit, Pace, jittered
+from mediround.annotate.flow import AdaptiveLimit, Pace, backoff, jittered
 from mediround.annotate.items import Item
 from mediround.annotate.job import Run
 from mediround.annotate.loading import LoadedItem
@@ -57,10 +57,10 @@ class Asker:
         """As ``ServedRun.begin``."""
         await self._served.begin()
 
-    async def may_begin(self) -> bool:
+    async def may_begin(self, item: Item) -> bool:
         """Wait for the hour and the rate; False: the run is stopped."""
         while True:
-            seconds, self.waiting = self._pace.wait(time.monotonic())
+            seconds, self.waiting = self._pace.wait(time.monotonic(), len(item.questions))
             if not seconds:
                 return True
             self._told()
@@ -73,7 +73,7 @@ class Asker:
             loaded = await loading
         except ItemError as error:
             return failed(item, self._run.key, error.code, str(error))
-        tries = 0
+        tries = unnamed = 0
         while True:
             outcome = await self._asked(item, loaded)
             if outcome.status != "busy":
@@ -83,9 +83,11 @@ class Asker:
             if tries >= _TRIES:
                 words = "the service did not finish it, again and again: allow more time with --timeout"
                 return failed(item, self._run.key, outcome.code, words)
+            unnamed = 0 if outcome.named else unnamed + 1
+            seconds = outcome.wait if outcome.named else backoff(unnamed)
             self.waiting = "service"
             self._told()
-            if await self._stops_within(min(jittered(outcome.wait), _LONGEST_WAIT)):
+            if await self._stops_within(min(jittered(seconds), _LONGEST_WAIT)):
                 return None
             self.waiting = ""
 

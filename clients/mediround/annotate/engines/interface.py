@@ -28,7 +28,7 @@ class RunOptions:
         shard: (i, n): only items whose name falls to part i of n, from 0.
         max_failures: items that may fail before the run is given up; None: any number.
         max_failure_share: the same as a share of those finished, 0 to 1, once there are enough of them.
-        rate: most items begun a second; None: any.
+        rate: most rounds begun a second; None: any.
         window: (begin, end) in minutes of the day, local time, within which items are begun; None: always.
         grace: seconds that items under way are given when the run is stopped.
     """

@@ -14,19 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mediround.aio import AsyncClient
-from mediround.annotate import ledger as ledgers
-from mediround.annotate import work
-from mediround.annotate.annotating import Outcome
 from mediround.annotate.engines.asker import Asker
 from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress, RunOptions, Summary, Watch
-from mediround.annotate.errors import JobError, OtherRun, Stopped
-from mediround.annotate.files import remove_unfinished
+from mediround.annotate.engines.start import Start, started
 from mediround.annotate.flow import Breaker, ByteBudget
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
-from mediround.annotate.ledger import Ledger
+from mediround.annotate.ledger import Finished
 from mediround.annotate.loading import LoadedItem, load
-from mediround.annotate.merging import merge, settle
 from mediround.annotate.recording import Recorder
 
 READ_AHEAD_BYTES = 256 << 20
@@ -38,46 +33,12 @@ class LocalEngine:
 
     def run(self, job: Job, run: Run, options: RunOptions, watch: Watch) -> Summary:
         """As ``Engine.run``."""
-        began, shard = time.monotonic(), work.shard_name(options.shard)
-        folder = run.shard_index(shard) if shard else run.index
-        folder.mkdir(parents=True, exist_ok=True)
-
-        def tidied() -> None:
-            settle(folder)
-            remove_unfinished(folder)
-
-        with ledgers.opened(run, shard, before=tidied) as ledger:
-            counts = _Counts.of(ledger, work.count(job, options.shard), again=options.retry_failed)
-            start = _Start(job, run, options, watch, ledger, Recorder(folder, ledger), counts)
-            try:
-                asyncio.run(start.run_all())
-                merge(folder, ledger)
-            except OtherRun:
-                raise
-            except JobError as error:  # what is written to is full: there is no room for merging either
-                raise Stopped(str(error)) from error
-            return Summary(start.progress(), time.monotonic() - began, start.stopped, ledger.failures())
-
-
-@dataclass(slots=True)
-class _Counts:
-    total: int
-    before: int
-    failed_before: int
-    here: int = 0
-    failed_here: int = 0
-    rounds: int = 0
-
-    @classmethod
-    def of(cls, ledger: Ledger, total: int, *, again: bool) -> _Counts:
-        """``again``: those that failed are asked again."""
-        found = ledger.totals()
-        return cls(total, found.ok, 0) if again else cls(total, found.all, found.failed)
-
-    def add(self, outcome: Outcome) -> None:
-        self.here += 1
-        self.failed_here += outcome.status == "failed"
-        self.rounds += sum(row.status in ("mask", "no_mask") for row in outcome.rows)
+        began = time.monotonic()
+        with started(job, run, options) as start:
+            schedule = _Schedule(start, watch, Recorder(start.folder, start.notes))
+            asyncio.run(schedule.run_all())
+            failures = start.ledger.failures()
+        return Summary(schedule.progress(), time.monotonic() - began, schedule.stopped, failures)
 
 
 class _Stop:
@@ -104,16 +65,12 @@ class _Stop:
 
 
 @dataclass(slots=True)
-class _Start:
-    """One start of a run."""
+class _Schedule:
+    """One start's items, asked and kept."""
 
-    job: Job
-    run: Run
-    options: RunOptions
+    start: Start
     watch: Watch
-    ledger: Ledger
     recorder: Recorder
-    counts: _Counts
     asker: Asker | None = None
     breaker: Breaker = field(init=False)
     ahead: ByteBudget = field(init=False)
@@ -121,20 +78,17 @@ class _Start:
     _queue: asyncio.Queue[tuple[Item, asyncio.Task[LoadedItem]] | None] = field(init=False)
 
     @property
+    def options(self) -> RunOptions:
+        return self.start.options
+
+    @property
     def stopped(self) -> str:
         return self._stop.why
 
     def progress(self) -> Progress:
-        counts = self.counts
-        return Progress(
-            total=counts.total,
-            done=counts.before + counts.here,
-            failed=counts.failed_before + counts.failed_here,
-            here=counts.here,
-            in_flight=0 if self.asker is None else self.asker.in_flight,
-            rounds=counts.rounds,
-            waiting="" if self.asker is None else self.asker.waiting,
-        )
+        if self.asker is None:
+            return self.start.counts.progress(0)
+        return self.start.counts.progress(self.asker.in_flight, self.asker.waiting)
 
     async def run_all(self) -> None:
         """Raises AnnotateError, MediRoundError."""
@@ -146,7 +100,7 @@ class _Start:
             async with AsyncClient(options.server, tls=options.tls, retries=0) as client:
                 self.asker = Asker(
                     client,
-                    self.run,
+                    self.start.run,
                     options,
                     stops_within=self._stop.within,
                     told=lambda: self.watch(self.progress()),
@@ -187,11 +141,10 @@ class _Start:
 
     async def _feed(self) -> None:
         """Items that are not finished, while their files are being read."""
-        pieces = work.left(self.job, self.ledger, self.options.shard, failed=self.options.retry_failed)
-        for piece in pieces:
+        for piece in self.start.left.pieces():
             for item in piece:
                 await self.ahead.take(item.size)
-                await self._queue.put((item, asyncio.create_task(asyncio.to_thread(load, item))))
+                await self._queue.put((item, _reading(item)))
         for _ in range(self.options.in_flight):
             await self._queue.put(None)
 
@@ -199,17 +152,26 @@ class _Start:
         while not self.stopped and (taken := await self._queue.get()) is not None:
             item, loading = taken
             try:
-                outcome = await asker.finished(item, loading) if await asker.may_begin() else None
+                outcome = await asker.finished(item, loading) if await asker.may_begin(item) else None
             finally:
                 loading.cancel()
                 await self.ahead.give_back(item.size)
             if outcome is None:
                 return
             await self.recorder.add(outcome)
-            self.counts.add(outcome)
-            if why := self.breaker.count(failed=outcome.status == "failed"):
+            failed = outcome.status == "failed"
+            answered = sum(row.status in ("mask", "no_mask") for row in outcome.rows)
+            self.start.counts.add(Finished(not failed, failed), answered)
+            if why := self.breaker.count(failed=failed):
                 self._stop.now(why)
             self.watch(self.progress())
+
+
+def _reading(item: Item) -> asyncio.Task[LoadedItem]:
+    """Its file, being read. A run that stops drops it, whatever came of it."""
+    task = asyncio.create_task(asyncio.to_thread(load, item))
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 async def _first(

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -24,21 +25,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mediround.aio import AsyncClient
-from mediround.annotate import ledger as ledgers
-from mediround.annotate import work
 from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress, RunOptions, Summary, Watch
 from mediround.annotate.engines.ray_actor import Annotator
 from mediround.annotate.engines.service import ServedRun
-from mediround.annotate.errors import AnnotateError, JobError, OtherRun, Stopped
-from mediround.annotate.files import remove_unfinished, write_atomic
+from mediround.annotate.engines.start import Start, started
+from mediround.annotate.errors import AnnotateError, JobError, OtherRun
+from mediround.annotate.files import write_atomic
 from mediround.annotate.flow import Breaker
 from mediround.annotate.job import Job, Run
-from mediround.annotate.ledger import Finished, Ledger
-from mediround.annotate.manifest import write_manifest
-from mediround.annotate.merging import merge, settle
+from mediround.annotate.work import shard_name
 
 ITEMS_A_BLOCK = 256
 """Most that an actor is given at once: at the end of each it has few under way."""
@@ -49,6 +48,10 @@ _IN_FLIGHT_AN_ACTOR = 32
 _LEAST_CPUS = 6
 """Logical, of a cluster of one's own: with fewer, Ray's readers wait for ever."""
 _LOOK_SECONDS = 1.0
+_CONNECT_SECONDS = 10.0
+_KINDS_AT_MOST = 4
+_START = "Ray did not start on this machine: try again with less load and room in /tmp, or use --engine local"
+_REACH = "--ray-address: must be HOST:PORT of a cluster's head that runs"
 _LOOPBACK = "127.0.0.1"
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 _OURS = re.compile(r"^mediround\.(?:\w+\.)*errors\.(\w+): (.+)$", re.MULTILINE)
@@ -58,7 +61,7 @@ class RayEngine:
     """Schedules a run's items on a cluster.
 
     Args:
-        address: of a cluster, ``HOST:PORT`` or ``ray://``; None: one of its own on this machine, on loopback.
+        address: of a cluster's head, ``HOST:PORT``; None: one of its own on this machine, on loopback.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -66,36 +69,23 @@ class RayEngine:
 
     def run(self, job: Job, run: Run, options: RunOptions, watch: Watch) -> Summary:
         """As ``Engine.run``."""
-        began, shard = time.monotonic(), work.shard_name(options.shard)
-        folder = run.shard_index(shard) if shard else run.index
-        folder.mkdir(parents=True, exist_ok=True)
-
-        def tidied() -> None:
-            settle(folder)
-            remove_unfinished(folder)
-
-        with ledgers.opened(run, shard, before=tidied) as ledger:
-            seen = _Seen(ledger, work.count(job, options.shard), options, watch)
-            left = run.folder / f"ray-{shard or 'all'}.parquet"
-            pieces = work.left(job, ledger, options.shard, failed=options.retry_failed)
-            count = write_manifest(left, (item for piece in pieces for item in piece))
+        began = time.monotonic()
+        with started(job, run, options) as start:
+            seen = _Seen(start, watch)
+            left = run.folder / f"ray-{shard_name(options.shard) or 'all'}.parquet"
             try:
-                given = {"run": run, "folder": folder}
-                stopped = self._distribute(given, options, left, count, seen) if count else ""
-                seen.look()
-                merge(folder, ledger)
-            except OtherRun:
-                raise
-            except JobError as error:
-                raise Stopped(str(error)) from error
+                count = start.left.write(left)
+                stopped = self._distribute(start, left, count, seen) if count else ""
             finally:
                 left.unlink(missing_ok=True)
-            return Summary(seen.progress(0), time.monotonic() - began, stopped, ledger.failures())
+            failures = start.ledger.failures()
+        return Summary(seen.progress(), time.monotonic() - began, stopped, failures)
 
-    def _distribute(self, given: dict[str, Any], options: RunOptions, left: Path, count: int, seen: _Seen) -> str:
+    def _distribute(self, start: Start, left: Path, count: int, seen: _Seen) -> str:
         """Why it ended before all items were finished; empty: it did not."""
+        options = start.options
         with _cluster(self._address) as nodes:
-            asyncio.run(_checked(given["run"], options))  # here, where its errors are whole
+            asyncio.run(_checked(start.run, options))  # here, where its errors are whole
             actors = min(options.in_flight, max(nodes, math.ceil(options.in_flight / _IN_FLIGHT_AN_ACTOR)))
             share = replace(
                 options,
@@ -105,9 +95,9 @@ class RayEngine:
             flag = left.with_suffix(".stop")
             flag.unlink(missing_ok=True)
             blocks = max(1, min(ITEMS_A_BLOCK, math.ceil(count / (actors * _BLOCKS_AN_ACTOR))))
-            mapping = _Mapping(left, blocks, actors, given | {"options": share, "flag": flag})
+            given = {"run": start.run, "folder": start.folder, "options": share, "flag": flag}
             try:
-                return _supervised(mapping, flag, seen, options)
+                return _supervised(_Mapping(left, blocks, actors, given), flag, seen, options)
             finally:
                 flag.unlink(missing_ok=True)
 
@@ -115,37 +105,26 @@ class RayEngine:
 class _Seen:
     """What the index says of a run while others write it."""
 
-    def __init__(self, ledger: Ledger, total: int, options: RunOptions, watch: Watch) -> None:
-        self._ledger, self._total, self._options, self._watch = ledger, total, options, watch
-        self._before = ledger.totals()
-        self._rounds_before = ledger.rounds()
-        self._now = self._before
-        self._breaker = Breaker(options.max_failures, options.max_failure_share)
+    def __init__(self, start: Start, watch: Watch) -> None:
+        self._start, self._watch = start, watch
+        self._breaker = Breaker(start.options.max_failures, start.options.max_failure_share)
 
     def look(self) -> str:
         """Take up new parts; why the run must be given up, or empty."""
-        former = self._now
-        self._ledger.take_up()
-        self._now = self._ledger.totals()
-        self._watch(self.progress(self._options.in_flight))
+        new = self._start.ledger.take_up()
+        self._start.counts.add(new.finished, new.rounds)
         why = ""
-        for failed, number in ((False, self._now.ok - former.ok), (True, self._now.failed - former.failed)):
-            for _ in range(max(0, number)):
+        for failed, number in ((False, new.finished.ok), (True, new.finished.failed)):
+            for _ in range(number):
                 why = why or self._breaker.count(failed=failed)
+        self._watch(self.progress(self._start.options.in_flight))
+        self._start.notes.came(new.parts)
         return why
 
-    def progress(self, in_flight: int) -> Progress:
-        """``in_flight``: what may be; nobody counts it."""
-        now: Finished = self._now
-        left = self._total - now.all
-        return Progress(
-            total=self._total,
-            done=now.all,
-            failed=now.failed,
-            here=now.all - self._before.all,
-            in_flight=min(in_flight, left),
-            rounds=self._ledger.rounds() - self._rounds_before,
-        )
+    def progress(self, most: int = 0) -> Progress:
+        """``most``: what may be in flight; nobody counts it."""
+        counts = self._start.counts
+        return counts.progress(min(most, counts.total - counts.done))
 
 
 class _Mapping(threading.Thread):
@@ -193,6 +172,8 @@ def _supervised(mapping: _Mapping, flag: Path, seen: _Seen, options: RunOptions)
                 write_atomic(flag, b"")
             # Of a large index, looking takes long: it gets a tenth of the time.
             mapping.join(max(_LOOK_SECONDS, 10 * (time.monotonic() - began)))
+    last = seen.look()
+    why = why or last
     if mapping.error is not None and not why:
         raise _ours(mapping.error) from mapping.error
     return why
@@ -203,8 +184,17 @@ def _ours(error: BaseException) -> AnnotateError:
     kind, words = ("", "") if (found := _OURS.search(str(error))) is None else found.groups()
     if kind == OtherRun.__name__:
         return OtherRun(words)
-    ours = words or f"Ray gave the run up ({type(error).__name__}): its own log says why"
+    ours = words or f"Ray gave the run up ({_kinds(error)}): its own log says why"
     return JobError(f"{ours}; what is finished stays")
+
+
+def _kinds(error: BaseException | None) -> str:
+    """Of an error and what caused it: their words may hold an item's."""
+    kinds: list[str] = []
+    while error is not None and len(kinds) < _KINDS_AT_MOST:
+        kinds.append(type(error).__name__)
+        error = error.__cause__ or getattr(error, "cause", None)
+    return ", caused by ".join(kinds)
 
 
 async def _checked(run: Run, options: RunOptions) -> None:
@@ -245,14 +235,29 @@ def _cluster(address: str | None) -> Iterator[int]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ours = not ray.is_initialized()
     if ours:
-        if address is None:
-            cpus = max(_LEAST_CPUS, os.cpu_count() or 1)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address=_LOOPBACK, **_QUIET)
-        else:
-            ray.init(address, **_QUIET)
+        try:
+            _begun(ray, address)
+        except (Exception, SystemExit) as error:  # Ray's reasons are of many kinds, some of no kind at all
+            ray.shutdown()
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise AnnotateError(f"{_START if address is None else _REACH}: {reason}") from error
     try:
         yield sum(bool(node["Alive"]) for node in ray.nodes())
     finally:
         if ours:
             ray.shutdown()
         sys.stdout.flush()
+
+
+def _begun(ray: ModuleType, address: str | None) -> None:
+    """Raises what Ray raises; and OSError at once where nothing listens on the address: Ray would wait long."""
+    if address is None:
+        cpus = max(_LEAST_CPUS, os.cpu_count() or 1)
+        ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address=_LOOPBACK, **_QUIET)
+        return
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError("must be HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
+        pass
+    ray.init(address, **_QUIET)

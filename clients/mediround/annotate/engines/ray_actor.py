@@ -46,7 +46,7 @@ class Annotator:
 
         async def one(item: Item) -> None:
             async with ahead:
-                if self._flag.exists() or not await asker.may_begin():
+                if self._flag.exists() or not await asker.may_begin(item):
                     return
                 await bytes_ahead.take(item.size)
                 try:

@@ -5,6 +5,7 @@ Knows descriptions and ``engines.json``. Does not know schedules.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -61,8 +62,14 @@ class ServedRun:
         self._keep(served.engine_records)
 
     def _keep(self, records: tuple[EngineRecord, ...]) -> None:
+        """Beside what other processes of the run keep."""
         self._records |= {record.digest: asdict(record) for record in records}
-        write_atomic(self._path, (json.dumps(self._records, indent=1) + "\n").encode())
+        with self._path.with_suffix(".lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = _held(self._path)
+            known = {digest: record or held.get(digest) for digest, record in self._records.items()}
+            if held | known != held:
+                write_atomic(self._path, (json.dumps(held | known, indent=1) + "\n").encode())
 
 
 def _other(run: Run, digest: str) -> OtherRun:

@@ -1,6 +1,9 @@
 """The local engine against a scripted server: all items once, whatever fails, and on a resume what is left."""
 
+import asyncio
+import gc
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +13,19 @@ import pytest
 from PIL import Image
 
 from mediround import InvalidArgument, ResourceExhausted, Unavailable
+from mediround.aio import AsyncClient
 from mediround.annotate import ledger as ledgers
 from mediround.annotate.annotating import Asking
 from mediround.annotate.engines.interface import Progress, RunOptions
 from mediround.annotate.engines.local import LocalEngine
+from mediround.annotate.engines.service import ServedRun
 from mediround.annotate.errors import JobError, OtherRun
-from mediround.annotate.index import parts, read_parts, write_part
+from mediround.annotate.index import parts, read_parts
 from mediround.annotate.items import Question
 from mediround.annotate.job import Job, Run, RunIdentity
-from mediround.annotate.manifest import write_manifest
-from mediround.annotate.merging import settle
+from mediround.annotate.manifest import read_manifest, write_manifest
 from mediround.annotate.rows import Row, rows_of
+from mediround.annotate.standing import standing
 from mediround.testing import DESCRIPTION, Answer, AskedQuestion, Reply, Script, ScriptedServer, serve
 from tests.unit.client.annotate.items import an_item
 
@@ -29,6 +34,12 @@ QUESTIONS = (
     Question("first", "First", "First.", answer="It is [SEG]."),
     Question("second", "Second", "Second.", refer_to=0, answer="It is [SEG]."),
 )
+
+
+def a_picture(width: int) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(np.zeros((8, width), np.uint8)).save(held, "PNG")
+    return held.getvalue()
 
 
 def answers(asked: AskedQuestion) -> Answer:
@@ -48,11 +59,7 @@ def job(tmp_path: Path) -> Job:
     made = Job.begin(tmp_path / "job")
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    items = []
-    for number in range(ITEMS):
-        held = io.BytesIO()
-        Image.fromarray(np.zeros((8, 9 + number), np.uint8)).save(held, "PNG")
-        items.append(an_item(pictures / f"{number}.png", held.getvalue(), QUESTIONS))
+    items = [an_item(pictures / f"{number}.png", a_picture(9 + number), QUESTIONS) for number in range(ITEMS)]
     write_manifest(made.manifest, items)
     return made
 
@@ -149,21 +156,64 @@ def test_another_model_stops_the_run_and_nothing_of_it_is_kept(job: Job, run: Ru
     assert found(run) == []
 
 
-def test_two_runs_do_not_share_a_folder(server: ScriptedServer, job: Job, run: Run) -> None:
-    with ledgers.opened(run), pytest.raises(JobError, match="another run is at work"):
-        LocalEngine().run(job, run, options(server, run), watch)
+@pytest.mark.parametrize(
+    ("there", "shard", "free"),
+    [
+        ("", None, False),
+        ("", (0, 2), False),
+        ("0-of-2", None, False),
+        ("0-of-2", (0, 2), False),
+        ("0-of-2", (1, 3), False),  # another cut: they have items in common
+        ("0-of-2", (1, 2), True),
+    ],
+)
+def test_runs_that_share_items_do_not_share_a_folder(
+    there: str, shard: tuple[int, int] | None, *, free: bool, server: ScriptedServer, job: Job, run: Run
+) -> None:
+    with ledgers.opened(run, "2-of-5"):
+        """Ended: what it leaves locks nobody out."""
+    chosen = options(server, run, shard=shard)
+    with ledgers.opened(run, there):
+        if free:
+            assert LocalEngine().run(job, run, chosen, watch).stopped == ""
+            return
+        with pytest.raises(JobError, match="another run is at work"):
+            LocalEngine().run(job, run, chosen, watch)
 
 
-def test_parts_that_a_merge_left_are_removed(server: ScriptedServer, job: Job, run: Run) -> None:
+def test_what_is_no_longer_planned_is_not_counted(server: ScriptedServer, job: Job, run: Run) -> None:
     LocalEngine().run(job, run, options(server, run), watch)
-    rows = found(run)
-    (merged,) = parts(run.index)
-    part = write_part(run.index, rows[:2])
-    with ledgers.opened(run) as ledger:
-        assert ledger.totals().all == ITEMS
-        assert ledger.current(part.name) == {rows[0].item_id}
-    LocalEngine().run(job, run, options(server, run), watch)
-    assert len(found(run)) == ITEMS * 2
-    assert merged not in parts(run.index)
-    settle(run.index)
-    assert len(found(run)) == ITEMS * 2
+    items = [item for piece in read_manifest(job.manifest) for item in piece]
+    new = an_item(job.folder / "new.png", a_picture(200), QUESTIONS)
+    write_manifest(job.manifest, [*items[:5], new])
+    ended = LocalEngine().run(job, run, options(server, run), watch).progress
+    assert (ended.total, ended.done, ended.here) == (6, 6, 1)
+    assert standing(job, run).finished.all == 6
+    shard = LocalEngine().run(job, run, options(server, run, shard=(0, 2)), watch).progress
+    assert (shard.done, shard.here) == (shard.total, 0)
+    assert shard.total < 6
+
+
+def test_what_was_read_ahead_in_vain_is_dropped_in_silence(
+    server: ScriptedServer, job: Job, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    for picture in (job.folder.parent / "pictures").iterdir():
+        picture.write_bytes(b"changed")
+    assert LocalEngine().run(job, run, options(server, run, max_failures=0), watch).stopped
+    gc.collect()
+    assert not caplog.records
+
+
+def test_processes_of_a_run_keep_their_engine_records_beside_one_anothers(run: Run) -> None:
+    record = DESCRIPTION.engine_records[0]
+    other = replace(DESCRIPTION, engine_records=(replace(record, digest="0f" * 32),))
+
+    async def both(first: str, second: str) -> None:
+        async with AsyncClient(first) as one, AsyncClient(second) as two:
+            processes = [ServedRun(one, run), ServedRun(two, run)]  # neither knows of the other's
+            for each in processes:
+                await each.begin()
+
+    with serve() as first, serve(Script(description=other)) as second:
+        asyncio.run(both(first.address, second.address))
+    assert set(json.loads((run.folder / "engines.json").read_text())) == {record.digest, "0f" * 32}

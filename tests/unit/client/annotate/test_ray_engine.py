@@ -1,17 +1,25 @@
 """The Ray engine: the same index as the local one's, and either goes on with the other's run.
 
-Of one cluster for all: it takes seconds to start.
+On one cluster for all, which is not of this process: it takes seconds to start.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from loadtest.server_process import free_port
 from mediround.annotate.engines.interface import Engine
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.ray import RayEngine
-from mediround.annotate.errors import OtherRun
+from mediround.annotate.errors import AnnotateError, OtherRun
 from mediround.annotate.job import Job, Run
 from mediround.testing import DESCRIPTION, ScriptedServer
 from tests.unit.client.annotate import test_local_engine as local
@@ -21,18 +29,42 @@ job, run, server = local.job, local.run, local.server  # fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own calls; nothing here can act
 OF_THE_TIME = ("finished", "seconds", "seconds_queue", "seconds_encode", "seconds_language", "seconds_decode")
+SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    address: str
+    process: "subprocess.Popen[str]"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray  # noqa: PLC0415  # a second, of this file's tests alone
-
+def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home directory
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init("local", num_cpus=6, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
         yield
-        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(environment: None) -> Iterator[Cluster]:
+    address = f"127.0.0.1:{free_port()}"
+    ray = Path(sys.executable).with_name("ray")
+    command = [str(ray), "start", "--head", "--block", "--include-dashboard=false", "--num-cpus=6"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert any("Ray runtime started" in line for line in process.stdout or ())
+            yield Cluster(address, process)
+        finally:
+            for number in (*below(process), process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)  # asked to end, it takes half a minute
+
+
+@pytest.fixture
+def engine(cluster: Cluster) -> RayEngine:
+    return RayEngine(cluster.address)
 
 
 def said(run: Run) -> list[dict[str, object]]:
@@ -43,14 +75,17 @@ def said(run: Run) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("first", [LocalEngine(), RayEngine()], ids=["local", "ray"])
-def test_either_goes_on_with_the_others_run(first: Engine, server: ScriptedServer, job: Job, run: Run) -> None:
+@pytest.mark.parametrize("first", ["local", "ray"])
+def test_either_goes_on_with_the_others_run(
+    first: str, engine: RayEngine, server: ScriptedServer, job: Job, run: Run
+) -> None:
     """A run that was given up at the first failure, then the rest by the other engine."""
-    second = RayEngine() if isinstance(first, LocalEngine) else LocalEngine()
-    begun = first.run(job, run, options(server, run, max_failures=0, rate=20.0), watch)
+    both: list[Engine] = [LocalEngine(), engine]
+    begins, goes_on = both if first == "local" else reversed(both)
+    begun = begins.run(job, run, options(server, run, max_failures=0, rate=40.0), watch)
     assert "--max-failures" in begun.stopped
     assert begun.progress.done > 0
-    ended = second.run(job, run, options(server, run), watch)
+    ended = goes_on.run(job, run, options(server, run), watch)
     assert (ended.progress.done, ended.progress.failed, ended.stopped) == (local.ITEMS, 1, "")
     assert ended.progress.here == local.ITEMS - begun.progress.done
     mixed = said(run)
@@ -61,8 +96,92 @@ def test_either_goes_on_with_the_others_run(first: Engine, server: ScriptedServe
     assert not list(run.folder.glob("ray-*"))
 
 
-def test_another_model_is_refused_by_its_name(server: ScriptedServer, job: Job, run: Run) -> None:
+def test_those_that_failed_are_asked_again_and_counted(
+    engine: RayEngine, server: ScriptedServer, job: Job, run: Run
+) -> None:
+    LocalEngine().run(job, run, options(server, run), watch)
+    again = engine.run(job, run, options(server, run, retry_failed=True, max_failures=0), watch)
+    assert (again.progress.here, again.progress.done, again.progress.failed) == (1, local.ITEMS, 1)
+    assert "--max-failures" in again.stopped
+    assert len(found(run)) == local.ITEMS * 2
+
+
+def test_another_model_is_refused_by_its_name(
+    engine: RayEngine, server: ScriptedServer, job: Job, run: Run
+) -> None:
     other = job.take_up(replace(run.identity, model_digest="cd" * 32), new=True)
     assert other.identity.model_digest != DESCRIPTION.model_digest
     with pytest.raises(OtherRun, match="--new-run"):
-        RayEngine().run(job, other, options(server, other), watch)
+        engine.run(job, other, options(server, other), watch)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"])
+def test_a_wrong_address_is_refused(address: str, server: ScriptedServer, job: Job, run: Run) -> None:
+    with pytest.raises(AnnotateError, match="--ray-address: must be HOST:PORT"):
+        RayEngine(address).run(job, run, options(server, run), watch)
+    assert not list(run.folder.glob("ray-*"))
+
+
+def test_a_cluster_that_does_not_start_is_told_with_its_reason(
+    server: ScriptedServer, job: Job, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # noqa: PLC0415  # a second, of this file's tests alone
+
+    def late(*_: object, **__: object) -> None:
+        raise TimeoutError("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(AnnotateError, match=r"Ray did not start .*timed out during startup\.$"):
+        RayEngine().run(job, run, options(server, run), watch)
+
+
+def below(process: "subprocess.Popen[str]") -> dict[int, str]:
+    """Processes that it began, and those that they began: commands by number."""
+    children: dict[int, list[int]] = {}
+    commands = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # gone
+            continue
+        children.setdefault(parent, []).append(int(folder.name))
+    found, left = {}, [process.pid]
+    while left:
+        new = children.get(left.pop(), [])
+        found |= {number: commands[number] for number in new}
+        left += new
+    return found
+
+
+def until(nothing: Callable[[], object], words: str) -> None:
+    """Waits until a call yields nothing."""
+    deadline = time.monotonic() + SECONDS
+    while left := nothing():
+        assert time.monotonic() < deadline, f"{words}: {left}"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("ended_by", "own"), [(signal.SIGKILL, True), (signal.SIGTERM, False)])
+def test_a_run_that_ends_leaves_no_process_and_goes_on(
+    ended_by: signal.Signals, *, own: bool, cluster: Cluster, server: ScriptedServer, job: Job, run: Run
+) -> None:
+    command = [sys.executable, "-m", "mediround", "annotate", "run", "--job", str(job.folder), "--engine", "ray"]
+    command += ["--server", server.address, "--rate", "8", *(() if own else ("--ray-address", cluster.address))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until(lambda: process.poll() is None and not found(run), "the run keeps nothing")
+    assert process.poll() is None, process.communicate()
+    began = below(process if own else cluster.process)
+    assert any("Annotator" in each for each in began.values())
+    # Two agents of a cluster that is killed end by themselves, a minute later.
+    began = {number: each for number, each in began.items() if "Agent" not in each}
+    process.send_signal(ended_by)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == (130 if ended_by == signal.SIGTERM else -signal.SIGKILL)
+    if own:
+        until(lambda: [each for number, each in began.items() if Path(f"/proc/{number}").exists()], "are left")
+    else:
+        until(lambda: [each for each in below(cluster.process).values() if "Annotator" in each], "are left")
+    assert 0 < len({row.item_id for row in found(run)}) < local.ITEMS
+    LocalEngine().run(job, run, options(server, run), watch)
+    assert len({(row.item_id, row.round) for row in found(run)}) == len(found(run)) == local.ITEMS * 2
