@@ -58,7 +58,7 @@ OHIF_RELEASE := @ohif/app@3.13.2
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
 PACS_PACKAGES := iproute2 orthanc orthanc-dicomweb orthanc-gdcm dcmtk libgdcm-tools default-jre-headless libpixelmed-java libbsh-java
-DEBIAN_PACKAGES := prometheus prometheus-alertmanager chromium chromium-driver redis-server $(PACS_PACKAGES)
+DEBIAN_PACKAGES := prometheus prometheus-alertmanager prometheus-node-exporter chromium chromium-driver redis-server $(PACS_PACKAGES)
 # DICOM files that the tests read. Without what these packages require: of it, some would replace libraries of ours.
 CORPORA := deid-data==0.0.20 medimages4tests==0.5.10 pydicom-data==1.0.0 wsidicom-data==0.3.0
 # Of a CPU's environment, and pinned otherwise by the builds of torch and vLLM for a GPU.

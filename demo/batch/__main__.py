@@ -85,7 +85,8 @@ def run(choice: Choice, steps: Steps) -> None:
         steps.check("the second model's run", "run", "--job", job, *at, "--engine", choice.engine)
         steps.check("verified", "verify", "--job", job, "--complete")
     print(steps.check("compared", "compare", "--job", job).strip())
-    steps.check("report built", "report", "--job", job, "--out", str(choice.out / "report"))
+    report = ("--out", str(choice.out / "report"), "--against", planned["run"])
+    steps.check("report built, with the comparison", "report", "--job", job, *report)
 
 
 def main() -> int:

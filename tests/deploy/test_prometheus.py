@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ answered = 1.0
 late = 30.0
 """
 """On an image that the batch work was about, so that no round waits for the encoder."""
-BATCH = exposition(Progress(100, 50, 4, 40, 8, 120), "ab" * 32, "", running=True)
+BATCH = exposition(Progress(100, 50, 2, 40, 8, 120), "ab" * 32, "", running=True)
 ASKED = 4
 """Times that the servers beside the demo's are asked, with a scrape in between."""
 TRITON_IS_INSTALLED = Installation(REPOSITORY / "build" / "triton").complete
@@ -90,7 +91,7 @@ def told_by_the_demo(expression: str) -> bool:
 def conditions() -> list[str]:
     """Of the alerts, those about something that is there."""
     parts = {part for expression in alerting() for part in CONDITION.split(expression)}
-    return sorted(part for part in parts if not part.startswith("absent"))
+    return sorted(part for part in parts if not part.startswith("absent") and " unless " not in part)
 
 
 def load(scenario: str, address: str, directory: Path) -> None:
@@ -106,14 +107,17 @@ def load(scenario: str, address: str, directory: Path) -> None:
 
 @contextmanager
 def batch_metrics(port: int) -> Iterator[None]:
-    """What node_exporter would tell of a batch run, by HTTP."""
+    """What node_exporter would tell of a batch run that finishes an item between any two scrapes, by HTTP."""
+    scrapes = count()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            done = next(scrapes)
+            text = exposition(Progress(10_000, 50 + done, 2, 40 + done, 8, 120), "ab" * 32, "", running=True)
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
-            self.wfile.write(BATCH.encode())
+            self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.batch_scenarios import BATCH_SCENARIOS
 from tests.deploy.promtool import ALERTS, PROMETHEUS, RECORDING, failed, needed, numbered, promtool, rules
 from tests.deploy.scenarios import SCENARIOS, Scenario
 
+ALL = [*SCENARIOS, *BATCH_SCENARIOS]
 Rule = dict[str, Any]
 RULES = {rule["alert"]: rule for rule in rules(ALERTS)}
 RECORDED = rules(RECORDING)
@@ -26,7 +28,7 @@ pytestmark = needed
 
 
 def about(name: str) -> tuple[Scenario, ...]:
-    return tuple(scenario for scenario in SCENARIOS if name.startswith(scenario.about))
+    return tuple(scenario for scenario in ALL if name.startswith(scenario.about))
 
 
 def alike() -> list[list[str]]:
@@ -99,8 +101,8 @@ def as_test(scenario: Scenario, given: Sequence[Rule]) -> dict[str, object]:
 
 
 def test_what_fires(tmp_path: Path) -> None:
-    assert {name for scenario in SCENARIOS for firing in scenario.firing.values() for name in firing} == set(RULES)
-    _, said = unlike(SCENARIOS, list(RULES.values()), tmp_path)
+    assert {name for scenario in ALL for firing in scenario.firing.values() for name in firing} == set(RULES)
+    _, said = unlike(ALL, list(RULES.values()), tmp_path)
     assert not said
 
 

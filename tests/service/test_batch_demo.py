@@ -20,3 +20,4 @@ def test_a_run_that_is_killed_is_verified_asked_again_and_compared(tmp_path: Pat
     assert "30 items, 180 rounds" in done.stdout
     assert "5 items, 30 rounds, each twice; 0 unlike" in done.stdout
     assert (tmp_path / "demo/report/index.html").is_file()
+    assert "Verdict: within tolerances" in (tmp_path / "demo/report/comparison.html").read_text()

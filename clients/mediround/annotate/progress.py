@@ -21,17 +21,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from mediround.annotate.engines.interface import Progress, Watch
+from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress
 from mediround.annotate.errors import JobError
 from mediround.annotate.files import write_atomic
 
 Form: TypeAlias = Literal["bar", "json", "none"]
+Reason: TypeAlias = Literal["finished", "signal", "failures", "error"]
+"""Why a run ended: all items are finished, a signal, too many items failed, or it cannot go on."""
 SECONDS_A_LINE = 10.0
 """Between lines, and between writings of the file."""
 _SECONDS_OF_RATE = 60.0
 """That a rate is taken over."""
 _NOWHERE = Progress(0, 0, 0, 0, 0)
 _WAITS = ("window", "rate", "service")
+_REASONS: tuple[Reason, ...] = ("finished", "signal", "failures", "error")
 
 
 def default_form(stream: TextIO) -> Form:
@@ -65,8 +68,10 @@ def seconds_left(progress: Progress, rate: float) -> float | None:
 @contextmanager
 def shown(
     form: Form, run_key: str, *, shard: str = "", metrics: Path | None = None, stream: TextIO = sys.stderr
-) -> Iterator[Watch]:
+) -> Iterator[Teller]:
     """What an engine tells of a run, shown on ``stream`` while the block runs, and once more at its end.
+
+    The block gets a ``Watch`` for the engine, which is also told how the run ended.
 
     Args:
         shard: ``i-of-n``; empty for a run that is not cut.
@@ -75,20 +80,25 @@ def shown(
     Raises:
         JobError: the file cannot be written.
     """
-    teller = _Teller(form, run_key, shard, metrics, stream)
+    teller = Teller(form, run_key, shard, metrics, stream)
     teller.write_metrics(running=True)
     ended = threading.Event()
     thread = threading.Thread(target=teller.tell_until, args=(ended,), name="progress", daemon=True)
     thread.start()
     try:
-        yield teller.hear
+        yield teller
+    except BaseException as error:
+        teller.reason = "signal" if isinstance(error, KeyboardInterrupt) else "error"
+        raise
     finally:
         ended.set()
         thread.join()
 
 
 @dataclass(slots=True)
-class _Teller:
+class Teller:
+    """Tells of a run; a ``Watch``."""
+
     form: Form
     run_key: str
     shard: str
@@ -96,9 +106,16 @@ class _Teller:
     stream: TextIO
     latest: Progress = _NOWHERE
     rate: Rate = field(default_factory=Rate)
+    reason: Reason | None = None
 
-    def hear(self, progress: Progress) -> None:
+    def __call__(self, progress: Progress) -> None:
         self.latest = progress
+
+    def ended(self, stopped: str) -> None:
+        """``stopped``: as in ``Summary``."""
+        self.reason = "failures" if stopped else "finished"
+        if stopped == STOPPED_BY_SIGNAL:
+            self.reason = "signal"
 
     def tell_until(self, ended: threading.Event) -> None:
         """In a thread of its own, so that a run that stands still is told of as well."""
@@ -112,7 +129,8 @@ class _Teller:
     def write_metrics(self, *, running: bool) -> None:
         """Raises JobError."""
         if self.metrics is not None:
-            text = exposition(self.latest, self.run_key, self.shard, running=running)
+            reason = None if running else self.reason
+            text = exposition(self.latest, self.run_key, self.shard, running=running, reason=reason)
             write_atomic(self.metrics, text.encode())
 
     def _lines(self, ended: threading.Event) -> None:
@@ -176,8 +194,10 @@ def line(progress: Progress, rate: float) -> str:
     return json.dumps(values)
 
 
-def exposition(progress: Progress, run_key: str, shard: str, *, running: bool) -> str:
-    """Prometheus's text form."""
+def exposition(
+    progress: Progress, run_key: str, shard: str, *, running: bool, reason: Reason | None = None
+) -> str:
+    """Prometheus's text form, as of now; ``reason``: why the run ended."""
     run = f'run="{run_key[:12]}",shard="{shard}"'
     states = {
         "ok": progress.done - progress.failed,
@@ -187,6 +207,13 @@ def exposition(progress: Progress, run_key: str, shard: str, *, running: bool) -
     return "".join(
         [
             _metric("running", "gauge", "Whether the run is at work.", {run: int(running)}),
+            _metric(
+                "ended",
+                "gauge",
+                "Why the run ended: all is finished, a signal, too many failures, or it cannot go on.",
+                {f'{run},reason="{each}"': int(reason == each) for each in _REASONS},
+            ),
+            _metric("written_timestamp_seconds", "gauge", "When this was written.", {run: round(time.time())}),
             _metric(
                 "items", "gauge", "Items, by state.", {f'{run},state="{name}"': n for name, n in states.items()}
             ),

@@ -52,8 +52,10 @@ def _earlier(job: Job, key: str, later: Run) -> Run:
         return chosen(job, key)
     others = [run for run in job.runs() if run.folder != later.folder]
     if len(others) != 1:
-        keys = ", ".join(run.folder.name for run in others) or "no other run"
-        raise JobError(f"--earlier RUN is needed: there is {keys}")
+        if not others:
+            words = "serve the other model, `mediround annotate plan --new-run`, and run; or name --earlier-job"
+            raise JobError(f"there is no other run to compare with: {words}")
+        raise JobError(f"--earlier RUN is needed: there are {', '.join(run.folder.name for run in others)}")
     return others[0]
 
 

@@ -13,9 +13,9 @@ from functools import partial
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, GIVEN_UP, INTERRUPTED, ITEMS_FAILED, guarded, tls_of
 from mediround.annotate.command.engine import engine, service
-from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, RunOptions, Summary, Watch
+from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, RunOptions, Summary
 from mediround.annotate.job import Job, Run
-from mediround.annotate.progress import default_form, shown
+from mediround.annotate.progress import Teller, default_form, shown
 from mediround.annotate.work import shard_name
 
 
@@ -29,13 +29,14 @@ def _run(given: argparse.Namespace) -> int:
     current = job.current()
     with service(given) as address, _told(given, current) as watch:
         summary = engine(given).run(job, current, _options(given, current, address), watch)
+        watch.ended(summary.stopped)
     _show(summary)
     if summary.stopped:
         return INTERRUPTED if summary.stopped == STOPPED_BY_SIGNAL else GIVEN_UP
     return ITEMS_FAILED if summary.progress.failed else DONE
 
 
-def _told(given: argparse.Namespace, current: Run) -> AbstractContextManager[Watch]:
+def _told(given: argparse.Namespace, current: Run) -> AbstractContextManager[Teller]:
     form = given.progress or default_form(sys.stderr)
     return shown(form, current.key, shard=shard_name(given.shard), metrics=given.metrics)
 

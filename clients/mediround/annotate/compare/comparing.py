@@ -99,7 +99,7 @@ def compare(
         JobError: a run or the manifest cannot be read, or both are one run.
     """
     if earlier.folder.resolve() == later.folder.resolve():
-        raise JobError("two runs are needed, and this is one: --earlier or --earlier-job must name another")
+        raise JobError("two runs are needed, and both names are of one: name another run, or another job's")
     with _targets(job) as targets:
         work = _Work(targets, most, heard)
         for found in paired(earlier, later):

@@ -84,9 +84,8 @@ def write(
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures") as threads:
         writer = _Writer(job, run, out, chosen, compared is not None, identify, threads)
         report = writer.items()
-        if against is None or compared is None:
-            return report
-        writer.comparison(against, compared)
+        if against is not None and compared is not None:
+            writer.comparison(against, compared)
     return replace(report, compared=compared)
 
 
@@ -190,14 +189,18 @@ class _Writer:
             for pairs, kept in zip(piece, self.threads.map(pictures, piece), strict=True):
                 for pair, picture in zip(pairs, kept, strict=True):
                     rounds.add(pair, self.pages.get(pair.item_id), picture=picture)
-        models = {"earlier": _words(against.run), "later": _words(self.run)}
-        title = f"{models['later']}, compared with {models['earlier']}"
+        models = {name: _policy(run) for name, run in (("earlier", against.run), ("later", self.run))}
+        title = f"{_words(self.run)}, compared with {_words(against.run)}"
         text = comparison_page(title, compared, against.tolerances, rounds, models)
         write_atomic(self.out / "comparison.html", text.encode())
 
 
 def _words(run: Run) -> str:
     return f"{run.identity.model_name} {run.identity.model_version}, run {run.folder.name}"
+
+
+def _policy(run: Run) -> str:
+    return f"{_words(run)}, policy {run.identity.correction}, threshold {run.identity.threshold:g}"
 
 
 def _planned(job: Job, names: Mapping[str, object]) -> dict[str, Item]:

@@ -243,9 +243,12 @@ def test_the_command_says_which_runs_and_ends_by_the_verdict(
     assert main([*place, "--later", earlier.key[:8], "--earlier", "77"]) == 2
     assert earlier.folder.name in capsys.readouterr().err
     assert main([*place, "--earlier", later.key[:8]]) == 2
-    assert "--earlier-job must name another" in capsys.readouterr().err
+    assert "name another run" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*place, "--least-dice", "nan"])
+    job_of(tmp_path / "alone", items)
+    assert main(["annotate", "compare", "--job", str(tmp_path / "alone")]) == 2
+    assert "--new-run" in capsys.readouterr().err
 
 
 def test_the_options_are_the_tolerances() -> None:

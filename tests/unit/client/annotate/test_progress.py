@@ -2,6 +2,8 @@
 
 import io
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from mediround.annotate import progress as module
-from mediround.annotate.engines.interface import Progress
+from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress
 from mediround.annotate.errors import JobError
 from mediround.annotate.progress import Form, Rate, exposition, line, seconds_left, shown, summary
 
@@ -66,6 +68,31 @@ def test_a_file_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JobError), shown("none", "ab" * 32, metrics=tmp_path / "file" / "batch.prom"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("stopped", "reason"),
+    [
+        ("", "finished"),
+        (STOPPED_BY_SIGNAL, "signal"),
+        ("3 items failed", "failures"),
+        (JobError("full"), "error"),
+        (KeyboardInterrupt(), "signal"),
+    ],
+)
+def test_why_a_run_ended_is_kept_for_prometheus(stopped: str | BaseException, reason: str, tmp_path: Path) -> None:
+    file, began = tmp_path / "batch.prom", time.time()
+    with suppress(JobError, KeyboardInterrupt), shown("none", "ab" * 32, metrics=file) as watch:
+        assert not [
+            sample for sample in samples_of(file.read_text()) if "reason" in sample.labels and sample.value
+        ]
+        if isinstance(stopped, BaseException):
+            raise stopped
+        watch.ended(stopped)
+    samples = {(s.name, s.labels.get("reason")): s.value for s in samples_of(file.read_text())}
+    ended = [why for (name, why), value in samples.items() if name == "mediround_annotate_ended" and value]
+    assert ended == [reason]
+    assert samples["mediround_annotate_written_timestamp_seconds", None] >= round(began)
 
 
 def test_numbers_in_words_and_for_machines() -> None:
