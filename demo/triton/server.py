@@ -45,11 +45,13 @@ class Installation:
         return (self.backends / "tensorrt" / "model.py").is_file() and self.python.exists()
 
     def environment(self) -> dict[str, str]:
-        """The stub imports what ``python3`` of PATH would, and needs that Python's library."""
+        """The stub imports what ``python3`` of PATH would, and needs that Python's library. Its ONNX Runtime tells
+        nobody of itself.
+        """
         asked = [str(self.python), "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"]
         library = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
         path = f"{self.python.parent.absolute()}:{os.environ['PATH']}"
-        return os.environ | {"PATH": path, "LD_LIBRARY_PATH": library}
+        return os.environ | {"PATH": path, "LD_LIBRARY_PATH": library, "ORT_DISABLE_TELEMETRY": "1"}
 
 
 INSTALLED = Installation(Path("build/triton"))

@@ -1,4 +1,7 @@
-"""No runtime makes an id of this machine or keeps events to send, whatever of ours imports it."""
+"""No runtime makes an id of this machine, or keeps or sends what it counts, whatever of ours imports or starts it.
+
+vLLM's variables are in tests/unit/llm/test_vllm_engine.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from demo.triton.server import Installation
+from mediround.annotate.engines.ray import _cluster
 
 
 def left_by(imports: str, home: Path) -> list[Path]:
@@ -50,3 +56,23 @@ def test_openvino(tmp_path: Path, program: str, silent: bool) -> None:
     kept = {name: value for name, value in os.environ.items() if name != "CI"}  # there it keeps still by itself
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env={**kept, **path})
     assert (list(home.rglob("*")) == []) is silent
+
+
+def test_onnx_runtime_in_tritons_stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    installed = Installation(tmp_path)
+    installed.python.parent.mkdir(parents=True)
+    installed.python.symlink_to(sys.executable)
+    assert installed.environment()["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from ray._common.usage import usage_lib  # noqa: PLC0415  # a second
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert usage_lib.usage_stats_enabled()
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", list)
+    with _cluster(None):
+        assert not usage_lib.usage_stats_enabled()
