@@ -43,7 +43,7 @@ class Row:
     passes: tuple[float, float, float]
     encodes: tuple[float, float, float]
     overhead_ms_p50: float
-    """Of a live round, everything but the engines, in the server."""
+    """Of a live round, everything but the engines, in the server: see ``service.engines``."""
     seen_ms_p50: float
     """The same as the caller saw it: the wire and the mask's coding on both sides included."""
     baseline_peak_mib: float

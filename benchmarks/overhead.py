@@ -35,10 +35,9 @@ class Found:
     beside: dict[int, list[float]] = field(default_factory=dict)
 
     def add(self, number: int, result: RoundResult) -> None:
-        timings = result.timings
-        engines = max(timings.language, timings.encode) + timings.decode
-        self.totals.setdefault(number, []).append(timings.total * 1e3)
-        self.beside.setdefault(number, []).append((timings.total - engines) * 1e3)
+        total, took = result.timings.total, service.engines(result.timings)
+        self.totals.setdefault(number, []).append(total * 1e3)
+        self.beside.setdefault(number, []).append((total - took) * 1e3)
 
     def row(self, side: int) -> str:
         later = _median(self.beside, range(2, ROUNDS + 1))
