@@ -79,15 +79,26 @@ def _drawn(
 def _packed(part: Bits, top: int, left: int, size: tuple[int, int]) -> Mask:
     """A mask of ``size`` of which all that is set lies in ``part``, whose place is given."""
     height, width = size
-    first = top // _BYTE * _BYTE  # of the rows that begin a byte, the last above the part
-    rows = np.zeros((top - first + part.shape[0], width), np.bool_)
-    rows[top - first :, left : left + part.shape[1]] = part
-    packed, bits = np.zeros(math.ceil(height * width / _BYTE), np.uint8), np.packbits(rows)
-    packed[first * width // _BYTE :][: bits.size] = bits
+    packed = np.zeros(math.ceil(height * width / _BYTE), np.uint8)
+    if width % _BYTE:
+        first = top // _BYTE * _BYTE  # of the rows that begin a byte, the last above the part
+        bits = np.packbits(_behind(part, top - first, left, width))
+        packed[first * width // _BYTE :][: bits.size] = bits
+    else:  # each row begins a byte
+        first, before = divmod(left, _BYTE)
+        bits = np.packbits(_behind(part, 0, before, before + part.shape[1]), axis=1)
+        packed.reshape(height, -1)[top : top + bits.shape[0], first : first + bits.shape[1]] = bits
     box = bounding_rectangle(part) if part.size else None
     if box is not None:
         box = Rectangle(box.x_min + left, box.y_min + top, box.x_max + left, box.y_max + top)
     return Mask(packed, size, int(np.count_nonzero(part)), box, packed_digest(packed, height, width))
+
+
+def _behind(part: Bits, rows: int, columns: int, width: int) -> Bits:
+    """``part`` below some empty rows, within rows of ``width``, behind some empty columns."""
+    out = np.zeros((rows + part.shape[0], width), np.bool_)
+    out[rows:, columns : columns + part.shape[1]] = part
+    return out
 
 
 @dataclass(frozen=True, slots=True)
