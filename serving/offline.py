@@ -31,6 +31,7 @@ from serving.observer import NullObserver, Observer
 from serving.orchestrator import Orchestrator
 from serving.ports import EmbeddingStore, Gate, LanguageEngine, SessionStore, VisionEngine
 from serving.prompt import PromptTemplate
+from serving.sessions.crops import Crops
 from serving.sessions.embedding import Encoding
 from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import SessionKeeper
@@ -204,6 +205,7 @@ def compose(  # the first five are what every orchestrator has of its own
         geometry=geometry,
         encoding=encoding,
         encode_on_open=ahead,
+        crops=Crops(geometry, pixels),
         pixel_executor=pixels,
         max_rounds=max_rounds,
         engine_digest=engine_digest,

@@ -7,11 +7,11 @@ embeddings lie.
 
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
-bring their own threads; rounds' pixels are worked on in ``pixel_executor``, those of new sessions in another
-(``serving.sessions.keeper``): rounds do not wait for large images. An image is brought to the encoder's size, and
-encoded, when a session is opened on it, or beside the first language pass that finds no embedding of it. A
-cancelled request stops its engines' work, gives its lease and its admission back, and leaves its session as the
-last finished wave left it.
+bring their own threads; rounds' pixels are worked on in ``pixel_executor`` (masks of small images at once),
+those of new sessions in another (``serving.sessions.keeper``): rounds do not wait for large images. An image is
+brought to the encoder's size, and encoded, once a session's opening has decoded it, or beside the first language
+pass that finds no embedding of it. A cancelled request stops its engines' work, gives its lease and its admission
+back, and leaves its session as the last finished wave left it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from serving import request_context, wave
 from serving.domain import (
+    F32,
     U8,
     CacheUse,
     Correction,
@@ -38,6 +38,7 @@ from serving.domain import (
     Runtimes,
     SegFeature,
     Segmentation,
+    SourceImage,
     Timings,
     WorkStage,
 )
@@ -50,14 +51,16 @@ from serving.observer import Observer, WaveTerms
 from serving.ports import Completion, EmbeddingStore, Gate, LanguageEngine, VisionEngine
 from serving.prompt import PromptTemplate
 from serving.runtime.stopwatch import Stopwatch
+from serving.runtime.tasks import run_in_executor
+from serving.sessions.crops import Crops
 from serving.sessions.embedding import Encoding, HeldEmbedding, embedding_of, joined
 from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import NewSession, SessionKeeper
 from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
 from serving.wave import WaveItem
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_FEW_PIXELS = 512 * 512
+"""Of all masks of a wave: up to so many, drawing them takes about as long as a thread's turn."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class Orchestrator:
     geometry: Geometry
     encoding: Encoding
     encode_on_open: EncodeOnOpen
+    crops: Crops
     pixel_executor: Executor
     max_rounds: int
     engine_digest: Callable[[Runtimes], str]
@@ -103,6 +107,7 @@ class Orchestrator:
         """Close a session. Raises NotFound when the caller has none of this id."""
         await self.keeper.close(session_id, caller)
         self.encode_on_open.closed(session_id, caller)
+        self.crops.closed(session_id, caller)
 
     async def ask(
         self,
@@ -161,6 +166,7 @@ class Orchestrator:
             session = held.session
             planned = plan(session.record, request, len(before), self.form, self.max_rounds)
             work = await self._begin(request, session, planned, stack)
+            stack.enter_context(self.crops.working())
             queue = arrival.seconds
             timings = Timings(queue=queue, total=queue)
             for number, items in enumerate(planned.waves, planned.first):
@@ -171,6 +177,8 @@ class Orchestrator:
                 for result in results:
                     yield result
                 timings = Timings()
+            if request.of_person:
+                self.crops.answered(work.session, results[-1])
 
     async def _begin(
         self, request: DialogueRequest, session: Session, planned: DialoguePlan, stack: AsyncExitStack
@@ -232,8 +240,7 @@ class Orchestrator:
                 continue
             shown = wave.shown_before(session.record, items, referred)
             if shown is None:
-                cut = self.geometry.reference
-                shown = await self._pixels(cut, session.image, referred.mask, referred.round)
+                shown = await self.crops.of(session, referred)
             items.append(replace(item, referred=referred, reference=shown))
         return items
 
@@ -277,15 +284,16 @@ class Orchestrator:
             decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
         with timings.stage("postprocess"):
             image, margin = work.session.image, work.request.near_zero
-            masks = await self._pixels(lambda: [self.geometry.mask(logits, image) for logits in decoded.logits])
+            masks = await self._drawn(partial(self.geometry.mask, image=image), decoded.logits, image)
             near: list[Mask | None] = [None] * len(masks)
             if margin is not None:
                 near_zero = partial(self.geometry.near_zero, image=image, margin=margin)
-                near = await self._pixels(lambda: [near_zero(logits) for logits in decoded.logits])
+                near = [*await self._drawn(near_zero, decoded.logits, image)]
         return wave.segmentations(features, decoded, masks), wave.of_features(features, near)
 
-    async def _pixels(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run pure work on pixels off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self.pixel_executor, partial(work, *args, **kwargs)
-        )
+    async def _drawn(self, draw: Callable[[F32], Mask], logits: F32, image: SourceImage) -> list[Mask]:
+        """Logits (K, L, L) as masks: off the event loop, unless that takes longer than they do."""
+        height, width = image.size
+        if len(logits) * height * width <= _FEW_PIXELS:
+            return list(map(draw, logits))
+        return await run_in_executor(self.pixel_executor, lambda: list(map(draw, logits)))

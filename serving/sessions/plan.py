@@ -38,6 +38,11 @@ class DialogueRequest:
     near_zero: float | None = None
     """Results say which logits lie so near to 0."""
 
+    @property
+    def of_person(self) -> bool:
+        """Whether it is one question of a person, who looks at the mask and mostly asks about it next."""
+        return len(self.questions) == 1 and self.priority is Priority.INTERACTIVE
+
 
 @dataclass(frozen=True, slots=True)
 class DialoguePlan:
