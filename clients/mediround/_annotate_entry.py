@@ -167,6 +167,7 @@ def _verify(verify: argparse.ArgumentParser) -> None:
     _add_job(verify)
     verify.add_argument("--complete", action="store_true", help="an item without rows is wrong too")
     verify.add_argument("--json", action="store_true", help="as JSON, with the names of items")
+    verify.add_argument("--stow", metavar="URL", help="count exported DICOM SEG in this DICOMweb archive")
     words = "ask N items again, twice, one at a time, and compare"
     verify.add_argument("--replay", type=items, default=0, metavar="N", help=words)
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="which items are replayed (0)")
@@ -272,10 +273,7 @@ def rate(text: str) -> float:
 
 def margin(text: str) -> float:
     """For argparse."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
+    found = float(text)
     if not 0 < found <= 1:
         raise argparse.ArgumentTypeError("must be above 0 and at most 1")
     return found

@@ -33,8 +33,17 @@ def test_an_archives_images_are_asked_and_their_masks_stored_in_it(
         for _ in range(2):  # what it has is not sent again
             assert main(["annotate", "export", "--job", str(tmp_path / "job"), "--stow", archive]) == 0
     assert "problem" not in capsys.readouterr().err
+    verified = ["annotate", "verify", "--job", str(tmp_path / "job"), "--stow", archive]
+    assert main(verified) == 0
     written = {path.read_bytes() for path in (tmp_path / "job").rglob("seg/*/*.dcm")}
     series = orthanc.dicomweb.search_for_series(kept.StudyInstanceUID, search_filters={"Modality": "SEG"})
     assert len(series) == 1
     stored = orthanc.dicomweb.search_for_instances(kept.StudyInstanceUID, search_filters={"Modality": "SEG"})
     assert len(stored) == len(written) > 0
+    for path in (tmp_path / "job").rglob("seg/*/1.dcm"):
+        held = pydicom.dcmread(path)
+        held.SOPInstanceUID = held.file_meta.MediaStorageSOPInstanceUID = "2.25.77009"
+        held.save_as(path)
+    capsys.readouterr()
+    assert main(verified) == 3
+    assert " export_not_stored: " in capsys.readouterr().out

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from dicomweb_client.api import DICOMwebClient
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from requests import RequestException
 
 from mediround.annotate.errors import ItemError, SourceError
@@ -86,18 +89,42 @@ def store(base: str, objects: Sequence[Dataset]) -> str:
     """Store objects of one series that the archive does not have; why it has not got them all then, or nothing."""
     client = connect(base)
     names = {str(one.SOPInstanceUID) for one in objects}
-    series = {
-        "study_instance_uid": str(objects[0].StudyInstanceUID),
-        "series_instance_uid": str(objects[0].SeriesInstanceUID),
-    }
     try:
-        there = {value(one, "00080018") for one in _pages(client.search_for_instances, {}, **series)}
+        there = _held(client, objects[0])
         if missing := [one for one in objects if str(one.SOPInstanceUID) not in there]:
             client.store_instances(missing)
-            there = {value(one, "00080018") for one in _pages(client.search_for_instances, {}, **series)}
+            there = _held(client, objects[0])
     except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"the archive did not take them ({type(error).__name__})"
     return "" if names <= there else f"the archive has {len(names & there)} of {len(names)} after they were sent"
+
+
+def lacking(base: str, paths: Sequence[Path]) -> int:
+    """How many of these objects, files of one series, the archive does not have.
+
+    Raises:
+        SourceError: it does not answer, or a file cannot be read.
+    """
+    tags = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+    try:
+        objects = [dcmread(path, specific_tags=tags, stop_before_pixels=True) for path in paths]
+        names = {str(one.SOPInstanceUID) for one in objects}
+    except (InvalidDicomError, OSError, AttributeError) as error:
+        raise SourceError("an exported object cannot be read: export again") from error
+    try:
+        return len(names - _held(connect(base), objects[0]))
+    except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+        words = f"objects cannot be counted in the archive ({type(error).__name__}): see address and credentials"
+        raise SourceError(words) from error
+
+
+def _held(client: DICOMwebClient, one: Dataset) -> set[str]:
+    """SOP Instance UIDs of its series."""
+    series = {
+        "study_instance_uid": str(one.StudyInstanceUID),
+        "series_instance_uid": str(one.SeriesInstanceUID),
+    }
+    return {value(each, "00080018") for each in _pages(client.search_for_instances, {}, **series)}
 
 
 def connect(base: str) -> DICOMwebClient:

@@ -1,6 +1,7 @@
-"""Whether a run can be trusted: its manifest, its index and its ledger read again, and held against one another.
+"""Whether a run can be trusted: manifest, index, ledger and exports read again, and held against one another.
 
-Knows what each must say of the others. Does not know what a row must be (``faults``), and changes nothing.
+Knows what each must say of the others. Does not know what a row must be (``faults``), or an export
+(``export_faults``), and changes nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mediround.annotate import export_faults, faults
 from mediround.annotate import ledger as ledgers
 from mediround.annotate.current import files, item_rows, scratch
 from mediround.annotate.errors import JobError
-from mediround.annotate.faults import WORDS, faults, planned
+from mediround.annotate.export_faults import ExportCount, check_exports
+from mediround.annotate.exported import Kind, state
 from mediround.annotate.files import is_as_named
 from mediround.annotate.index import steady
 from mediround.annotate.job import Job, Run
@@ -26,18 +29,21 @@ KINDS: dict[str, str] = {
     "file_changed": "a file of the index holds other bytes than were written: move it away and run again",
     "file_unreadable": "a file of the index is cut off or damaged: move it away and run again",
     "file_lost": "a file of the index that the ledger knows is gone: restore it, or run again",
+    "item_lost": "an item that the ledger knows is gone from its file of the index: remove the ledger, run again",
     "doubled": "an item stands with results in more than one place: run again, which merges the index",
     "ledger": "the ledger does not say what the index says: remove the ledger and run again",
     "not_finished": "an item has no rows: run again",
-    **WORDS,
+    **faults.WORDS,
+    **export_faults.WORDS,
 }
-_SCHEMA = """
-CREATE TABLE manifest (item_id TEXT PRIMARY KEY, expected BLOB) WITHOUT ROWID;
-CREATE TABLE found (item_id TEXT PRIMARY KEY, ok INTEGER, file TEXT) WITHOUT ROWID;
+_SCHEMA = f"""
+CREATE TABLE manifest (item_id TEXT PRIMARY KEY, expected BLOB, uri TEXT) WITHOUT ROWID;
+CREATE TABLE found (item_id TEXT PRIMARY KEY, ok INTEGER, file TEXT, state TEXT) WITHOUT ROWID;
+{export_faults.SCHEMA}
 """
 _FIND = """
-INSERT INTO found VALUES (?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET ok = excluded.ok, file = excluded.file
-    WHERE excluded.ok OR NOT found.ok
+INSERT INTO found VALUES (?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
+    ok = excluded.ok, file = excluded.file, state = excluded.state WHERE excluded.ok OR NOT found.ok
 """
 _AT_ONCE = 500
 
@@ -70,6 +76,7 @@ class Verification:
         masks: of them, with a mask.
         files: of the index.
         unnamed: of them, those whose name does not say what they hold.
+        exports: what was written of it.
         problems: by kind (``KINDS``).
     """
 
@@ -83,12 +90,13 @@ class Verification:
     masks: int = 0
     files: int = 0
     unnamed: int = 0
+    exports: dict[Kind, ExportCount] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
 
     def note(self, kind: str, name: str) -> None:
         problem = self.problems.setdefault(kind, Problem())
         problem.count += 1
-        if len(problem.items) < LISTED:
+        if len(problem.items) < LISTED and name not in problem.items[-1:]:
             problem.items.append(name)
 
 
@@ -109,6 +117,7 @@ def verify(job: Job, run: Run, *, complete: bool = False) -> Verification:
                 _file(path, run, database, found)
             _totals(database, found, complete=complete)
             _ledgers(run, database, found)
+            found.exports = check_exports(run, database, found.note)
     except sqlite3.Error as error:
         raise JobError(
             f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
@@ -123,9 +132,8 @@ def _manifest(job: Job, database: sqlite3.Connection, found: Verification) -> No
             found.note("manifest", job.manifest.name)
         for piece in read_manifest(job.manifest):
             for item in piece:
-                added = database.execute(
-                    "INSERT OR IGNORE INTO manifest VALUES (?, ?)", (item.item_id, planned(item))
-                )
+                values = item.item_id, faults.planned(item), item.uri
+                added = database.execute("INSERT OR IGNORE INTO manifest VALUES (?, ?, ?)", values)
                 found.items += added.rowcount
                 if not added.rowcount:
                     found.note("manifest", item.item_id)
@@ -145,7 +153,7 @@ def _file(path: Path, run: Run, database: sqlite3.Connection, found: Verificatio
             found.rounds += len(rows)
             found.masks += sum(row.status == "mask" for row in rows)
             expected = database.execute("SELECT expected FROM manifest WHERE item_id = ?", (name,)).fetchone()
-            for fault in sorted(faults(rows, run, expected and expected[0])):
+            for fault in sorted(faults.faults(rows, run, expected and expected[0])):
                 found.note(fault, name)
             earlier = database.execute("SELECT ok, file FROM found WHERE item_id = ?", (name,)).fetchone()
             if earlier is not None:
@@ -153,7 +161,7 @@ def _file(path: Path, run: Run, database: sqlite3.Connection, found: Verificatio
                     found.note("doubled", name)
                 else:
                     found.superseded += 1
-            database.execute(_FIND, (name, ok, path.name))
+            database.execute(_FIND, (name, ok, path.name, state(rows)))
     except (JobError, OSError):
         found.note("file_unreadable", path.name)
 
@@ -184,6 +192,11 @@ def _ledgers(run: Run, database: sqlite3.Connection, found: Verification) -> Non
             for names in _pieces(database, known & there):
                 for name in sorted(set(names) - ledger.finished(names, failed=True)):
                     found.note("ledger", name)
+            unreadable = found.problems.get("file_unreadable", Problem()).items
+            for part in sorted((known & there).difference(unreadable)):
+                for name in ledger.items(part):
+                    if not database.execute("SELECT 1 FROM found WHERE item_id = ?", (name,)).fetchone():
+                        found.note("item_lost", name)
 
 
 def _pieces(database: sqlite3.Connection, parts: set[str]) -> Iterator[list[str]]:

@@ -6,7 +6,8 @@ Knows ``docs/batch.md``'s table. Does not know commands.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mediround._commands import tls as tls_of
 from mediround.annotate.errors import AnnotateError, SourceError, Stopped
@@ -14,7 +15,7 @@ from mediround.errors import InvalidArgument, MediRoundError
 
 DONE, NOT_RUN, ITEMS_FAILED, GIVEN_UP, INTERRUPTED = 0, 2, 3, 4, 130
 
-__all__ = ["DONE", "GIVEN_UP", "INTERRUPTED", "ITEMS_FAILED", "NOT_RUN", "guarded", "tls_of"]
+__all__ = ["DONE", "GIVEN_UP", "INTERRUPTED", "ITEMS_FAILED", "NOT_RUN", "guarded", "needing", "tls_of"]
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -33,3 +34,14 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted: what is finished stays; the same command goes on", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def needing(extras: str) -> Iterator[None]:
+    """Around imports of what is an extra. Raises SourceError: it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        package = str(missing.name).partition(".")[0]
+        words = f"{package} is not installed: in the repository, pip install './clients[{extras}]'"
+        raise SourceError(words) from missing

@@ -10,10 +10,11 @@ import sys
 from functools import partial
 from importlib import import_module
 
-from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded
-from mediround.annotate.errors import SourceError
+from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded, needing
+from mediround.annotate.engines.service import engine_records
 from mediround.annotate.job import Job, Run
 from mediround.annotate.outputs.coco import write_coco
+from mediround.annotate.outputs.kept import Export, exporting
 from mediround.annotate.outputs.labels import write_label_maps
 from mediround.annotate.outputs.png import write_masks
 from mediround.annotate.results import results
@@ -30,15 +31,18 @@ def _run(given: argparse.Namespace) -> int:
     if not any((given.png, given.coco, given.labels, given.seg, given.stow)):
         raise ValueError("say what is to be written: --png, --coco, --labels, --seg or --stow URL")
     if given.png:
-        count = sum(write_masks(current.folder / "masks", each) for each in results(job, current))
-        print(f"png        {count} masks, in {current.folder / 'masks'}")
+        with exporting(current, "png") as export:
+            count = write_masks(export, results(job, current))
+        _say(export, f"{count} masks")
     if given.coco:
-        path = current.folder / "coco.json"
-        print(f"coco       {write_coco(path, results(job, current), current.identity)} annotations, in {path}")
+        with exporting(current, "coco") as export:
+            count = write_coco(export, results(job, current), current.identity)
+        _say(export, f"{count} annotations")
     if given.labels:
-        made = write_label_maps(current.folder / "labels", results(job, current))
+        with exporting(current, "labels") as export:
+            made = write_label_maps(export, results(job, current))
         left_out += made.left_out
-        print(f"labels     {made.cases} cases, {made.left_out} left out, in {current.folder / 'labels'}")
+        _say(export, f"{made.cases} cases, {made.left_out} left out")
     if given.seg or given.stow:
         left_out += _objects(job, current, given.stow)
     return ITEMS_FAILED if left_out else DONE
@@ -46,17 +50,21 @@ def _run(given: argparse.Namespace) -> int:
 
 def _objects(job: Job, current: Run, archive: str | None) -> int:
     """How many series have none."""
-    try:
+    with needing("annotate,dicom,dicomweb"):
         from mediround.annotate.outputs.objects import write_objects  # noqa: PLC0415  # its extra need not be there
 
         if archive is not None:
             import_module("mediround.annotate.dicomweb")
-    except ModuleNotFoundError as missing:
-        package = str(missing.name).partition(".")[0]
-        words = f"{package} is not installed: in the repository, pip install './clients[annotate,dicom,dicomweb]'"
-        raise SourceError(words) from missing
-    made = write_objects(current.folder / "seg", results(job, current), current.identity, archive)
-    print(f"seg        {made.objects} objects of {made.series} series, in {current.folder / 'seg'}")
+    records = engine_records(current)
+    with exporting(current, "seg") as export:
+        made = write_objects(export, results(job, current), current.identity, records, archive)
+    _say(export, f"{made.objects} objects of {made.series} series")
     for words, count in made.problems.items():
         print(f"problem    {count} series: {words}", file=sys.stderr)
     return made.problems.total()
+
+
+def _say(export: Export, words: str) -> None:
+    print(f"{export.kind:<10} {words}, in {export.place}")
+    if export.removed:
+        print(f"           {export.removed} files of an earlier export removed: they show what counts no more")

@@ -10,7 +10,8 @@ import json
 from dataclasses import asdict
 from functools import partial
 
-from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded, tls_of
+from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded, needing, tls_of
+from mediround.annotate.exported import PLACES
 from mediround.annotate.job import Job, Run
 from mediround.annotate.replay import Replay, replay
 from mediround.annotate.verify import KINDS, Verification, verify
@@ -27,6 +28,8 @@ def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
     found = verify(job, current, complete=given.complete)
+    if given.stow:
+        _count_stored(current, given.stow, found)
     replayed = _replayed(given, job, current) if given.replay else None
     if given.json:
         again = None if replayed is None else asdict(replayed)
@@ -38,6 +41,16 @@ def _run(given: argparse.Namespace) -> int:
             _show_replay(replayed, given.margin)
     alike = replayed is None or replayed.passes
     return DONE if alike and not found.problems else ITEMS_FAILED
+
+
+def _count_stored(run: Run, archive: str, found: Verification) -> None:
+    with needing("annotate,dicom,dicomweb"):
+        from mediround.annotate.outputs.objects import not_stored  # noqa: PLC0415  # its extra need not be there
+
+        lacking = not_stored(run.folder / PLACES["seg"], archive)
+    for name, count in lacking.items():
+        for _ in range(count):
+            found.note("export_not_stored", name)
 
 
 def _replayed(given: argparse.Namespace, job: Job, current: Run) -> Replay:
@@ -80,8 +93,8 @@ def _show(found: Verification) -> None:
     ):
         if count:
             print(f"note       {count} {words}")
-    for kind, problem in found.problems.items():
+    for fault, problem in found.problems.items():
         more = ", ..." if problem.count > _SHOWN else ""
-        print(f"wrong      {problem.count}: {kind}: {KINDS[kind]} ({', '.join(problem.items[:_SHOWN])}{more})")
+        print(f"wrong      {problem.count}: {fault}: {KINDS[fault]} ({', '.join(problem.items[:_SHOWN])}{more})")
     if not found.problems:
         print("nothing is wrong")

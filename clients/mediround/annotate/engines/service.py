@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from mediround._records import EngineRecord
+from mediround._records import EngineRecord, stored_engine_record
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Outcome
 from mediround.annotate.errors import OtherRun
@@ -70,6 +71,16 @@ class ServedRun:
             known = {digest: record or held.get(digest) for digest, record in self._records.items()}
             if held | known != held:
                 write_atomic(self._path, (json.dumps(held | known, indent=1) + "\n").encode())
+
+
+def engine_records(run: Run) -> dict[str, EngineRecord]:
+    """Those that the run's results name, by digest, as far as they were told and can be read."""
+    found = {}
+    for digest, values in _held(run.folder / RECORDS).items():
+        if isinstance(values, dict):
+            with suppress(KeyError, TypeError):
+                found[digest] = stored_engine_record(values)
+    return found
 
 
 def _other(run: Run, digest: str) -> OtherRun:

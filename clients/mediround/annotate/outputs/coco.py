@@ -10,17 +10,17 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, Any
 
 from mediround.annotate.files import atomic
 from mediround.annotate.job import RunIdentity
 from mediround.annotate.outputs.grouping import Image, images
+from mediround.annotate.outputs.kept import Export
 from mediround.annotate.results import Result
 from mediround.annotate.rows import Row
 
 
-def write_coco(path: Path, found: Iterable[Result], identity: RunIdentity) -> int:
+def write_coco(export: Export, found: Iterable[Result], identity: RunIdentity) -> int:
     """Write one file; how many annotations it holds.
 
     Images that no mask says the size of are left out. Streams: only the names of labels are held.
@@ -31,9 +31,9 @@ def write_coco(path: Path, found: Iterable[Result], identity: RunIdentity) -> in
     said = {"description": f"{identity.model_name} {identity.model_version}", "version": identity.key}
     categories: dict[str, int] = {}
     count = number = 0
-    with atomic(path) as unfinished, unfinished.open("w") as file, tempfile.TemporaryFile("w+") as kept:
+    with atomic(export.place) as unfinished, unfinished.open("w") as file, tempfile.TemporaryFile("w+") as kept:
         file.write(f'{{"info": {json.dumps(said)},\n"images": [')
-        for image in images(found):
+        for image in images(export.of(found)):
             if image.size is None:
                 continue
             number += 1
@@ -48,6 +48,7 @@ def write_coco(path: Path, found: Iterable[Result], identity: RunIdentity) -> in
         shutil.copyfileobj(kept, file)
         listed = [{"id": value, "name": label} for label, value in categories.items()]
         file.write(f'],\n"categories": {json.dumps(listed)}}}\n')
+    export.keep_written(export.place)
     return count
 
 

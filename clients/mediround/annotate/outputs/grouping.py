@@ -25,12 +25,14 @@ class Image:
     Attributes:
         name: names it by its content: 16 hex digits.
         item: the first of its items.
+        item_ids: of those that are finished, none of them failed.
         complete: whether all its items are finished, none of them failed.
         rows: of all its items that are.
     """
 
     name: str
     item: Item
+    item_ids: tuple[str, ...]
     complete: bool
     rows: tuple[Row, ...]
 
@@ -50,8 +52,10 @@ def images(results: Iterable[Result]) -> Iterator[Image]:
 
 def _image(key: tuple[str, int | None, str], found: Sequence[Result]) -> Image:
     name = blake2b(json.dumps(key).encode(), digest_size=_CASE_BYTES).hexdigest()
-    rows = tuple(row for each in found if each.answered for row in each.rows)
-    return Image(name, found[0].item, all(each.answered for each in found), rows)
+    answered = [each for each in found if each.answered]
+    rows = tuple(row for each in answered for row in each.rows)
+    item_ids = tuple(each.item.item_id for each in answered)
+    return Image(name, found[0].item, item_ids, len(answered) == len(found), rows)
 
 
 def _key(result: Result) -> tuple[str, int | None, str]:

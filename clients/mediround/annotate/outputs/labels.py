@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from mediround._dicom_entry import prepared_frame
 from mediround.annotate.errors import AnnotateError, ItemError
 from mediround.annotate.loading import LoadedItem, load
 from mediround.annotate.outputs.grouping import Image, images
-from mediround.annotate.outputs.kept import keep
+from mediround.annotate.outputs.kept import Export
 from mediround.annotate.results import Result
 from mediround.errors import MediRoundError
 from mediround.pictures import MALFORMED
@@ -45,10 +44,10 @@ class LabelMaps:
     values: dict[str, int] = field(default_factory=dict)
 
 
-def write_label_maps(folder: Path, found: Iterable[Result]) -> LabelMaps:
+def write_label_maps(export: Export, found: Iterable[Result]) -> LabelMaps:
     """Write a data set. Raises JobError; AnnotateError: there are more labels than a map can hold."""
-    written = LabelMaps()
-    for image in images(found):
+    written, folder = LabelMaps(), export.place
+    for image in images(export.of(found)):
         try:
             if not image.complete:
                 raise ItemError("NOT_FINISHED", "its dialogues must all be finished")
@@ -57,10 +56,10 @@ def write_label_maps(folder: Path, found: Iterable[Result]) -> LabelMaps:
         except ItemError:
             written.left_out += 1
             continue
-        keep(folder / "imagesTr" / f"{image.name}_0000.png", _png(picture))
-        keep(folder / "labelsTr" / f"{image.name}.png", _png(labels))
+        export.keep(folder / "imagesTr" / f"{image.name}_0000.png", _png(picture), image.item_ids)
+        export.keep(folder / "labelsTr" / f"{image.name}.png", _png(labels), image.item_ids)
         written.cases += 1
-    keep(folder / "dataset.json", _described(written))
+    export.keep(folder / "dataset.json", _described(written))
     return written
 
 

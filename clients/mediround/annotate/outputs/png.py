@@ -5,20 +5,22 @@ Knows names of files, which hold digits and the question's name alone. Does not 
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 
 from mediround import rle
 from mediround._png import png
-from mediround.annotate.outputs.kept import keep
+from mediround.annotate.outputs.kept import Export
 from mediround.annotate.results import Result
 
 
-def write_masks(folder: Path, result: Result) -> int:
-    """``folder/ab/abcd…-02-NAME.png`` for each round that has a mask; how many. Raises JobError."""
+def write_masks(export: Export, found: Iterable[Result]) -> int:
+    """``ab/abcd…-02-NAME.png`` for each round that has a mask; how many. Raises JobError."""
     count = 0
-    for row in result.rows:
-        if row.counts is not None:
-            name = f"{row.item_id}-{row.round:02}-{row.name}.png"
-            keep(folder / row.item_id[:2] / name, png(rle.decode(row.counts.encode(), row.height, row.width)))
-            count += 1
+    for result in export.of(found):
+        for row in result.rows:
+            if row.counts is not None:
+                path = export.place / row.item_id[:2] / f"{row.item_id}-{row.round:02}-{row.name}.png"
+                pixels = rle.decode(row.counts.encode(), row.height, row.width)
+                export.keep(path, png(pixels), [row.item_id])
+                count += 1
     return count

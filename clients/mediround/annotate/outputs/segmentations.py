@@ -7,7 +7,7 @@ the same object. Does not know archives.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from statistics import median
@@ -15,6 +15,7 @@ from statistics import median
 from pydicom.dataset import Dataset
 
 from mediround import rle
+from mediround._records import EngineRecord
 from mediround.annotate.errors import ItemError
 from mediround.annotate.items import Item
 from mediround.annotate.job import RunIdentity
@@ -40,19 +41,26 @@ class SeriesResult:
     Attributes:
         series: its Series Instance UID.
         objects: SEG objects; none where nothing was found.
+        item_ids: what they are made of.
         problem: why there are none although something was found; empty: there are.
     """
 
     series: str
     objects: tuple[Dataset, ...] = ()
+    item_ids: tuple[str, ...] = ()
     problem: str = ""
 
 
-def segmentations(found: Iterable[Result], identity: RunIdentity) -> Iterator[SeriesResult]:
-    """The objects of each series in turn. Raises JobError."""
+def segmentations(
+    found: Iterable[Result], identity: RunIdentity, records: Mapping[str, EngineRecord]
+) -> Iterator[SeriesResult]:
+    """The objects of each series in turn; ``records`` by digest, those that are known. Raises JobError."""
     for series, group in groupby(grouped(_placed(found)), lambda pair: pair[0]):
+        gathered = _Series()
         try:
-            yield SeriesResult(series, tuple(_of_series((_Found.read(text) for _, text in group), identity)))
+            for _, text in group:
+                gathered.add(_Found.read(text))
+            yield SeriesResult(series, tuple(gathered.objects(identity, records)), tuple(gathered.item_ids))
         except (ItemError, DicomError, InvalidArgument) as error:
             yield SeriesResult(series, problem=f"{type(error).__name__}: {error}")
 
@@ -91,6 +99,7 @@ class _Mask:
     score: float | None
     corrected: bool
     engine_digest: str
+    window: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +122,36 @@ class _Found:
         return cls(item_of(item), tuple(_Mask(*each) for each in masks))
 
 
-def _of_series(found: Iterable[_Found], identity: RunIdentity) -> list[Dataset]:
-    headers: dict[str, Dataset] = {}
-    structures: dict[tuple[str, str], _Structure] = {}
-    engines: set[str] = set()
-    for each in found:
-        if each.item.uri not in headers:
-            headers[each.item.uri] = _header(each.item)
-        for mask in each.masks:
-            engines.add(mask.engine_digest)
-            structure = structures.setdefault((mask.name, mask.label), _Structure(len(structures)))
-            structure.add(mask, headers[each.item.uri], each.item.frame or 1)
-    segments = [
-        Segment(label, each.masks, each.round, median(each.scores) if each.scores else None, each.corrected)
-        for (_, label), each in structures.items()
-    ]
-    return write_seg(sorted(headers.values(), key=_place), segments, _provenance(identity, engines))
+@dataclass(slots=True)
+class _Series:
+    """What was found on one."""
+
+    item_ids: list[str] = field(default_factory=list)
+    headers: dict[str, Dataset] = field(default_factory=dict)
+    structures: dict[tuple[str, str], _Structure] = field(default_factory=dict)
+    engines: set[str] = field(default_factory=set)
+    windows: set[str] = field(default_factory=set)
+
+    def add(self, found: _Found) -> None:
+        """Raises ItemError, DicomError."""
+        self.item_ids.append(found.item.item_id)
+        if found.item.uri not in self.headers:
+            self.headers[found.item.uri] = _header(found.item)
+        for mask in found.masks:
+            self.engines.add(mask.engine_digest)
+            self.windows.add(mask.window)
+            structure = self.structures.setdefault((mask.name, mask.label), _Structure(len(self.structures)))
+            structure.add(mask, self.headers[found.item.uri], found.item.frame or 1)
+
+    def objects(self, identity: RunIdentity, records: Mapping[str, EngineRecord]) -> list[Dataset]:
+        """Raises DicomError, InvalidArgument."""
+        segments = [
+            Segment(label, each.masks, each.round, median(each.scores) if each.scores else None, each.corrected)
+            for (_, label), each in self.structures.items()
+        ]
+        sources = sorted(self.headers.values(), key=_place)
+        window = self.windows.pop() if len(self.windows) == 1 else "of each frame"
+        return write_seg(sources, segments, _provenance(identity, sorted(self.engines - {""}), records, window))
 
 
 def _place(header: Dataset) -> tuple[int, str]:
@@ -139,14 +162,26 @@ def _place(header: Dataset) -> tuple[int, str]:
         return 0, str(header.get("SOPInstanceUID", ""))
 
 
-def _provenance(identity: RunIdentity, engines: set[str]) -> Provenance:
+def _provenance(
+    identity: RunIdentity, engines: Sequence[str], records: Mapping[str, EngineRecord], window: str
+) -> Provenance:
+    """Of one engine its record's words; of several, as when a run went on after an upgrade, each one's."""
+    policy = {"correction": identity.correction, "threshold": repr(identity.threshold), "window": window}
+    known = [Provenance.of_record(identity.key, records[each]) for each in engines if each in records]
+    words: dict[str, list[str]] = {}
+    for each in known:
+        for name, value in each.parameters.items():
+            words.setdefault(name, []).append(value)
+    parameters = {name: " | ".join(dict.fromkeys(values)) for name, values in words.items()}
+    if len(engines) > 1:
+        parameters["engine_digests"] = " | ".join(engines)
     return Provenance(
         run=identity.key,
         model_name=identity.model_name,
         model_version=identity.model_version,
         model_digest=identity.model_digest,
-        engine_digest=engines.pop() if len(engines) == 1 else "",
-        parameters={"correction": identity.correction, "threshold": repr(identity.threshold)},
+        engine_digest=engines[0] if len(engines) == 1 else "",
+        parameters=parameters | policy,
     )
 
 

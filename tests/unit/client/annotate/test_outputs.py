@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -14,6 +15,7 @@ from pydicom.data import get_testdata_file
 
 from mediround import rle
 from mediround.__main__ import main
+from mediround._records import RuntimeRecord
 from mediround.annotate.index import read_parts
 from mediround.annotate.job import Job
 from mediround.annotate.outputs.segmentations import segmentations
@@ -21,7 +23,7 @@ from mediround.annotate.results import Result, results
 from mediround.annotate.rows import rows_of
 from mediround.annotate.sorting import grouped
 from mediround.dicom import read, read_segmentation
-from mediround.testing import Script, ScriptedServer, serve
+from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,31 @@ def test_a_series_masks_are_read_back_from_its_objects(job: Path, tmp_path: Path
     assert checked == 33
 
 
+def test_an_object_says_what_computed_its_masks(job: Path) -> None:
+    """The record of the engine; and of a run that another engine went on with, those of both."""
+    assert export(job, "--seg") == 0
+    opened = Job.open(job)
+    [path, *_] = sorted((opened.current().folder / "seg").rglob("*.dcm"))
+    held = pydicom.dcmread(path)
+    [record] = DESCRIPTION.engine_records
+    parameters = held.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
+    assert held.DeviceSerialNumber == record.digest
+    for words in (record.model_digest, record.digest, "language=scripted", "mask_decoder=scripted", "window="):
+        assert words in parameters
+    other = replace(
+        record, digest="f6" * 32, mask_decoder=RuntimeRecord("onnxruntime", "1.30", precision="float16")
+    )
+    first, *others = (each for each in found(job) if each.item.frame)
+    again = replace(first, rows=tuple(replace(row, engine_digest=other.digest) for row in first.rows))
+    records = {each.digest: each for each in (record, other)}
+    [made] = segmentations([again, *others], opened.current().identity, records)
+    segment = made.objects[0].SegmentSequence[0]
+    parameters = segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters
+    assert "mask_decoder=scripted | onnxruntime 1.30 float16" in parameters
+    assert f"{record.digest} | {other.digest}" in parameters
+    assert made.objects[0].DeviceSerialNumber == record.model_digest
+
+
 def test_a_second_export_changes_nothing(job: Path) -> None:
     folder = Job.open(job).current().folder
     every = ("--png", "--coco", "--labels", "--seg")
@@ -148,7 +175,7 @@ def test_a_second_export_changes_nothing(job: Path) -> None:
 def test_a_series_whose_source_changed_is_left_out_and_the_rest_goes_on(job: Path) -> None:
     first, *others = (each for each in found(job) if each.item.kind == "dicom")
     changed = replace(first, item=replace(first.item, sha256="00" * 32))
-    made = list(segmentations([changed, *others], Job.open(job).current().identity))
+    made = list(segmentations([changed, *others], Job.open(job).current().identity, {}))
     assert sorted(bool(each.objects) for each in made) == [False, True]
     assert [each.problem.partition(":")[0] for each in made if each.problem] == ["ItemError"]
 
