@@ -200,7 +200,7 @@ ROWS = (
     ),
     Row(
         name="chosen-rows",
-        what="what chosen rows save on a GPU, and so whether they become the default",
+        what="what chosen rows, the default, save on a GPU",
         without="the same answers with and without, on V1 (`tests/contract`) and V2 "
         "(`tests/llm/test_gpu_runner.py`); ratios and counts of small models on V1 (docs/performance.md)",
         steps=(

@@ -69,8 +69,8 @@ class VllmSettings(SettingsSection):
     """
     prefix_caching: bool = True
     """Reuse keys and values of prompts that begin alike: later rounds compute only what is new."""
-    chosen_rows: bool = False
-    """One request reads all features of a wave; otherwise each is a request."""
+    chosen_rows: bool = True
+    """One request reads all features of a wave, where vLLM has a place for it; otherwise each is a request."""
     batch_invariant: bool = False
     """A request's results do not depend on what else is in its batch; slower, GPUs only."""
 

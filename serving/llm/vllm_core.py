@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from serving.llm.vllm_options import VllmOptions
 from serving.llm.vllm_requests import VllmAnswer, VllmRequest
 from serving.runtime.record import RuntimeRecord
 
+LOG = logging.getLogger("serving.llm")
 SHUTDOWN_SECONDS = 10.0
 FEATURE_TAP = "serving.llm.plugin.tap.FeatureTap"
 CHOSEN_ROWS_TAP = "serving.llm.plugin.rows.ChosenRowsTap"
@@ -69,7 +71,8 @@ class VllmCore:
     """An engine of its own processes. ``alive`` turns false for good when it dies or loses its tap."""
 
     def __init__(self, llm: AsyncLLM, manifest: Manifest, steps: Steps, *, chosen_rows: bool = False) -> None:
-        self._llm, self._chosen_rows = llm, chosen_rows
+        """``chosen_rows``: it can read them."""
+        self._llm, self.chosen_rows = llm, chosen_rows
         self._tokens, self._feature = manifest.tokens, manifest.language.feature
         self._numbers = itertools.count()
         self._tapped = True
@@ -90,11 +93,13 @@ class VllmCore:
             raise RuntimeError("batch_invariant: vLLM has no such mode on a CPU")
         steps = Steps()
         llm = _started(_arguments(model, manifest, options), steps)
-        core = cls(llm, manifest, steps, chosen_rows=options.chosen_rows)
+        core = cls(llm, manifest, steps)
         try:
             lengths = await llm.collective_rpc("install_feature_tap") if tap else []
-            if options.chosen_rows:
-                await llm.collective_rpc("install_chosen_rows")
+            if options.chosen_rows and tap:
+                core.chosen_rows = all(await llm.collective_rpc("install_chosen_rows"))
+                if not core.chosen_rows:
+                    LOG.warning("this vLLM has no place to read chosen rows at: each feature is a request")
         except BaseException:
             await core.close()
             raise
@@ -131,8 +136,8 @@ class VllmCore:
             Unavailable: the engine is dead, or aborted the request.
             EngineFault: the request failed in vLLM, or its answer carries no features.
         """
-        if request.chosen and not self._chosen_rows:
-            raise EngineFault("this vLLM was started without chosen rows")  # there, it would die of the request
+        if request.chosen and not self.chosen_rows:
+            raise EngineFault("this vLLM reads no chosen rows")  # it would die of the request
         try:
             rendered = await self._llm.renderer.render_cmpl_async([_prompt(request)])
             name = f"{next(self._numbers)}"

@@ -16,6 +16,7 @@ from serving.bundle import Bundle, Manifest
 from serving.errors import Exhausted, InvalidInput, Unavailable
 from serving.llm.validation import check_prompt
 from serving.llm.vllm_options import VllmOptions, environment
+from serving.llm.vllm_repeats import Repeats
 from serving.llm.vllm_requests import VllmAnswer, VllmRequest, completion, requests, unread
 from serving.llm.warmup import first_prompt
 from serving.ports import Completion, Prompt
@@ -52,6 +53,7 @@ class VllmLanguage:
     def __init__(self, core: VllmCore, manifest: Manifest, options: VllmOptions) -> None:
         self._core, self._manifest, self._options = core, manifest, options
         self._record = core.record
+        self._chooses_rows, self._repeats = options.chosen_rows and core.chosen_rows, Repeats()
         self._running: set[asyncio.Task[VllmAnswer]] = set()
         self._admitted = 0
         self._closed = False
@@ -126,13 +128,15 @@ class VllmLanguage:
         count = len(prompt.feature_positions) + (prompt.max_new_tokens > 0)
         self._admit(prompt, count)
         try:
-            together = self._options.chosen_rows
-            parts = requests(prompt, self._manifest, chosen_rows=together)
+            parts = apart = requests(prompt, self._manifest, chosen_rows=False)
+            if self._chooses_rows and not self._repeats.are(apart):
+                parts = requests(prompt, self._manifest, chosen_rows=True)
             answers = await self._answers(parts)
             if more := unread(prompt, self._manifest, parts, answers):
                 parts, answers = parts + more, answers + await self._answers(more)
         finally:
             self._admitted -= count
+        self._repeats.add(apart)
         self._count(parts, answers)
         return completion(prompt, self._manifest, parts, answers, self._record)
 

@@ -34,8 +34,9 @@ class VllmOptions:
     """No compilation and no CUDA graphs: a fast start, for CPUs and tests."""
     spin: bool = True
     """A worker polls for its next step for a second before it sleeps: quick, where it has a core to itself."""
-    chosen_rows: bool = False
-    """One request reads all features of a prompt; otherwise each is a request (docs/language.md)."""
+    chosen_rows: bool = True
+    """One request reads all features of a prompt, where this vLLM has a place for it; otherwise each is a request
+    (docs/language.md)."""
     batch_invariant: bool = False
     """vLLM's own mode in which a request's result does not depend on what runs beside it; slower, GPUs only."""
 

@@ -30,7 +30,7 @@ def needs_vllm() -> None:
 async def vllm_with_rows(random_bundle: Bundle) -> AsyncIterator[VllmLanguage]:
     """On the random bundle. It lives in the session's event loop, so its tests do too."""
     needs_vllm()
-    engine = await VllmLanguage.start(random_bundle, replace(OPTIONS, chosen_rows=True))
+    engine = await VllmLanguage.start(random_bundle, OPTIONS)
     yield engine
     await engine.close()
 
@@ -38,4 +38,5 @@ async def vllm_with_rows(random_bundle: Bundle) -> AsyncIterator[VllmLanguage]:
 @pytest.fixture(scope="package")
 def vllm_language(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> VllmLanguage:
     """The same vLLM, asked as without chosen rows."""
-    return VllmLanguage(vllm_with_rows._core, random_bundle.manifest, OPTIONS)
+    apart = replace(OPTIONS, chosen_rows=False)
+    return VllmLanguage(vllm_with_rows._core, random_bundle.manifest, apart)

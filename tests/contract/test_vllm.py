@@ -19,7 +19,7 @@ from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU
 from serving.llm.vllm_requests import MediaItem, VllmRequest, requests
 from serving.ports import Completion, Prompt
-from tests.contract.conftest import MAX_QUEUED, needs_vllm
+from tests.contract.conftest import MAX_QUEUED, OPTIONS, needs_vllm
 from tests.scripted.prompts import Draft, draft
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -101,12 +101,17 @@ async def test_rows_that_the_prefix_cache_has_are_read_all_the_same(
 ) -> None:
     """The first rounds lie in whole blocks that are kept; they are asked apart, for less than the prompt again."""
     prompt = dialogue(random_bundle, 8).prompt(tenant="rows again")
-    first, before = await vllm_with_rows.complete(prompt), vllm_with_rows.counts
-    second, after = await vllm_with_rows.complete(prompt), vllm_with_rows.counts
-    assert 1 < after.requests - before.requests <= 8
-    assert after.computed_tokens - before.computed_tokens < 8 * BLOCK
+    first = await vllm_with_rows.complete(prompt)
+    unaware = VllmLanguage(vllm_with_rows._core, random_bundle.manifest, OPTIONS)
+    second = await unaware.complete(prompt)
+    assert 1 < unaware.counts.requests <= 8
+    assert unaware.counts.computed_tokens < 8 * BLOCK
     assert second.cached_tokens > 0
+    made = unaware.counts.requests
+    third = await unaware.complete(prompt)
+    assert unaware.counts.requests - made == len(first.features)  # none in vain
     assert _same(first, second)
+    assert _same(first, third)
 
 
 async def test_chosen_rows_beside_others_in_chunks(vllm_with_rows: VllmLanguage, random_bundle: Bundle) -> None:
@@ -257,9 +262,7 @@ async def test_without_the_tap_no_answer_is_believed(random_bundle: Bundle) -> N
     from serving.llm.vllm_core import VllmCore  # noqa: PLC0415  # only where vLLM is installed
 
     core = await VllmCore.start(random_bundle.vllm_model(), random_bundle.manifest, ON_CPU, tap=False)
-    choosing = VllmLanguage(core, random_bundle.manifest, replace(ON_CPU, chosen_rows=True))
-    with pytest.raises(EngineFault, match="without chosen rows"):
-        await choosing.complete(dialogue(random_bundle, 2).prompt())
+    assert not core.chosen_rows
     engine = VllmLanguage(core, random_bundle.manifest, ON_CPU)
     assert engine.alive
     with pytest.raises(EngineFault, match="tap is missing"):

@@ -60,12 +60,12 @@ async def start(*flags: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "dtype", "chosen_rows", "step"),
     [
-        (["--engine", "vllm"], "bfloat16", False, 8192),
-        (["--engine", "vllm", "--vllm.chosen-rows"], "bfloat16", True, 8192),
-        (["--engine", "vllm", "--vllm.max-num-batched-tokens", "16384"], "bfloat16", False, 16384),
-        (["--engine", "vllm-cpu"], "float32", False, 2048),
-        (["--engine", "vllm-cpu", "--vllm.chosen-rows"], "float32", True, 2048),
-        (["--engine", "vllm-cpu", "--vllm.dtype", "bfloat16"], "bfloat16", False, 2048),
+        (["--engine", "vllm"], "bfloat16", True, 8192),
+        (["--engine", "vllm", "--no-vllm.chosen-rows"], "bfloat16", False, 8192),
+        (["--engine", "vllm", "--vllm.max-num-batched-tokens", "16384"], "bfloat16", True, 16384),
+        (["--engine", "vllm-cpu"], "float32", True, 2048),
+        (["--engine", "vllm-cpu", "--no-vllm.chosen-rows"], "float32", False, 2048),
+        (["--engine", "vllm-cpu", "--vllm.dtype", "bfloat16"], "bfloat16", True, 2048),
     ],
 )
 async def test_vllm_is_started_as_the_flags_say(

@@ -82,8 +82,9 @@ async def both_ways(
     bundle: Bundle, dialogues: Sequence[RecordedDialogue], options: VllmOptions
 ) -> tuple[ParityReport, ParityReport]:
     needs_vllm()
-    choosing = await VllmLanguage.start(bundle, replace(options, chosen_rows=True))
-    plain, vision = VllmLanguage(choosing._core, bundle.manifest, options), OnnxVision(bundle, threads=2)
+    choosing = await VllmLanguage.start(bundle, options)
+    apart = replace(options, chosen_rows=False)
+    plain, vision = VllmLanguage(choosing._core, bundle.manifest, apart), OnnxVision(bundle, threads=2)
     started, reports = choosing.counts.requests, []
     for engine in (plain, choosing):
         language = Tenant(engine)

@@ -194,8 +194,8 @@ class ChosenRowsTap(FeatureTap):
 
     chosen_rows: V1ChosenRows | V2ChosenRows
 
-    def install_chosen_rows(self) -> None:
-        """Once. Raises RuntimeError where vLLM has no such seam."""
+    def install_chosen_rows(self) -> bool:
+        """Once. False: vLLM has no such seam, and nothing was changed."""
         runner = self.model_runner
         if getattr(runner, "prompt_logprobs_worker", None) is not None:
             runner.prompt_logprobs_worker = V2ChosenRows(runner.prompt_logprobs_worker, runner.get_model())
@@ -203,7 +203,8 @@ class ChosenRowsTap(FeatureTap):
         elif hasattr(runner, "_get_prompt_logprobs_dict") and hasattr(runner, "num_prompt_logprobs"):
             runner._get_prompt_logprobs_dict = self.chosen_rows = V1ChosenRows(runner)  # noqa: SLF001  # the seam
         else:
-            raise RuntimeError("this vLLM has no place to read chosen rows at: start without them")
+            return False
+        return True
 
     def chosen_rows_held(self) -> int:
         """Requests that this worker keeps rows for."""

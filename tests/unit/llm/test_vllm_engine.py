@@ -14,7 +14,7 @@ from serving.errors import EngineFault, Exhausted, Unavailable
 from serving.llm.vllm_engine import VllmLanguage
 from serving.llm.vllm_options import ON_CPU, VllmOptions, environment
 from serving.llm.vllm_requests import VllmAnswer, VllmRequest
-from serving.ports import Completion
+from serving.ports import Completion, Prompt
 from serving.runtime.record import RuntimeRecord
 from tests.scripted.prompts import Draft, draft
 from tests.unit.serving.manifests import manifest
@@ -28,6 +28,7 @@ class Core:
 
     go: asyncio.Event = field(default_factory=asyncio.Event)
     alive: bool = True
+    chosen_rows: bool = True
     running: int = 0
     limit: int = 10**6
     closed: int = 0
@@ -86,13 +87,39 @@ async def test_a_wave_runs_at_once() -> None:
 async def test_chosen_rows_are_one_request_and_those_it_lacks() -> None:
     core = Core()
     core.go.set()
-    language = engine(core, chosen_rows=True)
-    assert len((await language.complete(rounds(3).prompt())).features) == 3
+    assert len((await engine(core, chosen_rows=True).complete(rounds(3).prompt())).features) == 3
     (request,) = core.asked
     core.cached_rows = request.rows[:2]
+    language = engine(core, chosen_rows=True)
     assert len((await language.complete(rounds(3).prompt())).features) == 3
     assert [each.rows for each in core.asked[1:]] == [request.rows, *((row,) for row in core.cached_rows)]
-    assert language.counts.requests == 4
+    assert language.counts.requests == 3
+
+
+async def test_what_was_read_before_is_not_chosen_in_vain() -> None:
+    """By the tenant and to the word: a longer dialogue, another's, and one of a single question are chosen."""
+    core = Core()
+    core.go.set()
+    language = engine(core, max_queued=8, chosen_rows=True)
+
+    async def asked(prompt: Prompt) -> list[int]:
+        core.asked.clear()
+        await language.complete(prompt)
+        return [len(request.rows) for request in core.asked]
+
+    assert await asked(rounds(3).prompt()) == [3]
+    assert await asked(rounds(3).prompt()) == [1, 1, 1]
+    assert await asked(rounds(3).prompt(tenant="another")) == [3]
+    assert await asked(rounds(4).prompt()) == [1, 1, 1, 1]  # the last is computed in any case
+    assert await asked(rounds(4).close().say(9).read().say(8).read().prompt()) == [6]
+    assert await asked(rounds(1).prompt()) == [1]
+
+
+async def test_without_the_place_each_feature_is_a_request() -> None:
+    core = Core(chosen_rows=False)
+    core.go.set()
+    await engine(core, chosen_rows=True).complete(rounds(3).prompt())
+    assert [len(request.rows) for request in core.asked] == [1, 1, 1]
 
 
 async def test_chosen_rows_take_the_places_that_they_may_need() -> None:
