@@ -23,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -31,13 +32,16 @@ from PIL import Image
 
 from loadtest.server_process import peak_memory
 from mediround import Client, __version__
-from mediround.annotate.annotating import Asking, blank_rows
+from mediround.aio import AsyncClient
+from mediround.annotate.annotating import Asking, Outcome, blank_rows
+from mediround.annotate.engines import asker
 from mediround.annotate.engines.interface import Engine, Progress, RunOptions
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.ray import RayEngine
 from mediround.annotate.index import read_parts, write_file
 from mediround.annotate.items import Item, Question, item_id
 from mediround.annotate.job import Job, Run, RunIdentity
+from mediround.annotate.loading import LoadedItem
 from mediround.annotate.manifest import ITEMS_AT_ONCE, row_of, write_manifest
 from mediround.annotate.manifest import SCHEMA as MANIFEST
 from mediround.annotate.rows import SCHEMA, table
@@ -69,6 +73,7 @@ def an_item(folder: Path, number: int) -> Item:
     """All are on one picture; their questions differ."""
     path = folder / "picture.png"
     if not path.is_file():
+        folder.mkdir(exist_ok=True)
         held = io.BytesIO()
         Image.fromarray(np.zeros((64, 64), np.uint8)).save(held, "PNG")
         path.write_bytes(held.getvalue())
@@ -90,45 +95,65 @@ def options(address: str, run: Run) -> RunOptions:
 
 
 def memory(given: argparse.Namespace) -> str:
-    """Most resident memory of this process after so many items of one run."""
-    marks = sorted({max(1, given.items // 10), max(1, given.items // 2), given.items})
-    lines = ["| items finished | most resident memory, MiB | files of the index |", "|---|---|---|"]
+    """Most resident memory of this process after so many items of one run: asked through the service, then more
+    that are answered in place, since a scripted server takes longer for them than all else.
+    """
+    lines = ["| items finished | asked | most resident memory, MiB | files of the index |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as name, scripted() as address:
-        job, run = a_job(Path(name), address)
-        write_manifest(job.manifest, (an_item(Path(name), number) for number in range(given.items)))
+        lines += _remembered(Path(name) / "asked", address, given.asked, "through the service")
+        with patch.object(asker, "annotate", answered):
+            lines += _remembered(Path(name) / "answered", address, given.items, "in place")
+    return "\n".join(lines)
 
-        def watch(progress: Progress) -> None:
-            while marks and progress.here >= marks[0]:
-                files = len(list(run.index.glob("*.parquet")))
-                lines.append(f"| {marks.pop(0):,} | {peak_memory() / 2**20:.0f} | {files} |")
 
-        began = time.monotonic()
-        LocalEngine().run(job, run, options(address, run), watch)
-        took = time.monotonic() - began
+def _remembered(folder: Path, address: str, items: int, how: str) -> list[str]:
+    marks = sorted({max(1, items // 10), max(1, items // 2), items})
+    lines = []
+    job, run = a_job(folder, address)
+    write_manifest(job.manifest, (an_item(folder, number) for number in range(items)))
+
+    def line(words: str) -> str:
         files = len(list(run.index.glob("*.parquet")))
-        lines.append(f"| at its end | {peak_memory() / 2**20:.0f} | {files} |")
-    return "\n".join([*lines, "", f"{given.items:,} items in {took:.0f} s: {given.items / took:.0f} a second."])
+        return f"| {words} | {how} | {peak_memory() / 2**20:.0f} | {files} |"
+
+    def watch(progress: Progress) -> None:
+        while marks and progress.here >= marks[0]:
+            lines.append(line(f"{marks.pop(0):,}"))
+
+    LocalEngine().run(job, run, options(address, run), watch)
+    return [*lines, line("merged")]
+
+
+async def answered(_: AsyncClient, item: Item, __: LoadedItem, asking: Asking) -> Outcome:
+    """In place of ``annotate``: the model sees nothing."""
+    rows = blank_rows(item, asking.run_key)
+    return Outcome(item.item_id, "ok", tuple(replace(row, status="no_mask", answer="-") for row in rows))
 
 
 def start(given: argparse.Namespace) -> str:
     """Seconds until the first item of a resumed run is finished."""
-    lines = ["| a run of that many items goes on | first item finished after, s | most resident memory, MiB |"]
-    lines.append("|---|---|---|")
+    lines = [
+        "| a run of that many items goes on | first item finished after, s | CPU, s | most resident memory, MiB |"
+    ]
+    lines.append("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name, scripted() as address:
         job, run = a_job(Path(name), address)
         _nearly_finished(job, run, Path(name), given.manifest)
         for words in ("without its ledger", "with it"):
             finished: list[float] = []
+            began, cpu = time.monotonic(), time.process_time()
 
-            def watch(progress: Progress, finished: list[float] = finished) -> None:
+            def watch(
+                progress: Progress, finished: list[float] = finished, began: float = began, cpu: float = cpu
+            ) -> None:
                 if progress.here and not finished:
-                    finished.append(time.monotonic())
+                    finished.extend((time.monotonic() - began, time.process_time() - cpu))
                     os.kill(os.getpid(), signal.SIGTERM)  # the next start has some left
 
-            began = time.monotonic()
             LocalEngine().run(job, run, options(address, run), watch)
-            taken = finished[0] - began
-            lines.append(f"| {given.manifest:,}, {words} | {taken:.1f} | {peak_memory() / 2**20:.0f} |")
+            seconds, busy = finished
+            memory = peak_memory() / 2**20
+            lines.append(f"| {given.manifest:,}, {words} | {seconds:.1f} | {busy:.1f} | {memory:.0f} |")
     return "\n".join(lines)
 
 
@@ -180,7 +205,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotate_scale", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--items", type=int, default=100_000, help="of the run whose memory is measured (100000)")
+    parser.add_argument("--items", type=int, default=100_000, help="whose memory is measured, answered in place")
+    parser.add_argument("--asked", type=int, default=10_000, help="whose memory is measured, asked (10000)")
     parser.add_argument("--manifest", type=int, default=1_000_000, help="items of the run that goes on (1000000)")
     parser.add_argument("--ray-items", type=int, default=4000, help="of each run beside Ray (4000)")
     parser.add_argument("--repeats", type=int, default=2, help="of the engines, in turn (2)")

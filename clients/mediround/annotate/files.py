@@ -1,10 +1,12 @@
 """Files that are there whole or not at all.
 
-Knows temporary names, flushing and renaming, and names that say what a file holds. Does not know what is written.
+Knows temporary names, flushing and renaming, locks, and names that say what a file holds. Does not know what is
+written.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -76,6 +78,31 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Raises JobError."""
     with atomic(path) as unfinished:
         unfinished.write_bytes(content)
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+    """Whether a lock is ours while the block runs, alone or with others that share it. A process that ends gives
+    its locks back, however it ends.
+
+    Args:
+        wait: until it is; else what another holds is not ours.
+
+    Raises:
+        JobError: the file cannot be made.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        file = path.open("a+")  # to be read as well: over NFS a shared lock needs it
+    except OSError as error:
+        raise JobError(f"{path.name}: cannot be written ({error.strerror}); what is finished stays") from error
+    with file:
+        try:
+            fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def remove_unfinished(folder: Path) -> int:

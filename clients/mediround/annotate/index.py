@@ -7,17 +7,16 @@ rows. Does not know who finishes items.
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mediround.annotate.errors import JobError
-from mediround.annotate.files import write_named
+from mediround.annotate.files import locked, write_named
 from mediround.annotate.rows import SCHEMA, Row, table
 
 PATTERN = "*.parquet"
@@ -55,25 +54,14 @@ def steady(index: Path) -> Iterator[None]:
     """Nothing is merged while the block reads, here or in the shards' folders below."""
     with ExitStack() as locks:
         for folder in (index, *index.glob("shard-*/")):
-            with suppress(OSError):  # in a folder that cannot be written nobody merges
-                fcntl.flock(locks.enter_context((folder / _LOCK).open("a+")), fcntl.LOCK_SH)
+            with suppress(JobError):  # in a folder that cannot be written nobody merges
+                locks.enter_context(locked(folder / _LOCK, shared=True, wait=True))
         yield
 
 
-@contextmanager
-def unread(index: Path) -> Iterator[bool]:
+def unread(index: Path) -> AbstractContextManager[bool]:
     """Whether nobody reads it; who begins while the block runs waits. Raises JobError."""
-    with ExitStack() as locks:
-        try:
-            lock = locks.enter_context((index / _LOCK).open("a+"))
-        except OSError as error:
-            raise JobError(f"the index cannot be written ({error.strerror}); what is finished stays") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:
-            free = False
-        yield free
+    return locked(index / _LOCK)
 
 
 def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Path, pa.Table]]:

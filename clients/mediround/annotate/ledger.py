@@ -6,7 +6,6 @@ that is lost or damaged is made again. Knows SQLite and the index. Does not know
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from mediround.annotate import index
 from mediround.annotate.errors import JobError
+from mediround.annotate.files import locked
 from mediround.annotate.job import Run
 from mediround.annotate.rows import Row
 
@@ -31,6 +31,9 @@ INSERT INTO items VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
     WHERE excluded.ok OR NOT items.ok
 """
 """The latest counts, but a failure never stands for a result."""
+_COLUMNS = ("item_id", "status", "error_code", "rounds")
+_CACHE_KIB = 64 << 10
+"""Of the database in memory: names are digests, so that each look is at another place of it."""
 _SUMMED = "SELECT COUNT(*), COALESCE(SUM(ok), 0) FROM items"
 
 
@@ -89,8 +92,8 @@ class Ledger:
     def _learn(self, parts: Iterable[Path]) -> TakenUp:
         count = ok = failed = rounds = 0
         for path in parts:
-            found = index.read_part(path, ("item_id", "status", "error_code", "rounds"))
-            entries = _entries(found.to_pylist(), path.name)
+            found = index.read_part(path, _COLUMNS)
+            entries = _entries(zip(*(found[name].to_pylist() for name in _COLUMNS), strict=True), path.name)
             self._add(path.name, entries)
             good = [entry for entry in entries if entry[1]]
             count, ok, failed = count + 1, ok + len(good), failed + len(entries) - len(good)
@@ -99,10 +102,7 @@ class Ledger:
 
     def add(self, part: Path, rows: Iterable[Row]) -> None:
         """Keep that these items are finished, and where their rows are."""
-        values = (
-            {"item_id": row.item_id, "status": row.status, "error_code": row.error_code, "rounds": row.rounds}
-            for row in rows
-        )
+        values = ((row.item_id, row.status, row.error_code, row.rounds) for row in rows)
         self._add(part.name, _entries(values, part.name))
 
     def finished(self, item_ids: Sequence[str], *, failed: bool) -> set[str]:
@@ -204,25 +204,28 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
 def _alone(run: Run, shard: str) -> Iterator[None]:
     """A run that is not cut has the whole, a shard its part; shards of one cut go side by side."""
     with ExitStack() as locks:
-        _lock(locks, run.ledger(), fcntl.LOCK_SH if shard else fcntl.LOCK_EX)
-        if shard:
-            _lock(locks, run.ledger(shard), fcntl.LOCK_EX)
-            cut = shard.partition("-")[2]
-            for other in run.folder.glob("ledger-*-of-*.lock"):
-                if not other.stem.endswith(f"-{cut}"):
-                    with ExitStack() as look:  # held by nobody: that cut is no longer at work
-                        _lock(look, other, fcntl.LOCK_SH)
+        free = locks.enter_context(locked(_lock(run.ledger()), shared=bool(shard)))
+        if shard and free:
+            free = locks.enter_context(locked(_lock(run.ledger(shard)))) and not _cut_otherwise(run, shard)
+        if not free:
+            words = "another run is at work in this folder, or another cut of it: wait until it ends, or stop it"
+            raise JobError(words)
         yield
 
 
-def _lock(locks: ExitStack, ledger: Path, kind: int) -> None:
-    # To be read as well: over NFS a shared lock needs it.
-    lock = locks.enter_context(ledger.with_suffix(".lock").open("a+"))
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError:
-        words = "another run is at work in this folder, or another cut of it: wait until it ends, or stop it"
-        raise JobError(words) from None
+def _cut_otherwise(run: Run, shard: str) -> bool:
+    """Whether a shard of another cut is at work."""
+    cut = shard.partition("-")[2]
+    for path in run.folder.glob("ledger-*-of-*.lock"):
+        if not path.stem.endswith(f"-{cut}"):
+            with locked(path, shared=True) as free:
+                if not free:
+                    return True
+    return False
+
+
+def _lock(ledger: Path) -> Path:
+    return ledger.with_suffix(".lock")
 
 
 @contextmanager
@@ -251,6 +254,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
+            database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             database.executescript(_SCHEMA)
             database.execute("SELECT item_id, ok, code, rounds, part FROM items LIMIT 1").fetchall()
             if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
@@ -267,9 +271,7 @@ def _not_written(error: sqlite3.OperationalError) -> JobError:
     return JobError(f"the ledger cannot be written ({error}); what is finished stays")
 
 
-def _entries(rows: Iterable[dict[str, object]], part: str) -> list[tuple[str, int, str, int, str]]:
-    found: dict[str, tuple[str, int, str, int, str]] = {}
-    for row in rows:
-        name, code = str(row["item_id"]), str(row["error_code"])
-        found[name] = (name, int(row["status"] != "failed"), code, int(str(row["rounds"])), part)
-    return list(found.values())
+def _entries(rows: Iterable[tuple[str, str, str, int]], part: str) -> list[tuple[str, int, str, int, str]]:
+    """Of rows' item, status, error code and rounds: one an item, in the order in which the table lies."""
+    found = {name: (name, int(status != "failed"), code, rounds, part) for name, status, code, rounds in rows}
+    return sorted(found.values())

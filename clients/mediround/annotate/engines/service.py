@@ -5,7 +5,6 @@ Knows descriptions and ``engines.json``. Does not know schedules.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from mediround._records import EngineRecord, stored_engine_record
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Outcome
 from mediround.annotate.errors import OtherRun
-from mediround.annotate.files import write_atomic
+from mediround.annotate.files import locked, write_atomic
 from mediround.annotate.job import Run
 from mediround.errors import MediRoundError
 
@@ -65,8 +64,7 @@ class ServedRun:
     def _keep(self, records: tuple[EngineRecord, ...]) -> None:
         """Beside what other processes of the run keep."""
         self._records |= {record.digest: asdict(record) for record in records}
-        with self._path.with_suffix(".lock").open("a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._path.with_suffix(".lock"), wait=True):
             held = _held(self._path)
             known = {digest: record or held.get(digest) for digest, record in self._records.items()}
             if held | known != held:
