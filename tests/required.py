@@ -1,6 +1,7 @@
 """What happens where a program that tests start is not there: they are skipped, or fail where it is required.
 
-``MEDIROUND_REQUIRE`` names what is, with commas between: ``pacs`` (Orthanc, dcmtk, Java), ``browser`` (Chromium).
+``MEDIROUND_REQUIRE`` names what is, with commas between: ``pacs`` (Orthanc, dcmtk, Java), ``browser`` (Chromium),
+``s3`` (moto).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal, NoReturn
 import pytest
 
 
-def unavailable(kind: Literal["pacs", "browser"], reason: str) -> NoReturn:
+def unavailable(kind: Literal["pacs", "browser", "s3"], reason: str) -> NoReturn:
     """Skip; fail where ``MEDIROUND_REQUIRE`` says that these tests must run."""
     if kind in os.environ.get("MEDIROUND_REQUIRE", "").split(","):
         pytest.fail(f"MEDIROUND_REQUIRE has {kind}, but {reason}", pytrace=False)

@@ -11,16 +11,24 @@ from importlib import import_module
 from pathlib import Path
 
 from mediround import _commands
+from mediround._annotate_values import (
+    hours,
+    in_flight,
+    items,
+    margin,
+    max_failures,
+    place,
+    rate,
+    shard,
+    threads,
+    tolerance,
+)
 
 CODES = (
     "Exit code 0: done; 2: the command cannot be run as it is; 3: done, and items failed; 4: given up before the "
     "end, what is finished stays; 130: interrupted."
 )
 SERVER = "127.0.0.1:50051"
-_MAX_IN_FLIGHT = 1024
-_MAX_THREADS = 1024
-_MOST_ITEMS = 20_000
-"""Of a report: fewer where its first page would exceed 5 MB."""
 TOLERANCES = (
     ("least-dice", 0.95, "mean Dice between the runs, of each structure"),
     ("most-one-sided", 0.01, "share of rounds with a mask in one run alone"),
@@ -32,7 +40,6 @@ TOLERANCES = (
     ("least-rounds", 30, "of a structure, below which there is no verdict"),
     ("least-images", 30, "with targets, below which there is no verdict"),
 )
-_MINUTES_AN_HOUR = 60
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,11 +77,18 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder; a .csv, .jsonl, .parquet or MR-MedSeg .json file; a DICOMweb URL",
+        help="a folder; a .csv, .jsonl, .parquet or MR-MedSeg .json file; s3:// of either; a DICOMweb URL",
     )
     _add_job(plan)
     plan.add_argument("--template", metavar="NAME", help="the dialogue: one that is shipped, or a .toml file")
-    plan.add_argument("--root", type=Path, metavar="DIR", help="where a table's paths begin (the table's folder)")
+    words = "where a table's paths begin: a folder, or an address of a store (where the table lies)"
+    plan.add_argument("--root", type=place, metavar="DIR", help=words)
+    plan.add_argument(
+        "--references",
+        choices=("masks", "seg"),
+        help="a question that refers to another is about the archive's mask of that, where there is one: a PNG "
+        "beside the image (IMAGE-QUESTION.png), or a segment of a DICOM SEG in the folder or archive",
+    )
     plan.add_argument(
         "--from",
         dest="first",
@@ -97,7 +111,7 @@ def _plan(plan: argparse.ArgumentParser) -> None:
 
 def _run(run: argparse.ArgumentParser) -> None:
     _add_job(run)
-    run.add_argument("--in-flight", type=_in_flight, default=8, metavar="N", help="most items asked at once (8)")
+    run.add_argument("--in-flight", type=in_flight, default=8, metavar="N", help="most items asked at once (8)")
     run.add_argument(
         "--ray-address",
         metavar="HOST:PORT",
@@ -146,7 +160,7 @@ def _compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("--earlier-job", type=Path, metavar="DIR", help="the earlier run's job (the same)")
     compare.add_argument("--earlier", default="", metavar="RUN", help="beginning of its key (the only other run)")
     compare.add_argument("--later", default="", metavar="RUN", help="of the later run (the job's current one)")
-    compare.add_argument("--most", type=_in_flight, default=20, metavar="N", help="disagreements listed (20)")
+    compare.add_argument("--most", type=in_flight, default=20, metavar="N", help="disagreements listed (20)")
     _add_tolerances(compare)
     compare.add_argument("--json", action="store_true", help="as JSON")
 
@@ -188,7 +202,7 @@ def _export(export: argparse.ArgumentParser) -> None:
 def _add_tolerances(parser: argparse.ArgumentParser) -> None:
     for name, default, words in TOLERANCES:
         parser.add_argument(
-            f"--{name}", type=_tolerance, default=default, metavar="X", help=f"{words} ({default:g})"
+            f"--{name}", type=tolerance, default=default, metavar="X", help=f"{words} ({default:g})"
         )
 
 
@@ -205,7 +219,7 @@ def _add_service(parser: argparse.ArgumentParser, *engines: str) -> None:
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="with --engine embedded: the model's folder")
     parser.add_argument(
-        "--threads", type=_threads, metavar="N", help="with --engine embedded, of each half (the usable CPUs)"
+        "--threads", type=threads, metavar="N", help="with --engine embedded, of each half (the usable CPUs)"
     )
     _add_server(parser)
 
@@ -217,82 +231,3 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     )
     for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
         parser.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=f"TLS: {what}")
-
-
-def shard(text: str) -> tuple[int, int]:
-    """``I/N``; for argparse."""
-    part, _, count = text.partition("/")
-    if not (part.isdecimal() and count.isdecimal() and int(part) < int(count)):
-        raise argparse.ArgumentTypeError("must be I/N, with I from 0 to N - 1")
-    return int(part), int(count)
-
-
-def hours(text: str) -> tuple[int, int]:
-    """``HH:MM-HH:MM`` as minutes of the day; for argparse."""
-    try:
-        begin, end = (_minute(part) for part in text.split("-"))
-    except ValueError:
-        raise argparse.ArgumentTypeError("must be HH:MM-HH:MM, for example 20:00-06:00") from None
-    if begin == end:
-        raise argparse.ArgumentTypeError("must begin and end at different times; leave it out for all day")
-    return begin, end
-
-
-def max_failures(text: str) -> tuple[int | None, float | None]:
-    """``N``, or ``P%`` of the items that are finished; for argparse."""
-    number = text.removesuffix("%")
-    if not number.isdecimal() or (text != number and int(number) > 100):
-        raise argparse.ArgumentTypeError("must be a number of items, or a share: 5%")
-    return (int(number), None) if text == number else (None, int(number) / 100)
-
-
-def _tolerance(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number of at least 0")
-    return value
-
-
-def items(text: str) -> int:
-    """For argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_ITEMS:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MOST_ITEMS}")
-    return int(text)
-
-
-def rate(text: str) -> float:
-    """For argparse."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError("must be rounds a second, above 0")
-    return found
-
-
-def margin(text: str) -> float:
-    """For argparse."""
-    found = float(text)
-    if not 0 < found <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
-    return found
-
-
-def _minute(text: str) -> int:
-    hour, minute = (int(part) for part in text.split(":"))
-    if not (0 <= hour <= 24 and 0 <= minute < _MINUTES_AN_HOUR and hour * _MINUTES_AN_HOUR + minute <= 24 * 60):
-        raise ValueError(text)
-    return (hour * _MINUTES_AN_HOUR + minute) % (24 * 60)
-
-
-def _threads(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MAX_THREADS}")
-    return int(text)
-
-
-def _in_flight(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_IN_FLIGHT:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MAX_IN_FLIGHT}")
-    return int(text)

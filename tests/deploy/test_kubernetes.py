@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.server_process import free_port
-from mediround import _annotate_entry
+from mediround import _annotate_values
 from mediround.__main__ import _parser
 from mediround.annotate.engines.interface import Progress
 from mediround.annotate.progress import shown
@@ -69,7 +69,7 @@ def test_its_parts_are_all_of_a_run_and_its_flags_the_commands() -> None:
     assert {path.suffix for path in files} == {".prom"}
     assert len(files) == parts
     assert {str(path.parent) for path in files} == {exporter_flag("collector.textfile.directory")}
-    assert _annotate_entry.shard(f"0/{parts}") in shards
+    assert _annotate_values.shard(f"0/{parts}") in shards
 
 
 def test_it_passes_the_schema_and_what_is_wrong_does_not(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from mediround.dicom.source import opened
 from mediround.errors import InvalidArgument
 
 
-def mask_of(segmentation: bytes, label: str, image: Any, frame: int | None) -> npt.NDArray[np.bool_]:
+def mask_of(segmentation: Any, label: str, image: Any, frame: int | None) -> npt.NDArray[np.bool_]:
     """bool (H, W) of the frame as it is sent, whose pixels are square; segments of one label are one mask.
 
     Args:
-        image: the object, as ``mediround.dicom`` takes it.
+        segmentation: the SEG object, as ``mediround.dicom`` takes it.
+        image: the object, the same.
 
     Raises:
         ItemError: an object cannot be read, or has no such segment on the frame.

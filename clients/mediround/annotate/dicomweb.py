@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -16,17 +18,27 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from requests import RequestException
+from requests import RequestException, Session
 
+from mediround.annotate.answers import AnswerTooLarge, AnswerTooSlow, BoundedAdapter
 from mediround.annotate.errors import ItemError, SourceError
+from mediround.annotate.items import MAX_FILE_BYTES
+from mediround.annotate.sorting import grouped
 
 TOKEN = "MEDIROUND_DICOMWEB_TOKEN"  # noqa: S105  # the variable's name
 _PAGE = 500
 """Of what an archive is asked for at once."""
 _SECONDS = 60
 """Of one request, while nothing comes."""
-_FIELDS = ["00280010", "00280008", "00080016", "00200013"]
-"""Rows, Number of Frames, SOP Class UID, Instance Number."""
+MAX_PAGE_BYTES, MAX_PAGE_SECONDS = 64 << 20, 300
+"""Of an answer that is JSON."""
+MAX_INSTANCE_SECONDS = 600
+"""Until an instance is there; its size is ``MAX_FILE_BYTES``."""
+STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
+"""Tags of their UIDs."""
+_FIELDS = ["00280010", "00280011", "00280008", "00080016", "00200013"]
+"""Rows, Columns, Number of Frames, SOP Class UID, Instance Number."""
+_MOST_DIGITS = 6
 
 
 def search(source: str) -> Iterator[dict[str, Any]]:
@@ -40,15 +52,42 @@ def search(source: str) -> Iterator[dict[str, Any]]:
     parts = urlsplit(source)
     filters = dict(parse_qsl(parts.query))
     base = parts._replace(query="", fragment="").geturl()
+    with _answering():
+        client = connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS)
+        # On disk: an archive has more series than memory has room for, and is asked of each while it is listed.
+        series = (
+            (value(each, STUDY), False, value(each, SERIES)) for each in _pages(client.search_for_series, filters)
+        )
+        for (study, uid), _ in groupby(grouped(series)):
+            yield from _instances(client, study, uid)
+
+
+def segmentations(base: str, study: str) -> Iterator[dict[str, Any]]:
+    """The same of a study's SEG objects. Raises SourceError."""
+    with _answering():
+        client = connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS)
+        series = _pages(client.search_for_series, {"Modality": "SEG"}, study_instance_uid=study)
+        for uid in sorted({value(each, SERIES) for each in series}):
+            yield from _instances(client, study, uid)
+
+
+def _instances(client: DICOMwebClient, study: str, series: str) -> Iterator[dict[str, Any]]:
+    names = {"study_instance_uid": study, "series_instance_uid": series, "fields": _FIELDS}
+    for one in sorted(_pages(client.search_for_instances, {}, **names), key=_place):
+        yield one | {STUDY: {"Value": [study]}, SERIES: {"Value": [series]}}
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Raises SourceError for what an archive does that is not QIDO-RS."""
     try:
-        client = connect(base)
-        series = {value(each, "0020000E"): each for each in _pages(client.search_for_series, filters)}
-        for uid, each in series.items():
-            study = value(each, "0020000D")
-            names = {"study_instance_uid": study, "series_instance_uid": uid, "fields": _FIELDS}
-            found = {value(one, "00080018"): one for one in _pages(client.search_for_instances, {}, **names)}
-            for one in sorted(found.values(), key=_place):
-                yield one | {"0020000D": {"Value": [study]}, "0020000E": {"Value": [uid]}}
+        yield
+    except AnswerTooLarge as error:
+        words = f"an answer of the archive is larger than {MAX_PAGE_BYTES >> 20} MiB: narrow the query"
+        raise SourceError(words) from error
+    except AnswerTooSlow as error:
+        words = f"an answer of the archive takes longer than {MAX_PAGE_SECONDS} s: narrow the query"
+        raise SourceError(words) from error
     except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
         words = (
             f"the archive does not answer as DICOMweb does ({type(error).__name__}): see address and credentials"
@@ -56,15 +95,28 @@ def search(source: str) -> Iterator[dict[str, Any]]:
         raise SourceError(words) from error
 
 
+def header(instance: Mapping[str, Any]) -> Dataset:
+    """What is known of an instance, for those who read its header. Raises ItemError."""
+    known = Dataset()
+    known.SOPInstanceUID = value(instance, INSTANCE)
+    for keyword, tag in (("Rows", "00280010"), ("Columns", "00280011"), ("NumberOfFrames", "00280008")):
+        if text := value(instance, tag):
+            if not text.isdecimal() or len(text) > _MOST_DIGITS:
+                raise ItemError("BAD_DICOM", f"{keyword} must be a number")
+            setattr(known, keyword, int(text))
+    return known
+
+
 def value(instance: Mapping[str, Any], tag: str) -> str:
     """The first value of an attribute of DICOM JSON; empty without one."""
-    found = instance.get(tag, {}).get("Value") or [""]
-    return str(found[0])
+    attribute = instance.get(tag)
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return str(values[0]) if isinstance(values, list) and values and values[0] is not None else ""
 
 
 def address(base: str, instance: Mapping[str, Any]) -> str:
     """Of an instance, as the manifest holds it."""
-    study, series, sop = (value(instance, tag) for tag in ("0020000D", "0020000E", "00080018"))
+    study, series, sop = (value(instance, tag) for tag in (STUDY, SERIES, INSTANCE))
     return f"{base.rstrip('/')}/studies/{study}/series/{series}/instances/{sop}"
 
 
@@ -73,7 +125,13 @@ def retrieve(uri: str) -> Dataset:
     base, _, rest = uri.partition("/studies/")
     study, _, series, _, instance = rest.split("/")
     try:
-        return connect(base).retrieve_instance(study, series, instance)
+        client = connect(base, MAX_FILE_BYTES, MAX_INSTANCE_SECONDS)
+        return client.retrieve_instance(study, series, instance)
+    except AnswerTooLarge as error:
+        raise ItemError("TOO_LARGE", f"the instance must hold at most {MAX_FILE_BYTES >> 20} MiB") from error
+    except AnswerTooSlow as error:
+        words = f"the archive must give an instance within {MAX_INSTANCE_SECONDS} s: ask it for fewer at once"
+        raise ItemError("TOO_SLOW", words) from error
     except RequestException as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (404, 410):
@@ -87,7 +145,7 @@ def retrieve(uri: str) -> Dataset:
 
 def store(base: str, objects: Sequence[Dataset]) -> str:
     """Store objects of one series that the archive does not have; why it has not got them all then, or nothing."""
-    client = connect(base)
+    client = connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS)
     names = {str(one.SOPInstanceUID) for one in objects}
     try:
         there = _held(client, objects[0])
@@ -112,7 +170,7 @@ def lacking(base: str, paths: Sequence[Path]) -> int:
     except (InvalidDicomError, OSError, AttributeError) as error:
         raise SourceError("an exported object cannot be read: export again") from error
     try:
-        return len(names - _held(connect(base), objects[0]))
+        return len(names - _held(connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS), objects[0]))
     except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
         words = f"objects cannot be counted in the archive ({type(error).__name__}): see address and credentials"
         raise SourceError(words) from error
@@ -124,22 +182,32 @@ def _held(client: DICOMwebClient, one: Dataset) -> set[str]:
         "study_instance_uid": str(one.StudyInstanceUID),
         "series_instance_uid": str(one.SeriesInstanceUID),
     }
-    return {value(each, "00080018") for each in _pages(client.search_for_instances, {}, **series)}
+    return {value(each, INSTANCE) for each in _pages(client.search_for_instances, {}, **series)}
 
 
-def connect(base: str) -> DICOMwebClient:
-    """Raises SourceError: the address holds a password."""
+def connect(base: str, max_bytes: int, max_seconds: float) -> DICOMwebClient:
+    """A client each of whose answers is bounded. Raises SourceError: the address holds a password."""
     if urlsplit(base).username is not None:
         raise SourceError(f"an address must hold no credentials: put them into ~/.netrc, or a token into {TOKEN}")
     token = os.environ.get(TOKEN)
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    return DICOMwebClient(base, headers=headers, timeout=_SECONDS)
+    session = Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, BoundedAdapter(max_bytes, max_seconds))
+    client = DICOMwebClient(base, session, headers=headers, timeout=_SECONDS)
+    client.set_http_retry_params(retry=False)  # it would ask again for an answer that was too large
+    return client
 
 
 def _pages(ask: Any, filters: Mapping[str, str], **names: Any) -> Iterator[dict[str, Any]]:
-    offset = 0
+    offset, before = 0, None
     while page := ask(limit=_PAGE, offset=offset, search_filters=dict(filters), **names):
+        if not isinstance(page, list) or not all(isinstance(one, dict) for one in page):
+            raise ValueError("QIDO-RS answers with a list of objects")
+        if page == before:
+            raise SourceError("the archive gives the same page again: it must heed QIDO-RS's offset")
         yield from page
+        before = page
         offset += len(page)
         if len(page) < _PAGE:
             return
@@ -147,4 +215,4 @@ def _pages(ask: Any, filters: Mapping[str, str], **names: Any) -> Iterator[dict[
 
 def _place(instance: Mapping[str, Any]) -> tuple[int, str]:
     number = value(instance, "00200013")
-    return int(number) if number.isdecimal() else 0, value(instance, "00080018")
+    return int(number) if number.isdecimal() else 0, value(instance, INSTANCE)

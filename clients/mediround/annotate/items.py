@@ -20,6 +20,8 @@ ItemKind: TypeAlias = Literal["picture", "dicom", "dicomweb"]
 
 ID_BYTES = 16
 """Of an item's name: BLAKE2b's digest."""
+MAX_FILE_BYTES = 1 << 30
+"""Of an image or a mask."""
 _DIALOGUES_HELD = 64
 """Of those written or read last: an archive's images share a few."""
 
@@ -29,8 +31,9 @@ class GivenReference:
     """A mask of the archive that a question is about.
 
     Attributes:
-        uri: where the file lies: a PNG whose pixels above 0 are set, or a DICOM SEG.
-        sha256: of the file, hex.
+        uri: where the file lies: a PNG whose pixels above 0 are set, or a DICOM SEG; ``https://`` of a DICOMweb
+            instance.
+        sha256: of the file, hex; of an archive's instance, of its SOP Instance UID.
         segment: label of the SEG's segment; empty for a PNG.
     """
 

@@ -2,6 +2,7 @@
 
     JOB/job.json            what it is, the run that is current, and the manifest's SHA-256
     JOB/manifest.parquet    the items, frozen (``manifest``)
+    JOB/not_taken.csv       what of the source became no item, and why: ``reason`` and ``uri``
     JOB/runs/KEY/run.json   what decides this run's results besides the items (``RunIdentity``)
     JOB/runs/KEY/index/     Parquet: a row a round (``rows``)
     JOB/runs/KEY/ledger*.sqlite   which items are finished, for a quick resume; made again from the index if lost
@@ -25,7 +26,7 @@ from mediround.annotate.files import file_digest, write_atomic
 from mediround.window import RULE
 
 FORMAT = 1
-_JOB, _RUN, _MANIFEST = "job.json", "run.json", "manifest.parquet"
+_JOB, _RUN, _MANIFEST, _NOT_TAKEN = "job.json", "run.json", "manifest.parquet", "not_taken.csv"
 _MAX_BYTES = 1 << 20
 """Of a file of ours that is JSON."""
 _KEY_DIGITS = 16
@@ -103,6 +104,10 @@ class Job:
     @property
     def manifest(self) -> Path:
         return self.folder / _MANIFEST
+
+    @property
+    def not_taken(self) -> Path:
+        return self.folder / _NOT_TAKEN
 
     @classmethod
     def begin(cls, folder: Path) -> Job:

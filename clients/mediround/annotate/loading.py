@@ -10,6 +10,7 @@ import io
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -19,14 +20,14 @@ from PIL import Image
 
 from mediround._commands import window
 from mediround.annotate.errors import ItemError
-from mediround.annotate.items import GivenReference, Item
+from mediround.annotate.items import MAX_FILE_BYTES, GivenReference, Item
 from mediround.image import DicomDataset, ImageSource
 from mediround.pictures import MALFORMED
 from mediround.window import WindowChoice
 
 Bits = npt.NDArray[np.bool_]
-MAX_FILE_BYTES = 1 << 30
-"""Of an image or a mask."""
+_SEGMENTATIONS_HELD = 2
+"""Of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,12 @@ def _instance(uri: str) -> DicomDataset:
     from mediround.annotate.dicomweb import retrieve  # noqa: PLC0415  # its extra need not be installed
 
     return retrieve(uri)
+
+
+@lru_cache(_SEGMENTATIONS_HELD)
+def _segmentation(uri: str) -> DicomDataset:
+    """A series' images have their masks in one object; an archive's instances do not change."""
+    return _instance(uri)
 
 
 def content_of(uri: str, sha256: str) -> bytes:
@@ -136,12 +143,13 @@ def _window(text: str) -> WindowChoice:
 
 
 def _mask(reference: GivenReference, image: bytes | DicomDataset, frame: int | None) -> Bits:
-    content = content_of(reference.uri, reference.sha256)
-    if reference.segment:
-        from mediround.annotate.dicom_masks import mask_of  # noqa: PLC0415  # its extra need not be installed
+    if not reference.segment:
+        return _set_pixels(content_of(reference.uri, reference.sha256))
+    from mediround.annotate.dicom_masks import mask_of  # noqa: PLC0415  # its extra need not be installed
 
-        return mask_of(content, reference.segment, image, frame)
-    return _set_pixels(content)
+    in_archive = reference.uri.startswith(("http://", "https://"))
+    segmentation = _segmentation(reference.uri) if in_archive else content_of(reference.uri, reference.sha256)
+    return mask_of(segmentation, reference.segment, image, frame)
 
 
 def _path(uri: str) -> Path:

@@ -34,12 +34,16 @@ class Planned:
         items: of the manifest.
         images: of them, of different content, as far as they come together.
         rounds: of all dialogues.
+        given: of them, about a mask of the archive.
+        referring: of them, about an earlier round's.
         problems: items that fail without being asked, by code.
     """
 
     items: int = 0
     images: int = 0
     rounds: int = 0
+    given: int = 0
+    referring: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     _image: str = ""
 
@@ -49,6 +53,8 @@ class Planned:
             self.images += item.image_id != self._image
             self._image = item.image_id
             self.rounds += len(item.questions)
+            self.given += sum(each.reference is not None for each in item.questions)
+            self.referring += sum(each.refer_to is not None for each in item.questions)
             if item.problem:
                 self.problems[item.problem.partition(":")[0]] += 1
             yield item

@@ -1,38 +1,146 @@
-"""Values grouped by a key, sorted on disk, so that memory does not grow with them.
+"""Values put in order, grouped, and known again: on disk, so that memory does not grow with them.
 
-Groups come in the order in which their first value came, urgent ones before all others, values in the order in
-which they came. Knows SQLite, in a temporary file. Does not know what values are.
+Knows SQLite, in a temporary file. Does not know what values are.
 """
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 
-_SCHEMA = """
+IN_MEMORY = 10_000
+"""Values that ``in_order`` sorts without a file."""
+LISTED = 64
+"""Values of a name that ``Lists`` gives."""
+_DIGEST_BYTES = 16
+_CACHE_KIB = 16 << 10
+"""Of SQLite, for each of these files."""
+_GIVEN = """
 CREATE TABLE given (number INTEGER PRIMARY KEY, key TEXT NOT NULL, urgent INTEGER NOT NULL, value TEXT NOT NULL);
 """
+_GROUPS = """
+CREATE TABLE groups AS SELECT key, MIN(number) AS first, MAX(urgent) AS urgent FROM given GROUP BY key;
+CREATE UNIQUE INDEX of_key ON groups (key);
+"""
 _SORTED = """
-SELECT given.key, given.value FROM given
-JOIN (SELECT key, MIN(number) AS first, MAX(urgent) AS urgent FROM given GROUP BY key) AS groups USING (key)
+SELECT given.key, given.value FROM given CROSS JOIN groups ON groups.key = given.key
 ORDER BY groups.urgent DESC, groups.first, given.number
+"""
+_ENTRIES = "CREATE TABLE entries (name BLOB PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+_NAMES = "CREATE TABLE names (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
+
+_LISTS = """
+CREATE TABLE lists (name BLOB NOT NULL, value TEXT NOT NULL);
+CREATE INDEX by_name ON lists (name);
 """
 
 
 def grouped(values: Iterable[tuple[str, bool, str]]) -> Iterator[tuple[str, str]]:
-    """Key and value of each, from key, urgency and value. Raises what ``values`` raises."""
-    with tempfile.TemporaryDirectory(prefix="mediround-") as folder:
-        database = sqlite3.connect(Path(folder) / "sorting.sqlite", isolation_level=None)
+    """Key and value of each, from key, urgency and value. Raises what ``values`` raises.
+
+    Groups come in the order in which their first value came, urgent ones before all others, values in the order in
+    which they came.
+    """
+    with _scratch(_GIVEN) as database:
+        database.executemany("INSERT INTO given (key, urgent, value) VALUES (?, ?, ?)", values)
+        for statement in _GROUPS.split(";")[:-1]:  # executescript would end the transaction
+            database.execute(statement)
+        yield from database.execute(_SORTED)
+
+
+def in_order(values: Iterable[tuple[bytes, str]]) -> Iterator[tuple[bytes, str]]:
+    """Names and values, by their names, which differ. Raises what ``values`` raises, before the first."""
+    left = iter(values)
+    first = list(islice(left, IN_MEMORY))
+    if len(first) < IN_MEMORY:
+        yield from sorted(first)
+        return
+    with _scratch(_ENTRIES) as database:
+        database.executemany("INSERT INTO entries VALUES (?, ?)", chain(first, left))
+        yield from database.execute("SELECT name, value FROM entries ORDER BY name")
+
+
+class Names:
+    """Names of any length that were met, by their digests. Made by ``names``."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __contains__(self, name: str) -> bool:
+        return self._value(_digest(name)) is not None
+
+    def add(self, name: str, value: str = "") -> bool | None:
+        """None: the name is new. Else whether it came with this value at its first time."""
+        key, digest = _digest(name), _digest(value)
+        if self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (key, digest)).rowcount:
+            return None
+        return self._value(key) == digest
+
+    def _value(self, key: bytes) -> bytes | None:
+        row = self._database.execute("SELECT value FROM names WHERE name = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+
+class Lists:
+    """Values by names. Made by ``lists``."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def add(self, name: str, value: str) -> None:
+        self._database.execute("INSERT INTO lists VALUES (?, ?)", (_digest(name), value))
+
+    def of(self, name: str) -> list[str]:
+        """The first ``LISTED`` of a name."""
+        query = "SELECT value FROM lists WHERE name = ? LIMIT ?"
+        return [str(value) for (value,) in self._database.execute(query, (_digest(name), LISTED))]
+
+
+@contextmanager
+def lists() -> Iterator[Lists]:
+    """None yet; they are forgotten when the block ends."""
+    with _scratch(_LISTS) as database:
+        yield Lists(database)
+
+
+@contextmanager
+def names() -> Iterator[Names]:
+    """None yet; they are forgotten when the block ends."""
+    with _scratch(_NAMES) as database:
+        yield Names(database)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that is removed when the block ends, also in a generator that is never read to its end."""
+    folder = Path(tempfile.mkdtemp(prefix="mediround-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _scratch(schema: str) -> Iterator[sqlite3.Connection]:
+    with scratch_folder() as folder:
+        database = sqlite3.connect(folder / "scratch.sqlite", isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
             database.execute("PRAGMA temp_store = FILE")
-            database.executescript(_SCHEMA)
-            database.execute("BEGIN")
-            database.executemany("INSERT INTO given (key, urgent, value) VALUES (?, ?, ?)", values)
-            database.execute("COMMIT")
-            yield from database.execute(_SORTED)
+            database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            database.executescript(schema)
+            database.execute("BEGIN")  # one transaction, never ended: nobody else reads the file
+            yield database
         finally:
             database.close()
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

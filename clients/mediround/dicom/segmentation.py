@@ -70,7 +70,24 @@ class StoredSegmentation:
         self._source, self._module, self._kind, self._least = source, module, kind, least
         self._reference = str(value_of(source.header, "FrameOfReferenceUID") or "")
         self.segments: tuple[StoredSegment, ...] = tuple(_segments(source.header))
+        """Its segments, in its order."""
         self._planes = [_plane(source.header, index, kind) for index in range(module.frames)]
+
+    @property
+    def images(self) -> frozenset[str]:
+        """SOP Instance UIDs of the images that its frames say they are about."""
+        return frozenset(uid for plane in self._planes for uid, _ in plane.sources)
+
+    @property
+    def frame_of_reference(self) -> str:
+        """Frame of Reference UID, in which its frames may lie on other images; empty without one."""
+        return self._reference
+
+    @property
+    def written(self) -> str:
+        """Content Date and Time, which sort by time as they are; empty without them."""
+        header = self._source.header
+        return "".join(str(value_of(header, name) or "") for name in ("ContentDate", "ContentTime"))
 
     def mask(self, segment: int, image: Instance | Dataset, frame: int = 1) -> Bits | None:
         """A segment's mask on an image's frame, bool (Rows, Columns); None where it has none there.

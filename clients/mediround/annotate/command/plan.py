@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections import Counter
 from functools import partial
 
 from mediround.annotate import planning, reviews
@@ -19,7 +20,9 @@ from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.ledger import opened
 from mediround.annotate.manifest import read_names
 from mediround.annotate.planning import BYTES_A_ROUND, Estimate, Planned
+from mediround.annotate.sources import omissions
 from mediround.annotate.sources.listing import SourceOptions, items_of
+from mediround.annotate.sources.omissions import LOST, WORDS, Reason
 from mediround.client import Client
 from mediround.templates import load
 
@@ -46,11 +49,14 @@ def _planned(given: argparse.Namespace, address: str) -> int:
     job = Job.begin(given.job)
     run_of_job = job.take_up(RunIdentity.of(served, given.policy, given.threshold), new=given.new_run)
     rejected = frozenset() if given.first is None else reviews.rejected(given.first, job)
-    options = SourceOptions(template, given.root, given.window, rejected, _listed)
-    planned = planning.freeze(job, items_of(given.source, options))
+    with omissions.kept(job.not_taken) as left_out:
+        options = SourceOptions(template, given.root, given.window, given.references, rejected, _listed, left_out)
+        planned = planning.freeze(job, items_of(given.source, options))
+    for reason in sorted(LOST & left_out.counts.keys()):
+        print(f"warning: {left_out.counts[reason]} {WORDS[reason]}; {job.not_taken} has them", file=sys.stderr)
     asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
     estimate = planning.probe(job, address, asking, tls_of(given))
-    _show(given, planned, estimate, _left(job, run_of_job), run_of_job)
+    _show(given, planned, left_out.counts, estimate, left=_left(job, run_of_job), of=run_of_job)
     return DONE
 
 
@@ -66,14 +72,25 @@ def _left(job: Job, run_of_job: Run) -> int:
         return sum(len(names) - len(ledger.finished(names, failed=True)) for names in pieces)
 
 
-def _show(given: argparse.Namespace, planned: Planned, estimate: Estimate, left: int, of: Run) -> None:
+def _show(
+    given: argparse.Namespace,
+    planned: Planned,
+    not_taken: Counter[Reason],
+    estimate: Estimate,
+    *,
+    left: int,
+    of: Run,
+) -> None:
     share = left / planned.items if planned.items else 0.0
     said = {
         "items": planned.items,
         "images": planned.images,
         "rounds": planned.rounds,
         "to_do": left,
+        "about_given_masks": planned.given,
+        "about_rounds": planned.referring,
         "problems": dict(planned.problems),
+        "not_taken": dict(not_taken),
         "seconds_an_item": round(estimate.seconds_an_item, 3),
         "probed": estimate.probed,
         "expected_seconds": round(estimate.seconds(left), 1),
@@ -87,8 +104,14 @@ def _show(given: argparse.Namespace, planned: Planned, estimate: Estimate, left:
         return
     print(f"items      {planned.items}, of {planned.images} images; {planned.rounds} rounds")
     print(f"to do      {left}: those that this model has not finished")
+    if planned.given or given.references:
+        print(
+            f"references {planned.given} questions about masks of the archive, {planned.referring} about rounds'"
+        )
     for code, count in planned.problems.most_common():
         print(f"problem    {count} items fail without being asked: {code}")
+    for reason, count in not_taken.most_common():
+        print(f"not taken  {count} {WORDS[reason]}")
     print(f"time       {_time(estimate, left)}")
     print(f"disk       about {int(planned.rounds * share * BYTES_A_ROUND) >> 20} MiB for the index")
     print(f"run        {of.folder.name}: {said['model']}, policy {of.identity.correction}")

@@ -79,7 +79,9 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-_COLUMNS = ("image", "frame", "window", "template", "dialogue")
+_COLUMNS = {"id", "image", "frame", "window", "template", "dialogue"} | {
+    *("round", "question", "name", "label", "answer", "mode", "reference", "segment", "truth")
+}
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mediround import _annotate_entry
+from mediround import _annotate_values
 from mediround.__main__ import main
 from mediround.annotate.job import Job
 from mediround.annotate.manifest import read_manifest
@@ -102,16 +102,16 @@ def test_what_cannot_be_run_is_said_in_a_line(
 @pytest.mark.parametrize("text", ["3/3", "-1/3", "a/b", "1"])
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        _annotate_entry.shard(text)
+        _annotate_values.shard(text)
 
 
 def test_hours_and_failures_are_read() -> None:
-    assert _annotate_entry.hours("20:00-06:30") == (1200, 390)
-    assert _annotate_entry.max_failures("5%") == (None, 0.05)
-    assert _annotate_entry.max_failures("7") == (7, None)
+    assert _annotate_values.hours("20:00-06:30") == (1200, 390)
+    assert _annotate_values.max_failures("5%") == (None, 0.05)
+    assert _annotate_values.max_failures("7") == (7, None)
     for text in ("25:00-01:00", "10:00", "10:00-10:00"):
         with pytest.raises(argparse.ArgumentTypeError):
-            _annotate_entry.hours(text)
+            _annotate_values.hours(text)
 
 
 def test_a_review_says_what_comes_first(
