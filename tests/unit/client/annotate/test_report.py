@@ -1,6 +1,5 @@
 """The report in a headless Chromium, from file://: 10,000 items sorted, filtered, compared with another run's."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,9 +20,7 @@ from mediround.annotate.rows import Row
 from tests.unit.client.annotate.jobs import OTHER, QUESTIONS, answered, disc, failed, job_of, keep, picture, png
 from tests.unit.client.annotate.reader import Reader
 
-ITEMS = int(os.environ.get("REPORT_ITEMS", "10000"))
-"""``make chaos`` is no place for more of them: 20,000 is the most that a report takes."""
-PICTURES = 20
+ITEMS, PICTURES = 10_000, 20
 DIFFERENT = range(1000, 1300)
 """Whose second masks the other run has a little larger."""
 FAILED, OTHER_CHAIN, UNSCORED, LEAST, DISAGREES = 7, 5, 9, 11, 13
