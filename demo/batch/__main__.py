@@ -1,7 +1,8 @@
 """``python -m demo.batch``: the bundled slices in seeded variants, annotated as an archive is.
 
 The run is killed on the way and goes on; what it leaves is verified, and part of it asked again; a second model's
-run is compared with it; the report is built. The last line says whether all of it is as it must be.
+run, whose service is killed, is compared with it; the report is built. The last line says whether all of it is as
+it must be.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.batch.killing import annotate, killed
+from demo.batch.killing import annotate, begun, killed
 from demo.batch.models import write_other
 from demo.batch.variants import write_variants
 from loadtest.server_process import LaunchError, launched
@@ -22,6 +25,8 @@ from mediround import __version__
 BUNDLED = Path("models/mediround-lite")
 TEMPLATE = "brain-t1-deep-nuclei"
 SEED = 7
+_UNDER_WAY = {"local": 6.0, "ray": 15.0}
+"""Seconds after a run's start in which it is at work for certain, and far from its end."""
 
 
 @dataclass(slots=True)
@@ -33,12 +38,20 @@ class Steps:
     def check(self, step: str, *words: str, expected: int = 0) -> str:
         """Run one command and say how it went; what it printed."""
         code, said = annotate(*words)
+        if not self._note(step, code, expected):
+            print(said, file=sys.stderr)
+        return said
+
+    def ended(self, step: str, process: subprocess.Popen[bytes], expected: int | None) -> None:
+        """Say how a command ended; ``expected`` None: it must still run."""
+        self._note(step, process.poll(), expected)
+
+    def _note(self, step: str, code: int | None, expected: int | None) -> bool:
         well = code == expected
         print(f"{'ok' if well else 'FAILED':6} {step}{'' if well else f': exit code {code}'}", flush=True)
         if not well:
-            print(said, file=sys.stderr)
             self.failures.append(step)
-        return said
+        return well
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +95,17 @@ def run(choice: Choice, steps: Steps) -> None:
     with launched(other, choice.out / "second.log") as server:
         at = ("--server", server.address)
         steps.check("planned for a second model", *plan, *at, "--new-run")
-        steps.check("the second model's run", "run", "--job", job, *at, "--engine", choice.engine)
-        steps.check("verified", "verify", "--job", job, "--complete")
+        its_run = begun(("run", "--job", job, *at, "--engine", choice.engine))
+        try:
+            time.sleep(_UNDER_WAY[choice.engine])
+            server.process.kill()
+            steps.ended("the second model's service killed (-9) under its run", its_run, expected=None)
+            with launched(other, choice.out / "again.log", address=server.address):
+                its_run.wait()
+                steps.ended("its run goes on with the service started again, to its end", its_run, expected=0)
+        finally:
+            its_run.kill()
+    steps.check("verified", "verify", "--job", job, "--complete")
     print(steps.check("compared", "compare", "--job", job).strip())
     report = ("--out", str(choice.out / "report"), "--against", planned["run"])
     steps.check("report built, with the comparison", "report", "--job", job, *report)

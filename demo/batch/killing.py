@@ -24,13 +24,17 @@ def annotate(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def begun(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """The same, in a process that is not waited for; it says nothing."""
+    command = [*_ANNOTATE, *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603  # as above
+
+
 def killed(words: Sequence[str], kills: int, seed: int) -> int:
     """Start a command, and kill it (-9), so many times; how many starts were killed before they ended."""
     draw, hit = np.random.default_rng(seed), 0
     for _ in range(kills):
-        process = subprocess.Popen(  # noqa: S603  # as above
-            [*_ANNOTATE, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = begun(words)
         time.sleep(draw.uniform(_SHORTEST, _LONGEST))
         hit += process.poll() is None
         process.kill()
