@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pydicom
@@ -40,6 +41,12 @@ def test_an_archives_images_are_asked_and_their_masks_stored_in_it(
     assert len(series) == 1
     stored = orthanc.dicomweb.search_for_instances(kept.StudyInstanceUID, search_filters={"Modality": "SEG"})
     assert len(stored) == len(written) > 0
+    again = ["annotate", "plan", source, "--template", "brain-t1-thalami", "--references", "seg", "--json"]
+    with serve(Script()) as server:
+        assert main([*again, "--job", str(tmp_path / "again"), "--server", server.address]) == 0
+        planned = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert planned["about_given_masks"] > 0
+        assert main(["annotate", "run", "--job", str(tmp_path / "again"), "--server", server.address]) == 0
     for path in (tmp_path / "job").rglob("seg/*/1.dcm"):
         held = pydicom.dcmread(path)
         held.SOPInstanceUID = held.file_meta.MediaStorageSOPInstanceUID = "2.25.77009"
