@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 COMMANDS = (
     "__main__",
     "annotate",
+    "annotate_scale",
     "attention.__main__",
     "ceiling.__main__",
     "choices",
