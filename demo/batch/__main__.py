@@ -89,6 +89,7 @@ def run(choice: Choice, steps: Steps) -> None:
         print(f"killed (-9) {hit} times at work", flush=True)
         steps.check("the run goes on to its end", *going_on)
         steps.check("verified", "verify", "--job", job, "--complete")
+        steps.check("exported", "export", "--job", job, "--png", "--coco", "--labels")
         again = ("--replay", str(choice.replay))
         print(steps.check(f"{choice.replay} items asked again", "verify", "--job", job, *again, *at).strip())
     other = write_other(choice.bundle, choice.out / "other-model")

@@ -397,6 +397,20 @@ def test_an_export_that_was_killed_is_not_taken_for_a_whole_one(
     assert kinds(verify(job, run)) == {}
 
 
+def test_an_earlier_list_that_was_left_beside_the_latest_is_found(
+    exported: tuple[Job, Run], items: list[Item]
+) -> None:
+    job, run = exported
+    earlier = list_of(run)
+    content = earlier.read_bytes()
+    keep(run, answered(items[1], run, (MASKS[0], None)))
+    assert export(job, "png") == 0
+    earlier.write_bytes(content)
+    assert kinds(verify(job, run)) == {"export_list": ["png"]}
+    assert export(job, "png") == 0
+    assert kinds(verify(job, run)) == {}
+
+
 def test_an_item_that_the_ledger_knows_is_missed_in_its_file(made: tuple[Job, Run], items: list[Item]) -> None:
     """A file whose name does not tell, written again without one of its items."""
     job, run = made
