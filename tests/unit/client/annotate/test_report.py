@@ -208,3 +208,21 @@ def test_long_dialogues_make_more_pages_and_not_larger_ones(
     assert main(place) == 0
     assert "8 of 40 items" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("pictures/*/*.jpg"))) == 8
+
+
+def test_where_targets_are_their_dice_is_drawn_with_its_interval(tmp_path: Path) -> None:
+    (tmp_path / "truth.png").write_bytes(png(disc(5).astype(np.uint8) * 255))
+    questions = (replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri()),)
+    items = [picture(tmp_path / PLACE, number, questions) for number in range(4)]
+    job, run = job_of(tmp_path / "job", items)
+    other = job.take_up(OTHER, new=True)
+    job.take_up(run.identity, new=True)
+    for which, radius in ((other, 3), (run, 4)):
+        keep(which, *(answered(item, which, (disc(radius + number % 2),)) for number, item in enumerate(items)))
+    place = ["annotate", "report", "--job", str(job.folder), "--out", str(tmp_path / "out"), "--least-images", "4"]
+    assert main([*place, "--against", other.key[:8]]) == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "Verdict: within tolerances" in page
+    titles = re.findall(r'aria-label="([^"]+)"', page)
+    assert titles[:2] == ["Dice with the targets, 95 % interval; 4 images, 4 rounds", "Its change, 95 % interval"]
+    assert len(titles) == 4
