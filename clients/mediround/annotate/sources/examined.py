@@ -50,8 +50,11 @@ class ExaminedFile:
 
 
 def place_of(root: Place, name: str) -> Place:
-    """Of a file that a table names: below its root, or by an address."""
+    """Of a file that a table names: below its root, or by an address. Raises ItemError: it may not be read."""
     if "://" in name:
+        if isinstance(root, str) and name.startswith("file:"):
+            words = "a table whose paths begin in a store must name no file of this machine"
+            raise ItemError("UNSUPPORTED", words)
         return name
     return f"{root.rstrip('/')}/{name}" if isinstance(root, str) else root / name
 

@@ -110,17 +110,16 @@ class _Dialogues:
 
     def place(self, name: str) -> Place:
         """Where a file lies, which then has a row. Raises ItemError."""
-        if isinstance(self._root, str) and name.startswith("file:"):
-            raise ItemError(
-                "UNSUPPORTED", "a table whose paths begin in a store must name no file of this machine"
-            )
         place = place_of(self._root, name)
         self._searched.name(place)
         return place
 
     def uri(self, row: Row) -> str:
-        """Of the row's image; empty without one."""
-        return uri_of(place_of(self._root, row["image"])) if row.get("image") else ""
+        """Of the row's image; empty without one that may be read."""
+        try:
+            return uri_of(place_of(self._root, row["image"])) if row.get("image") else ""
+        except ItemError:
+            return ""
 
     def of_row(self, row: Row) -> tuple[Question, ...]:
         """The whole dialogue. Raises ItemError."""
@@ -148,7 +147,7 @@ class _Dialogues:
 
     def _loaded(self, name: str) -> tuple[Question, ...]:
         try:
-            if not name.endswith(".toml"):
+            if "/" not in name and not name.endswith(".toml"):
                 return of_template(load(name))
             return of_template(loads(bytes_of(place_of(self._root, name)), "template"))
         except TemplateError as error:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +132,18 @@ def test_a_table_of_a_store_names_its_images_there_or_anywhere(folder: Path, for
         *CHAIN,
         {"id": "c", "image": "memory://elsewhere/2.png", "question": "The heart."},
         {"id": "d", "image": (folder / "0.png").as_uri(), "question": "What this machine's user may read."},
+        {"id": "e", "image": "0.png", "template": (folder / "own.toml").as_uri()},
+        {"id": "f", "image": "0.png", "template": str(folder / "own")},
     ]
+    shipped = files("mediround.templates").joinpath("shipped", "brain-t1-thalami.toml").read_bytes()
+    for name in ("own.toml", "own"):
+        (folder / name).write_bytes(shipped)
     for name in ("0.png", "1.png", "mask.png"):
         store.pipe(f"/rows/{name}", (folder / name).read_bytes())
     store.pipe("/elsewhere/2.png", png(2))
     store.pipe(f"/rows/table.{form}", table(rows, form))
     items = list(items_of(f"memory://rows/table.{form}", SourceOptions()))
-    assert codes(items) == ["", "", "", "UNSUPPORTED"]
+    assert codes(items) == ["", "", "", "UNSUPPORTED", "UNSUPPORTED", "SOURCE_GONE"]
     assert [load(item).image for item in items[:3]] == [png(0), png(1), png(2)]
     assert load(items[0]).references[2].all()
     local = {item.item_id for item in listed(folder, CHAIN, form)}
