@@ -60,15 +60,23 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def _begun(path: Path) -> Iterator[Path]:
-    unfinished = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(4)}")
+def writing(path: Path) -> Iterator[None]:
+    """Raises JobError where the block cannot write ``path``, for example on a full disk."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
+        yield
     except OSError as error:
         raise JobError(
             f"{path.name}: cannot be written ({error.strerror or error}); what is finished stays"
         ) from error
+
+
+@contextmanager
+def _begun(path: Path) -> Iterator[Path]:
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(4)}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield unfinished
     finally:
         with suppress(OSError):  # what kept it from being written may keep it from being removed
             unfinished.unlink(missing_ok=True)

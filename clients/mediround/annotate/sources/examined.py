@@ -103,10 +103,17 @@ def files_below(folder: Path, omissions: Omissions) -> Iterator[Path]:
         path = parent / os.fsdecode(name)
         if kind == "folder":
             open_folders.append((path, _entries(path)))
-        elif kind == "link" and path.is_dir():
+        elif kind == "link" and _leads_to_folder(path):
             omissions.add("linked_folder", uri_of(path))
         else:
             yield path
+
+
+def _leads_to_folder(link: Path) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # who reads it says why it cannot be
+        return False
 
 
 def _entries(folder: Path) -> Iterator[tuple[bytes, str]]:

@@ -36,9 +36,13 @@ def items_of(source: str, options: SourceOptions) -> Iterator[Item]:
     """Every item once, those of one image together; sorted on disk.
 
     Raises:
-        SourceError: the source is not there, or not in a form that is known.
+        SourceError: the source is not there, not in a form that is known, or cannot be listed to its end.
     """
-    return _together(_once(_items(source, options), options), options)
+    try:
+        yield from _together(_once(_items(source, options), options), options)
+    except OSError as error:  # not of the manifest, into which the items are written meanwhile
+        reason = error.strerror or type(error).__name__
+        raise SourceError(f"the source cannot be listed, or sorted in TMPDIR ({reason})") from error
 
 
 def _items(source: str, options: SourceOptions) -> Iterator[Item]:

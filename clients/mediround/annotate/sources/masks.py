@@ -6,6 +6,7 @@ Knows how they are named. Does not know what they show.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 from mediround.annotate.errors import ItemError
@@ -39,13 +40,17 @@ class MaskFiles:
 
 def _mask(image: Path, question: Question) -> GivenReference | None:
     for path in _places(image, question):
-        if path.is_file():
-            try:
+        try:
+            if path.is_file():
                 file = examined(path)
-            except ItemError as error:
-                words = f"the mask of {question.name} cannot be read: {error}"
+                return GivenReference(file.uri, file.sha256)
+        except OSError as error:
+            if error.errno != ENAMETOOLONG:  # no file has such a name
+                words = f"the mask of {question.name} cannot be looked for ({error.strerror})"
                 raise ItemError("NO_REFERENCE", words) from error
-            return GivenReference(file.uri, file.sha256)
+        except ItemError as error:
+            words = f"the mask of {question.name} cannot be read: {error}"
+            raise ItemError("NO_REFERENCE", words) from error
     return None
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mediround.annotate.files import atomic
+from mediround.annotate.files import atomic, writing
 
 Reason: TypeAlias = Literal[
     "no_image",
@@ -47,15 +47,17 @@ class Omissions:
         counts: by reason.
     """
 
-    def __init__(self, writer: Any = None) -> None:
+    def __init__(self, writer: Any = None, path: Path = Path()) -> None:
+        """``writer``: of rows, to ``path``; None: nothing is written down."""
         self.counts: Counter[Reason] = Counter()
-        self._writer = writer
+        self._writer, self._path = writer, path
 
     def add(self, reason: Reason, uri: str) -> None:
-        """``uri``: where it lies, percent-encoded."""
+        """``uri``: where it lies, percent-encoded. Raises JobError: it cannot be written down."""
         self.counts[reason] += 1
         if self._writer is not None:
-            self._writer.writerow((reason, uri))
+            with writing(self._path):
+                self._writer.writerow((reason, uri))
 
 
 @contextmanager
@@ -64,4 +66,4 @@ def kept(path: Path) -> Iterator[Omissions]:
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("reason", "uri"))
-        yield Omissions(writer)
+        yield Omissions(writer, path)

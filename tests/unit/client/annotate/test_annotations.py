@@ -58,9 +58,12 @@ def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -
         (tmp_path / image).write_bytes(png(np.full((8, 8), number)))
     for number, name in enumerate(masks.values(), start=1):
         (tmp_path / name).write_bytes(png(np.eye(8) * number))
+    longest = "9" * 251 + ".png"  # with a mask's ending it would be too long to be a file's name
+    (tmp_path / longest).write_bytes(png(np.full((8, 8), 9)))
     omissions = Omissions()
     items = {item.uri.rpartition("/")[2]: item for item in listed(str(tmp_path), "masks", omissions)}
     assert {name: about(item) for name, item in items.items()} == {
+        longest: ["", "0", "1"],
         "0.png": ["", "0", "1"],
         "1.png": ["", "given", "1"],
         "2.png": ["", "given", "1"],
@@ -68,7 +71,7 @@ def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -
     }
     assert omissions.counts == {"mask": 3}
     assert np.array_equal(load(items["2.png"]).references[1], np.eye(8, dtype=bool))
-    assert len(listed(str(tmp_path), None)) == 7
+    assert len(listed(str(tmp_path), None)) == 8
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterator
+from errno import EIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from pydicom.data import get_testdata_file
 from mediround.annotate.errors import ItemError, SourceError
 from mediround.annotate.items import Item
 from mediround.annotate.loading import load
+from mediround.annotate.manifest import write_manifest
+from mediround.annotate.sources import listing
 from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.templates import load as template
 
@@ -52,13 +56,14 @@ def test_a_folders_images_are_items_once_whatever_else_lies_there(folder: Path) 
     (folder / "notes.txt").write_text("no image")
     (folder / "empty.png").touch()
     (folder / "loop").symlink_to(folder)
+    (folder / "nowhere").symlink_to("n" * 300)
     os.mkfifo(folder / "pipe")
     named = os.fsencode(folder / "name-") + b"\xff.png"
     Path(os.fsdecode(named)).write_bytes(png(9))
     items = list(items_of(str(folder), TEMPLATE))
     good = [item for item in items if not item.problem]
     assert len(good) == len({item.image_id for item in good}) == 6
-    assert codes([item for item in items if item.problem]) == ["UNREADABLE"]
+    assert codes([item for item in items if item.problem]) == ["UNREADABLE"] * 2
     assert [load(item).image for item in good if "%FF" in item.uri] == [png(9)]
 
 
@@ -162,6 +167,29 @@ def test_a_folder_needs_a_template_and_a_source_must_be_there(folder: Path) -> N
         list(items_of(str(folder), SourceOptions()))
     with pytest.raises(SourceError, match="SOURCE must be"):
         list(items_of(str(folder / "nowhere"), TEMPLATE))
+
+
+@pytest.mark.parametrize("named", ["image", "target"])
+def test_a_data_set_of_a_store_names_no_file_of_this_machine(folder: Path, named: str) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    here = {"image": "0.png", "target": "mask.png"} | {named: (folder / "1.png").as_uri()}
+    turns = [
+        {"from": "human", "value": f"[IMAGE256:{here['image']}]Segment the left."},
+        {"from": "gpt", "value": f"It is [MASK-DECODE:{here['target']}]."},
+    ]
+    store.pipe("/sets/0.png", png(0))
+    store.pipe("/sets/set.json", json.dumps([{"task": "segmentation", "conversations": turns}]).encode())
+    assert codes(list(items_of("memory://sets/set.json", SourceOptions()))) == ["UNSUPPORTED"]
+
+
+def test_a_source_that_fails_in_its_midst_is_told_as_that(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> Iterator[Item]:
+        raise OSError(EIO, "Input/output error")
+        yield
+
+    monkeypatch.setattr(listing, "_items", failing)
+    with pytest.raises(SourceError, match=r"source cannot be listed.*Input/output error"):
+        write_manifest(folder / "manifest.parquet", items_of(str(folder), TEMPLATE))
 
 
 def test_items_of_one_image_come_together_and_rejected_ones_first(folder: Path) -> None:
