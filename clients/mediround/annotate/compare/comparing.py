@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -109,7 +110,7 @@ def compare(
                 work.only_later += 1
             else:
                 targets.miss(found.item_id)
-        missing, near = targets.missing(job), targets.nearness()
+        missing, near = targets.missing(job), targets.nearness(work.tallies)
     structures = sorted(
         (tally.agreement() for tally in work.tallies.values()),
         key=lambda each: (1.0 if each.dice is None else each.dice, each.structure),
@@ -135,7 +136,7 @@ class _Targets:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self.unreadable = 0
-        self._structures: set[str] = set()
+        self._readable: Counter[str] = Counter()
 
     def keep(self, job: Job) -> None:
         for piece in read_manifest(job.manifest):
@@ -147,7 +148,7 @@ class _Targets:
             ]
             self._database.executemany("INSERT OR REPLACE INTO targets VALUES (?, ?, ?)", values)
 
-    def add(self, pair: Pair) -> None:
+    def add(self, pair: Pair, structure: str) -> None:
         words = "SELECT uri FROM targets WHERE item_id = ? AND round = ?"
         found = self._database.execute(words, (pair.item_id, pair.round)).fetchone()
         if found is None:
@@ -161,7 +162,7 @@ class _Targets:
         if any(mask is not None and mask.shape != target.shape for mask in masks):
             self.unreadable += 1
             return
-        self._structures.add(pair.label)
+        self._readable[structure] += 1
         self._database.execute(_ADD, (pair.image_id, *(dice(mask, target) for mask in masks)))
 
     def miss(self, item_id: str) -> None:
@@ -174,11 +175,11 @@ class _Targets:
         names = (name for piece in read_names(job.manifest) for name in piece)
         return sum(self._database.execute(words, (name,)).fetchone() is not None for name in names)
 
-    def nearness(self) -> Nearness | None:
+    def nearness(self, tallies: Mapping[str, Tally]) -> Nearness | None:
         found = self._database.execute("SELECT rounds, earlier, later FROM images")
         flat = np.fromiter((value for row in found for value in row), np.float64).reshape(-1, 3)
-        structures = tuple(sorted(self._structures))
-        return nearness(*flat.T, unreadable=self.unreadable, structures=structures)
+        whole = (each for each, tally in tallies.items() if self._readable[each] == tally.rounds)
+        return nearness(*flat.T, unreadable=self.unreadable, structures=tuple(sorted(whole)))
 
 
 @contextmanager
@@ -224,7 +225,7 @@ class _Work:
             label = OTHERS
         self.overall.add(pair, between)
         self.tallies.setdefault(label, Tally(label)).add(pair, between)
-        self.targets.add(pair)
+        self.targets.add(pair, label)
         if pair.kind is not None:
             self._list(pair, between or 0.0)
 

@@ -23,7 +23,7 @@ class Nearness:
         rounds: with a target, answered in both runs.
         images: that they are of.
         unreadable: targets that could not be read, or are of another size.
-        structures: that they are of, by label.
+        structures: of which every round has such a target, by label.
         earlier: mean Dice of the earlier run.
         later: of the later one.
         low: of the 95 % interval of later minus earlier, by images.

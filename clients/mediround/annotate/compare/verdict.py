@@ -1,7 +1,7 @@
 """Whether a later run may take an earlier one's place, by tolerances that a site states.
 
-Of structures with targets, nearness to them decides; of others, agreement does. Too little data is no verdict, and
-so is nothing compared. Knows figures. Does not know how they were come by.
+Of structures all of whose rounds have targets, nearness to them decides; of others, agreement does. Too little
+data is no verdict, and so is nothing compared. Knows figures. Does not know how they were come by.
 """
 
 from __future__ import annotations

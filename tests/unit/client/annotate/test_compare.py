@@ -121,6 +121,19 @@ def test_structures_without_targets_are_judged_by_agreement(tmp_path: Path) -> N
     }
 
 
+def test_a_target_of_one_round_does_not_speak_for_its_structure(tmp_path: Path) -> None:
+    (tmp_path / "truth.png").write_bytes(png(disc(5).astype(np.uint8) * 255))
+    aimed = replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri())
+    questions = [(aimed, replace(QUESTIONS[1], truth=aimed.truth if number == 0 else "")) for number in range(4)]
+    items = [picture(tmp_path / "images", number, each) for number, each in enumerate(questions)]
+    job, earlier, later = two_runs(tmp_path, items)
+    keep(later, *(answered(item, later, (disc(5), disc(3 if n == 0 else 1)), 0.8) for n, item in enumerate(items)))
+    found = compare(job, earlier, later, FEW)
+    assert found.targets is not None
+    assert (found.targets.rounds, found.targets.structures) == (5, ("Liver",))
+    assert "Wall: Dice between the runs" in {check.what for check in found.verdict.checks if check.met is False}
+
+
 NAN = float("nan")
 
 
