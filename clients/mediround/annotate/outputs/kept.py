@@ -1,5 +1,5 @@
 """Files of an export: written where they are not there as they must be, so that a second one costs little; and
-listed. What an earlier export wrote, and this one does not, is removed.
+listed. What an earlier export wrote, and this one neither writes nor keeps, is removed.
 
 Knows files and lists. Does not know what files hold.
 """
@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from mediround.annotate.current import scratch
@@ -33,6 +34,9 @@ CREATE TABLE items (item_id TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID
 CREATE TABLE files (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE made_of (name TEXT, item_id TEXT, PRIMARY KEY (name, item_id)) WITHOUT ROWID;
 CREATE INDEX of_item ON made_of (item_id);
+CREATE TABLE earlier (
+    name TEXT, sha256 TEXT, item_id TEXT, state TEXT, PRIMARY KEY (name, sha256, item_id)
+) WITHOUT ROWID;
 """
 _LINES = """
 SELECT name, sha256, item_id, state FROM files LEFT JOIN made_of USING (name) LEFT JOIN items USING (item_id)
@@ -40,6 +44,13 @@ UNION ALL
 SELECT NULL, NULL, item_id, state FROM items WHERE item_id NOT IN (SELECT item_id FROM made_of)
 ORDER BY 1, 3
 """
+
+
+_STANDS = """
+SELECT item_id, earlier.state IS items.state FROM earlier LEFT JOIN items USING (item_id)
+WHERE name = ? AND sha256 = ? AND item_id != ''
+"""
+"""Of what a file was made, and whether its results are the same now."""
 
 
 class Export:
@@ -53,6 +64,12 @@ class Export:
     def __init__(self, run: Run, kind: Kind, database: sqlite3.Connection) -> None:
         self.removed = 0
         self.kind, self._run, self._database = kind, run, database
+        for path in lists(run, kind):
+            with suppress(JobError):  # what a damaged list names stays, and is then in no list
+                for listed in read_list(path, run, kind):
+                    made_of = chain([("", "")], listed.items)
+                    lines = ((listed.name, listed.sha256, item_id, was) for item_id, was in made_of)
+                    database.executemany("INSERT OR IGNORE INTO earlier VALUES (?, ?, ?, ?)", lines)
 
     @property
     def place(self) -> Path:
@@ -85,20 +102,42 @@ class Export:
     def keep_written(self, path: Path) -> None:
         """A file that is there, and made of all items."""
         self._note(path, file_digest(path), ())
-        name = path.relative_to(self._run.folder).as_posix()
-        self._database.execute("INSERT INTO made_of SELECT ?, item_id FROM items", (name,))
+        self._database.execute("INSERT INTO made_of SELECT ?, item_id FROM items", (self._name(path),))
+
+    def earlier(self, path: Path) -> bytes | None:
+        """What an earlier export wrote there, of whatever results; None: it is not there as it was written."""
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        key = self._name(path), sha256(content).hexdigest()
+        found = self._database.execute("SELECT 1 FROM earlier WHERE name = ? AND sha256 = ?", key).fetchone()
+        return None if found is None else content
+
+    def keep_earlier(self, folder: Path) -> None:
+        """An earlier export's files in a folder, where they cannot be made again: those of results that are the
+        same now.
+        """
+        for path in sorted(folder.glob("*")):
+            content = self.earlier(path)
+            if content is not None:
+                digest = sha256(content).hexdigest()
+                made_of = self._database.execute(_STANDS, (self._name(path), digest)).fetchall()
+                if made_of and all(same for _, same in made_of):
+                    self._note(path, digest, [item_id for item_id, _ in made_of])
 
     def end(self) -> None:
         """All is written: remove what is out of date, then keep the list. Raises JobError."""
         remove_unfinished(self.place)
-        for path in lists(self._run, self.kind):
-            with suppress(JobError):  # what a damaged list names stays, and is then in no list
-                for listed in read_list(path, self._run, self.kind):
-                    self._remove(listed.name, listed.sha256)
+        for name, digest in self._database.execute("SELECT name, sha256 FROM earlier WHERE item_id = ''"):
+            self._remove(name, digest)
         write_list(self._run, self.kind, self._database.execute(_LINES))
 
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._run.folder).as_posix()
+
     def _note(self, path: Path, digest: str, item_ids: Iterable[str]) -> None:
-        name = path.relative_to(self._run.folder).as_posix()
+        name = self._name(path)
         self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (name, digest))
         pairs = ((name, item_id) for item_id in item_ids)
         self._database.executemany("INSERT OR IGNORE INTO made_of VALUES (?, ?)", pairs)

@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from mediround import rle
 from mediround._dicom_entry import prepared_frame
 from mediround.annotate.errors import AnnotateError, ItemError
-from mediround.annotate.loading import LoadedItem, load
+from mediround.annotate.loading import load
 from mediround.annotate.outputs.grouping import Image, images
 from mediround.annotate.outputs.kept import Export
 from mediround.annotate.results import Result
@@ -35,7 +35,8 @@ class LabelMaps:
 
     Attributes:
         cases: written.
-        left_out: images that are not finished, cannot be read any more, or have masks of another size.
+        left_out: images that are not finished, cannot be read and have no picture of an earlier export, or have
+            masks of another size.
         values: each label's value in the maps.
     """
 
@@ -51,12 +52,13 @@ def write_label_maps(export: Export, found: Iterable[Result]) -> LabelMaps:
         try:
             if not image.complete:
                 raise ItemError("NOT_FINISHED", "its dialogues must all be finished")
-            picture = _picture(image)
+            path = folder / "imagesTr" / f"{image.name}_0000.png"
+            picture = _picture(image, export.earlier(path))
             labels = _labels(image, picture.shape[:2], written.values)
         except ItemError:
             written.left_out += 1
             continue
-        export.keep(folder / "imagesTr" / f"{image.name}_0000.png", _png(picture), image.item_ids)
+        export.keep(path, _png(picture), image.item_ids)
         export.keep(folder / "labelsTr" / f"{image.name}.png", _png(labels), image.item_ids)
         written.cases += 1
     export.keep(folder / "dataset.json", _described(written))
@@ -88,22 +90,33 @@ def _labels(image: Image, size: tuple[int, ...], values: dict[str, int]) -> npt.
     return made
 
 
-def _picture(image: Image) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB. Raises ItemError."""
+def _picture(image: Image, earlier: bytes | None) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W, 3) RGB; by an earlier export, whose files are named by their images' content, where the image
+    cannot be read any more. Raises ItemError.
+    """
+    try:
+        return _read(image)
+    except ItemError:
+        if earlier is None:
+            raise
+        return _decoded(earlier)
+
+
+def _read(image: Image) -> npt.NDArray[np.uint8]:
     loaded = load(image.item)
     try:
         if image.item.kind == "picture":
-            return _decoded(loaded)
+            if not isinstance(loaded.image, bytes):
+                raise ItemError("UNSUPPORTED", "a picture must be the bytes of a file")
+            return _decoded(loaded.image)
         grey, _ = prepared_frame(loaded.image, loaded.frame, loaded.window)
     except (*MALFORMED, MediRoundError) as error:
         raise ItemError("UNREADABLE", f"the image cannot be decoded ({type(error).__name__})") from error
     return grey if grey.ndim == 3 else np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _decoded(loaded: LoadedItem) -> npt.NDArray[np.uint8]:
-    if not isinstance(loaded.image, bytes):
-        raise ItemError("UNSUPPORTED", "a picture must be the bytes of a file")
-    with Pillow.open(io.BytesIO(loaded.image)) as picture:
+def _decoded(content: bytes) -> npt.NDArray[np.uint8]:
+    with Pillow.open(io.BytesIO(content)) as picture:
         return np.asarray(picture.convert("RGB"))
 
 

@@ -79,6 +79,8 @@ def write_objects(
             from mediround.annotate.dicomweb import store  # noqa: PLC0415  # its extra need not be installed
 
             problem = store(archive, each.objects)
+        if each.problem:
+            export.keep_earlier(below)
         if problem:
             written.problems[problem] += 1
         written.series += bool(each.objects)

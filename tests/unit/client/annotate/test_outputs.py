@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydicom.data import get_testdata_file
 from mediround import rle
 from mediround.__main__ import main
 from mediround._records import RuntimeRecord
-from mediround.annotate.index import read_parts
+from mediround.annotate.index import read_parts, write_part
 from mediround.annotate.job import Job
 from mediround.annotate.outputs.segmentations import segmentations
 from mediround.annotate.results import Result, results
@@ -170,6 +171,31 @@ def test_a_second_export_changes_nothing(job: Path) -> None:
     export(job, *every)
     assert {name: content for name, content in files(folder).items() if "ledger" not in name} == before
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_what_cannot_be_made_again_stays_while_its_results_are_the_same(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Path(shutil.copytree(job, tmp_path / "job"))
+    run = Job.open(made).current()
+    export(made, "--labels", "--seg")
+    before = files(run.folder / "labels") | files(run.folder / "seg")
+    objects = {name for name in before if name.endswith(".dcm")}
+    images = job.with_name(job.name.removesuffix("-job"))
+    away = images.rename(tmp_path / "away")
+    try:
+        capsys.readouterr()
+        assert export(made, "--labels", "--seg") == 3
+        assert "problem    2 series" in capsys.readouterr().err
+        assert files(run.folder / "labels") | files(run.folder / "seg") == before
+        assert main(["annotate", "verify", "--job", str(made)]) == 0
+        again = next(each for each in found(made) if each.item.frame)
+        write_part(run.index, [replace(row, score=0.125) for row in again.rows])
+        assert export(made, "--seg") == 3
+    finally:
+        away.rename(images)
+    assert set(files(run.folder / "seg")) < objects
+    assert len(files(run.folder / "seg")) == 1
 
 
 def test_a_series_whose_source_changed_is_left_out_and_the_rest_goes_on(job: Path) -> None:
