@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mediround.annotate.errors import JobError
-from mediround.annotate.index import steady, tree
+from mediround.annotate.index import steady, tree, whole
 from mediround.annotate.job import Run
 from mediround.annotate.merging import replaced
 from mediround.annotate.rows import SCHEMA, Row, rows_of
@@ -115,15 +115,12 @@ def _batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Ta
 
 
 def _guarded(path: Path, rows: Iterator[T]) -> Iterator[T]:
-    try:
+    with whole(path):
         yield from rows
-    except (OSError, ValueError, pa.ArrowException) as error:
-        words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
-        raise JobError(words) from error
 
 
 def _replaced(path: Path) -> list[str]:
     try:
         return replaced(path)
-    except (OSError, ValueError, pa.ArrowException):
+    except JobError:
         return []  # whoever reads its rows is told

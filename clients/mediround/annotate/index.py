@@ -68,20 +68,25 @@ def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tu
     """Each file and its rows, the earliest first; ``columns``: of ``rows.SCHEMA``, all by default.
 
     Raises:
-        JobError: a file is cut off or is none of ours.
+        JobError: a file is cut off, damaged, or none of ours.
     """
     for path in parts(index):
         yield path, read_part(path, columns)
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One file's rows. Raises JobError: it is cut off or is none of ours."""
+    """One file's rows. Raises JobError: it is cut off, damaged, or none of ours."""
+    with whole(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise JobError(f"{path.name}: is no index of this version; move it away, and its items run again")
+        return file.read(None if columns is None else list(columns))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Around what reads one file. Raises JobError: it is cut off or damaged."""
     try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                words = f"{path.name}: is no index of this version; move it away, and its items run again"
-                raise JobError(words)
-            return file.read(None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
+        yield
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         words = f"{path.name}: is cut off or damaged; move it away, and its items run again"
         raise JobError(words) from error

@@ -34,6 +34,8 @@ INSERT INTO items VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
 _COLUMNS = ("item_id", "status", "error_code", "rounds")
 _CACHE_KIB = 64 << 10
 """Of the database in memory: names are digests, so that each look is at another place of it."""
+_VALUES_AT_ONCE = 1000
+"""In one statement: SQLite takes 32,766, or as many as it was built for."""
 _SUMMED = "SELECT COUNT(*), COALESCE(SUM(ok), 0) FROM items"
 
 
@@ -124,9 +126,13 @@ class Ledger:
 
     def places(self, item_ids: Sequence[str]) -> dict[str, str]:
         """Names of the parts that hold the rows of these, of those that are finished."""
-        marks = ",".join("?" * len(item_ids))
-        words = f"SELECT item_id, part FROM items WHERE item_id IN ({marks})"  # noqa: S608  # as above
-        return dict(self._database.execute(words, tuple(item_ids)))
+        found: dict[str, str] = {}
+        for begin in range(0, len(item_ids), _VALUES_AT_ONCE):  # a merged file's are many
+            some = tuple(item_ids[begin : begin + _VALUES_AT_ONCE])
+            marks = ",".join("?" * len(some))
+            words = f"SELECT item_id, part FROM items WHERE item_id IN ({marks})"  # noqa: S608  # as above
+            found |= self._database.execute(words, some)
+        return found
 
     def failures(self) -> dict[str, int]:
         """Items that failed, by error code, the most first."""

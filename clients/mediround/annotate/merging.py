@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mediround.annotate.index import WRITING, parts, read_part, unread, write_file
+from mediround.annotate.index import WRITING, parts, read_part, unread, whole, write_file
 from mediround.annotate.ledger import Ledger
 from mediround.annotate.rows import SCHEMA, Row
 
@@ -103,7 +103,8 @@ def _groups(index: Path, ledger: Ledger) -> Iterator[Sequence[Path]]:
     for path in parts(index):
         if path.name not in count:
             continue
-        size = pq.read_metadata(path).num_rows
+        with whole(path):
+            size = pq.read_metadata(path).num_rows
         if path.name.startswith(_MERGED) and size >= ROWS_AT_LEAST // 2 and not _outdated(path, count[path.name]):
             continue
         group.append(path)
@@ -134,6 +135,7 @@ def _current(path: Path, ledger: Ledger, items: list[str]) -> pa.Table:
 
 
 def replaced(path: Path) -> list[str]:
-    """Names of the parts that a file stands for; none for a part."""
-    held = (pq.read_schema(path).metadata or {}).get(_REPLACES, b"[]")
-    return [name for name in json.loads(held) if name == Path(name).name]
+    """Names of the parts that a file stands for; none for a part. Raises JobError: it is cut off or damaged."""
+    with whole(path):
+        held = (pq.read_schema(path).metadata or {}).get(_REPLACES, b"[]")
+        return [name for name in json.loads(held) if name == Path(name).name]

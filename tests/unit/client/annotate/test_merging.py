@@ -1,5 +1,6 @@
 """Parts made few, while a run is at work and when it ends: nothing is lost or doubled, wherever it ends."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mediround.annotate.ledger import Ledger
 from mediround.annotate.merging import settle
 from mediround.testing import ScriptedServer
 from tests.unit.client.annotate import test_local_engine as local
+from tests.unit.client.annotate.jobs import answered, disc, job_of, keep, picture
 
 ITEMS, found, options, watch = local.ITEMS, local.found, local.options, local.watch
 job, run, server = local.job, local.run, local.server  # fixtures
@@ -99,3 +101,45 @@ def test_nothing_is_merged_that_somebody_reads_or_the_ledger_does_not_know(
         assert len(parts(run.index)) == 2
         assert unknown in parts(run.index)
         assert ledger.take_up().parts == 1
+
+
+@pytest.fixture
+def two_parts(tmp_path: Path) -> Run:
+    """Of an item each, which nothing has merged."""
+    items = [picture(tmp_path / "images", number) for number in range(2)]
+    _, run = job_of(tmp_path / "made", items)
+    for item in items:
+        keep(run, answered(item, run, (disc(5), disc(3))))
+    return run
+
+
+def test_a_bit_that_changed_is_not_merged_as_if_it_were_true(two_parts: Run) -> None:
+    """Rows that are written again have new checksums: nobody could see it afterwards."""
+    with ledgers.opened(two_parts) as ledger:
+        part = parts(two_parts.index)[0]
+        content = bytearray(part.read_bytes())
+        content[content.index(b"It is [SEG].") + 3] ^= 1
+        part.write_bytes(content)
+        with pytest.raises(JobError, match="damaged"):
+            merging.merge(two_parts.index, ledger)
+    assert len(parts(two_parts.index)) == 2
+
+
+def test_a_file_that_is_cut_off_is_named_before_anything_is_removed_or_merged(two_parts: Run) -> None:
+    with ledgers.opened(two_parts) as ledger:
+        merging.merge(two_parts.index, ledger)
+        (merged,) = parts(two_parts.index)
+        merged.write_bytes(merged.read_bytes()[:-9])
+        for step in (lambda: settle(two_parts.index), lambda: merging.merge(two_parts.index, ledger)):
+            with pytest.raises(JobError, match=rf"{merged.name}: is cut off .* move it away"):
+                step()
+    assert parts(two_parts.index) == [merged]
+
+
+def test_places_of_any_number_of_items_are_told(two_parts: Run) -> None:
+    with ledgers.opened(two_parts) as ledger:
+        ledger._database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 1000)
+        known = [name for part in parts(two_parts.index) for name in ledger.items(part.name)]
+        assert set(ledger.places([known[0], *(f"{number:032x}" for number in range(2500)), known[1]])) == set(
+            known
+        )
