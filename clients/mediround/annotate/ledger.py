@@ -184,7 +184,8 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
     """The ledger of a run, or of one shard of it, while the block runs; it is up to date with the index.
 
     Args:
-        shard: ``i-of-n``; empty for a run that is not cut, which knows the shards' parts too.
+        shard: ``i-of-n``; empty for a run that is not cut, which knows the shards' parts too. A shard knows those
+            of the whole and of other cuts, with which it has items in common.
         before: done once nobody else is at work there, and before the index is looked at.
 
     Raises:
@@ -193,7 +194,9 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
     path = run.ledger(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(run, shard):
-        folders = [run.index, run.shard_index(shard)] if shard else [run.index, *run.shard_indices()]
+        cut = _cut(shard)
+        others = [folder for folder in run.shard_indices() if not shard or _cut(folder.name) != cut]
+        folders = [run.index, *([run.shard_index(shard)] if shard else []), *others]
         before()
         database = _connected(path)
         try:
@@ -221,13 +224,17 @@ def _alone(run: Run, shard: str) -> Iterator[None]:
 
 def _cut_otherwise(run: Run, shard: str) -> bool:
     """Whether a shard of another cut is at work."""
-    cut = shard.partition("-")[2]
     for path in run.folder.glob("ledger-*-of-*.lock"):
-        if not path.stem.endswith(f"-{cut}"):
+        if _cut(path.stem) != _cut(shard):
             with locked(path, shared=True) as free:
                 if not free:
                     return True
     return False
+
+
+def _cut(shard: str) -> str:
+    """``n`` of a name that ends in ``i-of-n``."""
+    return shard.rpartition("-")[2]
 
 
 def _lock(ledger: Path) -> Path:

@@ -20,6 +20,7 @@ from mediround.annotate.exported import Kind, state
 from mediround.annotate.files import is_as_named
 from mediround.annotate.index import steady
 from mediround.annotate.job import Job, Run
+from mediround.annotate.ledger import Ledger
 from mediround.annotate.manifest import digest, read_manifest
 
 LISTED = 1000
@@ -30,7 +31,8 @@ KINDS: dict[str, str] = {
     "file_unreadable": "a file of the index is cut off or damaged: move it away and run again",
     "file_lost": "a file of the index that the ledger knows is gone: restore it, or run again",
     "item_lost": "an item that the ledger knows is gone from its file of the index: remove the ledger, run again",
-    "doubled": "an item stands with results in more than one place: run again, which merges the index",
+    "doubled": "an item stands with results in more than one place: run again, which merges a folder's files; "
+    "where it stands in two folders, move one's file away first",
     "ledger": "the ledger does not say what the index says: remove the ledger and run again",
     "not_finished": "an item has no rows: run again",
     **faults.WORDS,
@@ -113,10 +115,11 @@ def verify(job: Job, run: Run, *, complete: bool = False) -> Verification:
     try:
         with steady(run.index), scratch(_SCHEMA) as database:
             _manifest(job, database, found)
-            for path in files(run):
+            there = files(run)
+            for path in there:
                 _file(path, run, database, found)
             _totals(database, found, complete=complete)
-            _ledgers(run, database, found)
+            _ledgers(run, {path.name for path in there}, database, found)
             found.exports = check_exports(run, database, found.note)
     except sqlite3.Error as error:
         raise JobError(
@@ -179,24 +182,38 @@ def _totals(database: sqlite3.Connection, found: Verification, *, complete: bool
             found.note("not_finished", name)
 
 
-def _ledgers(run: Run, database: sqlite3.Connection, found: Verification) -> None:
-    """What ledgers know must be there; what they do not know yet, the next run takes up."""
-    there = {path.name for path in files(run)}
+def _ledgers(run: Run, read: set[str], database: sqlite3.Connection, found: Verification) -> None:
+    """What ledgers know must be there; what they do not know yet, the next run takes up.
+
+    Args:
+        read: names of the files that were read: a run at work writes others meanwhile.
+    """
     for path in sorted(run.folder.glob("ledger*.sqlite")):
         with ledgers.looked_at(path) as ledger:
             if ledger is None:
                 continue
             known = ledger.parts()
+            there = {each.name for each in files(run)}  # after what is known of them
             for name in sorted(known - there):
-                found.note("file_lost", name)
-            for names in _pieces(database, known & there):
+                if _missed(name, ledger, database):
+                    found.note("file_lost", name)
+            for names in _pieces(database, known & read):
                 for name in sorted(set(names) - ledger.finished(names, failed=True)):
                     found.note("ledger", name)
             unreadable = found.problems.get("file_unreadable", Problem()).items
-            for part in sorted((known & there).difference(unreadable)):
+            for part in sorted((known & read).difference(unreadable)):
                 for name in ledger.items(part):
                     if not database.execute("SELECT 1 FROM found WHERE item_id = ?", (name,)).fetchone():
                         found.note("item_lost", name)
+
+
+def _missed(part: str, ledger: Ledger, database: sqlite3.Connection) -> bool:
+    """Whether what was in a file that is gone stands nowhere else: else a run of another cut has merged it."""
+    for name in ledger.items(part):
+        (ok,) = database.execute("SELECT ok FROM found WHERE item_id = ?", (name,)).fetchone() or (None,)
+        if ok is None or (not ok and ledger.finished([name], failed=False)):
+            return True
+    return False
 
 
 def _pieces(database: sqlite3.Connection, parts: set[str]) -> Iterator[list[str]]:

@@ -26,6 +26,7 @@ from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.manifest import read_manifest, write_manifest
 from mediround.annotate.rows import Row, rows_of
 from mediround.annotate.standing import standing
+from mediround.annotate.verify import verify
 from mediround.testing import DESCRIPTION, Answer, AskedQuestion, Reply, Script, ScriptedServer, serve
 from tests.unit.client.annotate.items import an_item
 
@@ -116,10 +117,18 @@ def test_a_lost_ledger_is_made_again_from_the_index(server: ScriptedServer, job:
 
 
 def test_shards_are_parts_of_one_run(server: ScriptedServer, job: Job, run: Run) -> None:
-    done = [LocalEngine().run(job, run, options(server, run, shard=(i, 3)), watch).progress for i in range(3)]
-    assert sum(each.done for each in done) == ITEMS
-    assert all(each.total == each.done for each in done)
+    def shard(i: int, n: int, **changed: object) -> Progress:
+        return LocalEngine().run(job, run, options(server, run, shard=(i, n), **changed), watch).progress
+
+    first = shard(0, 2)
+    assert 0 < first.done == first.total < ITEMS
+    others = [shard(i, 3) for i in range(3)]  # a site that has more machines now cuts it anew
+    assert sum(each.done for each in others) == ITEMS
+    assert all(each.total == each.done for each in others)
+    assert first.here + sum(each.here for each in others) == ITEMS
+    assert sum(shard(i, 2, retry_failed=True).here for i in range(2)) == 1
     assert LocalEngine().run(job, run, options(server, run), watch).progress.here == 0
+    assert verify(job, run).problems == {}
 
 
 def test_a_run_is_given_up_when_too_much_fails(server: ScriptedServer, job: Job, run: Run) -> None:

@@ -14,10 +14,12 @@ import pytest
 
 from mediround.__main__ import main
 from mediround.annotate import ledger as ledgers
+from mediround.annotate import verify as verifying
 from mediround.annotate.exported import write_list
 from mediround.annotate.index import WRITING, read_part, write_part
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
+from mediround.annotate.ledger import Ledger
 from mediround.annotate.merging import merge
 from mediround.annotate.rows import Row
 from mediround.annotate.verify import Verification, verify
@@ -121,6 +123,36 @@ def test_a_ledger_that_forgot_an_item_is_found(made: tuple[Job, Run], items: lis
     assert kinds(verify(job, run)) == {"ledger": [items[0].item_id]}
     run.ledger().write_bytes(b"no database")
     assert kinds(verify(job, run)) == {}
+
+
+def test_a_run_that_is_at_work_beside_it_is_nothing_wrong(
+    made: tuple[Job, Run], items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are written after the first are read, and while the ledger is."""
+    job, run = made
+    with ledgers.opened(run) as ledger:
+
+        def writing(then: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*words: Any, **more: Any) -> Any:
+                rows = answered(items[1], run, MASKS)
+                ledger.add(write_part(run.index, rows), rows)
+                return then(*words, **more)
+
+            return wrapped
+
+        monkeypatch.setattr("mediround.annotate.verify._totals", writing(verifying._totals))
+        monkeypatch.setattr(Ledger, "parts", writing(Ledger.parts))
+        assert kinds(verify(job, run)) == {}
+
+
+def test_a_result_that_is_lost_with_its_file_is_missed_though_an_earlier_failure_stands(
+    made: tuple[Job, Run], items: list[Item]
+) -> None:
+    job, run = made
+    later = keep(run, answered(items[1], run, MASKS))
+    with ledgers.opened(run):
+        later.unlink()
+    assert kinds(verify(job, run)) == {"file_lost": [later.name]}
 
 
 def test_an_item_twice_is_found(made: tuple[Job, Run], items: list[Item]) -> None:
