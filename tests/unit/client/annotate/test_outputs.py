@@ -25,6 +25,7 @@ from mediround.annotate.rows import rows_of
 from mediround.annotate.sorting import grouped
 from mediround.dicom import read, read_segmentation
 from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
+from tests.unit.client.annotate.jobs import answered, disc, job_of, keep, picture
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,19 @@ def test_masks_are_pictures_of_the_rows(job: Path) -> None:
                 np.asarray(picture), rle.decode((row.counts or "").encode(), row.height, row.width)
             )
     assert len(files(folder)) == len(rows)
+
+
+@pytest.mark.parametrize("name", ["/../../../../out", "a/b", "A", "", "a" * 65])
+def test_a_questions_name_leads_to_no_other_folder(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = picture(tmp_path / "images", 0)
+    made, run = job_of(tmp_path / "job", [item])
+    keep(run, [replace(row, name=name) for row in answered(item, run, (disc(5), disc(3)))])
+    before = set(tmp_path.rglob("*.png"))
+    assert export(made.folder, "--png") == 2
+    assert "a name that no plan gives" in capsys.readouterr().err
+    assert set(tmp_path.rglob("*.png")) == before
 
 
 def test_coco_is_what_cocos_own_tools_compute(job: Path) -> None:
