@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,19 +20,20 @@ import numpy as np
 from mediround._tls import Tls
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Asking, Outcome, annotate
-from mediround.annotate.current import ItemRows, current_rows
+from mediround.annotate.current import ItemRows, current_rows, scratch
 from mediround.annotate.errors import ItemError, JobError, OtherRun
 from mediround.annotate.faults import decoded
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import LoadedItem, load
-from mediround.annotate.manifest import read_manifest
+from mediround.annotate.manifest import read_manifest, read_names
 from mediround.annotate.rows import Row
 from mediround.masks import Bits
 
 NEAR_ZERO = 1e-4
 """Of a logit: what other batches change of it in float32."""
 _TRIES = 20
+_PLANNED = "CREATE TABLE planned (item_id TEXT PRIMARY KEY) WITHOUT ROWID"
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class Replay:
     Attributes:
         items: replayed.
         rounds: of them.
-        gone: items whose source is gone or changed, or that the manifest has no more.
+        gone: items that could not be replayed: their source is gone or changed.
         unlike: rounds whose two replays differ.
         other_waves: rounds that took another wave than the run's.
         other_engine: rounds that another engine record computed than the run's: their masks may differ more.
@@ -67,8 +69,11 @@ class Replay:
 
     @property
     def passes(self) -> bool:
-        """Whether replays are alike, take the run's waves, and differ from the run in nothing but rounding."""
-        return not self.unlike and not self.other_waves and not self.beyond and self.items > 0
+        """Whether replays are alike, take the run's waves, and differ from the run in nothing but rounding; of all
+        items of the sample, and with at least half of their rounds judged.
+        """
+        judged = self.items > 0 and not self.gone and 2 * self.not_judged <= self.rounds
+        return judged and not self.unlike and not self.other_waves and not self.beyond
 
     def add(self, then: ItemRows, once: Outcome, again: Outcome) -> None:
         """One item, as the run has it and as it was replayed. Raises JobError."""
@@ -104,7 +109,7 @@ def replay(
     tls: Tls | None = None,
     timeout: float = 300.0,
 ) -> Replay:
-    """Ask ``count`` items again that the run finished; which, ``seed`` decides.
+    """Ask ``count`` items again that the run finished and the manifest has; which, ``seed`` decides.
 
     Args:
         margin: pixels whose logits lie at most so far from 0 may differ from the run's; above 0, at most 1.
@@ -114,7 +119,7 @@ def replay(
         OtherRun: the service has another model.
         MediRoundError: it cannot be reached.
     """
-    rows = sample(run, count, seed)
+    rows = sample(job, run, count, seed)
     items = {item.item_id: item for piece in read_manifest(job.manifest) for item in piece if item.item_id in rows}
     asking = Asking(run.key, run.identity.correction, run.identity.threshold, "interactive", timeout, margin)
 
@@ -124,15 +129,22 @@ def replay(
     return asyncio.run(asked())
 
 
-def sample(run: Run, count: int, seed: int) -> dict[str, ItemRows]:
-    """Rows of ``count`` items that have a result, by name: the same for the same seed, however the index lies."""
+def sample(job: Job, run: Run, count: int, seed: int) -> dict[str, ItemRows]:
+    """Rows of ``count`` planned items that have a result, by name: the same for the same seed, however the index
+    lies.
+    """
 
-    def keyed() -> Iterator[tuple[bytes, ItemRows]]:
+    def keyed(database: sqlite3.Connection) -> Iterator[tuple[bytes, ItemRows]]:
         for rows in current_rows(run):
-            if rows[0].status != "failed":
-                yield blake2b(f"{seed} {rows[0].item_id}".encode(), digest_size=8).digest(), rows
+            name = rows[0].item_id
+            planned = database.execute("SELECT 1 FROM planned WHERE item_id = ?", (name,)).fetchone()
+            if planned and rows[0].status != "failed":
+                yield blake2b(f"{seed} {name}".encode(), digest_size=8).digest(), rows
 
-    chosen = heapq.nsmallest(count, keyed(), key=lambda each: each[0])
+    with scratch(_PLANNED) as database:
+        for piece in read_names(job.manifest):
+            database.executemany("INSERT OR IGNORE INTO planned VALUES (?)", ((name,) for name in piece))
+        chosen = heapq.nsmallest(count, keyed(database), key=lambda each: each[0])
     return {rows[0].item_id: rows for _, rows in chosen}
 
 

@@ -78,6 +78,8 @@ def _show_replay(found: Replay, margin: float) -> None:
     ):
         if count:
             print(f"note       {count} {words}")
+    if not found.passes:
+        print("wrong      the replay does not confirm the run")
 
 
 def _show(found: Verification) -> None:

@@ -12,6 +12,7 @@ from mediround.__main__ import main
 from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
+from mediround.annotate.manifest import write_manifest
 from mediround.annotate.replay import replay, sample
 from mediround.testing import DESCRIPTION, Answer, Script, ScriptedServer, serve
 from tests.unit.client.annotate.jobs import IDENTITY, QUESTIONS, answered, disc, job_of, keep, picture
@@ -48,9 +49,11 @@ def made(tmp_path: Path) -> tuple[Job, Run, list[Item]]:
 
 
 def test_a_sample_is_the_same_for_a_seed(made: tuple[Job, Run, list[Item]]) -> None:
-    _, run, _ = made
-    assert list(sample(run, 3, 1)) == list(sample(run, 3, 1)) != list(sample(run, 3, 2))
-    assert len(sample(run, 100, 1)) == 6
+    job, run, items = made
+    assert list(sample(job, run, 3, 1)) == list(sample(job, run, 3, 1)) != list(sample(job, run, 3, 2))
+    assert len(sample(job, run, 100, 1)) == 6
+    write_manifest(job.manifest, items[1:])
+    assert sample(job, run, 100, 1).keys() == {item.item_id for item in items[1:]}
 
 
 def test_what_is_asked_again_is_what_was_found(
@@ -83,7 +86,9 @@ def test_a_pixel_may_differ_from_the_run_where_its_logit_is_next_to_zero(
     place = ["annotate", "verify", "--job", str(job.folder), "--server", server.address, "--replay", "1"]
     assert main(place) == (3 if beyond else 0)
     words = f"in {beyond} rounds and {beyond} pixels by more than a logit within 0.0001 of 0"
-    assert f"1 masks and 1 pixels; {words}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"1 masks and 1 pixels; {words}" in printed
+    assert ("does not confirm" in printed) == bool(beyond)
 
 
 def test_what_follows_a_mask_that_differs_is_not_judged(tmp_path: Path, server: ScriptedServer) -> None:
@@ -101,6 +106,7 @@ def test_what_follows_a_mask_that_differs_is_not_judged(tmp_path: Path, server: 
     keep(run, [replace(row, wave=min(row.round, 2)) for row in rows])
     found = replay(job, run, server.address, 1)
     assert (found.other_masks, found.not_judged, found.beyond, found.passes) == (3, 2, 0, True)
+    assert not replace(found, not_judged=3).passes, "one round alone was judged"
 
 
 def test_other_words_are_not_the_runs(tmp_path: Path, server: ScriptedServer) -> None:
@@ -135,9 +141,11 @@ def test_sources_that_are_gone_are_counted_and_another_model_is_refused(
     made: tuple[Job, Run, list[Item]], server: ScriptedServer, tmp_path: Path
 ) -> None:
     job, run, _ = made
-    for path in (tmp_path / "images").iterdir():
+    paths = sorted((tmp_path / "images").iterdir())
+    for path in paths[1:]:
         path.unlink()
-    assert replay(job, run, server.address, 2).gone == 2
+    found = replay(job, run, server.address, 6)
+    assert (found.items, found.gone, found.beyond, found.passes) == (1, 5, 0, False)
     other = job.take_up(IDENTITY, new=True)
     with pytest.raises(OtherRun, match="serve that one"):
         replay(job, other, server.address, 2)
