@@ -151,16 +151,20 @@ class Job:
         Raises:
             OtherRun: another run is current, and ``new`` does not allow to leave it.
         """
-        current = self.current_key()
-        if current not in (None, identity.key) and not new:
-            former = self._run(self._folder_of(str(current))).identity
-            differ = _differences(former, identity)
-            raise OtherRun(f"the job was planned for {differ}: --new-run begins another run of it")
+        self.check(identity, new=new)
         folder = self._folder_of(identity.key)
         if not (folder / _RUN).is_file():
             write_atomic(folder / _RUN, _text(asdict(identity)))
         self._keep(current=identity.key)
         return Run(folder, identity)
+
+    def check(self, identity: RunIdentity, *, new: bool = False) -> None:
+        """Raises OtherRun where ``take_up`` will."""
+        current = self.current_key()
+        if current not in (None, identity.key) and not new:
+            former = self._run(self._folder_of(str(current))).identity
+            differ = _differences(former, identity)
+            raise OtherRun(f"the job was planned for {differ}: --new-run begins another run of it")
 
     def keep_manifest(self) -> str:
         """Keep what the manifest is now, so that ``verify`` sees whether it changed: SHA-256, hex. ``plan`` calls

@@ -193,7 +193,7 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
     """
     path = run.ledger(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(run, shard):
+    with alone(run, shard):
         cut = _cut(shard)
         others = [folder for folder in run.shard_indices() if not shard or _cut(folder.name) != cut]
         folders = [run.index, *([run.shard_index(shard)] if shard else []), *others]
@@ -210,14 +210,16 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
 
 
 @contextmanager
-def _alone(run: Run, shard: str) -> Iterator[None]:
-    """A run that is not cut has the whole, a shard its part; shards of one cut go side by side."""
+def alone(run: Run, shard: str = "") -> Iterator[None]:
+    """Nobody else begins at work there while the block runs: a run that is not cut, or a plan, has the whole, a
+    shard its part; shards of one cut go side by side. Raises JobError: another is at work.
+    """
     with ExitStack() as locks:
         free = locks.enter_context(locked(_lock(run.ledger()), shared=bool(shard)))
         if shard and free:
             free = locks.enter_context(locked(_lock(run.ledger(shard)))) and not _cut_otherwise(run, shard)
         if not free:
-            words = "another run is at work in this folder, or another cut of it: wait until it ends, or stop it"
+            words = "another run is at work in this folder, or a plan, or another cut: wait, or stop it"
             raise JobError(words)
         yield
 

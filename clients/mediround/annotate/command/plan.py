@@ -10,6 +10,8 @@ import json
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from mediround.annotate import planning, reviews
@@ -17,7 +19,7 @@ from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
 from mediround.annotate.command.engine import service
 from mediround.annotate.job import Job, Run, RunIdentity
-from mediround.annotate.ledger import opened
+from mediround.annotate.ledger import alone, opened
 from mediround.annotate.manifest import read_names
 from mediround.annotate.planning import BYTES_A_ROUND, Estimate, Planned
 from mediround.annotate.sources import omissions
@@ -47,17 +49,28 @@ def _planned(given: argparse.Namespace, address: str) -> int:
         for words in template.check(served):
             print(f"note: {words}", file=sys.stderr)
     job = Job.begin(given.job)
-    run_of_job = job.take_up(RunIdentity.of(served, given.policy, given.threshold), new=given.new_run)
+    identity = RunIdentity.of(served, given.policy, given.threshold)
+    job.check(identity, new=given.new_run)  # before a listing that may take hours
     rejected = frozenset() if given.first is None else reviews.rejected(given.first, job)
-    with omissions.kept(job.not_taken) as left_out:
+    with _nobody_at_work(job), omissions.kept(job.not_taken) as left_out:
         options = SourceOptions(template, given.root, given.window, given.references, rejected, _listed, left_out)
         planned = planning.freeze(job, items_of(given.source, options))
+    run_of_job = job.take_up(identity, new=given.new_run)
     for reason in sorted(LOST & left_out.counts.keys()):
         print(f"warning: {left_out.counts[reason]} {WORDS[reason]}; {job.not_taken} has them", file=sys.stderr)
     asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
     estimate = planning.probe(job, address, asking, tls_of(given))
     _show(given, planned, left_out.counts, estimate, left=_left(job, run_of_job), of=run_of_job)
     return DONE
+
+
+@contextmanager
+def _nobody_at_work(job: Job) -> Iterator[None]:
+    """While the block runs: all runs read the one manifest. Raises JobError: one is at work."""
+    with ExitStack() as locks:
+        for each in job.runs():
+            locks.enter_context(alone(each))
+        yield
 
 
 def _listed(count: int) -> None:

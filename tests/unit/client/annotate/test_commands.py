@@ -14,6 +14,7 @@ from PIL import Image
 from mediround import _annotate_values
 from mediround.__main__ import main
 from mediround.annotate.job import Job
+from mediround.annotate.ledger import opened
 from mediround.annotate.manifest import read_manifest
 from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
 
@@ -88,6 +89,31 @@ def test_another_model_is_refused_without_new_run(
         assert plan(folder, other, "--new-run") == 0
         assert run(folder, other) == 0
     assert len(list((folder.parent / "job" / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("shard", ["", "0-of-2"])
+def test_beside_a_run_nothing_is_planned(
+    folder: Path, server: ScriptedServer, shard: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    job = Job.open(folder.parent / "job")
+    manifest, current = job.manifest.read_bytes(), job.current()
+    (folder / "4.png").unlink()
+    with opened(current, shard), serve(Script(description=replace(DESCRIPTION, model_digest="ab" * 32))) as other:
+        assert plan(folder, server) == 2
+        assert plan(folder, other, "--new-run") == 2
+    assert capsys.readouterr().err.count("another run is at work") == 2
+    assert (job.manifest.read_bytes(), job.current(), job.runs()) == (manifest, current, [current])
+
+
+def test_a_source_that_is_refused_leaves_the_current_run(folder: Path, server: ScriptedServer) -> None:
+    plan(folder, server)
+    job = Job.open(folder.parent / "job")
+    current = job.current()
+    with serve(Script(description=replace(DESCRIPTION, model_digest="ab" * 32))) as other:
+        job_of = ["--job", str(job.folder), "--server", other.address]
+        assert main(["annotate", "plan", str(folder / "nowhere"), *job_of, "--new-run"]) == 2
+    assert job.current() == current
 
 
 def test_what_cannot_be_run_is_said_in_a_line(
