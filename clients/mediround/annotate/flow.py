@@ -24,6 +24,7 @@ class AdaptiveLimit:
 
     def __init__(self, most: int) -> None:
         self._most, self._limit, self._held = most, float(most), 0
+        self._lone = 0
         self._free = asyncio.Condition()
         self._cut_at = 0.0
 
@@ -36,15 +37,25 @@ class AdaptiveLimit:
         """Items that may be under way."""
         return self._limit
 
-    async def take(self) -> None:
+    async def take(self, *, alone: bool = False) -> None:
+        """``alone``: nothing else is under way until it is given back, for which nothing more is begun now."""
         async with self._free:
-            await self._free.wait_for(lambda: self._held < int(self._limit))
+            self._lone += alone
+            try:
+                await self._free.wait_for(
+                    lambda: self._held < (1 if alone else not self._lone and int(self._limit))
+                )
+            except asyncio.CancelledError:
+                self._lone -= alone
+                self._free.notify_all()
+                raise
             self._held += 1
 
-    async def give_back(self, *, refused: bool) -> None:
-        """``refused``: the service had no room for it."""
+    async def give_back(self, *, refused: bool, alone: bool = False) -> None:
+        """``refused``: the service had no room for it; ``alone``: as it was taken."""
         async with self._free:
             self._held -= 1
+            self._lone -= alone
             now = asyncio.get_running_loop().time()
             if refused:
                 # Of those that were sent together all but the first say nothing new.

@@ -18,11 +18,14 @@ from mediround.annotate.flow import AdaptiveLimit, Pace, backoff, jittered
 from mediround.annotate.items import Item
 from mediround.annotate.job import Run
 from mediround.annotate.loading import LoadedItem
+from mediround.errors import MediRoundError
 
 _TRIES = 5
-"""Of an item whose deadline passes, or whose session is gone, each time."""
+"""Of an item whose deadline passes, or whose session, or call of a ready service, is lost, each time."""
 _COUNTED = ("DEADLINE_EXCEEDED", "NOT_FOUND", "SESSION_EXPIRED", "SESSION_CLOSED")
+_BROKEN = "UNAVAILABLE"
 _LONGEST_WAIT = 60.0
+_READY_SECONDS = 5.0
 
 
 class Asker:
@@ -73,16 +76,20 @@ class Asker:
             loaded = await loading
         except ItemError as error:
             return failed(item, self._run.key, error.code, str(error))
-        tries = unnamed = 0
+        tries = unnamed = broken = 0
+        again = False
         while True:
-            outcome = await self._asked(item, loaded)
+            outcome, ready = await self._asked(item, loaded, again=again, alone=broken > 0)
             if outcome.status != "busy":
                 await self._served.check(outcome)
                 return outcome
             tries += outcome.code in _COUNTED
-            if tries >= _TRIES:
+            broken += ready and outcome.code == _BROKEN and not outcome.named
+            if tries + broken >= _TRIES:
                 words = "the service did not finish it, again and again: allow more time with --timeout"
-                return failed(item, self._run.key, outcome.code, words)
+                broke = "the service was ready and broke off, again and again: its log may say why"
+                return failed(item, self._run.key, outcome.code, broke if outcome.code == _BROKEN else words)
+            again = again or not outcome.named
             unnamed = 0 if outcome.named else unnamed + 1
             seconds = outcome.wait if outcome.named else backoff(unnamed)
             self.waiting = "service"
@@ -91,15 +98,29 @@ class Asker:
                 return None
             self.waiting = ""
 
-    async def _asked(self, item: Item, loaded: LoadedItem) -> Outcome:
-        await self._limit.take()
+    async def _asked(self, item: Item, loaded: LoadedItem, *, again: bool, alone: bool) -> tuple[Outcome, bool]:
+        """What came of it, and whether the service was ready just before.
+
+        Args:
+            again: it was asked in vain; else nobody looks whether the service is ready.
+            alone: beside nothing else of this process, which might be what breaks the service off.
+        """
+        await self._limit.take(alone=alone)
         refused = False
         try:
+            ready = again and await self._is_ready()
             outcome = await annotate(self._client, item, loaded, self._options.asking)
             refused = outcome.status == "busy"
-            return outcome
+            return outcome, ready
         finally:
-            await self._limit.give_back(refused=refused)
+            await self._limit.give_back(refused=refused, alone=alone)
+
+    async def _is_ready(self) -> bool:
+        try:
+            await self._client.ping(timeout=_READY_SECONDS)
+        except MediRoundError:
+            return False
+        return True
 
 
 def _minute_of_day() -> float:

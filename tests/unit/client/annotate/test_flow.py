@@ -11,7 +11,7 @@ from mediround.annotate.annotating import Asking, Outcome
 from mediround.annotate.engines import asker as module
 from mediround.annotate.engines.asker import Asker
 from mediround.annotate.engines.interface import RunOptions
-from mediround.annotate.flow import Pace, backoff
+from mediround.annotate.flow import AdaptiveLimit, Pace, backoff
 from mediround.annotate.items import Question
 from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.loading import LoadedItem, load
@@ -32,6 +32,22 @@ def test_a_rate_counts_rounds() -> None:
     assert pace.wait(101.0, 1) == (2.0, "rate")
     assert pace.wait(103.0, 0) == pace.wait(103.0, 1) == (0.0, "")
     assert pace.wait(103.0, 1) == (0.5, "rate")
+
+
+async def test_one_that_is_alone_has_nothing_beside_it_and_is_not_kept_waiting_by_what_comes_later() -> None:
+    limit = AdaptiveLimit(4)
+    await limit.take()
+    given_up, alone = (asyncio.create_task(limit.take(alone=True)) for _ in range(2))
+    later = asyncio.create_task(limit.take())
+    await asyncio.sleep(0.01)
+    given_up.cancel()
+    await limit.give_back(refused=False)
+    await alone
+    await asyncio.sleep(0.01)
+    assert (limit.held, later.done()) == (1, False)
+    await limit.give_back(refused=False, alone=True)
+    await later
+    assert limit.held == 1
 
 
 def test_a_wait_doubles_up_to_a_bound() -> None:

@@ -16,6 +16,7 @@ from mediround import InvalidArgument, ResourceExhausted, Unavailable
 from mediround.aio import AsyncClient
 from mediround.annotate import ledger as ledgers
 from mediround.annotate.annotating import Asking
+from mediround.annotate.engines import asker
 from mediround.annotate.engines.interface import Progress, RunOptions
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.service import ServedRun
@@ -154,6 +155,17 @@ def test_a_service_that_is_busy_or_gone_is_asked_again(job: Job, run: Run, repli
     with serve(busy) as server:
         summary = LocalEngine().run(job, run, options(server, run), watch)
     assert (summary.progress.done, summary.progress.failed) == (ITEMS, 0)
+
+
+def test_an_image_that_ends_the_service_each_time_fails_and_no_other(
+    job: Job, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asker, "backoff", lambda _: 0.01)
+    with serve(Script(lambda asked: Answer(lost=asked.width == 17))) as server:
+        summary = LocalEngine().run(job, run, options(server, run), watch)
+        asked = [each for each in server.asked if each.width == 17 and each.index == 0]
+    assert (summary.progress.done, summary.failures) == (ITEMS, {"UNAVAILABLE": 1})
+    assert len(asked) == 6  # the first time nobody had looked whether the service was ready
 
 
 def test_another_model_stops_the_run_and_nothing_of_it_is_kept(job: Job, run: Run) -> None:
