@@ -81,6 +81,7 @@ def write(
         if against is not None:
             compared = compare(job, against.run, run, against.tolerances, most=most, heard=apart.hear)
         chosen = choice(run, most, apart)
+    _clear(out)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures") as threads:
         writer = _Writer(job, run, out, chosen, compared is not None, identify, threads)
         report = writer.items()
@@ -93,6 +94,10 @@ def _begin(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise JobError("--out: must be a new folder, or an earlier report's")
     write_atomic(out / _MARK, b"Written by `mediround annotate report`; open index.html.\n")
+
+
+def _clear(out: Path) -> None:
+    """Of an earlier report, once there is what takes its place."""
     for path in (*out.glob("page-*.html"), out / "comparison.html", out / "index.html"):
         path.unlink(missing_ok=True)
     for name in ("pictures", "compared"):

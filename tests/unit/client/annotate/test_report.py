@@ -226,3 +226,17 @@ def test_where_targets_are_their_dice_is_drawn_with_its_interval(tmp_path: Path)
     titles = re.findall(r'aria-label="([^"]+)"', page)
     assert titles[:2] == ["Dice with the targets, 95 % interval; 4 images, 4 rounds", "Its change, 95 % interval"]
     assert len(titles) == 4
+
+
+def test_an_earlier_report_stays_where_no_new_one_can_be_made(tmp_path: Path) -> None:
+    items = [picture(tmp_path / PLACE, number) for number in range(2)]
+    job, run = job_of(tmp_path / "job", items)
+    part = keep(run, *(answered(item, run, (disc(5), disc(3))) for item in items))
+    out = tmp_path / "out"
+    place = ["annotate", "report", "--job", str(job.folder), "--out", str(out)]
+    assert main(place) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {path.suffix for path in before} >= {".html", ".jpg"}
+    part.write_bytes(part.read_bytes()[:-9])
+    assert main(place) == 2
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
