@@ -37,12 +37,12 @@ class LabelMaps:
         cases: written.
         left_out: images that are not finished, cannot be read and have no picture of an earlier export, or have
             masks of another size.
-        values: each label's value in the maps.
+        values: each label's value in the maps; what a mask labelled ``background`` shows is background.
     """
 
     cases: int = 0
     left_out: int = 0
-    values: dict[str, int] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=lambda: {"background": 0})
 
 
 def write_label_maps(export: Export, found: Iterable[Result]) -> LabelMaps:
@@ -68,7 +68,7 @@ def write_label_maps(export: Export, found: Iterable[Result]) -> LabelMaps:
 def _described(written: LabelMaps) -> bytes:
     said = {
         "channel_names": {"0": "R", "1": "G", "2": "B"},
-        "labels": {"background": 0} | written.values,
+        "labels": written.values,
         "numTraining": written.cases,
         "file_ending": ".png",
         "overwrite_image_reader_writer": "NaturalImage2DIO",
@@ -80,7 +80,7 @@ def _labels(image: Image, size: tuple[int, ...], values: dict[str, int]) -> npt.
     """uint8 (H, W): a label's value where its mask is set."""
     made = np.zeros(size, np.uint8)
     for row in image.rows:
-        value = values.setdefault(row.label, len(values) + 1)
+        value = values.setdefault(row.label, len(values))
         if value > MOST_LABELS:
             raise AnnotateError(f"label maps hold at most {MOST_LABELS} labels: give questions the same labels")
         if row.counts is not None:

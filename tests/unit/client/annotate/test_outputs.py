@@ -25,7 +25,7 @@ from mediround.annotate.rows import rows_of
 from mediround.annotate.sorting import grouped
 from mediround.dicom import read, read_segmentation
 from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
-from tests.unit.client.annotate.jobs import answered, disc, job_of, keep, picture
+from tests.unit.client.annotate.jobs import QUESTIONS, answered, disc, job_of, keep, picture
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,18 @@ def test_label_maps_lie_on_the_images_that_were_asked(job: Path) -> None:
             assert labels.size == image.size
             assert (labels.mode, image.mode) == ("L", "RGB")
             assert set(np.unique(np.asarray(labels))) <= set(described["labels"].values())
+
+
+def test_a_mask_of_the_background_is_background(tmp_path: Path) -> None:
+    item = picture(tmp_path / "images", 0, (QUESTIONS[0], replace(QUESTIONS[1], label="background")))
+    made, run = job_of(tmp_path / "job", [item])
+    keep(run, answered(item, run, (disc(5), disc(3))))
+    assert export(made.folder, "--labels") == 0
+    labels = json.loads((run.folder / "labels" / "dataset.json").read_text())["labels"]
+    assert labels == {"background": 0, "Liver": 1}
+    [path] = (run.folder / "labels" / "labelsTr").iterdir()
+    with Image.open(path) as drawn:
+        assert np.array_equal(np.asarray(drawn), disc(5) & ~disc(3))
 
 
 def test_a_series_masks_are_read_back_from_its_objects(job: Path, tmp_path: Path) -> None:
