@@ -22,6 +22,7 @@ from mediround.annotate.index import steady, tree, whole
 from mediround.annotate.job import Run
 from mediround.annotate.merging import replaced
 from mediround.annotate.rows import SCHEMA, Row, rows_of
+from mediround.annotate.sorting import with_room
 
 T = TypeVar("T")
 ItemRows: TypeAlias = tuple[Row, ...]
@@ -60,7 +61,7 @@ def current_rows(run: Run, wanted: Container[str] | None = None) -> Iterator[Ite
         wanted: names of the items that are to be read; the others cost little. None: all.
 
     Raises:
-        JobError: a file cannot be read.
+        JobError: a file cannot be read, or the folder for temporary files is full.
     """
     with steady(run.index), scratch(_PLACES) as database:
         there = files(run)
@@ -76,8 +77,8 @@ def current_rows(run: Run, wanted: Container[str] | None = None) -> Iterator[Ite
 
 @contextmanager
 def scratch(schema: str) -> Iterator[sqlite3.Connection]:
-    """A database that is gone when the block ends."""
-    with TemporaryDirectory(prefix="mediround-") as folder:
+    """A database that is gone when the block ends. Raises JobError: the folder for temporary files is full."""
+    with with_room(), TemporaryDirectory(prefix="mediround-") as folder:
         database = sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = OFF")

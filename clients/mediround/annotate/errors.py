@@ -23,7 +23,7 @@ class OtherRun(JobError):
 
 
 class Stopped(AnnotateError):
-    """The run was given up before its end, because too many items failed or what it writes to is full."""
+    """The run was given up before its end, because too many items failed, or its files cannot be used."""
 
 
 class ItemError(Exception):

@@ -14,6 +14,8 @@ from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 
+from mediround.annotate.errors import JobError
+
 IN_MEMORY = 10_000
 """Values that ``in_order`` sorts without a file."""
 LISTED = 64
@@ -42,10 +44,10 @@ CREATE INDEX by_name ON lists (name);
 
 
 def grouped(values: Iterable[tuple[str, bool, str]]) -> Iterator[tuple[str, str]]:
-    """Key and value of each, from key, urgency and value. Raises what ``values`` raises.
+    """Key and value of each, from key, urgency and value.
 
     Groups come in the order in which their first value came, urgent ones before all others, values in the order in
-    which they came.
+    which they came. Raises what ``values`` raises, and JobError: the disk is full.
     """
     with _scratch(_GIVEN) as database:
         database.executemany("INSERT INTO given (key, urgent, value) VALUES (?, ?, ?)", values)
@@ -55,7 +57,9 @@ def grouped(values: Iterable[tuple[str, bool, str]]) -> Iterator[tuple[str, str]
 
 
 def in_order(values: Iterable[tuple[bytes, str]]) -> Iterator[tuple[bytes, str]]:
-    """Names and values, by their names, which differ. Raises what ``values`` raises, before the first."""
+    """Names and values, by their names, which differ. Before the first it raises what ``values`` raises, and
+    JobError: the disk is full.
+    """
     left = iter(values)
     first = list(islice(left, IN_MEMORY))
     if len(first) < IN_MEMORY:
@@ -104,14 +108,14 @@ class Lists:
 
 @contextmanager
 def lists() -> Iterator[Lists]:
-    """None yet; they are forgotten when the block ends."""
+    """None yet; they are forgotten when the block ends. Raises JobError: the disk is full."""
     with _scratch(_LISTS) as database:
         yield Lists(database)
 
 
 @contextmanager
 def names() -> Iterator[Names]:
-    """None yet; they are forgotten when the block ends."""
+    """None yet; they are forgotten when the block ends. Raises JobError: the disk is full."""
     with _scratch(_NAMES) as database:
         yield Names(database)
 
@@ -127,8 +131,18 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextmanager
+def with_room() -> Iterator[None]:
+    """Around the use of a database for temporary values. Raises JobError: it cannot be written."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        words = f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
+        raise JobError(words) from error
+
+
+@contextmanager
 def _scratch(schema: str) -> Iterator[sqlite3.Connection]:
-    with scratch_folder() as folder:
+    with with_room(), scratch_folder() as folder:
         database = sqlite3.connect(folder / "scratch.sqlite", isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = OFF")

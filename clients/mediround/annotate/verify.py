@@ -112,19 +112,14 @@ def verify(job: Job, run: Run, *, complete: bool = False) -> Verification:
         JobError: the scratch database, in the folder for temporary files, cannot be written.
     """
     found = Verification()
-    try:
-        with steady(run.index), scratch(_SCHEMA) as database:
-            _manifest(job, database, found)
-            there = files(run)
-            for path in there:
-                _file(path, run, database, found)
-            _totals(database, found, complete=complete)
-            _ledgers(run, {path.name for path in there}, database, found)
-            found.exports = check_exports(run, database, found.note)
-    except sqlite3.Error as error:
-        raise JobError(
-            f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
-        ) from error
+    with steady(run.index), scratch(_SCHEMA) as database:
+        _manifest(job, database, found)
+        there = files(run)
+        for path in there:
+            _file(path, run, database, found)
+        _totals(database, found, complete=complete)
+        _ledgers(run, {path.name for path in there}, database, found)
+        found.exports = check_exports(run, database, found.note)
     return found
 
 

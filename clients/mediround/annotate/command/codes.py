@@ -23,7 +23,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except Stopped as error:
-        print(f"stopped: {error}; with room on the disk the same command goes on", file=sys.stderr)
+        print(f"stopped: {error}; once that is mended the same command goes on", file=sys.stderr)
         return GIVEN_UP
     except (AnnotateError, SourceError, InvalidArgument, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

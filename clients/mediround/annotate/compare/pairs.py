@@ -109,19 +109,15 @@ def paired(earlier: Run, later: Run, wanted: Container[str] | None = None) -> It
     Raises:
         JobError: a run cannot be read, or the scratch database cannot be written.
     """
-    try:
-        with scratch(_SCHEMA) as database:
-            for rows in current_rows(earlier, wanted):
-                values = [(row.item_id, row.round, *_VALUES(row)) for row in rows]
-                database.executemany("INSERT OR REPLACE INTO sides VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-            for rows in current_rows(later, wanted):
-                database.execute("INSERT OR IGNORE INTO later VALUES (?)", (rows[0].item_id,))
-                yield _found(database, rows)
-            for (item_id,) in database.execute(_LEFT):
-                yield Unpaired(item_id, later=False)
-    except sqlite3.Error as error:
-        words = f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
-        raise JobError(words) from error
+    with scratch(_SCHEMA) as database:
+        for rows in current_rows(earlier, wanted):
+            values = [(row.item_id, row.round, *_VALUES(row)) for row in rows]
+            database.executemany("INSERT OR REPLACE INTO sides VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        for rows in current_rows(later, wanted):
+            database.execute("INSERT OR IGNORE INTO later VALUES (?)", (rows[0].item_id,))
+            yield _found(database, rows)
+        for (item_id,) in database.execute(_LEFT):
+            yield Unpaired(item_id, later=False)
 
 
 def dice(one: Bits | None, other: Bits | None) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mediround._records import EngineRecord, stored_engine_record
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Outcome
-from mediround.annotate.errors import OtherRun
+from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.files import locked, write_atomic
 from mediround.annotate.job import Run
 from mediround.errors import MediRoundError
@@ -24,7 +24,9 @@ _READY = 600.0
 
 
 class ServedRun:
-    """Checks that what comes back is the run's; keeps the engine records that results name."""
+    """Checks that what comes back is the run's; keeps the engine records that results name. Raises JobError: those
+    that are kept cannot be read.
+    """
 
     def __init__(self, client: AsyncClient, run: Run) -> None:
         self._client, self._run = client, run
@@ -72,7 +74,11 @@ class ServedRun:
 
 
 def engine_records(run: Run) -> dict[str, EngineRecord]:
-    """Those that the run's results name, by digest, as far as they were told and can be read."""
+    """Those that the run's results name, by digest, as far as they were told.
+
+    Raises:
+        JobError: the file is damaged.
+    """
     found = {}
     for digest, values in _held(run.folder / RECORDS).items():
         if isinstance(values, dict):
@@ -87,8 +93,14 @@ def _other(run: Run, digest: str) -> OtherRun:
 
 
 def _held(path: Path) -> dict[str, object]:
+    """Raises JobError: it is cut off or damaged, and must not be written over: records are told once."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        words = "cannot be read; restore it, or move it away: what earlier engines were is then not known"
+        raise JobError(f"{path.name}: {words}")
+    return found

@@ -86,7 +86,7 @@ def started(job: Job, run: Run, options: RunOptions) -> Iterator[Start]:
     Raises:
         JobError: another run is at work there, or it cannot be read.
         OtherRun: the block raised it.
-        Stopped: it cannot be written any more: the block, or merging, raised another JobError.
+        Stopped: it cannot be written or read any more: the block, or merging, raised another JobError.
     """
     shard = work.shard_name(options.shard)
     folder = run.shard_index(shard) if shard else run.index
@@ -105,5 +105,5 @@ def started(job: Job, run: Run, options: RunOptions) -> Iterator[Start]:
             merge(folder, ledger)
         except OtherRun:
             raise
-        except JobError as error:  # what is written to is full: there is no room for merging either
+        except JobError as error:  # full, or something in it is damaged: its words say which
             raise Stopped(str(error)) from error

@@ -157,12 +157,7 @@ class Export:
 @contextmanager
 def exporting(run: Run, kind: Kind) -> Iterator[Export]:
     """An export, which is whole when the block ends well. Raises JobError: it cannot be written."""
-    try:
-        with scratch(_SCHEMA) as database:
-            export = Export(run, kind, database)
-            yield export
-            export.end()
-    except sqlite3.Error as error:
-        raise JobError(
-            f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
-        ) from error
+    with scratch(_SCHEMA) as database:
+        export = Export(run, kind, database)
+        yield export
+        export.end()

@@ -3,9 +3,11 @@
 import argparse
 import io
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +125,35 @@ def test_what_cannot_be_run_is_said_in_a_line(
     assert "job.json" in capsys.readouterr().err
     assert main(["annotate", "plan", str(folder), "--job", str(folder), "--server", server.address]) == 2
     assert plan(folder, server, "--root", "x", "--window", "nonsense") == 0
+
+
+def test_a_folder_for_temporary_files_that_is_full_is_said_with_the_fix(
+    folder: Path, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stood in for by databases that may have no more pages than they have."""
+    plan(folder, server)
+    run(folder, server)
+    connect = sqlite3.connect
+
+    def full(place: object, *words: Any, **more: Any) -> sqlite3.Connection:
+        database = connect(place, *words, **more)
+        if "scratch" in str(place):
+            database.execute("PRAGMA max_page_count = 1")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    capsys.readouterr()
+    job = ["--job", str(folder.parent / "job")]
+    for command in (
+        ["status"],
+        ["verify"],
+        ["report", "--out", str(folder.parent / "report")],
+        ["export", "--png"],
+    ):
+        assert main(["annotate", *command, *job]) == 2
+        assert "set TMPDIR to a disk with room" in capsys.readouterr().err
+    assert plan(folder, server) == 2
+    assert "set TMPDIR to a disk with room" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["3/3", "-1/3", "a/b", "1"])

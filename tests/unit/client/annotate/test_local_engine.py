@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from mediround import InvalidArgument, ResourceExhausted, Unavailable
+from mediround.__main__ import main
 from mediround.aio import AsyncClient
 from mediround.annotate import ledger as ledgers
 from mediround.annotate.annotating import Asking
 from mediround.annotate.engines import asker
 from mediround.annotate.engines.interface import Progress, RunOptions
 from mediround.annotate.engines.local import LocalEngine
-from mediround.annotate.engines.service import ServedRun
+from mediround.annotate.engines.service import ServedRun, engine_records
 from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.index import parts, read_parts
 from mediround.annotate.items import Question
@@ -223,6 +224,21 @@ def test_what_was_read_ahead_in_vain_is_dropped_in_silence(
     assert LocalEngine().run(job, run, options(server, run, max_failures=0), watch).stopped
     gc.collect()
     assert not caplog.records
+
+
+def test_engine_records_that_are_damaged_are_not_written_over(
+    server: ScriptedServer, job: Job, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LocalEngine().run(job, run, options(server, run, shard=(0, 9)), watch)
+    kept = run.folder / "engines.json"
+    kept.write_bytes(damaged := kept.read_bytes()[:-9])
+    assert main(["annotate", "run", "--job", str(job.folder), "--server", server.address]) == 4
+    assert kept.read_bytes() == damaged
+    told = capsys.readouterr().err
+    assert "stopped: engines.json: cannot be read; restore it, or move it away" in told
+    assert "disk" not in told  # which has room
+    with pytest.raises(JobError, match=r"engines\.json"):
+        engine_records(run)
 
 
 def test_processes_of_a_run_keep_their_engine_records_beside_one_anothers(run: Run) -> None:
