@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ def write_label_maps(export: Export, found: Iterable[Result]) -> LabelMaps:
             if not image.complete:
                 raise ItemError("NOT_FINISHED", "its dialogues must all be finished")
             path = folder / "imagesTr" / f"{image.name}_0000.png"
-            picture = _picture(image, export.earlier(path))
+            picture = _picture(image, export, path)
             labels = _labels(image, picture.shape[:2], written.values)
         except ItemError:
             written.left_out += 1
@@ -90,13 +91,14 @@ def _labels(image: Image, size: tuple[int, ...], values: dict[str, int]) -> npt.
     return made
 
 
-def _picture(image: Image, earlier: bytes | None) -> npt.NDArray[np.uint8]:
+def _picture(image: Image, export: Export, path: Path) -> npt.NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB; by an earlier export, whose files are named by their images' content, where the image
     cannot be read any more. Raises ItemError.
     """
     try:
         return _read(image)
     except ItemError:
+        earlier = export.earlier(path)
         if earlier is None:
             raise
         return _decoded(earlier)
