@@ -8,8 +8,9 @@ rows. Does not know who finishes items.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,6 +73,22 @@ def read_parts(index: Path, columns: Sequence[str] | None = None) -> Iterator[tu
     """
     for path in parts(index):
         yield path, read_part(path, columns)
+
+
+def finished_since(index: Path, began: datetime, wanted: Container[str]) -> set[str]:
+    """Those of these items that were finished since then; by this clock and those of who wrote their rows.
+
+    Raises:
+        JobError: a file is cut off, damaged, or none of ours.
+    """
+    found: set[str] = set()
+    written = f"{int(began.timestamp() * 1e9):020d}"
+    with steady(index):
+        for path in parts(index):
+            if path.name.partition("-")[2] >= written:  # a file's name says when; a merged one's rows may be older
+                rows = read_part(path, ("item_id", "finished")).to_pylist()
+                found |= {row["item_id"] for row in rows if row["finished"] >= began and row["item_id"] in wanted}
+    return found
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,7 +96,8 @@ class RayEngine:
             flag = left.with_suffix(".stop")
             flag.unlink(missing_ok=True)
             blocks = max(1, min(ITEMS_A_BLOCK, math.ceil(count / (actors * _BLOCKS_AN_ACTOR))))
-            given = {"run": start.run, "folder": start.folder, "options": share, "flag": flag}
+            began = datetime.now(UTC)
+            given = {"run": start.run, "folder": start.folder, "options": share, "flag": flag, "began": began}
             try:
                 return _supervised(_Mapping(left, blocks, actors, given), flag, seen, options)
             finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from mediround.aio import AsyncClient
 from mediround.annotate.engines.asker import Asker
 from mediround.annotate.engines.interface import RunOptions
 from mediround.annotate.flow import ByteBudget
+from mediround.annotate.index import finished_since
 from mediround.annotate.items import Item
 from mediround.annotate.job import Run
 from mediround.annotate.loading import LoadedItem, load
@@ -24,20 +26,37 @@ from mediround.annotate.rows import Row
 
 _LOOK_SECONDS = 1.0
 _READ_AHEAD_BYTES = 256 << 20
+_PERHAPS_REPEATED = 8
+"""Blocks of an actor that is made anew in place of one that was lost: Ray gives it those that the other had, also
+the one that it was in the midst of, in any order.
+"""
 
 
 class Annotator:
     """Asks the items of a block, and writes parts of the index."""
 
-    def __init__(self, run: Run, folder: Path, options: RunOptions, flag: Path) -> None:
+    def __init__(self, run: Run, folder: Path, options: RunOptions, flag: Path, began: datetime) -> None:
+        """``began``: when this start of the run did."""
         self._run, self._folder, self._options, self._flag = run, folder, options, flag
+        self._began, self._blocks = began, 0
         self._loop = asyncio.new_event_loop()
         self._client: AsyncClient | None = None
         self._asker: Asker | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        self._loop.run_until_complete(self._annotate(items_of(block)))
+        items = items_of(block)
+        self._blocks += 1
+        if self._blocks <= _PERHAPS_REPEATED:
+            kept = finished_since(self._folder, self._began, {item.item_id for item in items})
+            items = [item for item in items if item.item_id not in kept]
+        self._loop.run_until_complete(self._annotate(items))
         return pa.table({"items": [block.num_rows]})
+
+    def close(self) -> None:
+        """Where its process does not end with it."""
+        if self._client is not None:
+            self._loop.run_until_complete(self._client.close())
+        self._loop.close()
 
     async def _annotate(self, items: list[Item]) -> None:
         asker = await self._begun()

@@ -11,14 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from loadtest.server_process import free_port
 from mediround.annotate.engines.interface import Engine
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.ray import RayEngine
+from mediround.annotate.engines.ray_actor import Annotator
 from mediround.annotate.errors import AnnotateError, OtherRun
 from mediround.annotate.job import Job, Run
 from mediround.testing import DESCRIPTION, ScriptedServer
@@ -104,6 +108,28 @@ def test_those_that_failed_are_asked_again_and_counted(
     assert (again.progress.here, again.progress.done, again.progress.failed) == (1, local.ITEMS, 1)
     assert "--max-failures" in again.stopped
     assert len(found(run)) == local.ITEMS * 2
+
+
+def test_what_an_actor_kept_of_its_block_before_it_was_lost_is_not_asked_again(
+    server: ScriptedServer, job: Job, run: Run
+) -> None:
+    def asked(began: datetime, block: pa.Table) -> int:
+        """Items, by an actor that is made anew."""
+        before = len(server.asked)
+        actor = Annotator(run, run.index, options(server, run), run.folder / "stop", began)
+        assert actor(block)["items"].to_pylist() == [block.num_rows]
+        actor.close()
+        return sum(each.index == 0 for each in server.asked[before:])
+
+    began = datetime.now(UTC)
+    block = pq.read_table(job.manifest)
+    run.index.mkdir(parents=True)
+    assert asked(began, block[:20]) == 20
+    for path in run.index.glob("*.parquet"):  # merged meanwhile
+        path.rename(path.with_name(path.name.replace("part", "merged")))
+    assert asked(began, block) == local.ITEMS - 20
+    assert len(found(run)) == local.ITEMS * 2
+    assert asked(datetime.now(UTC), block[:1]) == 1  # by a later start, as one that failed before is
 
 
 def test_another_model_is_refused_by_its_name(
