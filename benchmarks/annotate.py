@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
+    if options.images < 2:
+        parser.error("--images must be at least 2: the first item, which nothing overlaps, is told apart")
     options.out.mkdir(parents=True, exist_ok=True)
     flags = ["--engines.threads", str(options.threads), "--log-level", "warning"]
     flags += [*service.PATIENT, *service.AT_ONCE]

@@ -61,6 +61,7 @@ def test_each_command_says_what_it_measures(
 @pytest.mark.parametrize(
     ("name", "flags", "words"),
     [
+        ("annotate", ["--images", "1"], "--images must be at least 2"),
         ("choices", ["--case", "chain:5:2"], "--case must ask 1 at once"),
         ("encoders", ["--root", "."], "--root and --dialogues must be left out unless --data is given"),
         ("knee", ["--rate", "2"], "--rate must be left out unless --profile is given"),
