@@ -19,8 +19,8 @@ from mediround.annotate.index import WRITING, parts, read_part, unread, whole, w
 from mediround.annotate.ledger import Ledger
 from mediround.annotate.rows import SCHEMA, Row
 
-ROWS_AT_LEAST = 100_000
-"""Of a merged file, but the last."""
+ROWS_AT_LEAST = 20_000
+"""Of a merged file, but the last: as many items, at most, are held by name while it is made."""
 PARTS_AT_MOST = 512
 """That lie unmerged while a run is at work."""
 _ROWS_A_GROUP = 10_000
