@@ -65,7 +65,8 @@ class NothingKept:
     def holds(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
         return False
 
-    def comes(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
+    async def settled(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
+        """Nothing is on its way that another could use."""
         return False
 
 

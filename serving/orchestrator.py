@@ -17,6 +17,7 @@ back, and leaves its session as the last finished wave left it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing
@@ -38,7 +39,6 @@ from serving.domain import (
     Runtimes,
     SegFeature,
     Segmentation,
-    SourceImage,
     Timings,
     WorkStage,
 )
@@ -53,14 +53,14 @@ from serving.prompt import PromptTemplate
 from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor
 from serving.sessions.crops import Crops
-from serving.sessions.embedding import Encoding, HeldEmbedding, embedding_of, joined
+from serving.sessions.embedding import Encoding, HeldEmbedding, embedding_of
 from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import NewSession, SessionKeeper
 from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
 from serving.wave import WaveItem
 
 _FEW_PIXELS = 512 * 512
-"""Of all masks of a wave: up to so many, drawing them takes about as long as a thread's turn."""
+"""Of an image: up to so many, drawing one mask takes about as long as a thread's turn."""
 
 
 @dataclass(slots=True)
@@ -72,6 +72,8 @@ class _Work:
     waves: int
     embedding: asyncio.Task[HeldEmbedding] | None
     """None: no round needs one."""
+    joined: float = 0.0
+    """Seconds that it waited for others' work on the embedding, before it was admitted."""
     number: int = 0
     """Of the wave."""
 
@@ -167,8 +169,8 @@ class Orchestrator:
             planned = plan(session.record, request, len(before), self.form, self.max_rounds)
             work = await self._begin(request, session, planned, stack)
             stack.enter_context(self.crops.working())
-            queue = arrival.seconds
-            timings = Timings(queue=queue, total=queue)
+            before_it = arrival.seconds
+            timings = Timings(queue=before_it - work.joined, encode=work.joined, total=before_it)
             for number, items in enumerate(planned.waves, planned.first):
                 work.number = number
                 with request_context.prioritised(request.priority):
@@ -187,13 +189,13 @@ class Orchestrator:
         if not planned.passes:
             return _Work(request, session, planned.last, None)
         self.encode_on_open.asked(session)
-        key, fill = session.image.embedding_key, partial(self.encoding, session.image)
+        key, watch = session.image.embedding_key, Stopwatch()
         # Before the gate: whoever waits for others' work there holds a place that a round on a known image needs.
-        await joined(key, self.embeddings, fill, request.priority)
+        joined = watch.seconds if await self.embeddings.settled(key) else 0.0
         work = planned.work(known=self.embeddings.holds(key))
         await stack.enter_async_context(self.gate.admitted(work, request.caller, request.priority, request.tell))
-        coming = embedding_of(key, self.embeddings, fill, request.priority)
-        return _Work(request, session, planned.last, await stack.enter_async_context(coming))
+        coming = embedding_of(key, self.embeddings, partial(self.encoding, session.image), request.priority)
+        return _Work(request, session, planned.last, await stack.enter_async_context(coming), joined)
 
     def _observe(
         self, request: DialogueRequest, items: Sequence[WaveItem], results: Sequence[RoundResult]
@@ -221,7 +223,7 @@ class Orchestrator:
             runtimes = Runtimes(completion.runtime, encoder, self.vision.decoder)
             rounds = wave.rounds(items, completion, segmentations, self.form, self.engine_digest(runtimes))
             hit = held is not None and (held_before or held.lease.hit)
-            timings.encode = 0.0 if hit or held is None else held.seconds
+            timings.encode += 0.0 if hit or held is None else held.seconds
             cache = CacheUse(hit, completion.cached_tokens, completion.prompt_tokens, work.number)
             answered = zip(items, rounds, near_zero, strict=True)
             results = [RoundResult(item.index, each, timings, cache, near) for item, each, near in answered]
@@ -284,16 +286,15 @@ class Orchestrator:
             decoded = await self.vision.decode(held.lease, wave.vectors(features), np.array(limits, np.float32))
         with timings.stage("postprocess"):
             image, margin = work.session.image, work.request.near_zero
-            masks = await self._drawn(partial(self.geometry.mask, image=image), decoded.logits, image)
+            draw = partial(self.geometry.mask, image=image)
+            at_once = len(decoded.logits) == 1 and math.prod(image.size) <= _FEW_PIXELS
+            masks = [draw(decoded.logits[0])] if at_once else await self._drawn(draw, decoded.logits)
             near: list[Mask | None] = [None] * len(masks)
             if margin is not None:
                 near_zero = partial(self.geometry.near_zero, image=image, margin=margin)
-                near = [*await self._drawn(near_zero, decoded.logits, image)]
+                near = [*await self._drawn(near_zero, decoded.logits)]
         return wave.segmentations(features, decoded, masks), wave.of_features(features, near)
 
-    async def _drawn(self, draw: Callable[[F32], Mask], logits: F32, image: SourceImage) -> list[Mask]:
-        """Logits (K, L, L) as masks: off the event loop, unless that takes longer than they do."""
-        height, width = image.size
-        if len(logits) * height * width <= _FEW_PIXELS:
-            return list(map(draw, logits))
+    async def _drawn(self, draw: Callable[[F32], Mask], logits: F32) -> list[Mask]:
+        """Logits (K, L, L) as masks, off the event loop."""
         return await run_in_executor(self.pixel_executor, lambda: list(map(draw, logits)))

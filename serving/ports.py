@@ -133,8 +133,10 @@ class EmbeddingStore(Protocol):
     def holds(self, key: str) -> bool:
         """Whether the embedding is there, or on its way, now: a hint of what a request will cost."""
 
-    def comes(self, key: str) -> bool:
-        """Whether it is on its way now."""
+    async def settled(self, key: str) -> bool:
+        """Return when the embedding is not on its way, or not any more: it is there, or was not brought. Whether
+        there was something to wait for. Whoever waits so keeps no fill going that all others have left.
+        """
 
 
 @dataclass(frozen=True, slots=True)

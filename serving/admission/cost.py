@@ -60,7 +60,7 @@ class CostModel(NullObserver):
         timings = results[0].timings
         masks = sum(result.segmentation is not None for result in results)
         self.language_pass.learn(timings.language)
-        if timings.encode:
+        if timings.encode and not results[0].cache.embedding_hit:  # else it was others' work, begun before
             self.encode.learn(timings.encode)
         if masks:
             self.mask.learn((timings.decode + timings.postprocess) / masks)

@@ -65,6 +65,8 @@ class Crops:
         ahead = self._ahead.pop((session.caller, session.session_id), None)
         if ahead is not None and ahead.digest == referred.mask.digest:
             return replace(await asyncio.wrap_future(ahead.cut), round=referred.round)
+        if ahead is not None:
+            ahead.cut.cancel()
         cut = partial(self._geometry.reference, session.image, referred.mask, referred.round)
         return await run_in_executor(self._executor, cut)
 

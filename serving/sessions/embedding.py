@@ -59,13 +59,6 @@ async def embedding_of(
             store.release(task.result().lease)
 
 
-async def joined(key: str, store: EmbeddingStore, fill: Fill, priority: Priority) -> None:
-    """Return when no work of others brings the embedding any more. Raises what that work does."""
-    if store.comes(key):
-        async with embedding_of(key, store, fill, priority) as coming:
-            await coming
-
-
 async def _acquire(key: str, store: EmbeddingStore, fill: Fill) -> HeldEmbedding:
     watch = Stopwatch()
     lease = await store.acquire(key, fill)

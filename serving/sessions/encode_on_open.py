@@ -71,8 +71,8 @@ class _Begun:
     owners: set[_Owner]
     """All that is open on it: the last to end ends the work."""
     since: float
-    session: asyncio.Future[Session]
-    """The first that was opened on it."""
+    session: asyncio.Future[Session] | None
+    """The first that was opened on it; None once the work has ended: it may outlive the session."""
     begun: bool = False
     asked: bool = False
     task: asyncio.Task[float | None] = field(init=False)
@@ -116,10 +116,10 @@ class EncodeOnOpen:
             return
         if self._embeddings.holds(key) or len(self._images) >= self._max_images:
             return
-        begun = _Begun({owner}, self._clock(), asyncio.get_running_loop().create_future())
-        self._images[key] = begun
+        session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        begun = self._images[key] = _Begun({owner}, self._clock(), session)
         # In a context of its own: the opening's deadline, id and priority are not this work's.
-        work = self._prepare(image, caller, begun.session, partial(self._begins, begun))
+        work = self._prepare(image, caller, session, partial(self._begins, begun))
         begun.task = asyncio.create_task(work, context=Context())
         begun.task.add_done_callback(partial(self._ended, key, begun))
 
@@ -130,7 +130,7 @@ class EncodeOnOpen:
             self.begin(session.image, session.caller, owner)
         if image := self._images.get(session.image.embedding_key):
             image.owners.add(owner)
-            if not image.session.done():
+            if image.session and not image.session.done():
                 image.session.set_result(session)
 
     def asked(self, session: Session) -> None:
@@ -182,6 +182,7 @@ class EncodeOnOpen:
 
     def _ended(self, key: str, image: _Begun, task: asyncio.Task[float | None]) -> None:
         """A refusal, or an engine's failure, is nothing to tell: the question will hear of it, if it comes."""
+        image.session = None
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ServingError):
             LOG.error("an image could not be encoded ahead of its first question", exc_info=error)

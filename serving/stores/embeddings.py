@@ -126,10 +126,13 @@ class MemoryEmbeddings:
         """See ``EmbeddingStore``."""
         return key in self._known
 
-    def comes(self, key: str) -> bool:
+    async def settled(self, key: str) -> bool:
         """See ``EmbeddingStore``."""
-        held = self._known.get(key)
-        return held is not None and held.filling is not None and not held.filling.done()
+        waited = False
+        while (held := self._known.get(key)) and held.filling and not held.filling.done():
+            await asyncio.wait([held.filling])
+            waited = True
+        return waited
 
     def _begin(self, key: str, fill: Fill) -> _Held:
         """Make room for one more, and start to fill it in a task that outlives the caller's."""

@@ -59,6 +59,10 @@ _LOOK_SECONDS = 0.1
 """How often a trial looks whether it should stop."""
 
 
+class _Unfinished(Exception):
+    """A process that was to find out ended, or was ended, before it had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What runs the image encoder, and why, in words for a log."""
@@ -81,23 +85,25 @@ def choose(bundle: Bundle, threads: int, cache: Path | None, stop: threading.Eve
         if cache is not None and any(_chosen(place) for place in cache.glob(_name(bundle, "*"))):
             LOG.warning("image encoder: OpenVINO was chosen before, and is not installed now")
         return Choice(ONNX, "OpenVINO is not installed")
-    if bundle.manifest.image.precision != "fp32":
-        return Choice(ONNX, "the bundle does not compute in fp32")
-    if cache is None:
-        return Choice(ONNX, "--engines.cache names no directory, in which a measured choice would be kept")
+    if cache is None or bundle.manifest.image.precision != "fp32":
+        nowhere = "--engines.cache names no directory, in which a measured choice would be kept"
+        return Choice(ONNX, nowhere if cache is None else "the bundle does not compute in fp32")
     place = cache / _name(bundle, _key(bundle, openvino))
     before = read(place)
-    if before is not None:
-        now = checked(bundle, threads, before, stop) if before.encoder == OPENVINO else before
-        if now == before:
-            return before
-        LOG.warning("image encoder: OpenVINO was chosen before, but now %s: both are tried anew", now.reason)
     try:
-        place.unlink(missing_ok=True)
+        if before is not None:
+            now = checked(bundle, threads, before, stop) if before.encoder == OPENVINO else before
+            if now == before:
+                return before
+            LOG.warning("image encoder: OpenVINO was chosen before, but now %s: both are tried anew", now.reason)
+            place.unlink(missing_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):  # before a minute is spent
             pass
         return keep(place, measured(bundle, threads, stop))
+    except _Unfinished as words:
+        LOG.warning("image encoder: OpenVINO was chosen before, and stays so, but not for this start: %s", words)
+        return Choice(ONNX, f"OpenVINO was chosen before, but {words}")
     except OSError as error:
         return Choice(ONNX, f"--engines.cache must be a directory that can be written: {error.strerror}")
 
@@ -138,16 +144,22 @@ def keep(place: Path, choice: Choice) -> Choice:
 
 def measured(bundle: Bundle, threads: int, stop: threading.Event) -> Choice:
     """The choice by a trial of both."""
-    return apart(partial(trial, bundle, threads), stop)
+    try:
+        return apart(partial(trial, bundle, threads), stop)
+    except _Unfinished as words:
+        return Choice(ONNX, str(words))
 
 
 def checked(bundle: Bundle, threads: int, before: Choice, stop: threading.Event) -> Choice:
-    """``before``, for OpenVINO, where that still computes what it was chosen for; else ONNX Runtime, and why."""
+    """``before``, for OpenVINO, where that still computes what it was chosen for; else ONNX Runtime, and why.
+
+    Raises _Unfinished: that is not known, for want of memory say.
+    """
     return apart(partial(recheck, bundle, threads, before), stop)
 
 
 def apart(work: Callable[[], Choice], stop: threading.Event) -> Choice:
-    """What ``work`` finds in a process of its own. Raises Unavailable once ``stop`` is set."""
+    """What ``work`` finds in a process of its own. Raises Unavailable once ``stop`` is set; _Unfinished."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(sender, work), name="encoder-trial", daemon=True)
@@ -160,11 +172,11 @@ def apart(work: Callable[[], Choice], stop: threading.Event) -> Choice:
             if stop.is_set():
                 raise Unavailable("the server stops")
             if time.monotonic() > ends:
-                return Choice(ONNX, f"the trial of OpenVINO did not end in {TRIAL_SECONDS:.0f} s")
+                raise _Unfinished(f"the trial of OpenVINO did not end in {TRIAL_SECONDS:.0f} s")
         found: Choice = receiver.recv()
         return found
     except EOFError:
-        return Choice(ONNX, "the trial of OpenVINO ended before its time")
+        raise _Unfinished("the trial of OpenVINO ended before its time") from None
     finally:
         child.kill()
         child.join()

@@ -103,13 +103,18 @@ async def test_one_key_is_leased_many_times_at_once(store: EmbeddingStore) -> No
 
 
 async def test_simultaneous_misses_fill_once(store: EmbeddingStore, encoder: Encoder) -> None:
-    assert (store.holds("a"), store.comes("a")) == (False, False)
+    assert not store.holds("a")
+    assert not await store.settled("a")
     calls = [asyncio.create_task(store.acquire("a", encoder.fill(n))) for n in range(8)]
     await turns()
-    assert (store.holds("a"), store.comes("a")) == (True, True)
+    assert store.holds("a")
+    settled = asyncio.create_task(store.settled("a"))
+    await turns()
+    assert not settled.done()
     encoder.gate.set()
     leases = await asyncio.gather(*calls)
-    assert (store.holds("a"), store.comes("a")) == (True, False)
+    assert await settled
+    assert not await store.settled("a")
     assert encoder.begun == [0]
     assert [lease.hit for lease in leases] == [False] + [True] * 7
     assert all((lease.values == 0).all() for lease in leases)

@@ -76,8 +76,13 @@ class SlotEmbeddings:
     def holds(self, key: str) -> bool:
         return key in self._slot_of
 
-    def comes(self, key: str) -> bool:
-        return self._slot_of.get(key) in self._fills
+    async def settled(self, key: str) -> bool:
+        waited = False
+        while filling := self._fills.get(self._slot_of.get(key, -1)):
+            await asyncio.wait([filling])
+            await asyncio.sleep(0)  # its end is noted
+            waited = True
+        return waited
 
     def _take(self) -> int:
         if self._free:

@@ -152,6 +152,43 @@ async def test_those_who_wait_for_an_encode_hold_no_place(executor: Executor) ->
         assert len(stage.vision.script.asked("encode")) == 2
 
 
+async def test_who_waits_keeps_no_encode_that_its_own_have_left(executor: Executor) -> None:
+    """The question that waited is admitted to encode itself: nothing is encoded without a place for it."""
+    async with service(executor, ahead=0) as (stage, client):
+        stage.vision.script.hold("encode")
+        one, other = await client.open(picture()), await client.open(picture())
+        first = asyncio.create_task(one.ask(QUESTION))
+        await stage.vision.script.reached("encode")
+        second = asyncio.create_task(other.ask(QUESTION))
+        await asyncio.sleep(0.05)
+        assert len(stage.gate._working) == 1
+        first.cancel()
+        await stage.vision.script.reached("encode", 2)
+        assert [ticket.encodes for ticket in stage.gate._working] == [True]
+        assert stage.vision.script.running["encode"] == 1
+        stage.vision.script.let_go("encode")
+        result = await second
+        assert not result.cache.embedding_hit
+    async with service(executor) as (stage, client):
+        stage.vision.script.hold("encode")
+        session = await client.open(picture())
+        await stage.vision.script.reached("encode")
+        asked = asyncio.create_task(session.ask(QUESTION))
+        await asyncio.sleep(0.2)
+        stage.vision.script.let_go("encode")
+        timings = (await asked).timings
+        assert timings.encode > 0.1 > timings.queue  # it waited for its image, not for others
+        assert timings.total >= timings.encode + timings.queue
+
+
+async def test_no_image_is_kept_for_work_that_has_ended(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        await client.open(picture())
+        ahead = stage.service._orchestrator.encode_on_open
+        await until(lambda: all(image.task.done() for image in ahead._images.values()))
+        assert [image.session for image in ahead._images.values()] == [None]
+
+
 async def test_a_session_that_closes_takes_its_encode_with_it(executor: Executor) -> None:
     async with service(executor) as (stage, client):
         stage.vision.script.hold("encode")

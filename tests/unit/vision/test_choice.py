@@ -111,6 +111,23 @@ def test_a_choice_that_no_longer_holds_is_made_anew(
     assert [read(place) for place in files(tmp_path)] == [Choice(ONNX, "a runtime fails")]
 
 
+def test_a_check_that_ends_before_its_time_leaves_the_choice(
+    random_bundle: Bundle, tmp_path: Path, trials: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child was killed for want of memory, say: another start may have more."""
+
+    class Dies:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os._exit, (1,)
+
+    kept = choose(random_bundle, 1, tmp_path, NEVER)
+    monkeypatch.setattr(module, "checked", lambda *_: module.apart(Dies(), NEVER))  # type: ignore[arg-type]  # it ends what opens it
+    words = "OpenVINO was chosen before, but the trial of OpenVINO ended before its time"
+    assert choose(random_bundle, 1, tmp_path, NEVER) == Choice(ONNX, words)
+    assert [read(place) for place in files(tmp_path)] == [kept]
+    assert len(trials) == 1
+
+
 def test_a_trial_ends_when_the_server_does(random_bundle: Bundle, tmp_path: Path) -> None:
     class Hangs:
         def __reduce__(self) -> tuple[object, ...]:
