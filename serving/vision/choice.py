@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
@@ -163,6 +164,7 @@ def apart(work: Callable[[], Choice], stop: threading.Event) -> Choice:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(sender, work), name="encoder-trial", daemon=True)
+    resource_tracker.ensure_running()  # by the child's start it would let the signals in again
     with _no_signals():
         child.start()
     sender.close()

@@ -219,7 +219,7 @@ async def test_rounds_go_first_and_a_question_does_not_wait_behind_its_own_image
         second = await client.open(picture(seed=1))  # waits at the gate
         asked = asyncio.create_task(second.ask(QUESTION))
         await until(lambda: stage.gate.stats(Priority.INTERACTIVE).waiting == 1)
-        assert not stage.gate.stats(Priority.BATCH).waiting  # it is the question's own now
+        await until(lambda: not stage.gate.stats(Priority.BATCH).waiting)  # it is the question's own now
         stage.vision.script.let_go("encode")
         assert (await asked).index == 0
         assert len(stage.vision.script.asked("encode")) == 2

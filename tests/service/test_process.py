@@ -189,14 +189,26 @@ def test_a_stop_ends_the_trial_of_encoders(random_bundle: Bundle, tmp_path: Path
     flags = ["--listen", "127.0.0.1:0", "--engines.cache", str(cache)]
     with subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, start_new_session=True) as server:
         deadline = time.monotonic() + 30
-        while not cache.exists():
+        while not (trials := [pid for pid in children(server.pid) if b"spawn_main" in command_line(pid)]):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        for pid in trials:
+            os.kill(pid, signal.SIGSTOP)  # or it might be at its end by now
         os.killpg(server.pid, signal.SIGINT)
         _, log = server.communicate(timeout=20)  # until nobody has its stderr: the trial's process did, too
     assert server.returncode == 0
     assert "Traceback" not in log
-    assert list(cache.iterdir()) == []
+    assert [kept.read_text() for kept in cache.iterdir()] == []
+
+
+def children(pid: int) -> list[int]:
+    """Of all its threads."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for thread in found for child in thread.read_text().split()]
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def status(pid: int) -> str:
