@@ -129,7 +129,7 @@ class VllmLanguage:
         self._admit(prompt, count)
         try:
             parts = apart = requests(prompt, self._manifest, chosen_rows=False)
-            if self._chooses_rows and not self._repeats.are(apart):
+            if self._chooses_rows and len(apart) > 1 and not self._repeats.are(apart):
                 parts = requests(prompt, self._manifest, chosen_rows=True)
             answers = await self._answers(parts)
             if more := unread(prompt, self._manifest, parts, answers):
