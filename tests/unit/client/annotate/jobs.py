@@ -42,6 +42,11 @@ def png(values: npt.NDArray[np.uint8]) -> bytes:
     return held.getvalue()
 
 
+def flat_png(value: int) -> bytes:
+    """8x8 pixels, all alike."""
+    return png(np.full((8, 8), value, np.uint8))
+
+
 def picture(folder: Path, number: int, questions: Sequence[Question] = QUESTIONS, side: int = SIDE) -> Item:
     """An item of a grey picture of its own, which is written."""
     folder.mkdir(exist_ok=True)

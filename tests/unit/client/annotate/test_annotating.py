@@ -1,13 +1,11 @@
 """One item asked of a scripted server: its rows, and which errors are the item's."""
 
-import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mediround import InvalidArgument, ResourceExhausted, rle
 from mediround.aio import AsyncClient
@@ -17,6 +15,7 @@ from mediround.annotate.items import GivenReference, Item, Question
 from mediround.annotate.loading import load
 from mediround.testing import Answer, Script, ScriptedServer, serve
 from tests.unit.client.annotate.items import an_item
+from tests.unit.client.annotate.jobs import png
 
 ASKING = Asking("ab" * 32, "referenced", 0.5)
 MASK = np.arange(64).reshape(8, 8) % 3 == 0
@@ -32,12 +31,6 @@ SCRIPT = Script(
 
 def question(words: str, *, refer_to: int | None = None, answer: str | None = "It is [SEG].") -> Question:
     return Question("name", "Label", words, refer_to=refer_to, answer=answer)
-
-
-def png(values: np.ndarray) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(values).save(held, "PNG")
-    return held.getvalue()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -22,6 +21,7 @@ from mediround.dicom.results import Segment, encode, write_seg
 from mediround.templates import load as template
 from mediround.testing import Script, serve
 from tests.unit.client.annotate.archive import archive
+from tests.unit.client.annotate.jobs import flat_png, png
 from tests.unit.client.dicom.series import COLUMNS, PROVENANCE, ROWS, keys, mask, stack
 
 TEMPLATE = template("brain-t1-thalami")
@@ -41,12 +41,6 @@ def about(item: Item) -> list[str]:
     ]
 
 
-def png(values: np.ndarray) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8)).save(held, "PNG")
-    return held.getvalue()
-
-
 def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -> None:
     masks = {
         "1.png": "1-left-thalamus.png",
@@ -55,11 +49,11 @@ def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -
     }
     (tmp_path / "masks").mkdir()
     for number, image in enumerate(("0.png", *masks)):
-        (tmp_path / image).write_bytes(png(np.full((8, 8), number)))
+        (tmp_path / image).write_bytes(flat_png(number))
     for number, name in enumerate(masks.values(), start=1):
-        (tmp_path / name).write_bytes(png(np.eye(8) * number))
+        (tmp_path / name).write_bytes(png((np.eye(8) * number).astype(np.uint8)))
     longest = "9" * 251 + ".png"  # with a mask's ending it would be too long to be a file's name
-    (tmp_path / longest).write_bytes(png(np.full((8, 8), 9)))
+    (tmp_path / longest).write_bytes(flat_png(9))
     omissions = Omissions()
     items = {item.uri.rpartition("/")[2]: item for item in listed(str(tmp_path), "masks", omissions)}
     assert {name: about(item) for name, item in items.items()} == {

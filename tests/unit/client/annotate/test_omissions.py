@@ -2,7 +2,6 @@
 
 import csv
 import inspect
-import io
 import json
 import os
 import sys
@@ -10,9 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from pydicom.data import get_testdata_file
 
 from mediround.__main__ import main
@@ -22,14 +19,9 @@ from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.annotate.sources.omissions import Omissions
 from mediround.templates import load
 from mediround.testing import Script, serve
+from tests.unit.client.annotate.jobs import flat_png
 
 TEMPLATE = load("brain-t1-thalami")
-
-
-def png(value: int) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(np.full((8, 8), value, np.uint8)).save(held, "PNG")
-    return held.getvalue()
 
 
 @pytest.fixture
@@ -37,8 +29,8 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "images"
     (made / "below").mkdir(parents=True)
     for number in range(3):
-        (made / f"{number}.png").write_bytes(png(number))
-    (made / "below" / "copy.png").write_bytes(png(0))
+        (made / f"{number}.png").write_bytes(flat_png(number))
+    (made / "below" / "copy.png").write_bytes(flat_png(0))
     (made / "notes.txt").write_text("no image")
     (made / "plan.dcm").write_bytes(Path(str(get_testdata_file("rtplan.dcm"))).read_bytes())
     (made / "loop").symlink_to(made)
@@ -72,7 +64,7 @@ def test_a_folders_other_files_copies_links_and_closed_folders_are_counted(folde
 def test_paths_deeper_than_pythons_stack_are_listed(folder: Path) -> None:
     deep = folder.joinpath(*["d"] * 200)
     deep.mkdir(parents=True)
-    (deep / "image.png").write_bytes(png(9))
+    (deep / "image.png").write_bytes(flat_png(9))
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack(0)) + 150)
     try:
@@ -89,7 +81,7 @@ def test_a_large_folder_is_listed_in_the_order_of_names(folder: Path, monkeypatc
 
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_images_without_a_row_and_rows_that_come_again_are_counted(folder: Path, form: str) -> None:
-    (folder / "truth.png").write_bytes(png(255))
+    (folder / "truth.png").write_bytes(flat_png(255))
     if form == "csv":
         dialogue = json.dumps([{"question": "Segment it.", "truth": "truth.png"}])
         with (folder / "table.csv").open("w", newline="") as file:

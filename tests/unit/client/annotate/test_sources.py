@@ -1,18 +1,15 @@
 """Sources: what becomes an item, and what is wrong with one that is said in it, while the rest goes on."""
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterator
 from errno import EIO
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pydicom.data import get_testdata_file
 
 from mediround.annotate.errors import ItemError, SourceError
@@ -22,6 +19,7 @@ from mediround.annotate.manifest import write_manifest
 from mediround.annotate.sources import listing
 from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.templates import load as template
+from tests.unit.client.annotate.jobs import flat_png
 
 TEMPLATE = SourceOptions(template("brain-t1-thalami"))
 DIALOGUE = [
@@ -31,19 +29,13 @@ DIALOGUE = [
 ]
 
 
-def png(value: int) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(np.full((8, 8), value, np.uint8)).save(held, "PNG")
-    return held.getvalue()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "images"
     made.mkdir()
     for number in range(4):
-        (made / f"{number}.png").write_bytes(png(number))
-    (made / "mask.png").write_bytes(png(255))
+        (made / f"{number}.png").write_bytes(flat_png(number))
+    (made / "mask.png").write_bytes(flat_png(255))
     return made
 
 
@@ -52,19 +44,19 @@ def codes(items: list[Item]) -> list[str]:
 
 
 def test_a_folders_images_are_items_once_whatever_else_lies_there(folder: Path) -> None:
-    (folder / "again.png").write_bytes(png(0))
+    (folder / "again.png").write_bytes(flat_png(0))
     (folder / "notes.txt").write_text("no image")
     (folder / "empty.png").touch()
     (folder / "loop").symlink_to(folder)
     (folder / "nowhere").symlink_to("n" * 300)
     os.mkfifo(folder / "pipe")
     named = os.fsencode(folder / "name-") + b"\xff.png"
-    Path(os.fsdecode(named)).write_bytes(png(9))
+    Path(os.fsdecode(named)).write_bytes(flat_png(9))
     items = list(items_of(str(folder), TEMPLATE))
     good = [item for item in items if not item.problem]
     assert len(good) == len({item.image_id for item in good}) == 6
     assert codes([item for item in items if item.problem]) == ["UNREADABLE"] * 2
-    assert [load(item).image for item in good if "%FF" in item.uri] == [png(9)]
+    assert [load(item).image for item in good if "%FF" in item.uri] == [flat_png(9)]
 
 
 def test_frames_of_dicom_files_are_items(folder: Path) -> None:
@@ -177,7 +169,7 @@ def test_a_data_set_of_a_store_names_no_file_of_this_machine(folder: Path, named
         {"from": "human", "value": f"[IMAGE256:{here['image']}]Segment the left."},
         {"from": "gpt", "value": f"It is [MASK-DECODE:{here['target']}]."},
     ]
-    store.pipe("/sets/0.png", png(0))
+    store.pipe("/sets/0.png", flat_png(0))
     store.pipe("/sets/set.json", json.dumps([{"task": "segmentation", "conversations": turns}]).encode())
     assert codes(list(items_of("memory://sets/set.json", SourceOptions()))) == ["UNSUPPORTED"]
 
@@ -211,14 +203,14 @@ def test_an_object_stores_images_are_items_as_a_folders_are(folder: Path) -> Non
     fsspec = pytest.importorskip("fsspec")
     store = fsspec.filesystem("memory")
     ct = Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
-    for name, content in {"a b.png": png(1), "b.dcm": ct, "c.txt": b"no image"}.items():
+    for name, content in {"a b.png": flat_png(1), "b.dcm": ct, "c.txt": b"no image"}.items():
         store.pipe(f"/archive/{name}", content)
     items = list(items_of("memory://archive", TEMPLATE))
     assert [item.kind for item in items] == ["picture", "dicom"]
-    assert [load(item).image for item in items] == [png(1), ct]
-    (folder / "same.png").write_bytes(png(1))
+    assert [load(item).image for item in items] == [flat_png(1), ct]
+    (folder / "same.png").write_bytes(flat_png(1))
     assert items[0].item_id in {item.item_id for item in items_of(str(folder), TEMPLATE)}
-    store.pipe("/archive/a b.png", png(2))
+    store.pipe("/archive/a b.png", flat_png(2))
     with pytest.raises(ItemError, match="plan again"):
         load(items[0])
     for source in ("simplecache::memory://archive", "memory://empty", "nonsense://a"):

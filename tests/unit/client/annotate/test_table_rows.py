@@ -6,11 +6,9 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from mediround.annotate.errors import SourceError
 from mediround.annotate.items import Item
@@ -18,6 +16,7 @@ from mediround.annotate.loading import load
 from mediround.annotate.sources import listing
 from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.annotate.sources.omissions import Omissions
+from tests.unit.client.annotate.jobs import flat_png
 
 Rows = list[dict[str, object]]
 CHAIN: Rows = [
@@ -28,16 +27,10 @@ CHAIN: Rows = [
 ]
 
 
-def png(value: int) -> bytes:
-    held = io.BytesIO()
-    Image.fromarray(np.full((8, 8), value, np.uint8)).save(held, "PNG")
-    return held.getvalue()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, value in (("0.png", 0), ("1.png", 1), ("mask.png", 255)):
-        (tmp_path / name).write_bytes(png(value))
+        (tmp_path / name).write_bytes(flat_png(value))
     return tmp_path
 
 
@@ -140,11 +133,11 @@ def test_a_table_of_a_store_names_its_images_there_or_anywhere(folder: Path, for
         (folder / name).write_bytes(shipped)
     for name in ("0.png", "1.png", "mask.png"):
         store.pipe(f"/rows/{name}", (folder / name).read_bytes())
-    store.pipe("/elsewhere/2.png", png(2))
+    store.pipe("/elsewhere/2.png", flat_png(2))
     store.pipe(f"/rows/table.{form}", table(rows, form))
     items = list(items_of(f"memory://rows/table.{form}", SourceOptions()))
     assert codes(items) == ["", "", "", "UNSUPPORTED", "UNSUPPORTED", "SOURCE_GONE"]
-    assert [load(item).image for item in items[:3]] == [png(0), png(1), png(2)]
+    assert [load(item).image for item in items[:3]] == [flat_png(0), flat_png(1), flat_png(2)]
     assert load(items[0]).references[2].all()
     local = {item.item_id for item in listed(folder, CHAIN, form)}
     assert {item.item_id for item in items[:2]} == local
