@@ -280,6 +280,7 @@ async def test_a_killed_engine_says_so_at_once(random_bundle: Bundle) -> None:
     engine = await VllmLanguage.start(random_bundle, ON_CPU)
     died = asyncio.create_task(engine.died())
     (child,) = [process for process in multiprocessing.active_children() if process.pid not in others]
+    os.kill(child.pid or 0, signal.SIGSTOP)  # or some might be answered by then
     calls = [asyncio.create_task(engine.complete(_long(random_bundle, seed))) for seed in range(8)]
     await asyncio.sleep(0.1)
     assert not died.done()
