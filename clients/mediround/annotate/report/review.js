@@ -121,7 +121,6 @@ function comment() {
   if (!entry) return;
   read();
   byId('words').value = of(entry[0]).comment;
-  byId('dialog').returnValue = '';
   byId('dialog').showModal();
 }
 
@@ -183,7 +182,8 @@ function begin(made) {
   byId('before').addEventListener('click', () => move(-PAGE));
   byId('after').addEventListener('click', () => move(PAGE));
   byId('export').addEventListener('click', save);
-  byId('dialog').addEventListener('close', () => { if (byId('dialog').returnValue === 'keep') commented(); });
+  // Before the dialog closes: once it has, another key may choose another item.
+  byId('dialog').addEventListener('submit', (event) => { if (event.submitter.value === 'keep') commented(); });
   window.addEventListener('storage', () => { read(); mark(); });
   choose();
 }
