@@ -238,7 +238,7 @@ bench: $(VENV)/.export build/vit-b/manifest.json ## Measure the service against 
 	$(BIN)/python -m benchmarks --out build/bench --bundle build/vit-b --dialogues 1 --repeats 1 --cases $(VIT_B_CASES)
 	$(BIN)/python -m benchmarks.hop --out build/bench
 	$(BIN)/python -m benchmarks.choices --out build/bench
-	$(BIN)/python -m benchmarks.choices --out build/bench --bundle build/vit-b
+	$(BIN)/python -m benchmarks.choices --out build/bench --bundle build/vit-b --repeats 1
 
 # Random weights at the true size of MedSAM's image half.
 build/vit-b/manifest.json: | $(VENV)/.export

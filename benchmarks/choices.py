@@ -1,10 +1,10 @@
 """``python -m benchmarks.choices``: one dialogue on a new image, by all that a person could run it with.
 
 The published protocol, the same with the embedding kept, a plain loop of calls on the service, and the dialogue
-known in advance on each engine that is installed: in turn, so that a drifting machine meets all alike, each on
-images that no cache has seen. Beside them the physical limit: the products of the image's encoder, of its tower
-and of a mask a round, at the rate that a matrix product in float32 keeps up meanwhile (``benchmarks.floor``).
-Writes choices-BUNDLE.md and .json into ``--out``. Needs a quiet machine, and for ViT-B's size 16 GB of memory.
+known in advance on each engine that is installed: in turn, so that a drifting machine meets all alike, each with
+servers of its own that were asked before, on images that no cache has seen. Beside them the physical limit: the
+products of the image's encoder, of its tower and of a mask a round, at the rate that a matrix product in float32
+keeps up meanwhile (``benchmarks.floor``). Writes choices-BUNDLE.md and .json into ``--out``. For a quiet machine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,25 +68,29 @@ class Row:
     """Of the physical limit: its seconds to those of the dialogue."""
 
 
-@contextmanager
-def ways(options: argparse.Namespace) -> Iterator[dict[str, Run]]:
-    """All that this machine can run, by name; their servers run meanwhile. The published protocol is the first."""
+Way = tuple[str, Callable[[], AbstractContextManager[Run]]]
+"""Its name, and what serves it for as long as a block runs."""
+
+
+def ways(options: argparse.Namespace) -> list[Way]:
+    """All that this machine might run; the published protocol is the first."""
     asked: Case = options.case
-    runs: dict[str, Run] = {
-        "published protocol": lambda seed: _published(options, seed),
-        "published protocol, embedding kept": lambda seed: _published(options, seed, published.EMBEDDING_KEPT),
-    }
-    with ExitStack() as servers:
-        for way in SERVED:
-            try:
-                client = servers.enter_context(_client(way, options))
-            except LaunchError as reason:
-                print(f"left out: {way.name}: {str(reason).strip().splitlines()[-1]}", flush=True)
-                continue
-            if way is SERVED[0]:
-                runs["plain loop: a call a round"] = _run(client, asked, service.round_by_round)
-            runs[f"known in advance, {way.name}"] = _run(client, asked, service.known_in_advance)
-        yield runs
+
+    def served(by: Served, way: service.Way) -> Callable[[], AbstractContextManager[Run]]:
+        @contextmanager
+        def serve() -> Iterator[Run]:
+            with _client(by, options) as client:
+                yield lambda seed: service.run(client, asked, way, [seed]).seconds
+
+        return serve
+
+    kept = published.EMBEDDING_KEPT
+    return [
+        ("published protocol", lambda: nullcontext(lambda seed: _published(options, seed))),
+        ("published protocol, embedding kept", lambda: nullcontext(lambda seed: _published(options, seed, kept))),
+        ("plain loop: a call a round", served(SERVED[0], service.round_by_round)),
+        *((f"known in advance, {by.name}", served(by, service.known_in_advance)) for by in SERVED),
+    ]
 
 
 @contextmanager
@@ -96,7 +100,7 @@ def _client(way: Served, options: argparse.Namespace) -> Iterator[Client]:
         raise LaunchError("vLLM is not installed: make env-vllm")
     if way.vision == TRITON and not INSTALLED.complete:
         raise LaunchError("Triton is not installed: make env-triton")
-    out: Path = options.out / way.name.replace(" ", "-").lower()
+    out: Path = options.out / options.bundle.name / way.name.replace(" ", "-").lower()
     out.mkdir(parents=True, exist_ok=True)
     flags = ["--engines.encoder", way.encoder] if way.vision == ONNX else []
     flags += ["--log-level", "warning", *service.PATIENT, *service.AT_ONCE]
@@ -105,10 +109,6 @@ def _client(way: Served, options: argparse.Namespace) -> Iterator[Client]:
         Client(server.address, timeout=3600, retries=0) as client,
     ):
         yield client
-
-
-def _run(client: Client, asked: Case, way: service.Way) -> Run:
-    return lambda seed: service.run(client, asked, way, [seed]).seconds
 
 
 def _published(options: argparse.Namespace, seed: int, *more: str) -> float:
@@ -125,27 +125,34 @@ def _published(options: argparse.Namespace, seed: int, *more: str) -> float:
     return float(json.loads(done.stdout)["seconds"])
 
 
-def compare(runs: Mapping[str, Run], floor: float, repeats: int) -> list[Row]:
-    """In turn; ``floor``: FLOP that a dialogue takes at least."""
-    seed, warm = time.time_ns() % 10**9, 1
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    limits: list[float] = []
-    for _ in range(warm + repeats):
-        before = product_rate()
-        for name, run in runs.items():
-            seed += 1
-            taken[name].append(run(seed))
-        limits.append(floor / statistics.mean((before, product_rate())))
-    taken, limits = {name: seconds[warm:] for name, seconds in taken.items()}, limits[warm:]
-    first = next(iter(taken.values()))
+def compare(ways: Sequence[Way], floor: float, repeats: int) -> list[Row]:
+    """In turn, and never two at once: all of a machine's memory is one's. ``floor``: a dialogue's least FLOP."""
+    taken: dict[str, list[float]] = {name: [] for name, _ in ways}
+    limits: dict[str, list[float]] = {name: [] for name, _ in ways}
+    seed, left_out = time.time_ns() % 10**9, set[str]()
+    for name, serve in [*ways] * repeats:
+        if name in left_out:
+            continue
+        seed += 2
+        try:
+            with serve() as run:
+                run(seed)  # warms up
+                before = product_rate()
+                taken[name].append(run(seed + 1))
+                limits[name].append(floor / statistics.mean((before, product_rate())))
+        except LaunchError as reason:
+            print(f"left out: {name}: {str(reason).strip().splitlines()[-1]}", flush=True)
+            left_out.add(name)
+    first = taken[ways[0][0]]
     return [
         Row(
             name,
             statistics.median(seconds),
             statistics.median(each / own for each, own in zip(first, seconds, strict=True)),
-            statistics.median(limit / own for limit, own in zip(limits, seconds, strict=True)),
+            statistics.median(limit / own for limit, own in zip(limits[name], seconds, strict=True)),
         )
         for name, seconds in taken.items()
+        if name not in left_out
     ]
 
 
@@ -172,8 +179,7 @@ def main() -> None:
     if options.case.concurrency != 1:
         parser.error("--case must ask 1 at once: a limit of one dialogue is compared")
     bundle = load_bundle(options.bundle)
-    with ways(options) as runs:
-        rows = compare(runs, least(bundle, options.case.rounds), options.repeats)
+    rows = compare(ways(options), least(bundle, options.case.rounds), options.repeats)
     name = options.out / f"choices-{options.bundle.name}"
     name.with_suffix(".md").write_text(table(rows))
     name.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -28,11 +28,15 @@ from serving.domain import (
     SourceImage,
     TowerImage,
 )
-from serving.pixels.masks import drawn, near_zero
+from serving.pixels.masks import drawn, near_zero, pixels_drawn
 from serving.runtime.digest import digest
 
 FEW_PIXELS = 9
 """A mask with at most this many visible pixels cannot be a reference: the whole image stands in for it."""
+_FEW_PIXELS = 1 << 18
+"""Of an image: up to so many a mask of any form is soon drawn."""
+_DRAWN_SOON, _PACKED_SOON = 1 << 19, 1 << 22
+"""Pixels round a mask, and of its image, that are resized, and packed and hashed, in a millisecond or so each."""
 _STRIP_PIXELS = 1 << 20
 """Pixels that are padded and resized at a time."""
 _BICUBIC_SUPPORT = 2
@@ -96,6 +100,14 @@ class Geometry:
         Two successive bilinear resizes: one alone moves edges.
         """
         return drawn(logits, self.image.side, self._valid_size(image), image.size)
+
+    def mask_is_soon(self, logits: F32, image: SourceImage) -> bool:
+        """Whether ``mask`` takes about as long as a thread's turn."""
+        pixels = math.prod(image.size)
+        if pixels <= _FEW_PIXELS:
+            return True
+        square, valid = self.image.side, self._valid_size(image)
+        return pixels <= _PACKED_SOON and pixels_drawn(logits, square, valid, image.size) <= _DRAWN_SOON
 
     def near_zero(self, logits: F32, image: SourceImage, margin: float) -> Mask:
         """The pixels of the image whose logits, resized as ``mask`` does it, lie at most ``margin`` from 0."""

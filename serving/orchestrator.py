@@ -7,7 +7,7 @@ embeddings lie.
 
 Concurrency: everything here runs on one event loop. Sessions interleave freely; one session's requests wait
 for each other in its store, and the one whose turn it is passes the gate before engines are asked. Engines
-bring their own threads; rounds' pixels are worked on in ``pixel_executor`` (masks of small images at once),
+bring their own threads; rounds' pixels are worked on in ``pixel_executor`` (one mask that is soon drawn, here),
 those of new sessions in another (``serving.sessions.keeper``): rounds do not wait for large images. An image is
 brought to the encoder's size, and encoded, once a session's opening has decoded it, or beside the first language
 pass that finds no embedding of it. A cancelled request stops its engines' work, gives its lease and its admission
@@ -17,7 +17,6 @@ back, and leaves its session as the last finished wave left it.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing
@@ -58,9 +57,6 @@ from serving.sessions.encode_on_open import EncodeOnOpen
 from serving.sessions.keeper import NewSession, SessionKeeper
 from serving.sessions.plan import DialoguePlan, DialogueRequest, check_live, plan
 from serving.wave import WaveItem
-
-_FEW_PIXELS = 512 * 512
-"""Of an image: up to so many, drawing one mask takes about as long as a thread's turn."""
 
 
 @dataclass(slots=True)
@@ -287,7 +283,7 @@ class Orchestrator:
         with timings.stage("postprocess"):
             image, margin = work.session.image, work.request.near_zero
             draw = partial(self.geometry.mask, image=image)
-            at_once = len(decoded.logits) == 1 and math.prod(image.size) <= _FEW_PIXELS
+            at_once = len(decoded.logits) == 1 and self.geometry.mask_is_soon(decoded.logits[0], image)
             masks = [draw(decoded.logits[0])] if at_once else await self._drawn(draw, decoded.logits)
             near: list[Mask | None] = [None] * len(masks)
             if margin is not None:

@@ -41,6 +41,12 @@ def drawn(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int
     return _packed(np.greater(values, 0), top, left, size)
 
 
+def pixels_drawn(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int]) -> int:
+    """Of the image, how many ``drawn`` resizes logits for."""
+    reach = _reach(logits, 0.0, square, valid, size)
+    return 0 if reach is None else math.prod(len(second.made) for _, second in reach)
+
+
 def near_zero(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int], margin: float) -> Mask:
     """The pixels whose logits, after the resizes of ``drawn``, lie at most ``margin`` from 0, which is above 0.
 
@@ -63,17 +69,26 @@ def _drawn(
     """Logits at the image's size where those that are greater than ``above`` reach, and the place of that part's
     first row and column; (0, 0) of it where they reach nothing.
     """
-    found = bounding_rectangle(np.greater(logits, above))
-    if found is None:
+    reach = _reach(logits, above, square, valid, size)
+    if reach is None:
         return _NOWHERE, 0, 0
-    rows = _axis(range(found.y_min, found.y_max + 1), logits.shape[0], square, valid[0], size[0])
-    columns = _axis(range(found.x_min, found.x_max + 1), logits.shape[1], square, valid[1], size[1])
-    if not (rows[1].made and columns[1].made):  # it is all beside the image
-        return _NOWHERE, 0, 0
+    rows, columns = reach
     values = logits[_slice(rows[0].held), _slice(columns[0].held)]
     for down, across in zip(rows, columns, strict=True):
         values = _resized(values, down, across)
     return values, rows[1].made.start, columns[1].made.start
+
+
+def _reach(
+    logits: F32, above: float, square: int, valid: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[_Stretch, _Stretch], tuple[_Stretch, _Stretch]] | None:
+    """Of rows and of columns both resizes of that part; None: it is nothing, or all beside the image."""
+    found = bounding_rectangle(np.greater(logits, above))
+    if found is None:
+        return None
+    rows = _axis(range(found.y_min, found.y_max + 1), logits.shape[0], square, valid[0], size[0])
+    columns = _axis(range(found.x_min, found.x_max + 1), logits.shape[1], square, valid[1], size[1])
+    return (rows, columns) if rows[1].made and columns[1].made else None
 
 
 def _packed(part: Bits, top: int, left: int, size: tuple[int, int]) -> Mask:
@@ -96,6 +111,8 @@ def _packed(part: Bits, top: int, left: int, size: tuple[int, int]) -> Mask:
 
 def _behind(part: Bits, rows: int, columns: int, width: int) -> Bits:
     """``part`` below some empty rows, within rows of ``width``, behind some empty columns."""
+    if not rows and width == part.shape[1]:
+        return part
     out = np.zeros((rows + part.shape[0], width), np.bool_)
     out[rows:, columns : columns + part.shape[1]] = part
     return out
@@ -129,6 +146,8 @@ class _Stretch:
 
 def _resized(values: F32, rows: _Stretch, columns: _Stretch) -> F32:
     """What is held of both axes as what is made of them."""
+    if rows.old == rows.new and columns.old == columns.new:
+        return values[_within(rows.made, rows.held), _within(columns.made, columns.held)]
     (top, down), (left, across) = rows.sampled(), columns.sampled()
     if len(down) * len(across) < _TWO_PASSES * len(rows.made) * len(columns.made):
         whole = cv2.resize(_placed(values, rows.held, top, columns.held, left), (len(across), len(down)))

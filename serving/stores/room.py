@@ -28,6 +28,9 @@ class Budget:
     nbytes: int
 
 
+_NOTHING = Budget(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Occupant:
     """A session that takes room."""
@@ -51,6 +54,34 @@ class Need:
     now: float
     patience: float
     """Seconds after which what is in use may give way at the earliest."""
+
+
+class Taken:
+    """What all sessions take, and each payer's: kept up to date, so that nobody is asked while all fits."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._sessions = 0
+        self._of: dict[tuple[str, str], Budget] = {}
+
+    def add(self, payer: tuple[str, str], sessions: int, nbytes: int) -> None:
+        """Either may be negative."""
+        before = self._of.pop(payer, _NOTHING)
+        after = Budget(before.sessions + sessions, before.nbytes + nbytes)
+        if after.sessions:
+            self._of[payer] = after
+        self._sessions, self.nbytes = self._sessions + sessions, self.nbytes + nbytes
+
+    def leaves(self, need: Need, budget: Budget, each: Budget | None) -> bool:
+        """Whether ``need`` fits as it is."""
+        own = self._of.get(need.payer, _NOTHING)
+        return _fits(self._sessions, self.nbytes, need, budget) and (
+            each is None or _fits(own.sessions, own.nbytes, need, each)
+        )
+
+
+def _fits(sessions: int, nbytes: int, need: Need, budget: Budget) -> bool:
+    return sessions + need.sessions <= budget.sessions and nbytes + need.nbytes <= budget.nbytes
 
 
 def giving_way(held: Sequence[Occupant], need: Need, budget: Budget, each: Budget | None) -> list[Key]:

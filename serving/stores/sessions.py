@@ -24,7 +24,7 @@ from serving.history import changes
 from serving.history.record import Session, SessionRecord, SessionSummary, Snapshot
 from serving.stats import SessionStats
 from serving.stores.endings import CLOSED, GAVE_WAY, IDLE, IN_MEMORY_ALONE, OLD, UNKNOWN, ended, used
-from serving.stores.room import Budget, Key, Need, Occupant, giving_way
+from serving.stores.room import Budget, Key, Need, Occupant, Taken, giving_way
 
 _UNASKED_SECONDS = 1.0
 """A session of which nothing was asked holds no dialogue: its caller loses an upload, which may be held."""
@@ -78,7 +78,7 @@ class MemorySessions:
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()  # least recently used first
         self._by_age: dict[Key, _Entry] = {}  # the first opened first
         self._ended: OrderedDict[Key, str] = OrderedDict()  # in which words, oldest first
-        self._nbytes = 0
+        self._taken = Taken()
 
     @property
     def count(self) -> int:
@@ -87,7 +87,7 @@ class MemorySessions:
     @property
     def nbytes(self) -> int:
         """Pixels, masks and crops of all sessions, and an estimate of the rest."""
-        return self._nbytes
+        return self._taken.nbytes
 
     @property
     def stats(self) -> SessionStats:
@@ -118,7 +118,7 @@ class MemorySessions:
         self._entries[key] = self._by_age[key] = _Entry(session, nbytes, now - age_s, now)
         if age_s:
             self._by_age = dict(sorted(self._by_age.items(), key=lambda item: item[1].opened))
-        self._nbytes += nbytes
+        self._taken.add(session.record.payer, 1, nbytes)
 
     def find(self, session_id: str, caller: str) -> Session | None:
         """The session; None where it is not here. Raises as a ``SessionStore`` for one that has ended here."""
@@ -134,16 +134,16 @@ class MemorySessions:
     def replace(self, session: Session) -> None:
         """Another state of a session that is here, as it lies elsewhere; for it no room is made."""
         entry = self._entries[session.caller, session.session_id]
-        added = session.image.nbytes + changes.nbytes(session.record) - entry.nbytes
-        entry.session = session
-        entry.nbytes += added
-        self._nbytes += added
+        self._taken.add(entry.session.record.payer, -1, -entry.nbytes)
+        entry.session, entry.nbytes = session, session.image.nbytes + changes.nbytes(session.record)
+        self._taken.add(session.record.payer, 1, entry.nbytes)
 
     def drop(self, session_id: str, caller: str) -> None:
         """Forget that it was here; nothing where it was not."""
         key = (caller, session_id)
         if key in self._entries:
-            self._nbytes -= self._entries.pop(key).nbytes
+            gone = self._entries.pop(key)
+            self._taken.add(gone.session.record.payer, -1, -gone.nbytes)
             del self._by_age[key]
 
     def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
@@ -235,7 +235,7 @@ class MemorySessions:
         """What is counted of it; of one that was closed meanwhile nothing is any more."""
         if self._entries.get((entry.session.caller, entry.session.session_id)) is entry:
             entry.nbytes += nbytes
-            self._nbytes += nbytes
+            self._taken.add(entry.session.record.payer, 0, nbytes)
 
     def _touch(self, key: Key, entry: _Entry) -> None:
         entry.last_used = self._clock()
@@ -254,6 +254,8 @@ class MemorySessions:
         """Let idle sessions give way until this fits. Raises Exhausted as ``giving_way`` does; none has then."""
         caller = record.caller
         need = Need(record.payer, sessions, nbytes, self._clock(), self._give_way_after)
+        if self._taken.leaves(need, self._budget, self._each):
+            return
         held = [
             Occupant(
                 key,

@@ -57,6 +57,7 @@ async def test_the_first_question_finds_its_image_encoded_and_read(executor: Exe
     async with service(executor) as (stage, client):
         session = await client.open(picture())
         await until(lambda: stage.vision.script.finished == ["encode"])
+        await until(lambda: stage.language.script.finished == ["complete"])
         await until(lambda: not stage.gate._working)
         result = await session.ask(QUESTION)
         assert stage.vision.script.finished == ["encode", "decode"]
@@ -245,3 +246,14 @@ async def test_images_that_nobody_asks_about_are_limited(executor: Executor) -> 
         await client.open(picture(seed=5))
         await until(lambda: stage.vision.script.finished.count("encode") == 3)
         assert outcomes(stage) == {"begun": 3, "used": 1}
+
+
+async def test_an_opening_that_stalls_holds_no_place(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encode's place is given back although the session, which the language pass needs, is not there."""
+    async with service(executor, concurrency=2) as (stage, client):
+        with held_towers(monkeypatch):
+            opening = asyncio.ensure_future(client.open(picture()))
+            await until(lambda: stage.vision.script.finished == ["encode"])
+            await until(lambda: not stage.gate._working)
+        await opening
+        await stage.language.script.reached("complete")

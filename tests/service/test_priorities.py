@@ -46,7 +46,9 @@ async def waiting(stage: Stage, count: int) -> None:
 def answered(stage: Stage, names: list[str]) -> list[str]:
     """In the order in which the language half was asked: a caller may hear of it in another."""
     prompts = [prompt for prompt in stage.language.script.asked("complete") if isinstance(prompt, Prompt)]
-    words = [CharacterTokenizer().decode(tuple(t for t in prompt.token_ids if 16 <= t < 2**21)) for prompt in prompts]
+    words = [
+        CharacterTokenizer().decode(tuple(t for t in prompt.token_ids if 16 <= t < 2**21)) for prompt in prompts
+    ]
     return list(dict.fromkeys(name for text in words for name in names if name in text))
 
 

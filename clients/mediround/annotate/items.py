@@ -85,6 +85,7 @@ class Item:
         series: Series Instance UID; empty for pictures.
         instance: SOP Instance UID; empty for pictures.
         questions: the dialogue; none where ``problem`` says why.
+        source_id: what the source calls it: a table's ``id``; empty: nothing. It never decides ``item_id``.
         problem: why it cannot be asked, as ``CODE: words``; empty: it can.
     """
 
@@ -100,6 +101,7 @@ class Item:
     study: str = ""
     series: str = ""
     instance: str = ""
+    source_id: str = ""
     problem: str = ""
 
 

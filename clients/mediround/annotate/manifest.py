@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         pa.field("study", _REPEATED, nullable=False),
         pa.field("series", _REPEATED, nullable=False),
         pa.field("instance", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
         pa.field("problem", pa.string(), nullable=False),
         pa.field("rounds", pa.int32(), nullable=False),
         pa.field("dialogue", _REPEATED, nullable=False),

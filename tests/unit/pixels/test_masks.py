@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from mediround import masks, rle
 from serving.domain import Rectangle
-from serving.pixels.masks import drawn, near_zero, pack_mask
+from serving.pixels.masks import drawn, near_zero, pack_mask, pixels_drawn
 
 SIDES = st.sampled_from([1, 2, 32, 64, 250, 256, 512, 768, 1024]) | st.integers(1, 600)
 
@@ -101,3 +101,13 @@ def _plainly(logits: np.ndarray, square: int, valid: tuple[int, int], size: tupl
     whole = cv2.resize(logits, (square, square), interpolation=cv2.INTER_LINEAR)
     cut = np.ascontiguousarray(whole[: valid[0], : valid[1]])
     return np.asarray(cv2.resize(cut, size[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def test_what_is_drawn_is_counted_without_drawing_it() -> None:
+    logits, size = np.full((256, 256), -1, np.float32), (2048, 2048)
+    assert pixels_drawn(logits, 1024, (1024, 1024), size) == 0
+    logits[100:110, 50:70] = 1
+    few = pixels_drawn(logits, 1024, (1024, 1024), size)
+    area = drawn(logits, 1024, (1024, 1024), size).area
+    assert area < few < 4 * area
+    assert pixels_drawn(-logits, 1024, (1024, 1024), size) == 2048 * 2048

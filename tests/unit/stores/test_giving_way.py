@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from serving.errors import Exhausted, NotFound
@@ -156,3 +159,32 @@ async def test_nobodys_bytes_are_taken_by_anothers_sessions() -> None:
     async with store.held.exclusive("a", "anna") as held:
         with pytest.raises(Exhausted, match="your open sessions"):
             await append(store.held, held, [finished_round(MODEL, seed) for seed in range(100)])
+
+
+async def test_nobody_is_looked_at_while_all_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round must not cost more the more sessions there are."""
+    monkeypatch.setattr("serving.stores.sessions.giving_way", None)
+    store = Store(each=Budget(2, 2**20))
+    for name, caller in (("a", "anna"), ("b", "anna"), ("c", "berta")):
+        await store.open(name, caller, rounds=2)
+    with pytest.raises(TypeError):  # the next one does not fit
+        await store.open("d", "carla")
+
+
+async def test_what_is_counted_is_what_is_there() -> None:
+    random = np.random.default_rng(0)
+    store = Store(max_bytes=40_000, each=Budget(2, 30_000))
+    for number in range(300):
+        caller, account = random.choice(["anna", "berta"]), random.choice(["", "ward"])
+        with suppress(Exhausted):
+            await store.open(f"s{number}", caller, rounds=int(random.integers(3)), account=account)
+        if random.random() < 0.3:
+            with suppress(NotFound):
+                await store.held.close(f"s{random.integers(number + 1)}", caller)
+        store.now += float(random.integers(60))
+        entries, taken = store.held._entries.values(), Counter[tuple[str, str]]()
+        for entry in entries:
+            taken[entry.session.record.payer] += entry.nbytes
+        held = store.held._taken
+        assert {payer: each.nbytes for payer, each in held._of.items()} == taken
+        assert (held._sessions, held.nbytes) == (len(entries), taken.total())

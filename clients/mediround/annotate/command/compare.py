@@ -75,9 +75,11 @@ def _show(found: Comparison, earlier: Run, later: Run) -> None:
         print(f"structure  {name}: {each.rounds} rounds, Dice {dice}, identical {same}, {alone}{size}")
     for worst in found.disagreements:
         print(f"disagrees  {worst.dice:.4f} {worst.item_id} round {worst.round}: {_printable(worst.structure)}")
-    if (near := found.targets) is not None:
-        print(f"targets    {near.images} images: Dice {near.earlier:.4f} then, {near.later:.4f} now; ", end="")
-        print(f"change {near.low:+.4f} to {near.high:+.4f} (95 %)")
+    for near in () if found.targets is None else (found.targets, *found.near):
+        name, dice = _printable(near.structure) or "all", f"Dice {near.earlier:.4f} then, {near.later:.4f} now"
+        print(
+            f"targets    {name}: {near.images} images, {dice}; change {near.low:+.4f} to {near.high:+.4f} (95 %)"
+        )
     for check in found.verdict.checks:
         word = {True: "met", False: "missed", None: "unknown"}[check.met]
         print(f"{word:11}{_printable(check.what)}: {check.found} ({check.limit})")

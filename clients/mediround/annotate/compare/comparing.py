@@ -17,7 +17,7 @@ import numpy as np
 
 from mediround.annotate.compare.agreement import Agreement, Tally
 from mediround.annotate.compare.pairs import Pair, PairedItem, Unpaired, dice, paired
-from mediround.annotate.compare.targets import Nearness, nearness
+from mediround.annotate.compare.targets import F64, Nearness, nearness
 from mediround.annotate.compare.verdict import Evidence, Tolerances, Verdict, judged
 from mediround.annotate.current import scratch
 from mediround.annotate.errors import ItemError, JobError
@@ -27,7 +27,9 @@ from mediround.annotate.manifest import read_manifest, read_names
 
 _SCHEMA = """
 CREATE TABLE targets (item_id TEXT, round INTEGER, uri TEXT, PRIMARY KEY (item_id, round)) WITHOUT ROWID;
-CREATE TABLE images (image_id TEXT PRIMARY KEY, rounds INTEGER, earlier REAL, later REAL) WITHOUT ROWID;
+CREATE TABLE images (
+    structure TEXT, image_id TEXT, rounds INTEGER, earlier REAL, later REAL, PRIMARY KEY (structure, image_id)
+) WITHOUT ROWID;
 CREATE TABLE missing (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _MOST_STRUCTURES = 1000
@@ -37,8 +39,10 @@ Heard: TypeAlias = Callable[[str, float], None]
 """Is told of each item that a run answered, and of its disagreement: 1 minus its least Dice, 1 where one run alone
 has a mask, 0 where none has.
 """
+_OF_STRUCTURE = "SELECT rounds, earlier, later FROM images WHERE structure = ?"
+_OF_ALL = "SELECT sum(rounds), sum(earlier), sum(later) FROM images GROUP BY image_id"
 _ADD = """
-INSERT INTO images VALUES (?, 1, ?, ?) ON CONFLICT (image_id) DO UPDATE SET
+INSERT INTO images VALUES (?, ?, 1, ?, ?) ON CONFLICT (structure, image_id) DO UPDATE SET
     rounds = rounds + 1, earlier = earlier + excluded.earlier, later = later + excluded.later
 """
 
@@ -68,7 +72,9 @@ class Comparison:
         overall: of all structures.
         structures: by label, the least Dice first.
         disagreements: the biggest first.
-        targets: None where no target exists.
+        targets: how near both come to them, of all structures; None where no target was read.
+        near: the same, of each structure that has any.
+        unreadable: targets that could not be read, or are of another size than the masks.
         verdict: by the tolerances.
     """
 
@@ -83,6 +89,8 @@ class Comparison:
     structures: tuple[Agreement, ...]
     disagreements: tuple[Disagreement, ...]
     targets: Nearness | None
+    near: tuple[Nearness, ...]
+    unreadable: int
     verdict: Verdict
 
 
@@ -110,12 +118,12 @@ def compare(
                 work.only_later += 1
             else:
                 targets.miss(found.item_id)
-        missing, near = targets.missing(job), targets.nearness(work.tallies)
+        missing, overall, near = targets.missing(job), targets.overall(), targets.nearness(work.tallies)
     structures = sorted(
         (tally.agreement() for tally in work.tallies.values()),
         key=lambda each: (1.0 if each.dice is None else each.dice, each.structure),
     )
-    found_out = Evidence(structures, near, targets.unreadable, work.items, missing, work.failed_later)
+    found_out = Evidence(structures, overall, near, targets.unreadable, work.items, missing, work.failed_later)
     return Comparison(
         earlier=earlier.key,
         later=later.key,
@@ -127,7 +135,9 @@ def compare(
         overall=work.overall.agreement(),
         structures=tuple(structures),
         disagreements=tuple(sorted(Disagreement(-each[0], *each[1:]) for each in work.worst)),
-        targets=near,
+        targets=overall,
+        near=near,
+        unreadable=targets.unreadable,
         verdict=judged(found_out, tolerances),
     )
 
@@ -163,7 +173,7 @@ class _Targets:
             self.unreadable += 1
             return
         self._readable[structure] += 1
-        self._database.execute(_ADD, (pair.image_id, *(dice(mask, target) for mask in masks)))
+        self._database.execute(_ADD, (structure, pair.image_id, *(dice(mask, target) for mask in masks)))
 
     def miss(self, item_id: str) -> None:
         """The later run has not this item."""
@@ -175,11 +185,22 @@ class _Targets:
         names = (name for piece in read_names(job.manifest) for name in piece)
         return sum(self._database.execute(words, (name,)).fetchone() is not None for name in names)
 
-    def nearness(self, tallies: Mapping[str, Tally]) -> Nearness | None:
-        found = self._database.execute("SELECT rounds, earlier, later FROM images")
-        flat = np.fromiter((value for row in found for value in row), np.float64).reshape(-1, 3)
-        whole = (each for each, tally in tallies.items() if self._readable[each] == tally.rounds)
-        return nearness(*flat.T, unreadable=self.unreadable, structures=tuple(sorted(whole)))
+    def nearness(self, tallies: Mapping[str, Tally]) -> tuple[Nearness, ...]:
+        """Of each structure with targets, the one that lost most first."""
+        found = [
+            nearness(each, *self._sums(_OF_STRUCTURE, each), whole=count == tallies[each].rounds)
+            for each, count in self._readable.items()
+        ]
+        return tuple(sorted(found, key=lambda each: (each.change, each.structure)))
+
+    def overall(self) -> Nearness | None:
+        sums = self._sums(_OF_ALL)
+        return nearness("", *sums, whole=False) if len(sums[0]) else None
+
+    def _sums(self, words: str, *values: str) -> F64:
+        """Of images, (3, N): rounds, and sums of Dice of the earlier and the later run."""
+        found = self._database.execute(words, values)
+        return np.fromiter((value for row in found for value in row), np.float64).reshape(-1, 3).T
 
 
 @contextmanager

@@ -20,10 +20,10 @@ class Nearness:
     """Dice of both runs with the targets. A round without a mask counts as an empty one.
 
     Attributes:
+        structure: label; empty: all that have targets.
         rounds: with a target, answered in both runs.
         images: that they are of.
-        unreadable: targets that could not be read, or are of another size.
-        structures: of which every round has such a target, by label.
+        whole: every round has a target that can be read.
         earlier: mean Dice of the earlier run.
         later: of the later one.
         low: of the 95 % interval of later minus earlier, by images.
@@ -32,10 +32,10 @@ class Nearness:
         later_interval: of the later one's.
     """
 
+    structure: str
     rounds: int
     images: int
-    unreadable: int
-    structures: tuple[str, ...]
+    whole: bool
     earlier: float
     later: float
     low: float
@@ -43,17 +43,17 @@ class Nearness:
     earlier_interval: tuple[float, float]
     later_interval: tuple[float, float]
 
+    @property
+    def change(self) -> float:
+        return self.later - self.earlier
 
-def nearness(
-    counts: F64, earlier: F64, later: F64, *, unreadable: int, structures: tuple[str, ...], seed: int = 0
-) -> Nearness | None:
-    """Of images' counts of rounds and sums of Dice, each (N,). None: there is none."""
-    if not len(counts):
-        return None
+
+def nearness(structure: str, counts: F64, earlier: F64, later: F64, *, whole: bool, seed: int = 0) -> Nearness:
+    """Of images' counts of rounds and sums of Dice, each (N,), N at least 1."""
     change, before, after = intervals(counts, np.stack([later - earlier, earlier, later], axis=1), seed)
     total = float(counts.sum())
     means = float(earlier.sum()) / total, float(later.sum()) / total
-    return Nearness(int(total), len(counts), unreadable, structures, *means, *change, before, after)
+    return Nearness(structure, int(total), len(counts), whole, *means, *change, before, after)
 
 
 def intervals(counts: F64, sums: F64, seed: int = 0) -> list[tuple[float, float]]:

@@ -1,6 +1,6 @@
 """Whether a later run may take an earlier one's place, by tolerances that a site states.
 
-Of structures all of whose rounds have targets, nearness to them decides; of others, agreement does. Too little
+Of a structure all of whose rounds have targets, nearness to them decides; of others, agreement does. Too little
 data is no verdict, and so is nothing compared. Knows figures. Does not know how they were come by.
 """
 
@@ -25,9 +25,10 @@ class Tolerances:
         most_area_change: of a structure's summed areas, as a share, either way.
         most_failed: share of items that fail in the later run and not in the earlier one.
         most_missing: share of the earlier run's items that the later one may lack, for anything to be said.
-        most_dice_loss: by which Dice with targets may fall, at the interval's lower end.
+        most_dice_loss: by which Dice with targets may fall, of all at the interval's lower end, and of each
+            structure.
         least_rounds: of a structure with masks in both runs, below which nothing is said.
-        least_images: with targets, below which nothing is said by them.
+        least_images: with targets, of all and of a structure, below which nothing is said by them.
     """
 
     least_dice: float = 0.95
@@ -47,7 +48,8 @@ class Evidence:
 
     Attributes:
         structures: how far the runs agree on each.
-        near: how near they come to targets; None: no target was read.
+        overall: how near they come to targets; None: no target was read.
+        near: the same, of each structure that has targets.
         unreadable: targets that could not be read, or are of another size than the masks.
         items: in both runs.
         missing: of the earlier run, and not of the later one.
@@ -55,7 +57,8 @@ class Evidence:
     """
 
     structures: Sequence[Agreement]
-    near: Nearness | None
+    overall: Nearness | None
+    near: Sequence[Nearness]
     unreadable: int
     items: int
     missing: int
@@ -82,14 +85,14 @@ class Verdict:
 
 def judged(found: Evidence, tolerances: Tolerances) -> Verdict:
     """The verdict, and each tolerance with what was found."""
-    near = found.near
     checks = [*_complete(found, tolerances)]
-    if near is not None:
-        checks.append(_near(near, tolerances))
+    if found.overall is not None:
+        checks.append(_overall(found.overall, tolerances))
+    aimed_at = {each.structure: each for each in found.near if each.whole}
+    checks += [_near(each, tolerances) for each in aimed_at.values()]
     if found.unreadable:
         share = f"{found.unreadable} could not be, or are of another size than the masks"
         checks.append(Check("targets that can be read", "all", share, None))
-    aimed_at = () if near is None else near.structures
     for each in found.structures:
         if each.structure not in aimed_at:
             checks += _agrees(each, tolerances)
@@ -120,12 +123,28 @@ def _complete(found: Evidence, tolerances: Tolerances) -> list[Check]:
     return [failed, few]
 
 
-def _near(near: Nearness, tolerances: Tolerances) -> Check:
+def _overall(near: Nearness, tolerances: Tolerances) -> Check:
     words = "Dice with targets, change, lower end of its 95 % interval"
     limit = f">= {-tolerances.most_dice_loss:+.4f}"
     if near.images < tolerances.least_images:
-        return Check(words, limit, f"{near.images} images, of {tolerances.least_images:g} needed", None)
+        return Check(words, limit, _few(near, tolerances), None)
     return Check(words, limit, f"{near.low:+.4f}", near.low >= -tolerances.most_dice_loss)
+
+
+def _near(near: Nearness, tolerances: Tolerances) -> Check:
+    """Of one structure: its mean decides, unless its images are too few to tell the mean by."""
+    limit = -tolerances.most_dice_loss
+    what = f"{near.structure}: Dice with targets, change", f">= {limit:+.4f}"
+    if near.images < tolerances.least_images:
+        return Check(*what, _few(near, tolerances), None)
+    found = f"{near.change:+.4f} ({near.low:+.4f} to {near.high:+.4f})"
+    if limit <= near.change and near.low < limit:
+        return Check(*what, f"{found}: more images are needed to tell", None)
+    return Check(*what, found, near.low >= limit)
+
+
+def _few(near: Nearness, tolerances: Tolerances) -> str:
+    return f"{near.images} images, of {tolerances.least_images:g} needed"
 
 
 def _agrees(each: Agreement, tolerances: Tolerances) -> list[Check]:

@@ -6,7 +6,7 @@ Knows which figures are shown. Does not know how they were come by, or files.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +112,7 @@ def _plots(found: Comparison, tolerances: Tolerances) -> str:
     drift = [_score(each, tolerances) for each in shown if each.score_change is not None]
     growth = [_area(each, tolerances) for each in shown if each.area_change is not None]
     loss, change = tolerances.most_score_loss, tolerances.most_area_change
-    near = [] if found.targets is None else _targets(found.targets, tolerances)
+    near = [] if found.targets is None else _targets(found.targets, found.near, tolerances)
     parts = [
         *near,
         plot(
@@ -133,19 +133,28 @@ def _plots(found: Comparison, tolerances: Tolerances) -> str:
     return f'<div class="plots">{"".join(parts)}</div>'
 
 
-def _targets(near: Nearness, tolerances: Tolerances) -> list[str]:
-    """Dice of both runs with the targets, and its change, each with its 95 % interval by images."""
+def _targets(near: Nearness, each_of: Sequence[Nearness], tolerances: Tolerances) -> list[str]:
+    """Dice of both runs with the targets, and its change, of all and of each structure; 95 % intervals."""
     both = [
         Bar("earlier run", near.earlier, *near.earlier_interval),
         Bar("later run", near.later, *near.later_interval),
     ]
     least = min(bar.low for bar in both)
     limit = -tolerances.most_dice_loss
-    change = [Bar("later minus earlier", near.later - near.earlier, near.low, near.high, near.low < limit)]
+    change = [Bar("all", near.change, near.low, near.high, near.low < limit)]
+    change += [
+        Bar(each.structure, each.change, each.low, each.high, each.change < limit) for each in each_of[:_MOST_BARS]
+    ]
     of = f"{near.images} images, {near.rounds} rounds"
     return [
         plot(f"Dice with the targets, 95 % interval; {of}", both, (max(0.0, least - 0.05), 1.0), (), ".4f"),
-        plot("Its change, 95 % interval", change, around_zero(change, -2 * limit), (limit, 0.0), "+.4f"),
+        plot(
+            "Its change, later minus earlier, 95 % interval",
+            change,
+            around_zero(change, -2 * limit),
+            (limit, 0.0),
+            "+.4f",
+        ),
     ]
 
 

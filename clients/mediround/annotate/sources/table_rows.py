@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
@@ -79,13 +80,21 @@ def _of_rows(rows: list[Numbered], dialogues: _Dialogues, window: str) -> Iterat
             yield from _of_one(other, row, [], dialogues, window)
         else:
             words = "rows of one id must be questions about one image, or the id must be in one row"
-            yield problem_item(ItemError("DUPLICATE_ID", words), str(other), dialogues.uri(row))
+            failed = problem_item(ItemError("DUPLICATE_ID", words), str(other), dialogues.uri(row))
+            yield replace(failed, source_id=row["id"])
 
 
 def _of_one(
     number: int, first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str
 ) -> Iterator[Item]:
     """``questions``: the rows of its dialogue; none where the first has it whole."""
+    for item in _found(number, first, questions, dialogues, window):
+        yield replace(item, source_id=first.get("id", ""))
+
+
+def _found(
+    number: int, first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str
+) -> Iterator[Item]:
     try:
         if not first.get("image"):
             raise ItemError("NO_IMAGE", "the row must name an image")

@@ -108,6 +108,42 @@ def test_where_targets_are_they_decide(tmp_path: Path) -> None:
     )
 
 
+def test_a_structure_that_falls_is_not_made_up_for_by_another(tmp_path: Path) -> None:
+    """The mean of both rises."""
+    truths = []
+    for number, radius in enumerate((5, 3)):
+        (tmp_path / f"{number}.png").write_bytes(png(disc(radius).astype(np.uint8) * 255))
+        truths.append((tmp_path / f"{number}.png").as_uri())
+    questions = tuple(replace(each, truth=truth) for each, truth in zip(QUESTIONS, truths, strict=True))
+    items = [picture(tmp_path / "images", number, questions) for number in range(4)]
+    job, earlier = job_of(tmp_path / "job", items)
+    keep(earlier, *(answered(item, earlier, (disc(1), disc(3))) for item in items))
+    later = job.take_up(OTHER, new=True)
+    keep(later, *(answered(item, later, (disc(5), disc(2))) for item in items))
+    found = compare(job, earlier, later, FEW)
+    assert found.targets is not None
+    assert found.targets.low > 0
+    assert [each.structure for each in found.near] == ["Wall", "Liver"]
+    assert {check.what for check in found.verdict.checks if check.met is False} == {
+        "Wall: Dice with targets, change"
+    }
+
+
+def test_a_structure_whose_images_differ_needs_more_of_them(tmp_path: Path) -> None:
+    """The mean is as it was, but by chance it might have fallen."""
+    (tmp_path / "truth.png").write_bytes(png(disc(4).astype(np.uint8) * 255))
+    questions = (replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri()),)
+    items = [picture(tmp_path / "images", number, questions) for number in range(4)]
+    job, earlier = job_of(tmp_path / "job", items)
+    keep(earlier, *(answered(item, earlier, (disc(4 if n < 2 else 2),)) for n, item in enumerate(items)))
+    later = job.take_up(OTHER, new=True)
+    keep(later, *(answered(item, later, (disc(2 if n < 2 else 4),)) for n, item in enumerate(items)))
+    checks = {check.what: check for check in compare(job, earlier, later, FEW).verdict.checks}
+    liver = checks["Liver: Dice with targets, change"]
+    assert liver.met is None
+    assert "more images" in liver.found
+
+
 def test_structures_without_targets_are_judged_by_agreement(tmp_path: Path) -> None:
     (tmp_path / "truth.png").write_bytes(png(disc(5).astype(np.uint8) * 255))
     questions = (replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri()), QUESTIONS[1])
@@ -130,7 +166,8 @@ def test_a_target_of_one_round_does_not_speak_for_its_structure(tmp_path: Path) 
     keep(later, *(answered(item, later, (disc(5), disc(3 if n == 0 else 1)), 0.8) for n, item in enumerate(items)))
     found = compare(job, earlier, later, FEW)
     assert found.targets is not None
-    assert (found.targets.rounds, found.targets.structures) == (5, ("Liver",))
+    assert found.targets.rounds == 5
+    assert {each.structure: each.whole for each in found.near} == {"Liver": True, "Wall": False}
     assert "Wall: Dice between the runs" in {check.what for check in found.verdict.checks if check.met is False}
 
 

@@ -62,6 +62,7 @@ def codes(items: list[Item]) -> list[str]:
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_rows_of_one_id_are_one_dialogue(folder: Path, form: str) -> None:
     first, second = listed(folder, CHAIN, form)
+    assert (first.source_id, second.source_id) == ("a", "b")
     assert (first.problem, second.problem) == ("", "")
     assert [each.question for each in first.questions] == ["The left.", "Its wall.", "What is this?"]
     assert [each.refer_to for each in first.questions] == [None, 0, None]
@@ -115,6 +116,7 @@ def test_an_id_that_comes_again_with_another_dialogue_fails_and_the_first_stands
     omissions = Omissions()
     items = list(items_of(str(folder / "table.jsonl"), SourceOptions(omissions=omissions)))
     assert codes(items) == ["", "DUPLICATE_ID"]
+    assert [item.source_id for item in items] == ["x", "x"]
     assert omissions.counts["repeated"] == 1
 
 
