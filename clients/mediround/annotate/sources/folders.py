@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mediround.annotate.errors import ItemError
 from mediround.annotate.items import Item, Question
-from mediround.annotate.sorting import lists
+from mediround.annotate.sorting import lists, names
 from mediround.annotate.sources import dicom_files
 from mediround.annotate.sources.annotations import Annotations, NoAnnotations
 from mediround.annotate.sources.examined import ExaminedFile, examined, files_below, stores_needed, uri_of
@@ -56,12 +56,19 @@ def of_store(source: str, questions: tuple[Question, ...], options: SourceOption
     """Raises SourceError: it cannot be listed, or the extra is not installed."""
     with stores_needed():
         from mediround.annotate.remote import files  # noqa: PLC0415  # its extra need not be installed
-    annotations = NoAnnotations(questions)
-    for number, uri in enumerate(files(source)):
-        try:
-            yield from _of_file(examined(uri), annotations, options)
-        except ItemError as error:
-            yield problem_item(error, str(number), uri)
+    with names() as held:
+        masks = MaskFiles(questions, lambda place: str(place) in held) if options.references else None
+        if masks is not None:
+            for uri in filter(masks.is_mask, files(source)):
+                held.add(uri)
+        for number, uri in enumerate(files(source)):
+            if masks is not None and masks.is_mask(uri):
+                options.omissions.add("mask", uri)
+                continue
+            try:
+                yield from _of_file(examined(uri), masks or NoAnnotations(questions), options)
+            except ItemError as error:
+                yield problem_item(error, str(number), uri)
 
 
 def _of_file(file: ExaminedFile, annotations: Annotations, options: SourceOptions) -> Iterator[Item]:

@@ -69,8 +69,11 @@ def _check_references(source: str, options: SourceOptions) -> None:
     if source.startswith(("http://", "https://")):
         if options.references != "seg":
             raise SourceError("--references must be seg with an archive: it holds no mask files")
-    elif "://" in source or not Path(source).is_dir():
-        raise SourceError("--references must be left out but with a folder or an archive: a table has the column")
+    elif "://" in source and _suffix(source) not in _FORMS:
+        if options.references != "masks":
+            raise SourceError("--references must be masks with a store: for DICOM SEG a folder is searched")
+    elif not Path(source).is_dir():
+        raise SourceError("--references must be left out with a table: it has the column reference")
 
 
 def _of_remote(source: str, options: SourceOptions) -> Iterator[Item]:

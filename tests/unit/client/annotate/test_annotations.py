@@ -68,6 +68,23 @@ def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -
     assert len(listed(str(tmp_path), None)) == 8
 
 
+def test_mask_files_of_a_store_are_what_questions_are_about() -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    for number, name in enumerate(("0.png", "below/1.png", "below/2.png")):
+        store.pipe(f"/marked/{name}", flat_png(number))
+    for name in ("0-left-thalamus.png", "below/masks/2_left_thalamus.png"):
+        store.pipe(f"/marked/{name}", png(np.eye(8, dtype=np.uint8)))
+    omissions = Omissions()
+    items = {item.uri.rpartition("/")[2]: item for item in listed("memory://marked", "masks", omissions)}
+    assert {name: about(item) for name, item in items.items()} == {
+        "0.png": ["", "given", "1"],
+        "1.png": ["", "0", "1"],
+        "2.png": ["", "given", "1"],
+    }
+    assert omissions.counts == {"mask": 2}
+    assert np.array_equal(load(items["2.png"]).references[1], np.eye(8, dtype=bool))
+
+
 @pytest.fixture
 def series() -> list[Dataset]:
     """Four slices with pixels."""
