@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from mediround.annotate.errors import JobError
@@ -113,10 +114,12 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
             yield True
 
 
-def remove_unfinished(folder: Path) -> int:
-    """What a killed run left of its files; how many. No other run may be at work in the folder."""
+def remove_unfinished(place: Path) -> int:
+    """What was left unfinished, by who was killed, of a file or of those in a folder; how many. Nobody else may be
+    writing them.
+    """
     removed = 0
-    for path in folder.rglob(f"*{UNFINISHED}*"):
+    for path in (*place.parent.glob(f"{escape(place.name)}{UNFINISHED}*"), *place.rglob(f"*{UNFINISHED}*")):
         path.unlink(missing_ok=True)
         removed += 1
     return removed

@@ -18,6 +18,8 @@ from mediround.annotate import planning, reviews
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
 from mediround.annotate.command.engine import service
+from mediround.annotate.errors import JobError
+from mediround.annotate.files import locked, remove_unfinished
 from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.ledger import alone, opened
 from mediround.annotate.manifest import read_names
@@ -66,8 +68,12 @@ def _planned(given: argparse.Namespace, address: str) -> int:
 
 @contextmanager
 def _nobody_at_work(job: Job) -> Iterator[None]:
-    """While the block runs: all runs read the one manifest. Raises JobError: one is at work."""
+    """While the block runs: all runs read the one manifest. Raises JobError: one is at work, or another plan."""
     with ExitStack() as locks:
+        if not locks.enter_context(locked(job.folder / "plan.lock")):
+            raise JobError("another plan is at work in this folder: wait, or stop it")
+        remove_unfinished(job.manifest)
+        remove_unfinished(job.not_taken)
         for each in job.runs():
             locks.enter_context(alone(each))
         yield

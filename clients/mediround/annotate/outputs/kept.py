@@ -25,7 +25,7 @@ from mediround.annotate.exported import (
     state,
     write_list,
 )
-from mediround.annotate.files import file_digest, remove_unfinished, write_atomic
+from mediround.annotate.files import file_digest, locked, remove_unfinished, write_atomic
 from mediround.annotate.job import Run
 from mediround.annotate.results import Result
 
@@ -64,6 +64,7 @@ class Export:
     def __init__(self, run: Run, kind: Kind, database: sqlite3.Connection) -> None:
         self.removed = 0
         self.kind, self._run, self._database = kind, run, database
+        remove_unfinished(self.place)
         for path in lists(run, kind):
             with suppress(JobError):  # what a damaged list names stays, and is then in no list
                 for listed in read_list(path, run, kind):
@@ -128,7 +129,6 @@ class Export:
 
     def end(self) -> None:
         """All is written: remove what is out of date, then keep the list. Raises JobError."""
-        remove_unfinished(self.place)
         for name, digest in self._database.execute("SELECT name, sha256 FROM earlier WHERE item_id = ''"):
             self._remove(name, digest)
         write_list(self._run, self.kind, self._database.execute(_LINES))
@@ -156,8 +156,12 @@ class Export:
 
 @contextmanager
 def exporting(run: Run, kind: Kind) -> Iterator[Export]:
-    """An export, which is whole when the block ends well. Raises JobError: it cannot be written."""
-    with scratch(_SCHEMA) as database:
+    """An export, which is whole when the block ends well. Raises JobError: it cannot be written, or another one of its
+    kind is under way.
+    """
+    with locked(run.folder / f"export-{kind}.lock") as free, scratch(_SCHEMA) as database:
+        if not free:
+            raise JobError(f"another export of {kind} is under way in this folder: wait, or stop it")
         export = Export(run, kind, database)
         yield export
         export.end()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mediround import _annotate_values
 from mediround.__main__ import main
+from mediround.annotate.files import UNFINISHED, locked
 from mediround.annotate.job import Job
 from mediround.annotate.ledger import opened
 from mediround.annotate.manifest import read_manifest
@@ -106,6 +107,21 @@ def test_beside_a_run_nothing_is_planned(
         assert plan(folder, other, "--new-run") == 2
     assert capsys.readouterr().err.count("another run is at work") == 2
     assert (job.manifest.read_bytes(), job.current(), job.runs()) == (manifest, current, [current])
+
+
+def test_one_plan_is_at_work_at_a_time_and_removes_what_a_killed_one_left(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(folder, server) == 0
+    job = folder.parent / "job"
+    left = job / f"manifest.parquet{UNFINISHED}0123"
+    left.write_bytes(b"PAR1")
+    with locked(job / "plan.lock"):
+        assert plan(folder, server) == 2
+    assert "another plan" in capsys.readouterr().err
+    assert left.exists()
+    assert plan(folder, server) == 0
+    assert not left.exists()
 
 
 def test_a_source_that_is_refused_leaves_the_current_run(folder: Path, server: ScriptedServer) -> None:

@@ -108,6 +108,8 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / f"part-1.parquet{UNFINISHED}ab").touch()
     assert parts(tmp_path) == []
+    (tmp_path / f"file{UNFINISHED}ab").touch()
+    assert remove_unfinished(tmp_path / "file") == 1
     assert remove_unfinished(tmp_path) == 1
 
 

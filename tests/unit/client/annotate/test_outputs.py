@@ -17,6 +17,7 @@ from pydicom.data import get_testdata_file
 from mediround import rle
 from mediround.__main__ import main
 from mediround._records import RuntimeRecord
+from mediround.annotate.files import UNFINISHED, locked
 from mediround.annotate.index import read_parts, write_part
 from mediround.annotate.job import Job
 from mediround.annotate.outputs.segmentations import segmentations
@@ -230,6 +231,20 @@ def test_a_series_whose_source_changed_is_left_out_and_the_rest_goes_on(job: Pat
     made = list(segmentations([changed, *others], Job.open(job).current().identity, {}))
     assert sorted(bool(each.objects) for each in made) == [False, True]
     assert [each.problem.partition(":")[0] for each in made if each.problem] == ["ItemError"]
+
+
+def test_one_export_of_a_kind_is_at_work_at_a_time_and_removes_what_a_killed_one_left(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Job.open(job).current()
+    left = run.folder / f"coco.json{UNFINISHED}0123"
+    left.write_bytes(b"{")
+    with locked(run.folder / "export-coco.lock"):
+        assert export(job, "--coco") == 2
+        assert "another export of coco" in capsys.readouterr().err
+        assert export(job, "--png") == 0
+    assert export(job, "--coco") == 0
+    assert not left.exists()
 
 
 def test_nothing_chosen_is_an_error(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
