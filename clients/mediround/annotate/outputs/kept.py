@@ -156,8 +156,10 @@ class Export:
 
 @contextmanager
 def exporting(run: Run, kind: Kind) -> Iterator[Export]:
-    """An export, which is whole when the block ends well. Raises JobError: it cannot be written, or another one of its
-    kind is under way.
+    """An export, which is whole when the block ends well.
+
+    Raises:
+        JobError: it cannot be written, or another of its kind is under way.
     """
     with locked(run.folder / f"export-{kind}.lock") as free, scratch(_SCHEMA) as database:
         if not free:
