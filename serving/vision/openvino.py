@@ -90,7 +90,8 @@ class OpenVinoEncoder:
         if not (out.flags.c_contiguous and out.flags.writeable):
             raise EngineFault(f"{self._name}: the output's place is not writable in one piece")
         try:
-            whole = {name: np.ascontiguousarray(value) for name, value in feeds.items()}  # kept until the end
+            # Kept until the end. What cannot be written, as Pillow hands pictures out, is not shared: it is copied.
+            whole = {name: np.require(value, requirements=("C", "W")) for name, value in feeds.items()}
             for name, value in whole.items():
                 self._request.set_tensor(name, self._tensor(value, shared_memory=True))
             self._request.set_tensor(self._output, self._tensor(out, shared_memory=True))

@@ -1,4 +1,7 @@
-"""Made-up pixels for engines and stores: images, references, rounds, sessions, drawn from a seed."""
+"""Made-up pixels for engines and stores: images, references, rounds, sessions, drawn from a seed.
+
+Pictures cannot be written: those that Pillow has resized cannot be either.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ def tower_image(manifest: Manifest, seed: int) -> TowerImage:
     pixels[:] = draw.integers(0, 256, 3)
     top, left = draw.integers(0, manifest.tower.side // 2, 2)
     pixels[top:, left:] = draw.integers(0, 256, 3)
+    pixels.flags.writeable = False
     return TowerImage(hashlib.sha256(pixels.data).hexdigest(), pixels)
 
 
@@ -33,6 +37,7 @@ def encoder_image(manifest: Manifest, seed: int, valid_hw: tuple[int, int] | Non
     blocks = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
     pixels[:height, :width] = blocks[rows][:, columns]
+    pixels.flags.writeable = False
     return EncoderImage(hashlib.sha256(pixels.data).hexdigest(), pixels, (height, width))
 
 
