@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from benchmarks.workload import Case, case
 from demo.stack import ONNX, TRITON, stack
 from demo.triton.server import INSTALLED
 from loadtest.server_process import LaunchError
-from mediround import Client, __version__
+from mediround import Client, MediRoundError, __version__
 from serving.bundle import IMAGE_ENCODER, MASK_DECODER, VISION_TOWER, Bundle, load_bundle
 from serving.runtime.cpus import usable_cpus
 
@@ -127,33 +127,32 @@ def _published(options: argparse.Namespace, seed: int, *more: str) -> float:
 
 def compare(ways: Sequence[Way], floor: float, repeats: int) -> list[Row]:
     """In turn, and never two at once: all of a machine's memory is one's. ``floor``: a dialogue's least FLOP."""
-    taken: dict[str, list[float]] = {name: [] for name, _ in ways}
-    limits: dict[str, list[float]] = {name: [] for name, _ in ways}
-    seed, left_out = time.time_ns() % 10**9, set[str]()
-    for name, serve in [*ways] * repeats:
-        if name in left_out:
-            continue
-        seed += 2
-        try:
-            with serve() as run:
-                run(seed)  # warms up
-                before = product_rate()
-                taken[name].append(run(seed + 1))
-                limits[name].append(floor / statistics.mean((before, product_rate())))
-        except LaunchError as reason:
-            print(f"left out: {name}: {str(reason).strip().splitlines()[-1]}", flush=True)
-            left_out.add(name)
-    first = taken[ways[0][0]]
-    return [
-        Row(
-            name,
-            statistics.median(seconds),
-            statistics.median(each / own for each, own in zip(first, seconds, strict=True)),
-            statistics.median(limit / own for limit, own in zip(limits[name], seconds, strict=True)),
-        )
-        for name, seconds in taken.items()
-        if name not in left_out
-    ]
+    seed, turns = time.time_ns() % 10**9, list[dict[str, tuple[float, float]]]()
+    for _ in range(repeats):
+        turn: dict[str, tuple[float, float]] = {}
+        for name, serve in ways:
+            seed += 2
+            try:
+                with serve() as run:
+                    run(seed)  # warms up
+                    before = product_rate()
+                    seconds = run(seed + 1)
+                    turn[name] = seconds, floor / statistics.mean((before, product_rate()))
+            except (LaunchError, MediRoundError) as reason:
+                print(f"left out: {name}: {str(reason).strip().splitlines()[-1]}", flush=True)
+        turns.append(turn)
+    tried = {name: [turn for turn in turns if name in turn] for name, _ in ways}
+    return [_row(name, ways[0][0], of) for name, of in tried.items() if of]
+
+
+def _row(name: str, first: str, turns: Sequence[Mapping[str, tuple[float, float]]]) -> Row:
+    """Of the turns that it was in."""
+    return Row(
+        name,
+        statistics.median(turn[name][0] for turn in turns),
+        statistics.median(turn[first][0] / turn[name][0] for turn in turns),
+        statistics.median(turn[name][1] / turn[name][0] for turn in turns),
+    )
 
 
 def least(bundle: Bundle, rounds: int) -> float:

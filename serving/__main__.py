@@ -59,7 +59,7 @@ from serving.telemetry.status import StatusBoard
 LOG = logging.getLogger("serving")
 SWEEP_SECONDS = 30.0
 CONCURRENCY_HERE, CONCURRENCY_ELSEWHERE = 4, 32
-ENCODES_HERE, ENCODES_IN_TRITON = 2, 8  # one runs, or a batch of four, and as many are ready
+ENCODES_HERE, ENCODES_IN_TRITON = 2, 8  # one runs, or a batch of two, and more are ready
 LEAST_WORKERS = 2
 """Threads for pixels, and for openings: with one, a large image would hold up all others."""
 

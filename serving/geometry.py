@@ -35,8 +35,8 @@ FEW_PIXELS = 9
 """A mask with at most this many visible pixels cannot be a reference: the whole image stands in for it."""
 _FEW_PIXELS = 1 << 18
 """Of an image: up to so many a mask of any form is soon drawn."""
-_DRAWN_SOON, _PACKED_SOON = 1 << 19, 1 << 22
-"""Pixels round a mask, and of its image, that are resized, and packed and hashed, in a millisecond or so each."""
+_DRAWN_SOON, _PACKED_SOON = 1 << 20, 1 << 22
+"""Pixels resized for a mask, and those of its image, which is packed and hashed: a millisecond or so each."""
 _STRIP_PIXELS = 1 << 20
 """Pixels that are padded and resized at a time."""
 _BICUBIC_SUPPORT = 2

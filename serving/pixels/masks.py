@@ -42,9 +42,12 @@ def drawn(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int
 
 
 def pixels_drawn(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int]) -> int:
-    """Of the image, how many ``drawn`` resizes logits for."""
+    """About how many pixels ``drawn`` makes on its way: of the square, and of the image."""
     reach = _reach(logits, 0.0, square, valid, size)
-    return 0 if reach is None else math.prod(len(second.made) for _, second in reach)
+    if reach is None:
+        return 0
+    rows, columns = reach
+    return sum(down.passed(across) for down, across in zip(rows, columns, strict=True))
 
 
 def near_zero(logits: F32, square: int, valid: tuple[int, int], size: tuple[int, int], margin: float) -> Mask:
@@ -142,6 +145,11 @@ class _Stretch:
         before, after = self.old // common, self.new // common
         first, stop = (0, common) if _EXACT % after else (held.start // before, math.ceil(held.stop / before))
         return range(first * before, stop * before), range(first * after, stop * after)
+
+    def passed(self, across: _Stretch) -> int:
+        """About how many pixels a resize makes of rows, this axis, and columns."""
+        whole = len(self.sampled()[1]) * len(across.sampled()[1])
+        return min(whole, len(self.held) * len(across.sampled()[1]) + len(self.sampled()[1]) * len(across.made))
 
 
 def _resized(values: F32, rows: _Stretch, columns: _Stretch) -> F32:

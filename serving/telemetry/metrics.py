@@ -80,13 +80,13 @@ SHED = Metric(
 IN_PROGRESS = Metric(
     "mediround_requests_in_progress",
     MetricKind.GAUGE,
-    "Requests for rounds in progress: admitted, and not yet answered.",
+    "Requests for rounds in progress: admitted, and not yet answered; as batch, images prepared ahead, too.",
     {"priority": PRIORITIES},
 )
 QUEUE_REQUESTS = Metric(
     "mediround_queue_requests",
     MetricKind.GAUGE,
-    "Requests for rounds that wait in the admission queue.",
+    "Requests for rounds that wait in the admission queue; as batch, images to be prepared ahead, too.",
     {"priority": PRIORITIES},
 )
 QUEUE_COST = Metric(

@@ -136,7 +136,7 @@ def keep(place: Path, choice: Choice) -> Choice:
         whole.write_text(written)
         try:
             os.link(whole, place)  # unlike a rename, it leaves what is there
-        except FileExistsError:
+        except OSError:  # one is there, or this disk has no links
             if other := read(place):
                 return other
             whole.replace(place)
@@ -278,7 +278,7 @@ def _name(bundle: Bundle, key: str) -> str:
 
 
 def _key(bundle: Bundle, openvino: str) -> str:
-    """Of all that the choice depends on."""
+    """Of what the choice holds for. Not of threads: servers of other sizes that share sessions must agree."""
     runtimes = (_version("onnxruntime") or "", openvino, __version__)
     return digest("image-encoder", bundle.digest, platform.machine(), cpu_model(), *runtimes).hex()[:32]
 

@@ -90,7 +90,7 @@ class OpenVinoEncoder:
         if not (out.flags.c_contiguous and out.flags.writeable):
             raise EngineFault(f"{self._name}: the output's place is not writable in one piece")
         try:
-            # Kept until the end. What cannot be written, as Pillow hands pictures out, is not shared: it is copied.
+            # Kept until the end. What cannot be written, as Pillow hands pictures out, cannot be shared.
             whole = {name: np.require(value, requirements=("C", "W")) for name, value in feeds.items()}
             for name, value in whole.items():
                 self._request.set_tensor(name, self._tensor(value, shared_memory=True))

@@ -106,7 +106,7 @@ class KeptSessions:
         except ServingError:
             await self._records.remove(record.session_id, record.caller)
             raise
-        self._opened[record.caller, record.session_id] = opened
+        self._saw(record.caller, record.session_id, opened)
 
     def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
         """See ``SessionStore``."""
@@ -215,10 +215,13 @@ class KeptSessions:
         if not self._left(stored.opened):
             await self._purge()
             raise ended(OLD)
-        self._opened[caller, session_id] = stored.opened
+        self._saw(caller, session_id, stored.opened)
+        return stored
+
+    def _saw(self, caller: str, session_id: str, opened: float) -> None:
+        self._opened[caller, session_id] = opened
         if len(self._opened) > _MOST_SEEN:
             self._opened.pop(next(iter(self._opened)))
-        return stored
 
     def _image(self, stored: Stored) -> SourceImage:
         if stored.image is None:

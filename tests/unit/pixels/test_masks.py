@@ -110,4 +110,7 @@ def test_what_is_drawn_is_counted_without_drawing_it() -> None:
     few = pixels_drawn(logits, 1024, (1024, 1024), size)
     area = drawn(logits, 1024, (1024, 1024), size).area
     assert area < few < 4 * area
-    assert pixels_drawn(-logits, 1024, (1024, 1024), size) == 2048 * 2048
+    assert pixels_drawn(-logits, 1024, (1024, 1024), size) == 1024 * 1024 + 2048 * 2048
+    line = np.full((256, 256), -1, np.float32)
+    line[100] = 1  # where the ratio is an odd one all rows are sampled
+    assert pixels_drawn(line, 1024, (1024, 1024), (2047, 2047)) > 1 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -201,6 +202,17 @@ def test_what_cannot_be_read_is_made_anew(
 def test_the_first_to_keep_a_choice_decides_for_both(tmp_path: Path) -> None:
     place = tmp_path / "choice.json"
     assert keep(place, FASTER) == FASTER
+    assert keep(place, Choice(ONNX, "measured at the same time")) == FASTER
+    assert files(tmp_path) == [place]
+
+
+def test_a_disk_without_links_keeps_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    place = tmp_path / "choice.json"
+    assert keep(place, FASTER) == FASTER == read(place)
     assert keep(place, Choice(ONNX, "measured at the same time")) == FASTER
     assert files(tmp_path) == [place]
 
