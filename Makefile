@@ -233,7 +233,7 @@ format: $(VENV)/.export ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.export build/vit-b/manifest.json ## Measure the service against the published protocol; tables in build/bench (40 min)
+bench: $(VENV)/.export build/vit-b/manifest.json ## Measure the service against the published protocol; tables in build/bench (an hour)
 	$(BIN)/python -m benchmarks --out build/bench
 	$(BIN)/python -m benchmarks --out build/bench --bundle build/vit-b --dialogues 1 --repeats 1 --cases $(VIT_B_CASES)
 	$(BIN)/python -m benchmarks.hop --out build/bench
