@@ -141,7 +141,7 @@ def test_choices_are_compared(
     told = capsys.readouterr().out
     name = f"choices-{random_bundle.directory.name}"
     assert (tmp_path / f"{name}.md").read_text() in told
-    assert "left out: bad: " in told
+    assert "left out: known in advance, bad: " in told
     rows = json.loads((tmp_path / f"{name}.json").read_text())
     assert [row["way"] for row in rows[:4]] == [
         "published protocol",
