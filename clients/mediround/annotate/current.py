@@ -6,12 +6,9 @@ database in the folder for temporary files. Knows an index's files. Does not kno
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -22,7 +19,7 @@ from mediround.annotate.index import steady, tree, whole
 from mediround.annotate.job import Run
 from mediround.annotate.merging import replaced
 from mediround.annotate.rows import SCHEMA, Row, rows_of
-from mediround.annotate.sorting import with_room
+from mediround.annotate.sorting import scratch
 
 T = TypeVar("T")
 ItemRows: TypeAlias = tuple[Row, ...]
@@ -73,21 +70,6 @@ def current_rows(run: Run, wanted: Container[str] | None = None) -> Iterator[Ite
                 words = "SELECT file FROM places WHERE item_id = ?"
                 if database.execute(words, (rows[0].item_id,)).fetchone() == (number,):
                     yield rows
-
-
-@contextmanager
-def scratch(schema: str) -> Iterator[sqlite3.Connection]:
-    """A database that is gone when the block ends. Raises JobError: the folder for temporary files is full."""
-    with with_room(), TemporaryDirectory(prefix="mediround-") as folder:
-        database = sqlite3.connect(Path(folder) / "scratch.sqlite", isolation_level=None)
-        try:
-            database.execute("PRAGMA journal_mode = OFF")
-            database.execute("PRAGMA synchronous = OFF")
-            database.execute("BEGIN")
-            database.executescript(schema)
-            yield database
-        finally:
-            database.close()
 
 
 def _names(path: Path) -> Iterator[tuple[str, str]]:

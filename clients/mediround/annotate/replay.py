@@ -20,7 +20,7 @@ import numpy as np
 from mediround._tls import Tls
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Asking, Outcome, annotate
-from mediround.annotate.current import ItemRows, current_rows, scratch
+from mediround.annotate.current import ItemRows, current_rows
 from mediround.annotate.errors import ItemError, JobError, OtherRun
 from mediround.annotate.faults import decoded
 from mediround.annotate.items import Item
@@ -28,6 +28,7 @@ from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import LoadedItem, load
 from mediround.annotate.manifest import read_manifest, read_names
 from mediround.annotate.rows import Row
+from mediround.annotate.sorting import scratch
 from mediround.masks import Bits
 
 NEAR_ZERO = 1e-4

@@ -19,8 +19,9 @@ from mediround.annotate.ledger import Ledger, opened
 from mediround.annotate.manifest import read_manifest
 from mediround.annotate.rows import Row, rows_of
 
-_HELD = 4
-"""Files of the index that are held; items that come together lie in few."""
+_HELD, _HELD_BYTES = 4, 1 << 30
+"""Files of the index that are held besides one of each of its folders, and bytes of all: items that come together
+lie in few files, and in all shards' folders in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class _Reader:
     ledger: Ledger
     paths: dict[str, Path]
     held: OrderedDict[str, tuple[pa.Table, dict[str, list[int]]]] = field(default_factory=OrderedDict)
+    size: int = 0
+    """Bytes of the rows that are held."""
 
     def joined(self, items: Sequence[Item]) -> Iterator[Result]:
         places = self.ledger.places([item.item_id for item in items])
@@ -76,7 +79,10 @@ class _Reader:
             for line, item_id in enumerate(found["item_id"].to_pylist()):
                 lines.setdefault(item_id, []).append(line)
             self.held[name] = found, lines
-            if len(self.held) > _HELD:
-                self.held.popitem(last=False)
+            self.size += found.nbytes
+            most = _HELD + len({path.parent for path in self.paths.values()})
+            while len(self.held) > 1 and (len(self.held) > most or self.size > _HELD_BYTES):
+                _, (left, _) = self.held.popitem(last=False)
+                self.size -= left.nbytes
         self.held.move_to_end(name)
         return self.held[name]

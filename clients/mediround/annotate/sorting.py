@@ -1,4 +1,4 @@
-"""Values put in order, grouped, and known again: on disk, so that memory does not grow with them.
+"""Values put in order, grouped, joined, and known again: on disk, so that memory does not grow with them.
 
 Knows SQLite, in a temporary file. Does not know what values are.
 """
@@ -49,7 +49,7 @@ def grouped(values: Iterable[tuple[str, bool, str]]) -> Iterator[tuple[str, str]
     Groups come in the order in which their first value came, urgent ones before all others, values in the order in
     which they came. Raises what ``values`` raises, and JobError: the disk is full.
     """
-    with _scratch(_GIVEN) as database:
+    with scratch(_GIVEN) as database:
         database.executemany("INSERT INTO given (key, urgent, value) VALUES (?, ?, ?)", values)
         for statement in _GROUPS.split(";")[:-1]:  # executescript would end the transaction
             database.execute(statement)
@@ -65,7 +65,7 @@ def in_order(values: Iterable[tuple[bytes, str]]) -> Iterator[tuple[bytes, str]]
     if len(first) < IN_MEMORY:
         yield from sorted(first)
         return
-    with _scratch(_ENTRIES) as database:
+    with scratch(_ENTRIES) as database:
         database.executemany("INSERT INTO entries VALUES (?, ?)", chain(first, left))
         yield from database.execute("SELECT name, value FROM entries ORDER BY name")
 
@@ -109,14 +109,14 @@ class Lists:
 @contextmanager
 def lists() -> Iterator[Lists]:
     """None yet; they are forgotten when the block ends. Raises JobError: the disk is full."""
-    with _scratch(_LISTS) as database:
+    with scratch(_LISTS) as database:
         yield Lists(database)
 
 
 @contextmanager
 def names() -> Iterator[Names]:
     """None yet; they are forgotten when the block ends. Raises JobError: the disk is full."""
-    with _scratch(_NAMES) as database:
+    with scratch(_NAMES) as database:
         yield Names(database)
 
 
@@ -131,18 +131,9 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def with_room() -> Iterator[None]:
-    """Around the use of a database for temporary values. Raises JobError: it cannot be written."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        words = f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
-        raise JobError(words) from error
-
-
-@contextmanager
-def _scratch(schema: str) -> Iterator[sqlite3.Connection]:
-    with with_room(), scratch_folder() as folder:
+def scratch(schema: str) -> Iterator[sqlite3.Connection]:
+    """A database that is gone when the block ends. Raises JobError: the folder for temporary files is full."""
+    with _with_room(), scratch_folder() as folder:
         database = sqlite3.connect(folder / "scratch.sqlite", isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = OFF")
@@ -150,10 +141,20 @@ def _scratch(schema: str) -> Iterator[sqlite3.Connection]:
             database.execute("PRAGMA temp_store = FILE")
             database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             database.executescript(schema)
-            database.execute("BEGIN")  # one transaction, never ended: nobody else reads the file
+            database.execute("BEGIN")  # after the script, which commits: one transaction, which never ends
             yield database
         finally:
             database.close()
+
+
+@contextmanager
+def _with_room() -> Iterator[None]:
+    """Around the use of a database for temporary values. Raises JobError: it cannot be written."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        words = f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
+        raise JobError(words) from error
 
 
 def _digest(text: str) -> bytes:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mediround.annotate.current import files, scratch
+from mediround.annotate.current import files
 from mediround.annotate.index import read_part, steady
 from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Finished
 from mediround.annotate.manifest import read_names
+from mediround.annotate.sorting import scratch
 
 SECONDS_OF_RATE = 600.0
 """Before now, that a rate is taken over."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mediround.annotate import export_faults, faults
 from mediround.annotate import ledger as ledgers
-from mediround.annotate.current import files, item_rows, scratch
+from mediround.annotate.current import files, item_rows
 from mediround.annotate.errors import JobError
 from mediround.annotate.export_faults import ExportCount, check_exports
 from mediround.annotate.exported import Kind, state
@@ -22,6 +22,7 @@ from mediround.annotate.index import steady
 from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Ledger
 from mediround.annotate.manifest import digest, read_manifest
+from mediround.annotate.sorting import scratch
 
 LISTED = 1000
 """Names of items kept of each kind of problem."""

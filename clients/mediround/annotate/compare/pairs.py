@@ -15,10 +15,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from mediround.annotate.current import ItemRows, current_rows, scratch
+from mediround.annotate.current import ItemRows, current_rows
 from mediround.annotate.errors import JobError
 from mediround.annotate.faults import decoded
 from mediround.annotate.job import Run
+from mediround.annotate.sorting import scratch
 from mediround.masks import Bits
 
 _SCHEMA = """

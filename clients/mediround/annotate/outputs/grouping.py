@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
+from typing import TypeAlias
 
 from mediround.annotate.items import Item
 from mediround.annotate.results import Result
 from mediround.annotate.rows import Row
 
 _CASE_BYTES = 8
+_Key: TypeAlias = tuple[str, int | None, str]
+"""Image, frame and window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,19 @@ class Image:
 
 
 def images(results: Iterable[Result]) -> Iterator[Image]:
-    """Of results in a manifest's order, in which items of one image stand together."""
-    for key, group in groupby(results, _key):
-        found = list(group)
-        if key[0]:
+    """Of results in a manifest's order, in which a file's items stand together: its frames and windows, each once,
+    in any order. Holds one file's results.
+    """
+    asked = (result for result in results if not result.item.problem)
+    for _, of_file in groupby(asked, lambda result: result.item.image_id):
+        shown: dict[_Key, list[Result]] = {}
+        for result in of_file:
+            shown.setdefault(_key(result), []).append(result)
+        for key, found in shown.items():
             yield _image(key, found)
 
 
-def _image(key: tuple[str, int | None, str], found: Sequence[Result]) -> Image:
+def _image(key: _Key, found: Sequence[Result]) -> Image:
     name = blake2b(json.dumps(key).encode(), digest_size=_CASE_BYTES).hexdigest()
     answered = [each for each in found if each.answered]
     rows = tuple(row for each in answered for row in each.rows)
@@ -58,6 +66,5 @@ def _image(key: tuple[str, int | None, str], found: Sequence[Result]) -> Image:
     return Image(name, found[0].item, item_ids, len(answered) == len(found), rows)
 
 
-def _key(result: Result) -> tuple[str, int | None, str]:
-    item = result.item
-    return "" if item.problem else item.image_id, item.frame, item.window
+def _key(result: Result) -> _Key:
+    return result.item.image_id, result.item.frame, result.item.window

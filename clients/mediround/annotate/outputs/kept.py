@@ -13,7 +13,6 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
-from mediround.annotate.current import scratch
 from mediround.annotate.errors import JobError
 from mediround.annotate.exported import (
     NAMES_IMAGES,
@@ -28,6 +27,7 @@ from mediround.annotate.exported import (
 from mediround.annotate.files import file_digest, locked, remove_unfinished, write_atomic
 from mediround.annotate.job import Run
 from mediround.annotate.results import Result
+from mediround.annotate.sorting import scratch
 
 _SCHEMA = """
 CREATE TABLE items (item_id TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;

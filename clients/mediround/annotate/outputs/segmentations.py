@@ -1,12 +1,14 @@
 """Masks on DICOM images as SEG objects, those of one series together; needs the extra ``dicom``.
 
-Knows which structure a round is: by its name and label. UIDs follow from what is found, so that the same result is
+Knows which structure a round is: by its name and label, and where several dialogues on one frame have the same, by
+which of them it is of, so that each has a segment. UIDs follow from what is found, so that the same result is
 the same object. Does not know archives.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
@@ -27,11 +29,12 @@ from mediround.dicom.aspect import grid
 from mediround.dicom.attributes import whole
 from mediround.dicom.command.record import PackedMasks
 from mediround.dicom.errors import DicomError
-from mediround.dicom.results import Provenance, Segment, write_seg
+from mediround.dicom.results import Provenance, Segment, Term, term_of, write_seg
 from mediround.dicom.source import opened
 from mediround.errors import InvalidArgument
 
-_MOST_PIXELS = 65535
+_MOST_PIXELS, _MOST_CHARACTERS = 65535, 64
+"""Of a side, and of a segment's label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +72,19 @@ def segmentations(
 class _Structure:
     """One question over all frames of a series."""
 
+    label: str
+    term: Term
     round: int
     masks: PackedMasks = field(default_factory=PackedMasks)
     scores: list[float] = field(default_factory=list)
     corrected: bool = False
 
-    def add(self, found: _Mask, header: Dataset, frame: int) -> None:
+    def add(self, found: _Mask, counts: str, header: Dataset, frame: int) -> None:
         """A mask of the image, on the frame's own pixels. Raises ItemError: it is of another size."""
         own = grid(header, frame - 1, *(whole(header, each, 1, _MOST_PIXELS) for each in ("Rows", "Columns")))
         if (found.height, found.width) != own.shown:
             raise ItemError("SOURCE_CHANGED", "a mask is of another size than its image")
-        mask = own.to_stored(rle.decode(found.counts.encode(), found.height, found.width))
+        mask = own.to_stored(rle.decode(counts.encode(), found.height, found.width))
         if mask.any():
             self.masks.add((str(header.SOPInstanceUID), frame), mask)
         self.corrected |= found.corrected
@@ -89,11 +94,11 @@ class _Structure:
 
 @dataclass(frozen=True, slots=True)
 class _Mask:
-    """What of a row goes into an object."""
+    """What of a row goes into an object; ``counts`` None: nothing, but that it was asked."""
 
     name: str
     label: str
-    counts: str
+    counts: str | None
     height: int
     width: int
     score: float | None
@@ -111,9 +116,7 @@ class _Found:
 
     @classmethod
     def text(cls, result: Result) -> str:
-        masks = [
-            [getattr(row, each.name) for each in fields(_Mask)] for row in result.rows if row.counts is not None
-        ]
+        masks = [[getattr(row, each.name) for each in fields(_Mask)] for row in result.rows]
         return json.dumps([row_of(result.item), masks])
 
     @classmethod
@@ -128,7 +131,10 @@ class _Series:
 
     item_ids: list[str] = field(default_factory=list)
     headers: dict[str, Dataset] = field(default_factory=dict)
-    structures: dict[tuple[str, str], _Structure] = field(default_factory=dict)
+    structures: dict[tuple[str, str, int], _Structure] = field(default_factory=dict)
+    """By name, label, and index among the dialogues on a frame that have both."""
+    asked: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)
+    """How many dialogues on an instance's frame have asked for a name and label."""
     engines: set[str] = field(default_factory=set)
     windows: set[str] = field(default_factory=set)
 
@@ -137,17 +143,33 @@ class _Series:
         self.item_ids.append(found.item.item_id)
         if found.item.uri not in self.headers:
             self.headers[found.item.uri] = _header(found.item)
+        header, frame = self.headers[found.item.uri], found.item.frame or 1
         for mask in found.masks:
-            self.engines.add(mask.engine_digest)
-            self.windows.add(mask.window)
-            structure = self.structures.setdefault((mask.name, mask.label), _Structure(len(self.structures)))
-            structure.add(mask, self.headers[found.item.uri], found.item.frame or 1)
+            asked = str(header.SOPInstanceUID), frame, mask.name, mask.label
+            index, self.asked[asked] = self.asked[asked], self.asked[asked] + 1
+            if mask.counts is not None:
+                self.engines.add(mask.engine_digest)
+                self.windows.add(mask.window)
+                self._structure(mask, index).add(mask, mask.counts, header, frame)
+
+    def _structure(self, mask: _Mask, index: int) -> _Structure:
+        number = f" ({index + 1})" if index else ""
+        label = mask.label[: _MOST_CHARACTERS - len(number)] + number
+        made = _Structure(label, term_of(mask.label), len(self.structures))
+        return self.structures.setdefault((mask.name, mask.label, index), made)
 
     def objects(self, identity: RunIdentity, records: Mapping[str, EngineRecord]) -> list[Dataset]:
         """Raises DicomError, InvalidArgument."""
         segments = [
-            Segment(label, each.masks, each.round, median(each.scores) if each.scores else None, each.corrected)
-            for (_, label), each in self.structures.items()
+            Segment(
+                label=each.label,
+                masks=each.masks,
+                round=each.round,
+                score=median(each.scores) if each.scores else None,
+                corrected=each.corrected,
+                term=each.term,
+            )
+            for each in self.structures.values()
         ]
         sources = sorted(self.headers.values(), key=_place)
         window = self.windows.pop() if len(self.windows) == 1 else "of each frame"

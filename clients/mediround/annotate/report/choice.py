@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mediround.annotate.current import current_rows, scratch
+from mediround.annotate.current import current_rows
 from mediround.annotate.job import Run
 from mediround.annotate.report.contact_sheet import DATA_BYTES, entry_bytes
+from mediround.annotate.sorting import scratch
 
 _SCHEMA = "CREATE TABLE apart (item_id TEXT PRIMARY KEY, value REAL) WITHOUT ROWID"
 

@@ -25,6 +25,7 @@ from mediround.annotate.results import Result, results
 from mediround.annotate.rows import rows_of
 from mediround.annotate.sorting import grouped
 from mediround.dicom import read, read_segmentation
+from mediround.dicom.results import encode
 from mediround.testing import DESCRIPTION, Script, ScriptedServer, serve
 from tests.unit.client.annotate.jobs import QUESTIONS, answered, disc, job_of, keep, picture
 
@@ -187,6 +188,32 @@ def test_an_object_says_what_computed_its_masks(job: Path) -> None:
     assert "mask_decoder=scripted | onnxruntime 1.30 float16" in parameters
     assert f"{record.digest} | {other.digest}" in parameters
     assert made.objects[0].DeviceSerialNumber == record.model_digest
+
+
+def test_dialogues_of_the_same_names_on_a_frame_have_segments_of_their_own(job: Path, tmp_path: Path) -> None:
+    """As a table's without names: no mask takes another's place."""
+    run = Job.open(job).current()
+    frames = [each.item for each in found(job) if each.item.frame in {1, 2}]
+    asked = [replace(item, item_id=f"{n}" * 32, questions=QUESTIONS[:1]) for n in (1, 2) for item in frames]
+    masks = disc(20, 64), None, disc(15, 64), disc(10, 64)
+    rows = [answered(item, run, (mask,)) for item, mask in zip(asked, masks, strict=True)]
+    [made] = segmentations([Result(*each) for each in zip(asked, map(tuple, rows), strict=True)], run.identity, {})
+    for number, each in enumerate(made.objects):  # where frames lie at one place, more than one
+        (tmp_path / f"{number}.dcm").write_bytes(encode(each))
+    image = read(str(get_testdata_file("emri_small.dcm")))
+    drawn = {
+        (segment.label, frame): mask
+        for stored in map(read_segmentation, tmp_path.glob("*.dcm"))
+        for segment in stored.segments
+        for frame in (1, 2)
+        if (mask := stored.mask(segment.number, image, frame)) is not None
+    }
+    places = ("Liver", 1), ("Liver", 2), ("Liver (2)", 1), ("Liver (2)", 2)
+    for place, item, mask in zip(places, asked, masks, strict=True):
+        assert (place in drawn) is (mask is not None)
+        assert mask is None or np.array_equal(drawn[place], image.frame(item.frame or 1).to_stored(mask))
+    segments = [segment for each in made.objects for segment in each.SegmentSequence]
+    assert {each.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for each in segments} == {"Liver"}
 
 
 def test_a_second_export_changes_nothing(job: Path) -> None:
