@@ -36,7 +36,7 @@ TOLERANCES = (
     ("most-area-change", 0.05, "of a structure's summed areas, as a share"),
     ("most-failed", 0.001, "share of items that fail in the later run alone"),
     ("most-missing", 0.0, "share of items that the later run may lack, or there is no verdict"),
-    ("most-dice-loss", 0.01, "of Dice with targets, at its interval's lower end"),
+    ("most-dice-loss", 0.01, "by which mean Dice with targets may fall, of all and of each structure"),
     ("least-rounds", 30, "of a structure, below which there is no verdict"),
     ("least-images", 30, "with targets, below which there is no verdict"),
 )

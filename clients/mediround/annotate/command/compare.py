@@ -64,6 +64,8 @@ def _show(found: Comparison, earlier: Run, later: Run) -> None:
         print(f"{word:11}{run.folder.name}: {run.identity.model_name} {run.identity.model_version}")
     failures = f"failed {found.failed_earlier} then alone, {found.failed_later} now alone"
     print(f"items      {found.items} in both; {failures}")
+    if found.not_planned:
+        print(f"note       {found.not_planned} items are not in the manifest (any more), and are left out")
     if found.only_later:
         print(f"note       {found.only_later} items are in the later run alone")
     if found.missing:

@@ -19,18 +19,18 @@ from mediround.annotate.compare.agreement import Agreement, Tally
 from mediround.annotate.compare.pairs import Pair, PairedItem, Unpaired, dice, paired
 from mediround.annotate.compare.targets import F64, Nearness, nearness
 from mediround.annotate.compare.verdict import Evidence, Tolerances, Verdict, judged
-from mediround.annotate.current import scratch
 from mediround.annotate.errors import ItemError, JobError
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import target_of
-from mediround.annotate.manifest import read_manifest, read_names
+from mediround.annotate.manifest import read_manifest
+from mediround.annotate.sorting import scratch
 
 _SCHEMA = """
 CREATE TABLE targets (item_id TEXT, round INTEGER, uri TEXT, PRIMARY KEY (item_id, round)) WITHOUT ROWID;
 CREATE TABLE images (
     structure TEXT, image_id TEXT, rounds INTEGER, earlier REAL, later REAL, PRIMARY KEY (structure, image_id)
 ) WITHOUT ROWID;
-CREATE TABLE missing (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE planned (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _MOST_STRUCTURES = 1000
 OTHERS = "other structures"
@@ -64,9 +64,10 @@ class Comparison:
     Attributes:
         earlier: key of the run.
         later: the same.
-        items: in both.
-        only_later: items that the earlier run has not.
+        items: of the manifest, in both.
+        only_later: items of the manifest that the earlier run has not.
         missing: items of the manifest that the earlier run has, and the later one has not (yet).
+        not_planned: items of a run, or of both, that the manifest has not (any more): they count nowhere else.
         failed_earlier: items that failed there alone.
         failed_later: items that failed there alone.
         overall: of all structures.
@@ -83,6 +84,7 @@ class Comparison:
     items: int
     only_later: int
     missing: int
+    not_planned: int
     failed_earlier: int
     failed_later: int
     overall: Agreement
@@ -112,24 +114,22 @@ def compare(
     with _targets(job) as targets:
         work = _Work(targets, most, heard)
         for found in paired(earlier, later):
-            if not isinstance(found, Unpaired):
-                work.add(found)
-            elif found.later:
-                work.only_later += 1
-            else:
-                targets.miss(found.item_id)
-        missing, overall, near = targets.missing(job), targets.overall(), targets.nearness(work.tallies)
+            work.take(found)
+        overall, near = targets.overall(), targets.nearness(work.tallies)
     structures = sorted(
         (tally.agreement() for tally in work.tallies.values()),
         key=lambda each: (1.0 if each.dice is None else each.dice, each.structure),
     )
-    found_out = Evidence(structures, overall, near, targets.unreadable, work.items, missing, work.failed_later)
+    found_out = Evidence(
+        structures, overall, near, targets.unreadable, work.items, work.missing, work.failed_later
+    )
     return Comparison(
         earlier=earlier.key,
         later=later.key,
         items=work.items,
         only_later=work.only_later,
-        missing=missing,
+        missing=work.missing,
+        not_planned=work.not_planned,
         failed_earlier=work.failed_earlier,
         failed_later=work.failed_later,
         overall=work.overall.agreement(),
@@ -150,6 +150,8 @@ class _Targets:
 
     def keep(self, job: Job) -> None:
         for piece in read_manifest(job.manifest):
+            names = ((item.item_id,) for item in piece)
+            self._database.executemany("INSERT OR IGNORE INTO planned VALUES (?)", names)
             values = [
                 (item.item_id, number, each.truth)
                 for item in piece
@@ -175,15 +177,10 @@ class _Targets:
         self._readable[structure] += 1
         self._database.execute(_ADD, (structure, pair.image_id, *(dice(mask, target) for mask in masks)))
 
-    def miss(self, item_id: str) -> None:
-        """The later run has not this item."""
-        self._database.execute("INSERT INTO missing VALUES (?)", (item_id,))
-
-    def missing(self, job: Job) -> int:
-        """How many of them are still planned."""
-        words = "SELECT 1 FROM missing WHERE item_id = ?"
-        names = (name for piece in read_names(job.manifest) for name in piece)
-        return sum(self._database.execute(words, (name,)).fetchone() is not None for name in names)
+    def planned(self, item_id: str) -> bool:
+        """Whether the manifest has it."""
+        words = "SELECT 1 FROM planned WHERE item_id = ?"
+        return self._database.execute(words, (item_id,)).fetchone() is not None
 
     def nearness(self, tallies: Mapping[str, Tally]) -> tuple[Nearness, ...]:
         """Of each structure with targets, the one that lost most first."""
@@ -218,6 +215,8 @@ class _Work:
     heard: Heard | None = None
     items: int = 0
     only_later: int = 0
+    missing: int = 0
+    not_planned: int = 0
     failed_earlier: int = 0
     failed_later: int = 0
     overall: Tally = field(default_factory=lambda: Tally(""))
@@ -225,7 +224,17 @@ class _Work:
     worst: list[tuple[float, str, int, str]] = field(default_factory=list)
     """A heap: of those listed, the least disagreement first; Dice is negated."""
 
-    def add(self, found: PairedItem) -> None:
+    def take(self, found: PairedItem | Unpaired) -> None:
+        if not self.targets.planned(found.item_id if isinstance(found, Unpaired) else found[0].item_id):
+            self.not_planned += 1
+        elif not isinstance(found, Unpaired):
+            self._add(found)
+        elif found.later:
+            self.only_later += 1
+        else:
+            self.missing += 1
+
+    def _add(self, found: PairedItem) -> None:
         self.items += 1
         answered = found[0].earlier.answered, found[0].later.answered
         self.failed_earlier += answered == (False, True)

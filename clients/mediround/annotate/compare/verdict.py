@@ -25,8 +25,8 @@ class Tolerances:
         most_area_change: of a structure's summed areas, as a share, either way.
         most_failed: share of items that fail in the later run and not in the earlier one.
         most_missing: share of the earlier run's items that the later one may lack, for anything to be said.
-        most_dice_loss: by which Dice with targets may fall, of all at the interval's lower end, and of each
-            structure.
+        most_dice_loss: by which mean Dice with targets may fall, of all and of each structure. Where the lower end
+            of the change's interval lies below it, and the mean does not, nothing is said.
         least_rounds: of a structure with masks in both runs, below which nothing is said.
         least_images: with targets, of all and of a structure, below which nothing is said by them.
     """
@@ -87,9 +87,9 @@ def judged(found: Evidence, tolerances: Tolerances) -> Verdict:
     """The verdict, and each tolerance with what was found."""
     checks = [*_complete(found, tolerances)]
     if found.overall is not None:
-        checks.append(_overall(found.overall, tolerances))
+        checks.append(_near("all", found.overall, tolerances))
     aimed_at = {each.structure: each for each in found.near if each.whole}
-    checks += [_near(each, tolerances) for each in aimed_at.values()]
+    checks += [_near(name, each, tolerances) for name, each in aimed_at.items()]
     if found.unreadable:
         share = f"{found.unreadable} could not be, or are of another size than the masks"
         checks.append(Check("targets that can be read", "all", share, None))
@@ -123,24 +123,18 @@ def _complete(found: Evidence, tolerances: Tolerances) -> list[Check]:
     return [failed, few]
 
 
-def _overall(near: Nearness, tolerances: Tolerances) -> Check:
-    words = "Dice with targets, change, lower end of its 95 % interval"
-    limit = f">= {-tolerances.most_dice_loss:+.4f}"
-    if near.images < tolerances.least_images:
-        return Check(words, limit, _few(near, tolerances), None)
-    return Check(words, limit, f"{near.low:+.4f}", near.low >= -tolerances.most_dice_loss)
-
-
-def _near(near: Nearness, tolerances: Tolerances) -> Check:
-    """Of one structure: its mean decides, unless its images are too few to tell the mean by."""
+def _near(name: str, near: Nearness, tolerances: Tolerances) -> Check:
+    """The mean decides, unless there are too few images to tell it by."""
     limit = -tolerances.most_dice_loss
-    what = f"{near.structure}: Dice with targets, change", f">= {limit:+.4f}"
+    what = f"{name}: Dice with targets, change", f">= {limit:+.4f}"
     if near.images < tolerances.least_images:
         return Check(*what, _few(near, tolerances), None)
     found = f"{near.change:+.4f} ({near.low:+.4f} to {near.high:+.4f})"
-    if limit <= near.change and near.low < limit:
+    if near.change < limit:
+        return Check(*what, found, False)
+    if near.low < limit:
         return Check(*what, f"{found}: more images are needed to tell", None)
-    return Check(*what, found, near.low >= limit)
+    return Check(*what, found, True)
 
 
 def _few(near: Nearness, tolerances: Tolerances) -> str:

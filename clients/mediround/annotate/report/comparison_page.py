@@ -64,6 +64,7 @@ def comparison_page(
         _verdict(found.verdict),
         table(("items", ""), _items(found)),
         _plots(found, tolerances),
+        notes(_of_plots(found)),
         "<h2>Agreement of the two runs</h2>",
         table(_AGREEMENT, [_cells(each) for each in (found.overall, *found.structures[:_MOST_STRUCTURES])]),
         notes([f"{len(found.structures)} structures, the least Dice first. Agreement is no accuracy."]),
@@ -86,7 +87,8 @@ def _items(found: Comparison) -> list[tuple[str, object]]:
     return [
         ("in both runs", found.items),
         ("in the later run alone", found.only_later),
-        ("in the earlier run alone, and still planned", found.missing),
+        ("in the earlier run alone", found.missing),
+        ("left out: not in the manifest (any more)", found.not_planned),
         ("failed in the earlier run alone", found.failed_earlier),
         ("failed in the later run alone", found.failed_later),
     ]
@@ -133,6 +135,15 @@ def _plots(found: Comparison, tolerances: Tolerances) -> str:
     return f'<div class="plots">{"".join(parts)}</div>'
 
 
+def _of_plots(found: Comparison) -> list[str]:
+    """What they do not show."""
+    count = len(found.structures)
+    if count <= _MOST_BARS:
+        return []
+    which = f"the {_MOST_BARS} whose Dice between the runs is least, and with targets those that lost most"
+    return [f"Of {count} structures, plots show {which}."]
+
+
 def _targets(near: Nearness, each_of: Sequence[Nearness], tolerances: Tolerances) -> list[str]:
     """Dice of both runs with the targets, and its change, of all and of each structure; 95 % intervals."""
     both = [
@@ -141,7 +152,7 @@ def _targets(near: Nearness, each_of: Sequence[Nearness], tolerances: Tolerances
     ]
     least = min(bar.low for bar in both)
     limit = -tolerances.most_dice_loss
-    change = [Bar("all", near.change, near.low, near.high, near.low < limit)]
+    change = [Bar("all", near.change, near.low, near.high, near.change < limit)]
     change += [
         Bar(each.structure, each.change, each.low, each.high, each.change < limit) for each in each_of[:_MOST_BARS]
     ]

@@ -19,7 +19,7 @@ MOST_BYTES = 4_500_000
 """Of a page, or a little more: below 5 MB."""
 _MOST_CHARACTERS = 300
 """Of a question, answer or error."""
-_LABEL_CHARACTERS = 60
+_LABEL_CHARACTERS = 64
 _LABEL_BYTES = 400_000
 """Of all structures' names in a page's data; what comes later is one of ``_OTHERS``."""
 _OTHERS = "other structures"

@@ -6,13 +6,16 @@ Knows SVG. Colours stand in the page's style, since its policy allows no other. 
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mediround.annotate.report.pages import cut
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _HEAD = 640, 190, 70, 18, 28
-_LABEL_CHARACTERS = 28
+_INNER, _LEAST_LEFT, _RIGHT, _ROW, _HEAD = 380, 120, 70, 18, 28
+_LABEL_CHARACTERS = 64
+_CHARACTER = 7
+"""Width that a label's character has room for; of one of full width, twice as much."""
 _TICKS = 5
 
 
@@ -47,10 +50,11 @@ def plot(title: str, bars: Sequence[Bar], axis: tuple[float, float], marks: Sequ
         return ""
     low, high = axis
     height = _HEAD + _ROW * len(bars) + 22
-    inner = _WIDTH - _LEFT - _RIGHT
+    left = max(_LEAST_LEFT, *(_room(bar.label) for bar in bars))
+    width = left + _INNER + _RIGHT
 
     def place(value: float) -> str:
-        return f"{_LEFT + inner * (min(max(value, low), high) - low) / (high - low):.1f}"
+        return f"{left + _INNER * (min(max(value, low), high) - low) / (high - low):.1f}"
 
     bottom = _HEAD + _ROW * len(bars)
     parts = [f'<text x="0" y="12" class="title">{html.escape(title)}</text>']
@@ -65,12 +69,12 @@ def plot(title: str, bars: Sequence[Bar], axis: tuple[float, float], marks: Sequ
         if low <= mark <= high
     ]
     for number, bar in enumerate(bars):
-        parts.append(
-            _drawn(bar, _HEAD + _ROW * number + _ROW // 2, place(bar.low), place(bar.value), place(bar.high))
-        )
-        words = format(bar.value, form)
-        parts.append(f'<text x="{_WIDTH - _RIGHT + 8}" y="{_HEAD + _ROW * number + 13}">{words}</text>')
-    size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+        y = _HEAD + _ROW * number
+        label, words = html.escape(cut(bar.label, _LABEL_CHARACTERS)), format(bar.value, form)
+        parts.append(f'<text class="end" x="{left - 10}" y="{y + 13}">{label}</text>')
+        parts.append(_drawn(bar, y + _ROW // 2, place(bar.low), place(bar.value), place(bar.high)))
+        parts.append(f'<text x="{left + _INNER + 8}" y="{y + 13}">{words}</text>')
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return f'<svg role="img" aria-label="{html.escape(title)}" {size}>{"".join(parts)}</svg>'
 
 
@@ -80,11 +84,15 @@ def around_zero(bars: Sequence[Bar], least: float) -> tuple[float, float]:
     return -end, end
 
 
+def _room(label: str) -> int:
+    """Pixels that a label needs."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in label[:_LABEL_CHARACTERS])
+    return 20 + _CHARACTER * (min(len(label), _LABEL_CHARACTERS) + wide)
+
+
 def _drawn(bar: Bar, y: int, low: str, value: str, high: str) -> str:
     kind = "bar missed" if bar.missed else "bar"
-    label = html.escape(cut(bar.label, _LABEL_CHARACTERS))
     return (
-        f'<text class="end" x="{_LEFT - 10}" y="{y + 4}">{label}</text>'
         f'<line class="{kind}" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
         f'<circle class="{kind}" cx="{value}" cy="{y}" r="3.5"/>'
     )

@@ -110,7 +110,7 @@ def test_it_is_sorted_and_filtered_across_all_pages(reading: Reader, made: Made)
     reading.number("least-apart", "0.5")
     assert (reading.selected, reading.text("count")) == (made.items[DISAGREES].item_id, "1 to 1 of 1")
     reading.number("least-apart", "")
-    reading.choose("structure", HOSTILE[:59] + "…")
+    reading.choose("structure", HOSTILE[:63] + "…")
     assert (reading.selected, reading.text("count")) == (made.items[3].item_id, "1 to 1 of 1")
 
 
@@ -210,22 +210,46 @@ def test_long_dialogues_make_more_pages_and_not_larger_ones(
     assert len(list((tmp_path / "out").glob("pictures/*/*.jpg"))) == 8
 
 
-def test_where_targets_are_their_dice_is_drawn_with_its_interval(tmp_path: Path) -> None:
+def test_where_targets_are_their_dice_is_drawn_with_its_interval(browser: Reader, tmp_path: Path) -> None:
+    """Of many structures, whose names are whole."""
+    labels = [f"Left LATERAL geniculate nucleus of the thalamus, sections WM {n:03}" for n in range(24)]
+    assert len(labels[0]) == 64
     (tmp_path / "truth.png").write_bytes(png(disc(5).astype(np.uint8) * 255))
-    questions = (replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri()),)
+    aimed = replace(QUESTIONS[0], truth=(tmp_path / "truth.png").as_uri())
+    questions = [replace(aimed, name=f"q{number}", label=label) for number, label in enumerate(labels)]
     items = [picture(tmp_path / PLACE, number, questions) for number in range(4)]
     job, run = job_of(tmp_path / "job", items)
     other = job.take_up(OTHER, new=True)
     job.take_up(run.identity, new=True)
     for which, radius in ((other, 3), (run, 4)):
-        keep(which, *(answered(item, which, (disc(radius + number % 2),)) for number, item in enumerate(items)))
+        keep(
+            which,
+            *(
+                answered(item, which, [disc(radius + number % 2)] * len(labels))
+                for number, item in enumerate(items)
+            ),
+        )
     place = ["annotate", "report", "--job", str(job.folder), "--out", str(tmp_path / "out"), "--least-images", "4"]
     assert main([*place, "--against", other.key[:8]]) == 0
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "Verdict: within tolerances" in page
     titles = re.findall(r'aria-label="([^"]+)"', page)
-    assert titles[:2] == ["Dice with the targets, 95 % interval; 4 images, 4 rounds", "Its change, 95 % interval"]
+    assert titles[:2] == [
+        f"Dice with the targets, 95 % interval; 4 images, {4 * len(labels)} rounds",
+        "Its change, later minus earlier, 95 % interval",
+    ]
     assert len(titles) == 4
+    assert f"Of {len(labels)} structures, plots show the 20" in page
+    browser.open(tmp_path / "out" / "comparison.html")
+    shown = [each.text for each in browser.driver.find_elements(By.CSS_SELECTOR, "svg text.end")]
+    assert [len(set(labels) & set(shown[at : at + 20])) for at in (3, 23, 43)] == [20, 20, 20]
+    assert browser.run(f"return [...document.querySelectorAll('svg text')].every({_INSIDE})") is True
+
+
+_INSIDE = """text => {
+    const box = text.getBBox(), all = text.ownerSVGElement.viewBox.baseVal;
+    return box.x >= 0 && box.x + box.width <= all.width && box.y >= 0 && box.y + box.height <= all.height + 1;
+}"""
 
 
 def test_an_earlier_report_stays_where_no_new_one_can_be_made(tmp_path: Path) -> None:
