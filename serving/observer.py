@@ -22,7 +22,7 @@ class Ahead(StrEnum):
     USED = "used"
     """Its image was asked about."""
     WASTED = "wasted"
-    """Its session ended first, or its embedding gave way."""
+    """Its session ended first, its embedding gave way, or newer images took its turn."""
 
 
 class StoreOutcome(StrEnum):

@@ -189,8 +189,11 @@ class Orchestrator:
         # Before the gate: whoever waits for others' work there holds a place that a round on a known image needs.
         joined = watch.seconds if await self.embeddings.settled(key) else 0.0
         work = planned.work(known=self.embeddings.holds(key))
-        await stack.enter_async_context(self.gate.admitted(work, request.caller, request.priority, request.tell))
-        coming = embedding_of(key, self.embeddings, partial(self.encoding, session.image), request.priority)
+        admitted = self.gate.admitted(work, request.caller, request.priority, request.tell)
+        place = await stack.enter_async_context(admitted)
+        self.encode_on_open.admitted(session)
+        fill = partial(self.encoding, session.image)
+        coming = embedding_of(key, self.embeddings, fill, request.priority, place)
         return _Work(request, session, planned.last, await stack.enter_async_context(coming), joined)
 
     def _observe(

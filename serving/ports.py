@@ -189,12 +189,21 @@ class ExpectedWork:
     masks: int
 
 
+class Place(Protocol):
+    """An admitted request's, until its block ends."""
+
+    def encoded(self, *, hit: bool) -> None:
+        """Its image's embedding is there: it counts no longer among the requests that encode. ``hit``: others
+        brought the embedding, so that the encode expected of this request was not its work.
+        """
+
+
 class Gate(Protocol):
     """Admission: which requests run now, and which wait. A request passes it once, before its engines."""
 
     def admitted(
         self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell = unheard
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Place]:
         """Run the block once admitted; waits until then. Cancelling the task leaves the queue.
 
         ``tell`` hears of its place, when it must wait and when that changes.

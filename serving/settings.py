@@ -115,8 +115,9 @@ class AdmissionSettings(SettingsSection):
     is beyond the queue's order. By default 4 with both halves in this process, 32 with one in another.
     """
     encode_concurrency: Positive | None = None
-    """Of these, the most that may need their image encoded. By default 2 with the vision half in this process, 8
-    with Triton: twice what the encoder takes at once.
+    """Of these, the most that may need their image encoded, until it is; batch requests leave one of these places
+    free, if there are two. By default 2 with the vision half in this process, 8 with Triton: more than the encoder
+    takes at once, so that the next is ready.
     """
     max_wait: Seconds = 0.5
     """Seconds that an interactive request may be expected to wait; beyond that it is refused, with a time to

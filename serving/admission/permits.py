@@ -11,9 +11,16 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 from serving.domain import Priority, Tell, unheard
 from serving.errors import Exhausted, Shed
-from serving.ports import ExpectedWork
+from serving.ports import ExpectedWork, Place
 
 _RETRY_AFTER_S = 1.0
+
+
+class _OpenPlace:
+    """A Place of which there are enough."""
+
+    def encoded(self, *, hit: bool) -> None:
+        """See ``Place``."""
 
 
 class OpenGate:
@@ -25,9 +32,9 @@ class OpenGate:
         caller: str,  # noqa: ARG002
         priority: Priority,  # noqa: ARG002
         tell: Tell = unheard,  # noqa: ARG002
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Place]:
         """See ``Gate``."""
-        return nullcontext()
+        return nullcontext(_OpenPlace())
 
 
 class ByteBudget:

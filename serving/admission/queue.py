@@ -10,8 +10,9 @@ Order: weighted fair queueing. Callers share alike, however many requests each h
 batch ones and before those that came again, which get one part in ``BACKGROUND_WEIGHT`` + 1 of the work while both
 wait, so that none starves. Batch
 requests hold at most half of the concurrency, so an interactive one never waits for a whole batch of them.
-Requests that need their image encoded have a limit of their own: a round on a known image takes a fraction of
-their time, and does not wait for them.
+Requests that need their image encoded have a limit of their own, until it is encoded: a round on a known image
+takes a fraction of their time, and does not wait for them. Of these places batch requests leave one, where there
+are two or more.
 
 Knows costs, callers, priorities and deadlines. Does not know what a request asks. All on one event loop.
 """
@@ -21,13 +22,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving import request_context
 from serving.admission.cost import CostModel, Throughput
 from serving.domain import Priority, Progress, Tell, WorkStage, unheard
 from serving.errors import Exhausted, Shed
-from serving.ports import ExpectedWork
+from serving.ports import ExpectedWork, Place
 from serving.stats import QueueStats
 
 BACKGROUND_WEIGHT = 16
@@ -40,18 +41,33 @@ _DELAYS_KEPT = 4096
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
+    """A request's; a Place once it is admitted."""
+
     priority: Priority
     encodes: bool
+    """Its image is not encoded yet."""
     late: bool
     """It came again, to wait longer than others may."""
     cost: float
+    cost_of_rest: float
+    """Without the encode."""
     tag: float
     """Virtual time at which it would be finished: the lowest is next."""
     since: float
     """When it came; once it runs, when it began."""
     must_end: float | None
     tell: Tell
+    freed: Callable[[], None]
+    """Others may begin."""
     turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def encoded(self, *, hit: bool) -> None:
+        """See ``Place``."""
+        if self.encodes:
+            self.encodes = False
+            if hit:
+                self.cost = self.cost_of_rest
+            self.freed()
 
 
 class AdmissionQueue:
@@ -88,21 +104,20 @@ class AdmissionQueue:
 
     def admitted(
         self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell = unheard
-    ) -> AbstractAsyncContextManager[None]:
+    ) -> AbstractAsyncContextManager[Place]:
         """Run the block once admitted. See ``Gate``."""
         return self._admitted(work, caller, priority, tell)
 
     @asynccontextmanager
     async def _admitted(
         self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell
-    ) -> AsyncIterator[None]:
-        cost, encodes, done = self._expectations.cost(work), work.encodes > 0, 0.0
-        late = self._late(cost, priority, encodes)
-        ticket = self._join(cost, caller, priority, encodes=encodes, late=late, tell=tell)
+    ) -> AsyncIterator[Place]:
+        late, done = self._late(self._expectations.cost(work), priority, work.encodes > 0), 0.0
+        ticket = self._join(work, caller, priority, late=late, tell=tell)
         try:
             await ticket.turn
-            yield
-            done = cost
+            yield ticket
+            done = ticket.cost
         finally:
             self._leave(ticket, done)
 
@@ -162,9 +177,8 @@ class AdmissionQueue:
         now, share = self._clock(), rate / max(len(self._working), 1)
         return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in self._working)
 
-    def _join(
-        self, cost: float, caller: str, priority: Priority, *, encodes: bool, late: bool, tell: Tell
-    ) -> _Ticket:
+    def _join(self, work: ExpectedWork, caller: str, priority: Priority, *, late: bool, tell: Tell) -> _Ticket:
+        cost, cost_of_rest = map(self._expectations.cost, (work, replace(work, encodes=0)))
         flow = (priority, late, caller)
         weighted = cost * (BACKGROUND_WEIGHT if late or priority is Priority.BATCH else 1)
         self._last_tags = {known: tag for known, tag in self._last_tags.items() if tag > self._now}
@@ -172,7 +186,8 @@ class AdmissionQueue:
         self._last_tags[flow] = tag
         time_left, now = request_context.remaining(), self._clock()
         must_end = None if time_left is None else now + time_left
-        ticket = _Ticket(priority, encodes, late, cost, tag, now, must_end, tell)
+        encodes, freed = work.encodes > 0, lambda: self._let_in(self._clock())
+        ticket = _Ticket(priority, encodes, late, cost, cost_of_rest, tag, now, must_end, tell, freed)
         self._waiting.append(ticket)
         self._let_in(now)
         return ticket
@@ -222,9 +237,14 @@ class AdmissionQueue:
     def _free(self, priority: Priority, encodes: bool) -> bool:
         if len(self._working) >= self._concurrency:
             return False
-        if encodes and sum(ticket.encodes for ticket in self._working) >= self._encode_concurrency:
+        encoding = [ticket.priority for ticket in self._working if ticket.encodes]
+        if encodes and len(encoding) >= self._encode_concurrency:
             return False
-        return priority is Priority.INTERACTIVE or self._held(priority) < max(1, self._concurrency // 2)
+        if priority is Priority.INTERACTIVE:
+            return True
+        if encodes and encoding.count(priority) >= max(1, self._encode_concurrency - 1):
+            return False
+        return self._held(priority) < max(1, self._concurrency // 2)
 
     def _held(self, priority: Priority) -> int:
         return sum(ticket.priority is priority for ticket in self._working)

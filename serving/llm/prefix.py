@@ -68,8 +68,12 @@ class PrefixCache:
         return held.cut(common) if held and common else None
 
     def keep(self, dialogue: DialogueKey, prefix: Prefix) -> None:
-        """Hold ``prefix`` in place of the dialogue's last one, if it fits the budget at all."""
-        self._prefixes.put(dialogue, prefix)
+        """Hold ``prefix`` in place of the dialogue's last one, if it fits the budget at all. One that begins with
+        it stays: what was read ahead may come after the dialogue's own.
+        """
+        held = self._prefixes.get(dialogue)
+        if held is None or held.tokens[: len(prefix)] != prefix.tokens:
+            self._prefixes.put(dialogue, prefix)
 
 
 def _common(cached: Sequence[TokenKey], tokens: Sequence[TokenKey], limit: int) -> int:

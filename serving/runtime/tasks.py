@@ -6,9 +6,9 @@ Knows asyncio's cancellation. Does not know what the work is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -55,17 +55,6 @@ async def ahead(source: AsyncGenerator[T], beside: asyncio.Queue[list[U]] | None
     finally:
         running.cancel()
         await wait_until_done(running)
-
-
-@asynccontextmanager
-async def under_way(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """``work`` goes on while the block runs; what is not done by its end is stopped."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await wait_until_done(task)
 
 
 async def wait_until_done(future: asyncio.Future[Any]) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from serving import request_context
 from serving.domain import DecodedImage, Priority
 from serving.geometry import Geometry
-from serving.ports import EmbeddingLease, EmbeddingStore, Fill, VisionEngine
+from serving.ports import EmbeddingLease, EmbeddingStore, Fill, Place, VisionEngine
 from serving.runtime.record import RuntimeRecord
 from serving.runtime.stopwatch import Stopwatch
 from serving.runtime.tasks import run_in_executor, wait_until_done
@@ -45,11 +45,14 @@ class Encoding:
 
 @asynccontextmanager
 async def embedding_of(
-    key: str, store: EmbeddingStore, fill: Fill, priority: Priority
+    key: str, store: EmbeddingStore, fill: Fill, priority: Priority, place: Place
 ) -> AsyncIterator[asyncio.Task[HeldEmbedding]]:
-    """An embedding, on its way while the block runs, given back after it; see ``EmbeddingStore.acquire``."""
+    """An embedding, on its way while the block runs, given back after it; see ``EmbeddingStore.acquire``.
+
+    ``place``: the request's, which hears once it is there.
+    """
     with request_context.prioritised(priority):
-        task = asyncio.create_task(_acquire(key, store, fill))
+        task = asyncio.create_task(_acquire(key, store, fill, place))
     try:
         yield task
     finally:
@@ -59,7 +62,8 @@ async def embedding_of(
             store.release(task.result().lease)
 
 
-async def _acquire(key: str, store: EmbeddingStore, fill: Fill) -> HeldEmbedding:
+async def _acquire(key: str, store: EmbeddingStore, fill: Fill, place: Place) -> HeldEmbedding:
     watch = Stopwatch()
     lease = await store.acquire(key, fill)
+    place.encoded(hit=lease.hit)
     return HeldEmbedding(lease, watch.seconds)

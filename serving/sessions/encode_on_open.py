@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from serving.domain import DecodedImage
 from serving.errors import ServingError
@@ -23,18 +23,24 @@ from serving.ports import EmbeddingStore
 from serving.runtime.tasks import wait_until_done
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 _LEFT_SECONDS = 1800.0
 """After which an image without a question counts as wasted: its sessions will have expired."""
 
 
 class Preparation(Protocol):
-    """The work."""
+    """The work. Each half calls ``begins`` once it is admitted."""
 
-    def __call__(
-        self, image: DecodedImage, caller: str, session: Awaitable[Session], begins: Callable[[], None]
+    def encode(
+        self, image: DecodedImage, caller: str, begins: Callable[[], None]
     ) -> Coroutine[Any, Any, float | None]:
-        """Once admitted, call ``begins`` and encode the image: how many seconds that took; None where its
-        embedding was there by then. What takes more than the image waits for the session. Raises ServingError.
+        """Encode the image: how many seconds that took; None where its embedding was there when it was admitted,
+        and nothing began. Raises ServingError.
+        """
+
+    def read(self, session: Session, begins: Callable[[], None]) -> Coroutine[Any, Any, None]:
+        """The language pass over what the session's dialogue begins with. One that is refused, or fails, is
+        nothing to tell.
         """
 
 
@@ -71,11 +77,29 @@ class _Begun:
     owners: set[_Owner]
     """All that is open on it: the last to end ends the work."""
     since: float
-    session: asyncio.Future[Session] | None
-    """The first that was opened on it; None once the work has ended: it may outlive the session."""
+    session: Session | None = None
+    """The first that was opened on it; None once it is read: this may outlive the session."""
     begun: bool = False
+    """The encode was admitted."""
+    reads: bool = False
+    """The language pass was admitted."""
     asked: bool = False
-    task: asyncio.Task[float | None] = field(init=False)
+    encode: asyncio.Task[float | None] = field(init=False)
+    read: asyncio.Task[None] | None = None
+    """From when the encode has begun and the session is there."""
+
+    @property
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        return [self.encode, self.read] if self.read else [self.encode]
+
+    @property
+    def ended(self) -> bool:
+        return all(task.done() for task in self.tasks)
+
+    def is_about_to_read(self, session: Session) -> bool:
+        """The language pass, for this session's dialogue, waits for its turn."""
+        waits = self.read is not None and not self.reads
+        return waits and self.session is not None and _owner(self.session) == _owner(session)
 
 
 class EncodeOnOpen:
@@ -90,7 +114,8 @@ class EncodeOnOpen:
         *,
         max_images: int,
     ) -> None:
-        """``max_images``: with an embedding that nobody has asked for yet; 0: the work is never begun.
+        """``max_images``: that nobody has asked about yet, of which those whose work has ended give way to new
+        ones; 0: the work is never begun.
 
         ``clock``: seconds, never backwards.
         """
@@ -108,42 +133,52 @@ class EncodeOnOpen:
             self._left(opening)
 
     def begin(self, image: DecodedImage, caller: str, owner: _Owner) -> None:
-        """Begin, unless the image's embedding is there or on its way, or too many wait for a first question."""
+        """Begin, unless the image's embedding is there or on its way, or work has yet to end for as many images
+        as may wait for a first question.
+        """
         self._forget_old()
         key = image.embedding_key
         if begun := self._images.get(key):
             begun.owners.add(owner)
             return
-        if self._embeddings.holds(key) or len(self._images) >= self._max_images:
+        if self._embeddings.holds(key) or not self._has_room():
             return
-        session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
-        begun = self._images[key] = _Begun({owner}, self._clock(), session)
+        begun = self._images[key] = _Begun({owner}, self._clock())
         # In a context of its own: the opening's deadline, id and priority are not this work's.
-        work = self._prepare(image, caller, session, partial(self._begins, begun))
-        begun.task = asyncio.create_task(work, context=Context())
-        begun.task.add_done_callback(partial(self._ended, key, begun))
+        work = self._prepare.encode(image, caller, partial(self._begins, key, begun))
+        begun.encode = asyncio.create_task(work, context=Context())
+        begun.encode.add_done_callback(partial(self._encoded, key, begun))
 
     def opened(self, session: Session, *, begin: bool) -> None:
         """Work for its image, which may ``begin`` now, has this session."""
-        owner = (session.caller, session.session_id)
+        owner = _owner(session)
         if begin:
             self.begin(session.image, session.caller, owner)
-        if image := self._images.get(session.image.embedding_key):
+        key = session.image.embedding_key
+        if image := self._images.get(key):
             image.owners.add(owner)
-            if image.session and not image.session.done():
-                image.session.set_result(session)
+            if not image.session and not image.read:
+                image.session = session
+                self._read(key, image)
 
     def asked(self, session: Session) -> None:
-        """A question has come: it joins work that has begun; what waits for its turn is left to the question."""
+        """A question has come: it joins work that has begun. What waits stays: the question may be refused."""
         key = session.image.embedding_key
         image = self._images.get(key)
-        if image is None or image.asked:
-            return
-        image.asked = True
-        if image.begun:
+        if image and image.begun and not image.asked:
+            image.asked = True
             self._observer.ahead(Ahead.USED if self._embeddings.holds(key) else Ahead.WASTED)
-        if not image.begun or image.task.done():
+            self._forget_ended(key, image)
+
+    def admitted(self, session: Session) -> None:
+        """The question runs: it does itself what waits for its turn."""
+        self.asked(session)
+        key = session.image.embedding_key
+        image = self._images.get(key)
+        if image and not image.begun:
             self._drop(key)
+        elif image and image.read and image.is_about_to_read(session):
+            image.read.cancel()
 
     def closed(self, session_id: str, caller: str) -> None:
         """A session has ended: work for it alone stops."""
@@ -151,7 +186,7 @@ class EncodeOnOpen:
 
     async def close(self) -> None:
         """Stop all, and return when nothing runs."""
-        tasks = [image.task for image in self._images.values()]
+        tasks = [task for image in self._images.values() for task in image.tasks]
         for key in list(self._images):
             self._drop(key)
         for task in tasks:
@@ -167,27 +202,67 @@ class EncodeOnOpen:
         """Those that were left: their sessions have expired, or their embedding gave way."""
         before = self._clock() - _LEFT_SECONDS
         for key, image in list(self._images.items()):
-            if image.task.done() and (image.since < before or not self._embeddings.holds(key)):
+            if image.ended and (image.since < before or not self._embeddings.holds(key)):
                 self._drop(key)
+
+    def _has_room(self) -> bool:
+        """For one more image: the oldest whose work has ended gives way. Its embedding stays in the store."""
+        if len(self._images) >= self._max_images:
+            ended = next((key for key, image in self._images.items() if image.ended), None)
+            if ended is None:
+                return False
+            self._drop(ended)
+        return True
 
     def _drop(self, key: str) -> None:
         image = self._images.pop(key)
-        image.task.cancel()
+        for task in image.tasks:
+            task.cancel()
         if image.begun and not image.asked:
             self._observer.ahead(Ahead.WASTED)
 
-    def _begins(self, image: _Begun) -> None:
+    def _begins(self, key: str, image: _Begun) -> None:
         image.begun = True
         self._observer.ahead(Ahead.BEGUN)
+        self._read(key, image)
 
-    def _ended(self, key: str, image: _Begun, task: asyncio.Task[float | None]) -> None:
+    def _read(self, key: str, image: _Begun) -> None:
+        """Begin the language pass, if its time has come."""
+        if image.begun and image.session and not image.asked:
+            work = self._prepare.read(image.session, partial(setattr, image, "reads", True))
+            image.read = asyncio.create_task(work, context=Context())
+            image.read.add_done_callback(partial(self._was_read, key, image))
+
+    def _encoded(self, key: str, image: _Begun, task: asyncio.Task[float | None]) -> None:
         """A refusal, or an engine's failure, is nothing to tell: the question will hear of it, if it comes."""
-        image.session = None
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ServingError):
-            LOG.error("an image could not be encoded ahead of its first question", exc_info=error)
-        seconds = None if task.cancelled() or error else task.result()
+        seconds = _result(task)
         if seconds is not None:
             self._observer.encoded(seconds)
-        if (seconds is None or image.asked) and self._images.get(key) is image:
+            self._forget_ended(key, image)
+        elif self._images.get(key) is image:
             self._drop(key)
+
+    def _was_read(self, key: str, image: _Begun, task: asyncio.Task[None]) -> None:
+        _result(task)
+        image.session = None
+        self._forget_ended(key, image)
+
+    def _forget_ended(self, key: str, image: _Begun) -> None:
+        """Work that has ended, and was asked for, has nothing to wait for."""
+        if image.asked and image.ended and self._images.get(key) is image:
+            self._drop(key)
+
+
+def _owner(session: Session) -> tuple[str, str]:
+    return session.caller, session.session_id
+
+
+def _result(task: asyncio.Task[T]) -> T | None:
+    """None where it was stopped, or failed; the log has what no engine or gate raises."""
+    if task.cancelled():
+        return None
+    if (error := task.exception()) is None:
+        return task.result()
+    if not isinstance(error, ServingError):
+        LOG.error("an image could not be prepared for its first question", exc_info=error)
+    return None

@@ -6,8 +6,8 @@ Knows engines, stores and the gate by their ports. Does not know when to begin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,6 @@ from serving.errors import ServingError
 from serving.history.record import Session
 from serving.ports import EmbeddingStore, ExpectedWork, Gate, LanguageEngine, Prompt
 from serving.prompt import PromptTemplate
-from serving.runtime.tasks import under_way
 from serving.sessions.embedding import Encoding, embedding_of
 
 _ENCODE = ExpectedWork(encodes=1, passes=0, masks=0)
@@ -33,30 +32,26 @@ class ImagePreparation:
     gate: Gate
     form: PromptTemplate
 
-    async def __call__(
-        self, image: DecodedImage, caller: str, session: Awaitable[Session], begins: Callable[[], None]
-    ) -> float | None:
-        """Behind rounds at the gate, where encode and pass are a batch request each: neither holds a place while
-        it waits for the session, or for the other. Engines do not hold them up: a question may have joined.
-        """
-        async with AsyncExitStack() as reading:
-            async with self.gate.admitted(_ENCODE, caller, Priority.BATCH):
-                if self.embeddings.holds(image.embedding_key):
-                    return None
-                begins()
-                read = await reading.enter_async_context(under_way(self._read(caller, session)))
-                fill = partial(self.encoding, image)
-                coming = embedding_of(image.embedding_key, self.embeddings, fill, Priority.INTERACTIVE)
-                async with coming as embedding:
-                    seconds = (await embedding).seconds
-            await read
-            return seconds
+    async def encode(self, image: DecodedImage, caller: str, begins: Callable[[], None]) -> float | None:
+        """See ``Preparation``. A batch request at the gate; not to the engine: a question may have joined."""
+        key = image.embedding_key
+        async with self.gate.admitted(_ENCODE, caller, Priority.BATCH) as place:
+            if self.embeddings.holds(key):
+                place.encoded(hit=True)
+                return None
+            begins()
+            fill = partial(self.encoding, image)
+            async with embedding_of(key, self.embeddings, fill, Priority.INTERACTIVE, place) as embedding:
+                return (await embedding).seconds
 
-    async def _read(self, caller: str, session: Awaitable[Session]) -> None:
-        opened = await session
+    async def read(self, session: Session, begins: Callable[[], None]) -> None:
+        """See ``Preparation``. A request of its own, like the encode: neither holds a place while it waits for
+        the other.
+        """
         with suppress(ServingError):  # a cache would have been warm
-            async with self.gate.admitted(_PASS, caller, Priority.BATCH):
-                await self.language.complete(self._beginning(opened))
+            async with self.gate.admitted(_PASS, session.caller, Priority.BATCH):
+                begins()
+                await self.language.complete(self._beginning(session))
 
     def _beginning(self, session: Session) -> Prompt:
         """What every dialogue on the image begins with. One token is sampled and thrown away: an engine that is

@@ -20,7 +20,7 @@ WORK = ExpectedWork(encodes=1, passes=2, masks=3)
 def gate(request: pytest.FixtureRequest) -> Gate:
     if request.param == "open":
         return OpenGate()
-    return AdmissionQueue(4, 2, dict.fromkeys(Priority, 3600.0), CostModel(), time.monotonic)
+    return AdmissionQueue(4, 3, dict.fromkeys(Priority, 3600.0), CostModel(), time.monotonic)
 
 
 @pytest.mark.parametrize("priority", Priority)
@@ -38,7 +38,31 @@ async def test_everybody_is_let_in_at_last(gate: Gate, priority: Priority) -> No
     async with asyncio.timeout(10):
         await asyncio.gather(*(one(f"caller {number % 3}") for number in range(20)))
     assert inside == 0
-    assert most == (20 if isinstance(gate, OpenGate) else 2)  # each encodes
+    places = {Priority.INTERACTIVE: 3, Priority.BATCH: 2}  # each encodes
+    assert most == (20 if isinstance(gate, OpenGate) else places[priority])
+
+
+@pytest.mark.parametrize("hit", [False, True])
+async def test_those_whose_image_is_encoded_hold_up_no_image(gate: Gate, hit: bool) -> None:
+    """However often it is told, also when the place was given back."""
+    inside, go = 0, asyncio.Event()
+
+    async def one() -> None:
+        nonlocal inside
+        async with gate.admitted(WORK, "caller", Priority.INTERACTIVE) as place:
+            inside += 1
+            place.encoded(hit=hit)
+            place.encoded(hit=not hit)
+            await go.wait()
+        place.encoded(hit=hit)
+
+    tasks = [asyncio.create_task(one()) for _ in range(6)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert inside == (6 if isinstance(gate, OpenGate) else 4)
+    go.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*tasks)
 
 
 async def test_a_place_comes_back_however_the_work_ends(gate: Gate) -> None:

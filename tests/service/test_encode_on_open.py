@@ -186,7 +186,7 @@ async def test_no_image_is_kept_for_work_that_has_ended(executor: Executor) -> N
     async with service(executor) as (stage, client):
         await client.open(picture())
         ahead = stage.service._orchestrator.encode_on_open
-        await until(lambda: all(image.task.done() for image in ahead._images.values()))
+        await until(lambda: all(image.ended for image in ahead._images.values()))
         assert [image.session for image in ahead._images.values()] == [None]
 
 
@@ -220,7 +220,7 @@ async def test_rounds_go_first_and_a_question_does_not_wait_behind_its_own_image
         second = await client.open(picture(seed=1))  # waits at the gate
         asked = asyncio.create_task(second.ask(QUESTION))
         await until(lambda: stage.gate.stats(Priority.INTERACTIVE).waiting == 1)
-        await until(lambda: not stage.gate.stats(Priority.BATCH).waiting)  # it is the question's own now
+        assert stage.gate.stats(Priority.BATCH).waiting == 2  # the first's pass, and the second's encode
         stage.vision.script.let_go("encode")
         assert (await asked).index == 0
         assert len(stage.vision.script.asked("encode")) == 2
@@ -239,13 +239,87 @@ async def test_what_fails_ahead_is_done_for_the_question(executor: Executor) -> 
 
 
 async def test_images_that_nobody_asks_about_are_limited(executor: Executor) -> None:
+    """While they are worked on; then the oldest gives way, so that one caller's take no other's turn."""
     async with service(executor, ahead=2) as (stage, client):
+        stage.vision.script.hold("encode")
         sessions = [await client.open(picture(seed=seed)) for seed in range(4)]
-        await until(lambda: len(stage.vision.script.finished) == 2)
-        await sessions[0].ask(QUESTION)
+        await stage.vision.script.reached("encode", 2)
+        stage.vision.script.let_go("encode")
+        ahead = stage.service._orchestrator.encode_on_open
+        await until(lambda: all(image.ended for image in ahead._images.values()))
+        assert outcomes(stage) == {"begun": 2}
         await client.open(picture(seed=5))
         await until(lambda: stage.vision.script.finished.count("encode") == 3)
-        assert outcomes(stage) == {"begun": 3, "used": 1}
+        assert outcomes(stage) == {"begun": 3, "wasted": 1}
+        assert (await sessions[0].ask(QUESTION)).cache.embedding_hit  # its embedding stayed
+        assert (await sessions[1].ask(QUESTION)).cache.embedding_hit
+        assert outcomes(stage) == {"begun": 3, "wasted": 1, "used": 1}
+
+
+async def test_a_question_that_is_refused_leaves_its_image_to_be_encoded(executor: Executor) -> None:
+    async with service(executor, concurrency=1) as (stage, client):
+        stage.gate._expectations.encode.learn(100.0)  # longer than a person's question may wait
+        stage.vision.script.hold("encode")
+        await client.open(picture())
+        await stage.vision.script.reached("encode")
+        session = await client.open(picture(seed=1))
+        await until(lambda: stage.gate.stats(Priority.BATCH).waiting == 2)
+        with pytest.raises(errors.ResourceExhausted):
+            await session.ask(QUESTION)
+        stage.vision.script.let_go("encode")
+        await until(lambda: stage.vision.script.finished.count("encode") == 2)
+        await until(lambda: not stage.gate._working)
+        assert (await session.ask(QUESTION)).cache.embedding_hit
+        assert outcomes(stage) == {"begun": 2, "used": 1}
+
+
+async def test_a_pass_that_still_waits_is_left_to_the_question(executor: Executor) -> None:
+    """It would come after the question's own, and leave the engine's cache with the short beginning. Here it waits
+    because the encode holds the one place of batch requests.
+    """
+    async with service(executor, concurrency=2) as (stage, client):
+        stage.vision.script.hold("encode")
+        session = await client.open(picture())
+        await stage.vision.script.reached("encode")
+        await until(lambda: stage.gate.stats(Priority.BATCH).waiting == 1)
+        asked = asyncio.create_task(session.ask(QUESTION))
+        await until(lambda: outcomes(stage) == {"begun": 1, "used": 1})
+        stage.vision.script.let_go("encode")
+        first = await asked
+        await until(lambda: not stage.gate._working)
+        second = await session.ask(QUESTION, refer_to=first)
+        assert second.cache.cached_tokens == first.cache.prompt_tokens
+
+
+async def test_an_encode_is_known_to_be_done_while_the_pass_goes_on(executor: Executor) -> None:
+    async with service(executor) as (stage, client):
+        stage.gate._expectations.encode.learn(100.0)
+        stage.language.script.hold("complete")
+        session = await client.open(picture())
+        await stage.language.script.reached("complete")
+        await until(lambda: stage.vision.script.finished == ["encode"])
+        await until(lambda: stage.gate._expectations.encode.seconds < 100.0)
+        await session.close()
+        assert outcomes(stage) == {"begun": 1, "wasted": 1}
+
+
+async def test_places_say_what_their_requests_still_do(executor: Executor) -> None:
+    """Decoding takes no place to encode, and who found the image encoded has less to do than was expected."""
+    seen = []
+    async with service(executor, ahead=0, concurrency=1) as (stage, client):
+        stage.vision.script.hold("decode")
+        sessions = [await client.open(picture(seed=seed)) for seed in (1, 0, 0)]
+        tasks = [asyncio.create_task(session.ask(QUESTION)) for session in sessions]
+        await until(lambda: stage.gate.stats(Priority.INTERACTIVE).waiting == 2)
+        for count in (1, 2, 3):
+            await stage.vision.script.reached("decode", count)
+            [ticket] = stage.gate._working
+            seen.append((ticket.encodes, ticket.cost > ticket.cost_of_rest))
+            stage.vision.script.let_go("decode")
+            stage.vision.script.hold("decode")
+        stage.vision.script.let_go("decode")
+        await asyncio.gather(*tasks)
+    assert seen == [(False, True), (False, True), (False, False)]
 
 
 async def test_an_opening_that_stalls_holds_no_place(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from serving.domain import CacheUse, Priority, Timings
 from serving.errors import Exhausted, Shed
 from serving.history.rounds import Round, RoundResult
 from serving.observer import WaveTerms
-from serving.ports import ExpectedWork
+from serving.ports import ExpectedWork, Place
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
 ROUND = ExpectedWork(encodes=0, passes=1, masks=0)
@@ -48,6 +48,7 @@ class Scene:
     begun: list[str] = field(default_factory=list)
     _ends: dict[str, asyncio.Event] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         waits = {INTERACTIVE: self.max_wait, BATCH: 10 * self.max_wait}
@@ -70,13 +71,17 @@ class Scene:
         async def request() -> None:
             request_context.set_deadline(allowed)
             request_context.set_request_id([(request_context.REQUEST_ID, request_id)] if request_id else [])
-            async with self.queue.admitted(work, caller, priority):
+            async with self.queue.admitted(work, caller, priority) as self.places[name]:
                 self.begun.append(name)
                 await self._ends[name].wait()
 
         self.tasks[name] = asyncio.create_task(request())
         await self.settle()
         return self.tasks[name]
+
+    async def encoded(self, name: str, *, hit: bool = False) -> None:
+        self.places[name].encoded(hit=hit)
+        await self.settle()
 
     async def end(self, name: str, seconds: float = 1.0) -> None:
         self.now += seconds
@@ -168,6 +173,45 @@ async def test_images_leave_places_to_rounds() -> None:
         assert play.begun[-1] == "c"
         await play.end("image 0")
         assert play.begun[-1] == "image 2"
+
+
+async def test_an_encode_is_over_long_before_a_dialogue_is() -> None:
+    """The place to encode goes on to the next as soon as the image is encoded; the place to run does not."""
+    async with scene(concurrency=2, encode_concurrency=1) as play:
+        for number in range(3):
+            await play.ask(f"image {number}", work=IMAGE)
+        assert play.begun == ["image 0"]
+        await play.encoded("image 0")
+        assert play.begun == ["image 0", "image 1"]
+        await play.encoded("image 1")
+        assert play.begun == ["image 0", "image 1"]
+        await play.end("image 0")
+        assert play.begun[-1] == "image 2"
+        await play.encoded("image 0")  # too late to matter
+
+
+async def test_images_encoded_ahead_leave_a_place_to_a_question() -> None:
+    async with scene(concurrency=8, encode_concurrency=2) as play:
+        await play.ask("ahead 0", BATCH, work=IMAGE)
+        await play.ask("ahead 1", BATCH, work=IMAGE)
+        assert play.begun == ["ahead 0"]
+        await play.ask("question", work=IMAGE)
+        assert play.begun == ["ahead 0", "question"]
+        await play.encoded("ahead 0")
+        assert play.begun[-1] == "ahead 1"
+    async with scene(concurrency=8, encode_concurrency=1) as play:  # there is none to leave
+        await play.ask("ahead", BATCH, work=IMAGE)
+        assert play.begun == ["ahead"]
+
+
+@pytest.mark.parametrize(("hit", "rate"), [(False, 11.0), (True, 1.0)])
+async def test_what_others_encoded_is_not_work_that_was_done(hit: bool, rate: float) -> None:
+    async with scene() as play:
+        for number in range(200):
+            await play.ask(f"{number}", work=IMAGE)
+            await play.encoded(f"{number}", hit=hit)
+            await play.end(f"{number}")
+        assert play.queue._throughput.rate == pytest.approx(rate, rel=0.05)
 
 
 async def test_callers_share_alike() -> None:

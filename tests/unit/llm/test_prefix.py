@@ -77,6 +77,14 @@ def test_a_dialogue_has_one_prefix_the_last(cache: PrefixCache) -> None:
     assert cache.nbytes == 2 * TOKEN_BYTES
 
 
+def test_what_is_read_ahead_does_not_shorten_what_the_dialogue_has(cache: PrefixCache) -> None:
+    cache.keep(A, prefix(1, 2, 3, 4))
+    cache.keep(A, prefix(1, 2))
+    assert held(cache, A, 1, 2, 3, 4) == (1, 2, 3, 4)
+    cache.keep(B, prefix(1, 2))
+    assert held(cache, B, 1, 2, 3, 4) == (1, 2)
+
+
 def test_the_least_recently_used_is_given_up(cache: PrefixCache) -> None:
     for dialogue in (A, B, C):
         cache.keep(dialogue, prefix(1, 2, 3))

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import request_context
+from serving.admission.permits import OpenGate
 from serving.domain import (
     F32,
     AnswerMode,
@@ -33,7 +34,7 @@ from serving.geometry import Geometry
 from serving.history.rounds import RoundResult
 from serving.offline import compose
 from serving.orchestrator import Orchestrator
-from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Prompt
+from serving.ports import Completion, DecodedMasks, EmbeddingLease, ExpectedWork, Place, Prompt
 from serving.prompt import PromptTemplate
 from serving.runtime.record import RuntimeRecord
 from serving.sessions.plan import DialogueRequest
@@ -422,10 +423,11 @@ async def test_a_request_passes_the_gate_once_and_says_whether_it_was_done(servi
         @asynccontextmanager
         async def admitted(
             self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell
-        ) -> AsyncIterator[None]:
+        ) -> AsyncIterator[Place]:
             assert caller == "me"
             try:
-                yield
+                async with OpenGate().admitted(work, caller, priority, tell) as place:
+                    yield place
             except BaseException:
                 passed.append((work, priority, False))
                 raise
