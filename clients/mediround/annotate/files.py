@@ -98,7 +98,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         wait: until it is; else what another holds is not ours.
 
     Raises:
-        JobError: the file cannot be made.
+        JobError: the file cannot be made, or the disk locks none.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -108,8 +108,13 @@ def locked(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
     with file:
         try:
             fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             yield False
+        except OSError as error:
+            words = (
+                f"{path.name}: cannot be locked ({error.strerror}): the folder must be on a disk that locks files"
+            )
+            raise JobError(words) from error
         else:
             yield True
 

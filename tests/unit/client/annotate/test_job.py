@@ -1,5 +1,7 @@
 """A job's folder, its manifest and its index: what is written is read again, and what is not ours is refused."""
 
+import errno
+import fcntl
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mediround.annotate.errors import JobError, OtherRun
-from mediround.annotate.files import UNFINISHED, atomic, is_as_named, remove_unfinished
+from mediround.annotate.files import UNFINISHED, atomic, is_as_named, locked, remove_unfinished
 from mediround.annotate.index import parts, read_parts, write_part
 from mediround.annotate.items import GivenReference, Item, Question, dialogue_json, item_id, questions_of
 from mediround.annotate.job import Job, RunIdentity
@@ -111,6 +113,19 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     (tmp_path / f"file{UNFINISHED}ab").touch()
     assert remove_unfinished(tmp_path / "file") == 1
     assert remove_unfinished(tmp_path) == 1
+
+
+def test_a_disk_that_locks_no_files_is_told_from_one_that_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with locked(tmp_path / "a.lock") as ours, locked(tmp_path / "a.lock") as theirs:
+        assert (ours, theirs) == (True, False)
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with pytest.raises(JobError, match="must be on a disk that locks files"), locked(tmp_path / "a.lock"):
+        pass
 
 
 def test_a_job_goes_on_with_its_run_and_leaves_it_only_when_told(tmp_path: Path) -> None:
