@@ -12,11 +12,10 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.batch.killing import annotate, begun, killed
+from demo.batch.killing import annotate, begun, held, is_at_work, killed
 from demo.batch.models import write_other
 from demo.batch.variants import write_variants
 from loadtest.server_process import LaunchError, launched
@@ -25,8 +24,6 @@ from mediround import __version__
 BUNDLED = Path("models/mediround-lite")
 TEMPLATE = "brain-t1-deep-nuclei"
 SEED = 7
-_UNDER_WAY = {"local": 6.0, "ray": 15.0}
-"""Seconds after a run's start in which it is at work for certain, and far from its end."""
 
 
 @dataclass(slots=True)
@@ -38,19 +35,23 @@ class Steps:
     def check(self, step: str, *words: str, expected: int = 0) -> str:
         """Run one command and say how it went; what it printed."""
         code, said = annotate(*words)
-        if not self._note(step, code, expected):
+        if not self._ended(step, code, expected):
             print(said, file=sys.stderr)
         return said
 
     def ended(self, step: str, process: subprocess.Popen[bytes], expected: int | None) -> None:
         """Say how a command ended; ``expected`` None: it must still run."""
-        self._note(step, process.poll(), expected)
+        self._ended(step, process.poll(), expected)
 
-    def _note(self, step: str, code: int | None, expected: int | None) -> bool:
-        well = code == expected
-        print(f"{'ok' if well else 'FAILED':6} {step}{'' if well else f': exit code {code}'}", flush=True)
+    def note(self, step: str, *, well: bool) -> None:
+        """Say how something went."""
+        print(f"{'ok' if well else 'FAILED':6} {step}", flush=True)
         if not well:
             self.failures.append(step)
+
+    def _ended(self, step: str, code: int | None, expected: int | None) -> bool:
+        well = code == expected
+        self.note(step if well else f"{step}: exit code {code}", well=well)
         return well
 
 
@@ -83,10 +84,11 @@ def run(choice: Choice, steps: Steps) -> None:
     with launched(choice.bundle, choice.out / "first.log") as server:
         at = ("--server", server.address)
         planned = json.loads(steps.check("planned", *plan, *at, "--json"))
+        index = choice.out / "job" / "runs" / planned["run"] / "index"
         print(f"{planned['items']} items, {planned['rounds']} rounds", flush=True)
         going_on = ("run", "--job", job, *at, "--engine", choice.engine)
-        hit = killed(going_on, choice.kills, SEED)
-        print(f"killed (-9) {hit} times at work", flush=True)
+        hit = killed(going_on, index, choice.kills, SEED)
+        steps.note(f"killed (-9) at work {hit} times of {choice.kills}", well=hit > 0 or not choice.kills)
         steps.check("the run goes on to its end", *going_on)
         steps.check("verified", "verify", "--job", job, "--complete")
         steps.check("exported", "export", "--job", job, "--png", "--coco", "--labels")
@@ -95,10 +97,11 @@ def run(choice: Choice, steps: Steps) -> None:
     other = write_other(choice.bundle, choice.out / "other-model")
     with launched(other, choice.out / "second.log") as server:
         at = ("--server", server.address)
-        steps.check("planned for a second model", *plan, *at, "--new-run")
+        second = json.loads(steps.check("planned for a second model", *plan, *at, "--new-run", "--json"))
+        index = choice.out / "job" / "runs" / second["run"] / "index"
         its_run = begun(("run", "--job", job, *at, "--engine", choice.engine))
         try:
-            time.sleep(_UNDER_WAY[choice.engine])
+            is_at_work(its_run, index, held(index))
             server.process.kill()
             steps.ended("the second model's service killed (-9) under its run", its_run, expected=None)
             with launched(other, choice.out / "again.log", address=server.address):

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 _ANNOTATE = (sys.executable, "-m", "mediround", "annotate")
-_SHORTEST, _LONGEST = 2.0, 10.0
-"""Seconds from a start to its kill: its imports alone take one."""
+_LONGEST = 5.0
+"""Seconds from a start's first result to its kill."""
+_LOOK_SECONDS = 0.1
 
 
 def annotate(*words: str) -> tuple[int, str]:
@@ -30,13 +32,34 @@ def begun(words: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603  # as above
 
 
-def killed(words: Sequence[str], kills: int, seed: int) -> int:
-    """Start a command, and kill it (-9), so many times; how many starts were killed before they ended."""
+def is_at_work(process: subprocess.Popen[bytes], index: Path, before: set[str]) -> bool:
+    """Wait until a run has kept something; False: it has ended.
+
+    Args:
+        index: of the run.
+        before: what it held before its start, by ``held``.
+    """
+    while process.poll() is None:
+        if held(index) - before:
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return False
+
+
+def held(index: Path) -> set[str]:
+    """Names of what was kept in an index and is not merged."""
+    return {path.name for path in index.glob("part-*.parquet")}
+
+
+def killed(words: Sequence[str], index: Path, kills: int, seed: int) -> int:
+    """Start a run, and kill it (-9) after its first result, so many times; how many starts were killed at work."""
     draw, hit = np.random.default_rng(seed), 0
     for _ in range(kills):
+        before = held(index)
         process = begun(words)
-        time.sleep(draw.uniform(_SHORTEST, _LONGEST))
-        hit += process.poll() is None
+        if is_at_work(process, index, before):
+            time.sleep(draw.uniform(0.0, _LONGEST))
+            hit += process.poll() is None
         process.kill()
         process.wait()
     return hit
