@@ -227,7 +227,11 @@ def _add_service(parser: argparse.ArgumentParser, *engines: str) -> None:
 def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", default=SERVER, metavar="ADDR", help=f"host:port ({SERVER})")
     parser.add_argument(
-        "--timeout", type=_commands.timeout, default=300.0, metavar="SECONDS", help="of one item (300)"
+        "--timeout",
+        type=_commands.timeout,
+        default=300.0,
+        metavar="SECONDS",
+        help="of an item, all rounds (300)",
     )
     for name, what in (("ca", "server's issuer"), ("certificate", "this client's"), ("key", "this client's")):
         parser.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=f"TLS: {what}")

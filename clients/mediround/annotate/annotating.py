@@ -6,6 +6,7 @@ or what is done with rows.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from mediround.templates import ask_async
 ItemStatus: TypeAlias = Literal["ok", "failed", "busy"]
 """``busy``: nothing is wrong with the item; it must be asked again after ``Outcome.wait`` seconds."""
 
-_AGAIN = (ResourceExhausted, Unavailable, DeadlineExceeded, NotFound, SessionClosed)
+PASSING = (ResourceExhausted, Unavailable, DeadlineExceeded, NotFound, SessionClosed)
 """Of the service, not of the item. A session is gone when the service was started anew."""
 _LEAST_WAIT = 0.05
 
@@ -48,7 +49,7 @@ class Asking:
         correction: which masks the judge may have corrected.
         threshold: a score at most this is corrected.
         priority: ``batch`` lets interactive requests go first.
-        timeout: seconds of one item.
+        timeout: seconds of one item, all its calls together.
         near_zero: outcomes say which pixels' logits lie at most this far from 0; None: they do not.
     """
 
@@ -90,33 +91,15 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
         AccessDenied: the service refuses this caller.
         Cancelled: the client was closed.
     """
-    rounds = rounds_of(item, loaded)
     try:
-        opening = client.open(
-            loaded.image,
-            frame=loaded.frame,
-            window=loaded.window,
-            priority=asking.priority,
-            timeout=asking.timeout,
-            retries=0,
-        )
-        async with opening as session:
-            results = await ask_async(
-                session,
-                rounds,
-                correction=asking.correction,
-                threshold=asking.threshold,
-                priority=asking.priority,
-                near_zero=asking.near_zero,
-                timeout=asking.timeout,
-                retries=0,
-            )
+        async with asyncio.timeout(asking.timeout):  # of all; gRPC tells the server of each call's
+            results = await _results(client, rounds_of(item, loaded), loaded, asking)
+    except TimeoutError:
+        return busy(item, DeadlineExceeded("the item took longer than it may"))
     except (Cancelled, AccessDenied):  # no item would fare better
         raise
-    except _AGAIN as error:
-        wait = max(getattr(error, "retry_after", 1.0), _LEAST_WAIT)
-        named = bool(getattr(error, "not_begun", False))  # a refusal names it, a broken call does not
-        return Outcome(item.item_id, "busy", code=code_of(error), wait=wait, named=named)
+    except PASSING as error:
+        return busy(item, error)
     except MediRoundError as error:
         return failed(item, asking.run_key, code_of(error), str(error), request_id=error.request_id or "")
     except Exception as error:  # bytes of an archive must not end a run of days
@@ -125,6 +108,30 @@ async def annotate(client: AsyncClient, item: Item, loaded: LoadedItem, asking: 
     asked = () if asking.near_zero is None else results
     near_zero = tuple(None if each is None else each.near_zero for each in asked)
     return Outcome(item.item_id, "ok", _rows(item, asking.run_key, results), near_zero=near_zero)
+
+
+async def _results(
+    client: AsyncClient, rounds: Sequence[Round], loaded: LoadedItem, asking: Asking
+) -> Sequence[RoundResult | None]:
+    opening = client.open(
+        loaded.image,
+        frame=loaded.frame,
+        window=loaded.window,
+        priority=asking.priority,
+        timeout=asking.timeout,
+        retries=0,
+    )
+    async with opening as session:
+        return await ask_async(
+            session,
+            rounds,
+            correction=asking.correction,
+            threshold=asking.threshold,
+            priority=asking.priority,
+            near_zero=asking.near_zero,
+            timeout=asking.timeout,
+            retries=0,
+        )
 
 
 def rounds_of(item: Item, loaded: LoadedItem) -> list[Round]:
@@ -147,6 +154,13 @@ def failed(item: Item, run_key: str, code: str, words: str, *, request_id: str =
         for row in blank_rows(item, run_key)
     )
     return Outcome(item.item_id, "failed", rows, code)
+
+
+def busy(item: Item, error: MediRoundError) -> Outcome:
+    """The outcome of an item that must be asked again, after one of ``PASSING``."""
+    wait = max(getattr(error, "retry_after", 1.0), _LEAST_WAIT)
+    named = bool(getattr(error, "not_begun", False))  # a refusal names it, a broken call does not
+    return Outcome(item.item_id, "busy", code=code_of(error), wait=wait, named=named)
 
 
 def code_of(error: MediRoundError) -> str:

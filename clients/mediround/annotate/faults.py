@@ -96,7 +96,7 @@ def _is_consistent(row: Row) -> bool:
     if (row.status == "failed") != bool(row.error_code):
         return False
     answered = row.status in ("mask", "no_mask")
-    return answered == bool(row.model_digest) and row.attempts >= 1
+    return answered == bool(row.model_digest) and row.attempts >= answered
 
 
 def _refers_well(row: Row, rows: ItemRows) -> bool:

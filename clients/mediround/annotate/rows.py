@@ -57,7 +57,8 @@ class Row:
         model_digest: SHA-256 of the model's manifest, hex; empty where nothing was answered.
         engine_digest: names the engine record; the run's ``engines.json`` has them whole.
         request_id: by which the server's log knows the request.
-        attempts: how often the item was asked, this time included.
+        attempts: how often the start of the run that finished the item asked it, refusals and broken calls
+            included; 0: never, since it could not be read.
         error_code: empty; else a word: gRPC's code, or of our own.
         error: what it means and what must change. Holds no name, path or identifier.
         finished: when the item was finished.

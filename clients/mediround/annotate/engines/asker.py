@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 
 from mediround.aio import AsyncClient
@@ -75,20 +76,22 @@ class Asker:
         try:
             loaded = await loading
         except ItemError as error:
-            return failed(item, self._run.key, error.code, str(error))
-        tries = unnamed = broken = 0
+            return _after(0, failed(item, self._run.key, error.code, str(error)))
+        asked = tries = unnamed = broken = 0
         again = False
         while True:
             outcome, ready = await self._asked(item, loaded, again=again, alone=broken > 0)
+            asked += 1
             if outcome.status != "busy":
                 await self._served.check(outcome)
-                return outcome
+                return _after(asked, outcome)
             tries += outcome.code in _COUNTED
             broken += ready and outcome.code == _BROKEN and not outcome.named
             if tries + broken >= _TRIES:
                 words = "the service did not finish it, again and again: allow more time with --timeout"
                 broke = "the service was ready and broke off, again and again: its log may say why"
-                return failed(item, self._run.key, outcome.code, broke if outcome.code == _BROKEN else words)
+                words = broke if outcome.code == _BROKEN else words
+                return _after(asked, failed(item, self._run.key, outcome.code, words))
             again = again or not outcome.named
             unnamed = 0 if outcome.named else unnamed + 1
             seconds = outcome.wait if outcome.named else backoff(unnamed)
@@ -110,6 +113,8 @@ class Asker:
         try:
             ready = again and await self._is_ready()
             outcome = await annotate(self._client, item, loaded, self._options.asking)
+            if outcome.status == "failed":
+                outcome = await self._served.confirmed(item, outcome)
             refused = outcome.status == "busy"
             return outcome, ready
         finally:
@@ -121,6 +126,11 @@ class Asker:
         except MediRoundError:
             return False
         return True
+
+
+def _after(asked: int, outcome: Outcome) -> Outcome:
+    """Of an item that was asked so often."""
+    return replace(outcome, rows=tuple(replace(row, attempts=asked) for row in outcome.rows))
 
 
 def _minute_of_day() -> float:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mediround._records import EngineRecord, stored_engine_record
 from mediround.aio import AsyncClient
-from mediround.annotate.annotating import Outcome
+from mediround.annotate.annotating import PASSING, Outcome, busy
 from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.files import locked, write_atomic
+from mediround.annotate.items import Item
 from mediround.annotate.job import Run
 from mediround.errors import MediRoundError
 
@@ -44,13 +45,24 @@ class ServedRun:
         await self._describe()
 
     async def check(self, outcome: Outcome) -> None:
-        """Of an item that is finished. Raises OtherRun: another model answered, so that it must not be kept."""
+        """Of an item that is answered. Raises OtherRun: another model did, so that it must not be kept."""
         for row in outcome.rows:
-            if row.model_digest not in ("", self._run.identity.model_digest):
-                raise _other(self._run, row.model_digest)
+            if row.model_digest:
+                self._must_be_ours(row.model_digest)
             if row.engine_digest and row.engine_digest not in self._records:
                 self._records[row.engine_digest] = None  # asked for once: an earlier engine's is not told any more
                 await self._describe()
+
+    async def confirmed(self, item: Item, refused: Outcome) -> Outcome:
+        """The same of an item that was refused, since a refusal names no model; busy: nobody answers now. Raises
+        OtherRun.
+        """
+        try:
+            served = await self._client.describe()
+        except PASSING as error:
+            return busy(item, error)
+        self._must_be_ours(served.model_digest)
+        return refused
 
     async def _describe(self) -> None:
         try:
@@ -59,9 +71,12 @@ class ServedRun:
             if not self._records:
                 raise
             return
-        if served.model_digest != self._run.identity.model_digest:
-            raise _other(self._run, served.model_digest)
+        self._must_be_ours(served.model_digest)
         self._keep(served.engine_records)
+
+    def _must_be_ours(self, model_digest: str) -> None:
+        if model_digest != self._run.identity.model_digest:
+            raise _other(self._run, model_digest)
 
     def _keep(self, records: tuple[EngineRecord, ...]) -> None:
         """Beside what other processes of the run keep."""

@@ -23,6 +23,7 @@ SCRIPT = Script(
     {
         "Nothing.": Answer(mask=None),
         "Once more.": [ResourceExhausted("busy", retry_after=0.25), Answer()],
+        "Slow.": Answer(delay=0.25),
         "Never.": InvalidArgument("questions[0].text: must be other words"),
     },
     otherwise=Answer(mask=MASK, score=0.75),
@@ -90,6 +91,12 @@ async def test_a_busy_service_is_not_the_items_fault(client: AsyncClient, item: 
     assert (outcome.status, outcome.rows) == ("busy", ())
     assert outcome.wait >= 0.25
     assert (await annotate(client, busy, load(item), ASKING)).status == "ok"
+
+
+async def test_all_rounds_of_an_item_have_one_deadline(client: AsyncClient, item: Item) -> None:
+    slow = replace(item, questions=tuple(question("Slow.", answer=None) for _ in range(6)))
+    outcome = await annotate(client, slow, load(item), replace(ASKING, timeout=1.0))
+    assert (outcome.status, outcome.code, outcome.named) == ("busy", "DEADLINE_EXCEEDED", False)
 
 
 async def test_a_request_that_cannot_be_served_is(client: AsyncClient, item: Item) -> None:

@@ -141,6 +141,9 @@ def test_a_run_is_given_up_when_too_much_fails(server: ScriptedServer, job: Job,
     assert summary.progress.here < ITEMS
     kept = summary.progress.here
     assert len({row.item_id for row in found(run)}) == kept
+    assert {(row.status, row.attempts) for row in found(run)} <= {("failed", 0), ("mask", 1), ("failed", 1)}
+    assert {row.attempts for row in found(run) if row.error_code == "SOURCE_CHANGED"} == {0}
+    assert verify(job, run).problems == {}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,8 @@ def test_a_service_that_is_busy_or_gone_is_asked_again(job: Job, run: Run, repli
     with serve(busy) as server:
         summary = LocalEngine().run(job, run, options(server, run), watch)
     assert (summary.progress.done, summary.progress.failed) == (ITEMS, 0)
+    attempts = {row.item_id: row.attempts for row in found(run)}
+    assert sum(attempts.values()) == ITEMS + len(replies)
 
 
 def test_an_image_that_ends_the_service_each_time_fails_and_no_other(
@@ -167,6 +172,7 @@ def test_an_image_that_ends_the_service_each_time_fails_and_no_other(
         asked = [each for each in server.asked if each.width == 17 and each.index == 0]
     assert (summary.progress.done, summary.failures) == (ITEMS, {"UNAVAILABLE": 1})
     assert len(asked) == 6  # the first time nobody had looked whether the service was ready
+    assert {row.attempts for row in found(run) if row.status == "failed"} == {6}
 
 
 def test_another_model_stops_the_run_and_nothing_of_it_is_kept(job: Job, run: Run) -> None:
@@ -174,6 +180,20 @@ def test_another_model_stops_the_run_and_nothing_of_it_is_kept(job: Job, run: Ru
         serve(Script(description=replace(DESCRIPTION, model_digest="ee" * 32))) as server,
         pytest.raises(OtherRun, match="--new-run"),
     ):
+        LocalEngine().run(job, run, options(server, run), watch)
+    assert found(run) == []
+
+
+def test_a_refusal_of_another_model_is_not_kept(job: Job, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def began_with_the_runs(_: ServedRun) -> None:
+        """The service was started anew since, with another."""
+
+    def refuses(_: AskedQuestion) -> Answer:
+        raise InvalidArgument("questions[0].text: must be other words")
+
+    monkeypatch.setattr(ServedRun, "begin", began_with_the_runs)
+    other = replace(DESCRIPTION, model_digest="ee" * 32)
+    with serve(Script(refuses, description=other)) as server, pytest.raises(OtherRun, match="--new-run"):
         LocalEngine().run(job, run, options(server, run), watch)
     assert found(run) == []
 
