@@ -9,6 +9,7 @@ batch command finds it. Does not know settings, gRPC, or halves that are servers
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -46,10 +47,10 @@ SESSIONS, SESSION_BYTES, SESSION_IDLE_SECONDS = 64, 1 << 30, 3600.0
 MAX_ROUNDS = 64
 """Of one session."""
 
+_LOG = logging.getLogger(__name__)
 _SERVES = re.compile(r"serving .* on (127\.0\.0\.1:\d+)\s*$")
+_ANY_PORT = "127.0.0.1:0"
 _FLAGS = (
-    "--listen",
-    "127.0.0.1:0",
     "--stop-with-stdin",
     "--admission.encode-on-open",
     "never",
@@ -58,75 +59,124 @@ _FLAGS = (
 )
 _ENGINE_VARIABLES, _VARIABLES = "MEDIROUND_ENGINES__", "MEDIROUND_"
 _STOP_SECONDS = 15.0
-_LAST_WORDS = 5
-"""Lines of its log that an error holds."""
+_LAST_WORDS, _WORDS_OF_A_LINE = 5, 300
+"""Lines of its log that an error holds; characters of each."""
 
 
 @contextmanager
-def embedded(bundle: Path, threads: int | None = None, *, ready_within: float = 900.0) -> Iterator[str]:
-    """The service of a bundle on a free loopback port, for as long as the block runs; its address, HOST:PORT.
+def embedded(
+    bundle: Path, threads: int | None = None, *, ready_within: float = 900.0
+) -> Iterator[tuple[str, Future[str]]]:
+    """The service of a bundle on a free loopback port, for as long as the block runs: its address, HOST:PORT, and
+    why it ended for good, which is told once it has.
 
-    It is a process of its own, and ends with this one, also where this one is killed. Of the settings in the
+    It is a process of its own, and ends with this one, also where this one is killed. Where it ends by itself, it
+    is started again on the same port, unless it never served since its last start. Of the settings in the
     environment it takes those of its engines alone (``MEDIROUND_ENGINES__PROVIDER=cuda``). An image is encoded
     when its first question comes.
 
     Args:
         threads: of each half within an operator; None: the CPUs that this process may use.
-        ready_within: seconds until it must serve.
+        ready_within: seconds from each start until it must serve.
 
     Raises:
         RuntimeError: it ended, or did not serve in time; the message holds its last words.
     """
     command = [sys.executable, "-P", "-m", "serving", "--bundle", os.fspath(bundle), *_FLAGS]
-    command += [] if threads is None else ["--engines.threads", str(threads)]
-    environment = {
+    own = _Own(command + ([] if threads is None else ["--engines.threads", str(threads)]), ready_within)
+    try:
+        yield own.address.result(), own.ended
+    finally:
+        own.end()
+
+
+class _Own:
+    """Keeps a server of one's own: starts it, reads its log so that it never waits for a reader, starts it again.
+
+    Attributes:
+        address: where it serves; or RuntimeError.
+        ended: why it ended for good.
+    """
+
+    def __init__(self, command: Sequence[str], ready_within: float) -> None:
+        self.address: Future[str] = Future()
+        self.ended: Future[str] = Future()
+        self._command, self._ready_within = command, ready_within
+        self._beginning, self._is_over = threading.Lock(), False
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._keep, name="embedded", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Requests may finish first, for some seconds."""
+        with self._beginning:
+            self._is_over = True
+            process = self._process
+        if process is not None:
+            with suppress(BrokenPipeError):
+                _pipe(process.stdin).close()
+            self._thread.join(_STOP_SECONDS)
+            process.kill()  # if it has not ended
+        self._thread.join()
+
+    def _keep(self) -> None:
+        listen, served = _ANY_PORT, True
+        while served and not self._is_over:
+            try:
+                served, words = self._read(self._begun(listen))
+            except OSError as error:  # of a machine that has no room for a process
+                served, words = False, str(error)
+            if not self.address.done():
+                self.address.set_exception(RuntimeError(f"the service did not start: {words}"))
+                return
+            listen = self.address.result()
+            if not served:
+                self.ended.set_result(f"the service ended and did not start again: {words}")
+            elif not self._is_over:
+                _LOG.warning("the service ended and is started again: %s", words)
+
+    def _begun(self, listen: str) -> subprocess.Popen[str]:
+        with self._beginning:
+            if self._is_over:
+                raise OSError("it is to end")
+            self._process = subprocess.Popen(  # noqa: S603  # our own server
+                [*self._command, "--listen", listen],
+                env=_environment(),
+                stdin=subprocess.PIPE,  # which ends with this process, however it ends
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C is this process's: it lets requests finish first
+            )
+            return self._process
+
+    def _read(self, process: subprocess.Popen[str]) -> tuple[bool, str]:
+        """Until it ends: whether it served, and how it ended."""
+        began, served = time.monotonic(), False
+        last: deque[str] = deque(maxlen=_LAST_WORDS)
+        late = threading.Timer(self._ready_within, process.kill)
+        late.daemon = True
+        late.start()
+        with process:
+            for line in _pipe(process.stdout):
+                last.append(line.strip()[:_WORDS_OF_A_LINE])
+                if not served and (serves := _SERVES.search(line)):
+                    served = True
+                    late.cancel()
+                    if not self.address.done():
+                        self.address.set_result(serves[1])
+        late.cancel()
+        ended = f"exit code {process.returncode} after {time.monotonic() - began:.0f} s"
+        return served, f"{ended}: {' | '.join(last)}"
+
+
+def _environment() -> dict[str, str]:
+    return {
         name: value
         for name, value in os.environ.items()
         if name.startswith(_ENGINE_VARIABLES) or not name.startswith(_VARIABLES)
     }
-    process = subprocess.Popen(  # noqa: S603  # our own server
-        command,
-        env=environment,
-        stdin=subprocess.PIPE,  # which ends with this process, however it ends
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C is this process's: it lets requests finish first
-    )
-    found: Future[str] = Future()
-    last: deque[str] = deque(maxlen=_LAST_WORDS)
-    with process:
-        reader = threading.Thread(target=_read, args=(_pipe(process.stdout), found, last), name="embedded")
-        reader.start()
-        try:
-            yield _address(found, last, ready_within)
-        finally:
-            with suppress(BrokenPipeError):
-                _pipe(process.stdin).close()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            reader.join()
-
-
-def _read(log: IO[str], found: Future[str], last: deque[str]) -> None:
-    """Reads a server's log to its end, so that it never waits for a reader."""
-    for line in log:
-        last.append(line.strip())
-        serves = None if found.done() else _SERVES.search(line)
-        if serves:
-            found.set_result(serves[1])
-    if not found.done():
-        found.set_exception(RuntimeError(f"the service did not start: {' | '.join(last)}"))
-
-
-def _address(found: Future[str], last: deque[str], seconds: float) -> str:
-    try:
-        return found.result(seconds)
-    except TimeoutError:
-        raise RuntimeError(f"the service did not start within {seconds:g} s: {' | '.join(last)}") from None
 
 
 def _pipe(stream: IO[str] | None) -> IO[str]:

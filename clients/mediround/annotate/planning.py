@@ -19,6 +19,7 @@ from mediround.annotate.items import Item
 from mediround.annotate.job import Job
 from mediround.annotate.loading import load
 from mediround.annotate.manifest import read_manifest, write_manifest
+from mediround.annotate.waiting import Threads
 
 PROBED = 3
 """Items that are asked for an estimate; the first of them pays for what is cold, and is not counted."""
@@ -92,10 +93,11 @@ def probe(job: Job, server: str, asking: Asking, tls: Tls | None) -> Estimate:
 
 async def _probe(job: Job, server: str, asking: Asking, tls: Tls | None) -> Estimate:
     taken: list[float] = []
+    reading = Threads(1)
     async with AsyncClient(server, tls=tls) as client:
         for item in _first(job):
             try:
-                loaded = await asyncio.to_thread(load, item)
+                loaded = await reading.run(load, item)
             except ItemError:
                 continue
             began = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Protocol
 from mediround.annotate.annotating import Outcome
 from mediround.annotate.index import write_part
 from mediround.annotate.rows import Row
+from mediround.annotate.waiting import Threads
 
 ITEMS_A_PART = 64
 SECONDS_A_PART = 1.0
@@ -25,18 +26,22 @@ class Notes(Protocol):
 
 
 class Recorder:
-    """Keeps outcomes. ``add`` waits while what is not yet written is more than two parts' worth."""
+    """Keeps outcomes. ``add`` waits while what is not yet written is two parts' worth: who adds must also wait for
+    ``run``, after whose error nothing is written any more.
+    """
 
     def __init__(self, folder: Path, ledger: Notes) -> None:
         self._folder, self._ledger = folder, ledger
-        self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue(2 * ITEMS_A_PART)
+        self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
+        self._room, self._thread = asyncio.Semaphore(2 * ITEMS_A_PART), Threads(1)
 
     async def add(self, outcome: Outcome) -> None:
-        await self._outcomes.put(outcome)
+        await self._room.acquire()
+        self._outcomes.put_nowait(outcome)
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """What was added is kept once ``run`` returns."""
-        await self._outcomes.put(None)
+        self._outcomes.put_nowait(None)
 
     async def run(self) -> None:
         """Write until the end. Raises JobError: nothing more can be written."""
@@ -56,7 +61,9 @@ class Recorder:
                     ended = True
                     break
                 gathered.append(outcome)
-            await asyncio.to_thread(self._keep, [row for outcome in gathered for row in outcome.rows])
+            await self._thread.run(self._keep, [row for outcome in gathered for row in outcome.rows])
+            for _ in gathered:
+                self._room.release()
 
     def _keep(self, rows: list[Row]) -> None:
         self._ledger.add(write_part(self._folder, rows), rows)

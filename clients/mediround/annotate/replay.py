@@ -29,6 +29,7 @@ from mediround.annotate.loading import LoadedItem, load
 from mediround.annotate.manifest import read_manifest, read_names
 from mediround.annotate.rows import Row
 from mediround.annotate.sorting import scratch
+from mediround.annotate.waiting import Threads
 from mediround.masks import Bits
 
 NEAR_ZERO = 1e-4
@@ -152,7 +153,7 @@ def sample(job: Job, run: Run, count: int, seed: int) -> dict[str, ItemRows]:
 async def _replay(
     rows: Mapping[str, ItemRows], items: Mapping[str, Item], run: Run, asking: Asking, connecting: AsyncClient
 ) -> Replay:
-    found = Replay()
+    found, reading = Replay(), Threads(1)
     async with connecting as client:
         served = await client.describe()
         if served.model_digest != run.identity.model_digest:
@@ -160,7 +161,7 @@ async def _replay(
         for name, then in rows.items():
             try:
                 item = items[name]
-                loaded = await asyncio.to_thread(load, item)
+                loaded = await reading.run(load, item)
             except (KeyError, ItemError):
                 found.gone += 1
                 continue

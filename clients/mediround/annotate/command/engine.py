@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from mediround.annotate.engines.embedded import embedded
@@ -17,25 +18,25 @@ from mediround.annotate.errors import AnnotateError
 
 
 @contextmanager
-def service(given: argparse.Namespace) -> Iterator[str]:
-    """Its address, while the block runs.
+def service(given: argparse.Namespace) -> Iterator[tuple[str, Future[str] | None]]:
+    """Its address, while the block runs; of one of its own also why it ended for good, told once it has.
 
     Raises:
         AnnotateError: there is none of its own, or arguments do not go together.
     """
     if given.engine == "embedded":
-        with embedded(given.bundle, given.threads) as address:
-            yield address
+        with embedded(given.bundle, given.threads) as own:
+            yield own
         return
     if given.bundle is not None or given.threads is not None:
         raise AnnotateError("--bundle and --threads must be left out unless --engine is embedded")
-    yield given.server
+    yield given.server, None
 
 
-def engine(given: argparse.Namespace) -> Engine:
-    """Raises AnnotateError: arguments do not go together."""
+def engine(given: argparse.Namespace, ended: Future[str] | None) -> Engine:
+    """``ended``: of the service. Raises AnnotateError: arguments do not go together."""
     if given.engine == "ray":
         return RayEngine(given.ray_address)
     if given.ray_address is not None:
         raise AnnotateError("--ray-address must be left out unless --engine is ray")
-    return LocalEngine()
+    return LocalEngine(ended)

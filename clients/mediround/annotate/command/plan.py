@@ -39,7 +39,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    with service(given) as address:
+    with service(given) as (address, _):
         return _planned(given, address)
 
 

@@ -27,8 +27,8 @@ def run(given: argparse.Namespace) -> int:
 def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
-    with service(given) as address, _told(given, current) as watch:
-        summary = engine(given).run(job, current, _options(given, current, address), watch)
+    with service(given) as (address, ended), _told(given, current) as watch:
+        summary = engine(given, ended).run(job, current, _options(given, current, address), watch)
         watch.ended(summary.stopped)
     _show(summary)
     if summary.stopped:

@@ -7,19 +7,23 @@ where it is not. Does not import it, nor know how it is started.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TypeAlias
 
 from mediround.annotate.errors import AnnotateError
 
 GROUP, NAME = "mediround.engines", "embedded"
 _INSTALL = "in the repository, pip install ./clients '.[cpu]'"
+_Service: TypeAlias = Callable[[Path, int | None], AbstractContextManager[tuple[str, Future[str]]]]
 
 
 @contextmanager
-def embedded(bundle: Path | None, threads: int | None = None) -> Iterator[str]:
-    """The address of a service of this bundle, which ends with the block, and with this process.
+def embedded(bundle: Path | None, threads: int | None = None) -> Iterator[tuple[str, Future[str]]]:
+    """A service of this bundle, which ends with the block, and with this process: its address, and why it ended
+    for good, which is told once it has. One that ends by itself is started again.
 
     Args:
         bundle: a model's folder.
@@ -34,18 +38,18 @@ def embedded(bundle: Path | None, threads: int | None = None) -> Iterator[str]:
         )
     with ExitStack() as stack:
         try:
-            address = stack.enter_context(_service()(bundle, threads))
+            service = stack.enter_context(_service()(bundle, threads))
         except RuntimeError as error:
             raise AnnotateError(f"--engine embedded: {error}") from error
-        yield address
+        yield service
 
 
-def _service() -> Callable[[Path, int | None], AbstractContextManager[str]]:
+def _service() -> _Service:
     found = entry_points(group=GROUP, name=NAME)
     if not found:
         raise AnnotateError(f"--engine embedded needs the package mediround-serving beside this one: {_INSTALL}")
     try:
-        service: Callable[[Path, int | None], AbstractContextManager[str]] = found[NAME].load()
+        service: _Service = found[NAME].load()
     except ImportError as error:
         raise AnnotateError(f"--engine embedded: mediround-serving lacks {error.name}: {_INSTALL}") from error
     return service

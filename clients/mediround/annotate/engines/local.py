@@ -10,6 +10,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,26 +18,37 @@ from mediround.aio import AsyncClient
 from mediround.annotate.engines.asker import Asker
 from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress, RunOptions, Summary, Watch
 from mediround.annotate.engines.start import Start, started
+from mediround.annotate.errors import Stopped
 from mediround.annotate.flow import Breaker, ByteBudget
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Finished
 from mediround.annotate.loading import LoadedItem, load
 from mediround.annotate.recording import Recorder
+from mediround.annotate.waiting import Threads, cancelled, first
 
 READ_AHEAD_BYTES = 256 << 20
 """Of files that are read before they are asked about."""
 
 
 class LocalEngine:
-    """Schedules a run's items in this process."""
+    """Schedules a run's items in this process.
+
+    Args:
+        ended: why the service that is asked ended for good; done once it has. None: nobody can say.
+    """
+
+    def __init__(self, ended: Future[str] | None = None) -> None:
+        self._ended = ended
 
     def run(self, job: Job, run: Run, options: RunOptions, watch: Watch) -> Summary:
-        """As ``Engine.run``."""
+        """As ``Engine.run``. Raises Stopped: the service has ended for good."""
         began = time.monotonic()
         with started(job, run, options) as start:
             schedule = _Schedule(start, watch, Recorder(start.folder, start.notes))
-            asyncio.run(schedule.run_all())
+            asyncio.run(schedule.run_all(self._ended))
+            if self._ended is not None and self._ended.done() and schedule.stopped == self._ended.result():
+                raise Stopped(schedule.stopped)
             failures = start.ledger.failures()
         return Summary(schedule.progress(), time.monotonic() - began, schedule.stopped, failures)
 
@@ -74,6 +86,7 @@ class _Schedule:
     asker: Asker | None = None
     breaker: Breaker = field(init=False)
     ahead: ByteBudget = field(init=False)
+    _reading: Threads = field(init=False)
     _stop: _Stop = field(init=False)
     _queue: asyncio.Queue[tuple[Item, asyncio.Task[LoadedItem]] | None] = field(init=False)
 
@@ -90,12 +103,14 @@ class _Schedule:
             return self.start.counts.progress(0)
         return self.start.counts.progress(self.asker.in_flight, self.asker.waiting)
 
-    async def run_all(self) -> None:
+    async def run_all(self, ended: Future[str] | None) -> None:
         """Raises AnnotateError, MediRoundError."""
         options = self.options
         self.breaker = Breaker(options.max_failures, options.max_failure_share)
-        self.ahead = ByteBudget(READ_AHEAD_BYTES)
+        self.ahead, self._reading = ByteBudget(READ_AHEAD_BYTES), Threads(options.in_flight)
         self._stop, self._queue = _Stop(), asyncio.Queue(options.in_flight)
+        if ended is not None:
+            asyncio.wrap_future(ended).add_done_callback(lambda done: self._stop.now(done.result()))
         with _signals(lambda: self._stop.now(STOPPED_BY_SIGNAL)):
             async with AsyncClient(options.server, tls=options.tls, retries=0) as client:
                 self.asker = Asker(
@@ -105,9 +120,17 @@ class _Schedule:
                     stops_within=self._stop.within,
                     told=lambda: self.watch(self.progress()),
                 )
-                await self.asker.begin()
-                await self._side_by_side(self.asker)
+                if await self._has_begun(self.asker):
+                    await self._side_by_side(self.asker)
         self.watch(self.progress())
+
+    async def _has_begun(self, asker: Asker) -> bool:
+        """Once the service is there; False: the run is stopped before."""
+        beginning, stopping = asyncio.create_task(asker.begin()), asyncio.create_task(self._stop.wait())
+        try:
+            return not await first({beginning}, {stopping})
+        finally:
+            await cancelled(beginning, stopping)
 
     async def _side_by_side(self, asker: Asker) -> None:
         """Read, ask and keep; the first that cannot go on ends the others, and what is finished is kept."""
@@ -116,23 +139,19 @@ class _Schedule:
         recording = asyncio.create_task(self.recorder.run())
         stopping = asyncio.create_task(self._stop.wait())
         try:
-            done = await _first({feeding, *workers}, {recording, stopping})
+            done = await first({feeding, *workers}, {recording, stopping})
             if stopping in done:
                 await self._pull_no_more(feeding)
-                await _first(set(workers), {recording}, self.options.grace)
+                await first(set(workers), {recording}, self.options.grace)
         finally:
-            for task in (stopping, feeding, *workers):
-                task.cancel()
-            await asyncio.gather(stopping, feeding, *workers, return_exceptions=True)
+            await cancelled(stopping, feeding, *workers)
             await self._pull_no_more(feeding)
-            if not recording.done():
-                await self.recorder.end()
+            self.recorder.end()
             await recording
 
     async def _pull_no_more(self, feeding: asyncio.Task[None]) -> None:
         """Drop what is read ahead; workers that wait for more end."""
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
+        await cancelled(feeding)
         while not self._queue.empty():
             if (dropped := self._queue.get_nowait()) is not None:
                 dropped[1].cancel()
@@ -144,9 +163,15 @@ class _Schedule:
         for piece in self.start.left.pieces():
             for item in piece:
                 await self.ahead.take(item.size)
-                await self._queue.put((item, _reading(item)))
+                await self._queue.put((item, self._read(item)))
         for _ in range(self.options.in_flight):
             await self._queue.put(None)
+
+    def _read(self, item: Item) -> asyncio.Task[LoadedItem]:
+        """Its file, being read. A run that stops drops it, whatever came of it."""
+        task = asyncio.create_task(self._reading.run(load, item))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
 
     async def _worker(self, asker: Asker) -> None:
         while not self.stopped and (taken := await self._queue.get()) is not None:
@@ -165,30 +190,6 @@ class _Schedule:
             if why := self.breaker.count(failed=failed):
                 self._stop.now(why)
             self.watch(self.progress())
-
-
-def _reading(item: Item) -> asyncio.Task[LoadedItem]:
-    """Its file, being read. A run that stops drops it, whatever came of it."""
-    task = asyncio.create_task(asyncio.to_thread(load, item))
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
-
-
-async def _first(
-    all_of: set[asyncio.Task[None]], any_of: set[asyncio.Task[None]], within: float | None = None
-) -> set[asyncio.Task[None]]:
-    """Wait until ``all_of`` are done, or one of ``any_of`` is, or one fails, whose error is raised; those of
-    ``any_of`` that are done.
-    """
-    pending = set(all_of)
-    while pending:
-        done, _ = await asyncio.wait(pending | any_of, timeout=within, return_when="FIRST_COMPLETED")
-        for task in done & pending:
-            task.result()
-        if not done or done & any_of:
-            return done & any_of
-        pending -= done
-    return set()
 
 
 @contextmanager

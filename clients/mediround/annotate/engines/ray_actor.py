@@ -19,10 +19,11 @@ from mediround.annotate.flow import ByteBudget
 from mediround.annotate.index import finished_since
 from mediround.annotate.items import Item
 from mediround.annotate.job import Run
-from mediround.annotate.loading import LoadedItem, load
+from mediround.annotate.loading import load
 from mediround.annotate.manifest import items_of
 from mediround.annotate.recording import Recorder
 from mediround.annotate.rows import Row
+from mediround.annotate.waiting import Threads, cancelled, first
 
 _LOOK_SECONDS = 1.0
 _READ_AHEAD_BYTES = 256 << 20
@@ -61,7 +62,7 @@ class Annotator:
     async def _annotate(self, items: list[Item]) -> None:
         asker = await self._begun()
         ahead, bytes_ahead = asyncio.Semaphore(2 * self._options.in_flight), ByteBudget(_READ_AHEAD_BYTES)
-        recorder = Recorder(self._folder, _Unread())
+        recorder, reading = Recorder(self._folder, _Unread()), Threads(self._options.in_flight)
 
         async def one(item: Item) -> None:
             async with ahead:
@@ -69,7 +70,7 @@ class Annotator:
                     return
                 await bytes_ahead.take(item.size)
                 try:
-                    outcome = await asker.finished(item, _loaded(item))
+                    outcome = await asker.finished(item, reading.run(load, item))
                 finally:
                     await bytes_ahead.give_back(item.size)
                 if outcome is not None:
@@ -78,14 +79,10 @@ class Annotator:
         recording = asyncio.create_task(recorder.run())
         asking = [asyncio.create_task(one(item)) for item in items]
         try:
-            for each in asking:
-                await each
+            await first(set(asking), {recording})
         finally:
-            for each in asking:
-                each.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-            if not recording.done():
-                await recorder.end()
+            await cancelled(*asking)
+            recorder.end()
             await recording
 
     async def _begun(self) -> Asker:
@@ -111,7 +108,3 @@ class _Unread:
 
     def add(self, part: Path, rows: list[Row]) -> None:
         """Nothing."""
-
-
-async def _loaded(item: Item) -> LoadedItem:
-    return await asyncio.to_thread(load, item)

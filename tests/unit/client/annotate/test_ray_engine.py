@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from loadtest.server_process import free_port
+from mediround.annotate import recording
 from mediround.annotate.engines.interface import Engine
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.ray import RayEngine
 from mediround.annotate.engines.ray_actor import Annotator
-from mediround.annotate.errors import AnnotateError, OtherRun
+from mediround.annotate.errors import AnnotateError, JobError, OtherRun
 from mediround.annotate.job import Job, Run
 from mediround.testing import DESCRIPTION, ScriptedServer
 from tests.unit.client.annotate import test_local_engine as local
@@ -130,6 +131,21 @@ def test_what_an_actor_kept_of_its_block_before_it_was_lost_is_not_asked_again(
     assert asked(began, block) == local.ITEMS - 20
     assert len(found(run)) == local.ITEMS * 2
     assert asked(datetime.now(UTC), block[:1]) == 1  # by a later start, as one that failed before is
+
+
+def test_an_actor_whose_disk_is_full_ends(
+    server: ScriptedServer, job: Job, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise JobError("the disk is full")
+
+    monkeypatch.setattr(recording, "ITEMS_A_PART", 2)  # so that outcomes wait for room
+    monkeypatch.setattr(recording, "write_part", full)
+    run.index.mkdir(parents=True)
+    actor = Annotator(run, run.index, options(server, run), run.folder / "stop", datetime.now(UTC))
+    with pytest.raises(JobError, match="the disk is full"):
+        actor(pq.read_table(job.manifest))
+    actor.close()
 
 
 def test_another_model_is_refused_by_its_name(
