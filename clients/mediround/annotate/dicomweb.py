@@ -6,10 +6,12 @@ Knows QIDO-RS, WADO-RS and STOW-RS. Does not know items.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from hashlib import sha256
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -27,7 +29,9 @@ from mediround.annotate.sorting import grouped
 
 TOKEN = "MEDIROUND_DICOMWEB_TOKEN"  # noqa: S105  # the variable's name
 _PAGE = 500
-"""Of what an archive is asked for at once."""
+"""Of what an archive is asked for at once; it may give fewer."""
+MAX_PAGES, MAX_INSTANCES = 100_000, 100_000
+"""Of the answers to a query that are not empty, and of a series, which is sorted in memory."""
 _SECONDS = 60
 """Of one request, while nothing comes."""
 MAX_PAGE_BYTES, MAX_PAGE_SECONDS = 64 << 20, 300
@@ -39,6 +43,8 @@ STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 _FIELDS = ["00280010", "00280011", "00280008", "00080016", "00200013"]
 """Rows, Columns, Number of Frames, SOP Class UID, Instance Number."""
 _MOST_DIGITS = 6
+_MALFORMED = (RequestException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading an answer raises that is not as QIDO-RS says."""
 
 
 def search(source: str) -> Iterator[dict[str, Any]]:
@@ -47,10 +53,10 @@ def search(source: str) -> Iterator[dict[str, Any]]:
     The query is of series; series are listed first, then the instances of each.
 
     Raises:
-        SourceError: the archive does not answer, or not as QIDO-RS says.
+        SourceError: the query is none of QIDO-RS, or the archive does not answer, or not as that says.
     """
     parts = urlsplit(source)
-    filters = dict(parse_qsl(parts.query))
+    filters = _filters(parts.query)
     base = parts._replace(query="", fragment="").geturl()
     with _answering():
         client = connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS)
@@ -71,9 +77,24 @@ def segmentations(base: str, study: str) -> Iterator[dict[str, Any]]:
             yield from _instances(client, study, uid)
 
 
+def _filters(query: str) -> dict[str, str]:
+    """Of series. QIDO-RS has no other way to say "or" than one query for each value."""
+    pairs = parse_qsl(query)
+    filters = dict(pairs)
+    if len(filters) < len(pairs):
+        words = "the query must name each attribute once: plan a job for each of its values"
+        raise SourceError(words)
+    if {"limit", "offset"} & filters.keys():
+        raise SourceError("the query must have no limit and no offset: all that it finds is listed")
+    return filters
+
+
 def _instances(client: DICOMwebClient, study: str, series: str) -> Iterator[dict[str, Any]]:
     names = {"study_instance_uid": study, "series_instance_uid": series, "fields": _FIELDS}
-    for one in sorted(_pages(client.search_for_instances, {}, **names), key=_place):
+    found = list(islice(_pages(client.search_for_instances, {}, **names), MAX_INSTANCES + 1))
+    if len(found) > MAX_INSTANCES:
+        raise SourceError(f"a series must have at most {MAX_INSTANCES} instances: leave it out of the query")
+    for one in sorted(found, key=_place):
         yield one | {STUDY: {"Value": [study]}, SERIES: {"Value": [series]}}
 
 
@@ -88,7 +109,7 @@ def _answering() -> Iterator[None]:
     except AnswerTooSlow as error:
         words = f"an answer of the archive takes longer than {MAX_PAGE_SECONDS} s: narrow the query"
         raise SourceError(words) from error
-    except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         words = (
             f"the archive does not answer as DICOMweb does ({type(error).__name__}): see address and credentials"
         )
@@ -152,7 +173,7 @@ def store(base: str, objects: Sequence[Dataset]) -> str:
         if missing := [one for one in objects if str(one.SOPInstanceUID) not in there]:
             client.store_instances(missing)
             there = _held(client, objects[0])
-    except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         return f"the archive did not take them ({type(error).__name__})"
     return "" if names <= there else f"the archive has {len(names & there)} of {len(names)} after they were sent"
 
@@ -171,7 +192,7 @@ def lacking(base: str, paths: Sequence[Path]) -> int:
         raise SourceError("an exported object cannot be read: export again") from error
     try:
         return len(names - _held(connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS), objects[0]))
-    except (RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         words = f"objects cannot be counted in the archive ({type(error).__name__}): see address and credentials"
         raise SourceError(words) from error
 
@@ -200,17 +221,21 @@ def connect(base: str, max_bytes: int, max_seconds: float) -> DICOMwebClient:
 
 
 def _pages(ask: Any, filters: Mapping[str, str], **names: Any) -> Iterator[dict[str, Any]]:
-    offset, before = 0, None
+    """All that a query finds: an archive may give fewer at once than it is asked for, so an empty page alone is
+    the end.
+    """
+    offset, seen = 0, set[bytes]()
     while page := ask(limit=_PAGE, offset=offset, search_filters=dict(filters), **names):
         if not isinstance(page, list) or not all(isinstance(one, dict) for one in page):
             raise ValueError("QIDO-RS answers with a list of objects")
-        if page == before:
+        digest = sha256(json.dumps(page).encode()).digest()
+        if digest in seen:
             raise SourceError("the archive gives the same page again: it must heed QIDO-RS's offset")
+        if len(seen) == MAX_PAGES:
+            raise SourceError(f"the archive must answer with at most {MAX_PAGES} pages: narrow the query")
+        seen.add(digest)
         yield from page
-        before = page
         offset += len(page)
-        if len(page) < _PAGE:
-            return
 
 
 def _place(instance: Mapping[str, Any]) -> tuple[int, str]:

@@ -27,12 +27,14 @@ class FakeArchive:
         address: of its DICOMweb service.
         body: in place of the next answers' own, piece by piece; None: their own.
         heeds_offset: as QIDO-RS says.
+        most: of what an answer to a query holds, however many are asked for.
     """
 
     def __init__(self, instances: Sequence[Dataset]) -> None:
         self.address = ""
         self.body: Iterator[bytes] | None = None
         self.heeds_offset = True
+        self.most = 1000
         self.instances = list(instances)
 
     def answer(self, path: str) -> tuple[str, bytes]:
@@ -48,7 +50,8 @@ class FakeArchive:
         if steps[-1] == "series":
             found = list({each["0020000E"]["Value"][0]: each for each in found}.values())
         first = int(query.get("offset", 0)) if self.heeds_offset else 0
-        return "application/dicom+json", json.dumps(found[first : first + int(query["limit"])]).encode()
+        count = min(int(query["limit"]), self.most)
+        return "application/dicom+json", json.dumps(found[first : first + count]).encode()
 
 
 def _fits(one: Dataset, named: dict[str, str], query: dict[str, str]) -> bool:

@@ -1,5 +1,6 @@
 """A DICOMweb archive as a source, and answers of it that do not end, are too large, or of another form."""
 
+import copy
 import itertools
 import json
 import time
@@ -78,15 +79,46 @@ def test_an_answer_of_another_form_is_refused(running: FakeArchive, page: object
     running.body = iter([json.dumps(page).encode()])
     with pytest.raises(SourceError, match="as DICOMweb does"):
         listed(running.address, Omissions())
+    running.body = iter([b"[" * 100_000])
+    with pytest.raises(SourceError, match="as DICOMweb does"):
+        listed(running.address, Omissions())
 
 
-def test_an_archive_that_gives_one_page_for_ever_is_refused(
+def test_an_archive_whose_pages_do_not_end_is_refused(
     running: FakeArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicomweb, "_PAGE", 3)
-    assert len(listed(running.address, Omissions())) == 11
     running.heeds_offset = False
     with pytest.raises(SourceError, match="offset"):
+        listed(running.address, Omissions())
+    running.heeds_offset, running.most = True, 1
+    monkeypatch.setattr(dicomweb, "MAX_PAGES", 2)
+    with pytest.raises(SourceError, match="at most 2 pages"):
+        listed(running.address, Omissions())
+
+
+def test_an_archive_that_gives_fewer_at_once_than_it_is_asked_for_is_listed_whole(running: FakeArchive) -> None:
+    running.most = 2
+    first = running.instances[0]
+    running.instances += [copy.deepcopy(first) for _ in range(4)]
+    for number, one in enumerate(running.instances[3:]):
+        one.SOPInstanceUID = f"{first.SOPInstanceUID}.{number}"
+    assert len(listed(running.address, Omissions())) == 15
+    objects = [running.instances[0], *running.instances[3:]]
+    assert dicomweb.store(running.address, objects) == "", "it has them all, and none is sent"
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("Modality=MR&Modality=CT", "each attribute once"), ("Modality=CT&limit=1", "no limit")],
+)
+def test_a_query_that_qido_has_no_words_for_is_refused(running: FakeArchive, query: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        listed(f"{running.address}?{query}", Omissions())
+
+
+def test_a_series_beyond_memory_is_refused(running: FakeArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicomweb, "MAX_INSTANCES", 0)
+    with pytest.raises(SourceError, match="at most 0 instances"):
         listed(running.address, Omissions())
 
 
