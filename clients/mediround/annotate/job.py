@@ -2,7 +2,7 @@
 
     JOB/job.json            what it is, the run that is current, and the manifest's SHA-256
     JOB/manifest.parquet    the items, frozen (``manifest``)
-    JOB/not_taken.csv       what of the source became no item, and why: ``reason`` and ``uri``
+    JOB/not_taken.csv       what of the source became no item, where it lies, and why
     JOB/runs/KEY/run.json   what decides this run's results besides the items (``RunIdentity``)
     JOB/runs/KEY/index/     Parquet: a row a round (``rows``)
     JOB/runs/KEY/ledger*.sqlite   which items are finished, for a quick resume; made again from the index if lost

@@ -18,8 +18,6 @@ from mediround.annotate.errors import JobError
 
 IN_MEMORY = 10_000
 """Values that ``in_order`` sorts without a file."""
-LISTED = 64
-"""Values of a name that ``Lists`` gives."""
 _DIGEST_BYTES = 16
 _CACHE_KIB = 16 << 10
 """Of SQLite, for each of these files."""
@@ -38,8 +36,8 @@ _ENTRIES = "CREATE TABLE entries (name BLOB PRIMARY KEY, value TEXT NOT NULL) WI
 _NAMES = "CREATE TABLE names (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
 
 _LISTS = """
-CREATE TABLE lists (name BLOB NOT NULL, value TEXT NOT NULL);
-CREATE INDEX by_name ON lists (name);
+CREATE TABLE lists (name BLOB NOT NULL, rank BLOB NOT NULL, value TEXT NOT NULL);
+CREATE INDEX by_name ON lists (name, rank);
 """
 
 
@@ -92,18 +90,19 @@ class Names:
 
 
 class Lists:
-    """Values by names. Made by ``lists``."""
+    """Values by names, in the order of their ranks. Made by ``lists``."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
-    def add(self, name: str, value: str) -> None:
-        self._database.execute("INSERT INTO lists VALUES (?, ?)", (_digest(name), value))
+    def add(self, name: str, value: str, rank: bytes) -> None:
+        self._database.execute("INSERT INTO lists VALUES (?, ?, ?)", (_digest(name), rank, value))
 
-    def of(self, name: str) -> list[str]:
-        """The first ``LISTED`` of a name."""
-        query = "SELECT value FROM lists WHERE name = ? LIMIT ?"
-        return [str(value) for (value,) in self._database.execute(query, (_digest(name), LISTED))]
+    def of(self, names: tuple[str, str], most: int) -> list[str]:
+        """Values of either name, each once: those of the highest ranks, the highest first."""
+        query = "SELECT DISTINCT value, rank FROM lists WHERE name IN (?, ?) ORDER BY rank DESC LIMIT ?"
+        found = self._database.execute(query, (*map(_digest, names), most))
+        return [str(value) for value, _ in found]
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from mediround.annotate.items import Question
 from mediround.annotate.sources.annotations import about_masks
 from mediround.annotate.sources.dicom_files import Frame
 from mediround.annotate.sources.omissions import Omissions
-from mediround.annotate.sources.segmentations import FoundSegmentation, mask_in
-from mediround.dicom import DicomError, read_segmentation
+from mediround.annotate.sources.segmentations import FoundSegmentation, found_segmentation, mask_in
+from mediround.dicom import DicomError
 from mediround.errors import InvalidArgument
 
 
@@ -29,7 +29,7 @@ class ArchiveSegmentations:
     def questions(self, frame: Frame) -> tuple[Question, ...]:
         """The dialogue of an image. Raises SourceError: the archive does not answer."""
         if frame.study != self._study:
-            self._held = list(self._found(frame.study))
+            self._held = sorted(self._found(frame.study), key=lambda one: one.rank, reverse=True)
             self._study = frame.study
         found = [each for each in self._held if frame.instance in each.stored.images]
         return about_masks(
@@ -41,8 +41,6 @@ class ArchiveSegmentations:
         for instance in dicomweb.segmentations(self._base, study):
             uri, uid = dicomweb.address(self._base, instance), dicomweb.value(instance, dicomweb.INSTANCE)
             try:
-                stored = read_segmentation(dicomweb.retrieve(uri))
+                yield found_segmentation(dicomweb.retrieve(uri), uri, sha256(uid.encode()).hexdigest())
             except (ItemError, DicomError, InvalidArgument):
                 self._omissions.add("bad_segmentation", uri)
-                continue
-            yield FoundSegmentation(uri, sha256(uid.encode()).hexdigest(), stored)

@@ -18,6 +18,7 @@ from mediround.annotate.sorting import grouped, names, scratch_folder
 from mediround.annotate.sources import archive, data_sets, folders, table_rows
 from mediround.annotate.sources.dialogues import of_template
 from mediround.annotate.sources.examined import stores_needed
+from mediround.annotate.sources.omissions import Reason
 from mediround.annotate.sources.options import SourceOptions
 from mediround.templates import Template
 
@@ -98,14 +99,15 @@ def _template(options: SourceOptions, whose: str) -> Template:
 
 
 def _once(items: Iterable[Item], options: SourceOptions) -> Iterator[Item]:
-    """Each item once: a file that lies in two places is one image."""
+    """Each item once: a file that lies in two places is one image. What is left out says which item it is."""
     with names() as known:
         for item in items:
             same_place = known.add(item.item_id, item.uri)
             if same_place is None:
                 yield item
             else:
-                options.omissions.add("repeated" if same_place else "same_image", item.uri)
+                reason: Reason = "repeated" if same_place else "same_image"
+                options.omissions.add(reason, item.uri, source_id=item.source_id, item_id=item.item_id)
 
 
 def _together(items: Iterable[Item], options: SourceOptions) -> Iterator[Item]:

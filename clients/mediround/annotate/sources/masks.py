@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mediround.annotate.errors import ItemError
 from mediround.annotate.items import GivenReference, Question
-from mediround.annotate.sources.annotations import about_masks, referred
+from mediround.annotate.sources.annotations import about_masks
 from mediround.annotate.sources.dicom_files import Frame
 from mediround.annotate.sources.examined import ExaminedFile, Place, examined
 
@@ -29,7 +29,7 @@ class MaskFiles:
     def __init__(self, questions: tuple[Question, ...], there: Callable[[Place], bool] = _is_file) -> None:
         """``there``: whether a file that is named as a mask exists. It may raise OSError."""
         self._questions, self._there = questions, there
-        self._endings = tuple(ending for each in referred(questions) for ending in _endings(each))
+        self._endings = tuple(ending for each in questions for ending in _endings(each))
 
     def questions(self, file: ExaminedFile, frame: Frame | None) -> tuple[Question, ...]:
         """See ``Annotations``: of an image that has one frame."""
@@ -39,8 +39,8 @@ class MaskFiles:
         return about_masks(self._questions, lambda question: self._mask(image, question))
 
     def is_mask(self, place: Place) -> bool:
-        """Whether a file is named as a mask, and is no image therefore."""
-        return str(place).endswith(self._endings) if self._endings else False
+        """Whether a file is named as the mask of a question, even one that no other is about: it is no image."""
+        return str(place).endswith(self._endings)
 
     def _mask(self, image: Place, question: Question) -> GivenReference | None:
         for place in _places(image, question):

@@ -24,6 +24,7 @@ Reason: TypeAlias = Literal[
     "not_searched",
     "mask",
     "bad_segmentation",
+    "segmentations_left",
 ]
 WORDS: dict[Reason, str] = {
     "no_image": "files or objects that are no image",
@@ -35,6 +36,7 @@ WORDS: dict[Reason, str] = {
     "not_searched": "folders with so many files that not all were searched for images without a row",
     "mask": "files named as masks of images, which questions may be about",
     "bad_segmentation": "times that a DICOM SEG could not be used: its structures are not referred to",
+    "segmentations_left": "times that an image had so many DICOM SEG of a structure that not all were looked at",
 }
 LOST: frozenset[Reason] = frozenset({"linked_folder", "unlistable_folder", "not_searched"})
 """Reasons for which images may be missing that should be there."""
@@ -52,12 +54,20 @@ class Omissions:
         self.counts: Counter[Reason] = Counter()
         self._writer, self._path = writer, path
 
-    def add(self, reason: Reason, uri: str) -> None:
-        """``uri``: where it lies, percent-encoded. Raises JobError: it cannot be written down."""
+    def add(self, reason: Reason, uri: str, *, source_id: str = "", item_id: str = "") -> None:
+        """
+        Args:
+            uri: where it lies, percent-encoded.
+            source_id: what a table calls it; empty: nothing.
+            item_id: of the item that is the same, and is asked; empty: none is.
+
+        Raises:
+            JobError: it cannot be written down.
+        """
         self.counts[reason] += 1
         if self._writer is not None:
             with writing(self._path):
-                self._writer.writerow((reason, uri))
+                self._writer.writerow((reason, uri, source_id, item_id))
 
 
 @contextmanager
@@ -65,5 +75,5 @@ def kept(path: Path) -> Iterator[Omissions]:
     """Omissions that are written down, in a file that is there once the block ends well. Raises JobError."""
     with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("reason", "uri"))
+        writer.writerow(("reason", "uri", "source_id", "item_id"))
         yield Omissions(writer, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby, islice
@@ -32,6 +33,7 @@ Numbered: TypeAlias = tuple[int, Row]
 _WHOLE = ("dialogue", "template")
 _OF_A_QUESTION = ("question", "name", "label", "answer", "mode", "segment", "truth")
 _OF_AN_IMAGE = ("image", "frame", "window")
+_OF_FILES = ("image", "reference", "truth")
 _MOST_DIGITS = 4
 _TEMPLATES_HELD = 64
 
@@ -46,11 +48,11 @@ def items(path: Path, options: SourceOptions) -> Iterator[Item]:
         searched.rest()
 
 
-def _gathered(rows: Iterator[Row]) -> Iterator[list[Numbered]]:
-    """Rows of one dialogue together, sorted on disk; of too many, the first."""
+def _gathered(rows: Iterator[Row]) -> Iterator[Iterator[Numbered]]:
+    """Rows of one dialogue, or of one id, together; sorted on disk."""
     keyed = ((_key(row, number), False, json.dumps((number, row))) for number, row in enumerate(rows))
     for _, group in groupby(grouped(keyed), itemgetter(0)):
-        yield [json.loads(text) for _, text in islice(group, MOST_QUESTIONS + 1)]
+        yield (json.loads(text) for _, text in group)
 
 
 def _key(row: Row, number: int) -> str:
@@ -65,48 +67,66 @@ def _is_question(row: Row) -> bool:
     return bool(row.get("question")) and not any(row.get(name) for name in _WHOLE)
 
 
-def _of_rows(rows: list[Numbered], dialogues: _Dialogues, window: str) -> Iterator[Item]:
-    number, first = rows[0]
-    if not all(is_unicode(text) for _, row in rows for text in row.values()):
-        words = "the row must be Unicode: JSON may hold half of a surrogate pair"
-        yield problem_item(ItemError("BAD_DIALOGUE", words), str(number), "")
-        return
+def _of_rows(rows: Iterator[Numbered], dialogues: _Dialogues, window: str) -> Iterator[Item]:
+    number, first = next(rows)
     if _is_question(first):
-        yield from _of_one(number, first, [row for _, row in rows], dialogues, window)
+        questions = [first, *(row for _, row in islice(rows, MOST_QUESTIONS))]  # one too many is refused
+        yield from _of_one(number, first, questions, dialogues, window)
+        for _, row in rows:
+            dialogues.name(row)
         return
     yield from _of_one(number, first, [], dialogues, window)
-    for other, row in rows[1:]:
+    for other, row in rows:
         if row == first:  # which is then listed again, and counted
             yield from _of_one(other, row, [], dialogues, window)
         else:
             words = "rows of one id must be questions about one image, or the id must be in one row"
-            failed = problem_item(ItemError("DUPLICATE_ID", words), str(other), dialogues.uri(row))
-            yield replace(failed, source_id=row["id"])
+            yield _failed(ItemError("DUPLICATE_ID", words), other, row, dialogues)
 
 
 def _of_one(
     number: int, first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str
 ) -> Iterator[Item]:
     """``questions``: the rows of its dialogue; none where the first has it whole."""
-    for item in _found(number, first, questions, dialogues, window):
-        yield replace(item, source_id=first.get("id", ""))
-
-
-def _found(
-    number: int, first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str
-) -> Iterator[Item]:
     try:
-        if not first.get("image"):
-            raise ItemError("NO_IMAGE", "the row must name an image")
-        image = dialogues.place(first["image"])
-        dialogue = dialogues.of_questions(questions) if questions else dialogues.of_row(first)
-        file, frame = examined(image), tables.frame_of(first)
-        found = list(items_of_file(file, NoAnnotations(dialogue), first.get("window", window), frame))
-        if not found:
-            raise ItemError("NO_IMAGE", "the file is no PNG, JPEG, TIFF or DICOM image")
-        yield from found
+        for row in questions or [first]:
+            _check(row)
+        for item in _found(first, questions, dialogues, window):
+            yield replace(item, source_id=first.get("id", ""))
     except ItemError as error:
-        yield problem_item(error, str(number), dialogues.uri(first))
+        for row in questions:
+            dialogues.name(row)
+        yield _failed(error, number, first, dialogues)
+
+
+def _check(row: Row) -> None:
+    if tables.FAULT in row:
+        raise ItemError("BAD_DIALOGUE", row[tables.FAULT])
+    if not _may_be_written(row):
+        raise ItemError("BAD_DIALOGUE", "the row must be Unicode: JSON may hold half of a surrogate pair")
+
+
+def _may_be_written(row: Row) -> bool:
+    return all(map(is_unicode, row.values()))
+
+
+def _found(first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str) -> list[Item]:
+    if not first.get("image"):
+        raise ItemError("NO_IMAGE", "the row must name an image")
+    image = dialogues.place(first["image"])
+    dialogue = dialogues.of_questions(questions) if questions else dialogues.of_row(first)
+    file, frame = examined(image), tables.frame_of(first)
+    found = list(items_of_file(file, NoAnnotations(dialogue), first.get("window", window), frame))
+    if not found:
+        raise ItemError("NO_IMAGE", "the file is no PNG, JPEG, TIFF or DICOM image")
+    return found
+
+
+def _failed(error: ItemError, number: int, row: Row, dialogues: _Dialogues) -> Item:
+    dialogues.name(row)
+    known = row if _may_be_written(row) else {}
+    failed = problem_item(error, str(number), dialogues.uri(known))
+    return replace(failed, source_id=known.get("id", ""))
 
 
 class _Dialogues:
@@ -122,6 +142,12 @@ class _Dialogues:
         place = place_of(self._root, name)
         self._searched.name(place)
         return place
+
+    def name(self, row: Row) -> None:
+        """Its files have a row, though it is asked nothing."""
+        for name in filter(None, map(row.get, _OF_FILES)):
+            with suppress(ItemError):
+                self.place(name)
 
     def uri(self, row: Row) -> str:
         """Of the row's image; empty without one that may be read."""

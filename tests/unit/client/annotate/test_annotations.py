@@ -14,6 +14,7 @@ from mediround.__main__ import main
 from mediround.annotate.errors import SourceError
 from mediround.annotate.items import Item
 from mediround.annotate.loading import load
+from mediround.annotate.sources import segmentations
 from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.annotate.sources.omissions import Omissions
 from mediround.dicom import read
@@ -52,6 +53,7 @@ def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -
         (tmp_path / image).write_bytes(flat_png(number))
     for number, name in enumerate(masks.values(), start=1):
         (tmp_path / name).write_bytes(png((np.eye(8) * number).astype(np.uint8)))
+    (tmp_path / "masks" / "2-right-cerebral-hemisphere.png").write_bytes(flat_png(10))
     longest = "9" * 251 + ".png"  # with a mask's ending it would be too long to be a file's name
     (tmp_path / longest).write_bytes(flat_png(9))
     omissions = Omissions()
@@ -63,9 +65,9 @@ def test_mask_files_beside_images_are_what_questions_are_about(tmp_path: Path) -
         "2.png": ["", "given", "1"],
         "1.2.3": ["", "0", "given"],
     }
-    assert omissions.counts == {"mask": 3}
+    assert omissions.counts == {"mask": 4}, "also of a question that no other is about"
     assert np.array_equal(load(items["2.png"]).references[1], np.eye(8, dtype=bool))
-    assert len(listed(str(tmp_path), None)) == 8
+    assert len(listed(str(tmp_path), None)) == 9
 
 
 def test_mask_files_of_a_store_are_what_questions_are_about() -> None:
@@ -138,6 +140,22 @@ def test_segments_of_a_dicom_tree_are_what_questions_about_their_slices_are_abou
     assert omissions.counts["bad_segmentation"] == 1
     shown = read(tmp_path / "0").frame()
     assert np.array_equal(load(items[0]).references[1], shown.from_stored(mask(2))), "the latest"
+
+
+def test_of_more_objects_than_are_looked_at_the_latest_are(
+    tmp_path: Path, series: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentations, "MOST_LOOKED_AT", 2)
+    for number, date in enumerate(("20260101", "20260104", "20260102", "20260103")):
+        found = segmentation(series, date, **{"other" if number == 3 else "left_thalamus": mask(number + 1)})
+        (tmp_path / f"a{number}").write_bytes(encode(found))
+    for number, one in enumerate(series):
+        (tmp_path / f"{number}").write_bytes(written(one))
+    omissions = Omissions()
+    items = listed(str(tmp_path), "seg", omissions)
+    given = [each.questions[1].reference for each in items if each.questions[1].reference]
+    assert [each.uri.rpartition("/")[2] for each in given] == ["a1", "a1"]
+    assert omissions.counts["segmentations_left"] == 2, "of the slices without a mask"
 
 
 def test_segments_of_an_archive_are_what_questions_are_about(tmp_path: Path, series: list[Dataset]) -> None:

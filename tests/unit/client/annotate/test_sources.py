@@ -140,6 +140,9 @@ def test_a_data_set_in_the_medseg_form_has_answers_and_targets(folder: Path) -> 
     [
         ("table.csv", b"picture\na.png\n", "column named image"),
         ("table.csv", b"image\n\xff\xfe\n", "UTF-8"),
+        ("table.csv", b"image,question,question\n", "one column named question"),
+        ("table.csv", b'image,question\na.png,b\nc.png,"d\ne.png,f\n', r"begins in line 3 .*: a quote must end"),
+        ("table.csv", b'image,question\na.png,"b\nc.png,"d"\n', "begins in line 2 "),
         ("table.jsonl", b'{"image": "a"}\n[1]\n', "line 2"),
         ("table.parquet", b"PAR1 no", r"must be UTF-8 \.parquet"),
         ("set.json", b"{", "MR-MedSeg"),

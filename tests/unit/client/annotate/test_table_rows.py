@@ -1,8 +1,11 @@
 """Tables as others write them: columns of their own for questions, several rows a dialogue, in a store."""
 
 import csv
+import datetime as dt
+import decimal
 import io
 import json
+import uuid
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from mediround.annotate.items import Item
 from mediround.annotate.loading import load
 from mediround.annotate.sources import listing
 from mediround.annotate.sources.listing import SourceOptions, items_of
-from mediround.annotate.sources.omissions import Omissions
+from mediround.annotate.sources.omissions import Omissions, kept
 from tests.unit.client.annotate.jobs import flat_png
 
 Rows = list[dict[str, object]]
@@ -117,7 +120,72 @@ def test_an_id_that_comes_again_with_another_dialogue_fails_and_the_first_stands
     items = list(items_of(str(folder / "table.jsonl"), SourceOptions(omissions=omissions)))
     assert codes(items) == ["", "DUPLICATE_ID"]
     assert [item.source_id for item in items] == ["x", "x"]
-    assert omissions.counts["repeated"] == 1
+    assert omissions.counts == {"repeated": 1, "no_row": 1}, "the mask"
+
+
+def test_of_many_rows_of_one_id_none_is_lost(folder: Path) -> None:
+    row = {"id": "x", "image": "0.png", "template": "brain-t1-thalami"}
+    items = listed(folder, [row | {"window": f"{n}"} for n in range(300)])
+    assert codes(items) == ["", *["DUPLICATE_ID"] * 299]
+    questions: Rows = [{"id": "x", "image": "0.png", "question": f"{n}"} for n in range(300)]
+    questions[-1] |= {"image": "1.png", "truth": "mask.png"}
+    (folder / "table.jsonl").write_bytes(table(questions, "jsonl"))
+    omissions = Omissions()
+    items = list(items_of(str(folder / "table.jsonl"), SourceOptions(omissions=omissions)))
+    assert codes(items) == ["BAD_DIALOGUE"]
+    assert not omissions.counts, "its files have a row"
+
+
+def test_of_ids_that_ask_the_same_all_are_kept(folder: Path) -> None:
+    (folder / "copy.png").write_bytes(flat_png(0))
+    rows = [{"id": n, "image": n, "template": "brain-t1-thalami"} for n in ("0.png", "1.png", "copy.png")]
+    rows.append(rows[0] | {"id": "again"})
+    (folder / "table.jsonl").write_bytes(table([*rows], "jsonl"))
+    with kept(folder / "not_taken.csv") as omissions:
+        items = list(items_of(str(folder / "table.jsonl"), SourceOptions(omissions=omissions)))
+    assert [item.source_id for item in items] == ["0.png", "1.png"]
+    with (folder / "not_taken.csv").open(newline="") as file:
+        found = {(each["reason"], each["source_id"], each["item_id"]) for each in csv.DictReader(file)}
+    same = items[0].item_id
+    assert found == {("same_image", "copy.png", same), ("repeated", "again", same), ("no_row", "", "")}
+
+
+def test_a_row_with_more_columns_than_the_header_fails_alone(folder: Path) -> None:
+    text = 'id,image,question\na,0.png,The left, upper lobe.\n\nb,1.png,"The left, upper lobe."\n'
+    (folder / "table.csv").write_text(text)
+    first, second = items_of(str(folder / "table.csv"), SourceOptions())
+    assert (first.source_id, first.uri[-5:], second.problem) == ("a", "0.png", "")
+    assert first.problem.startswith("BAD_DIALOGUE: the row has more columns than the header")
+    assert second.questions[0].question == "The left, upper lobe."
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_whole_numbers_may_be_written_as_fractions(folder: Path, form: str) -> None:
+    rows: Rows = [
+        {"image": "0.png", "frame": 1.0, "round": 1.0, "question": "Its wall.", "reference": 0.0},
+        {"image": "0.png", "frame": 1.0, "round": 0.0, "question": "The left.", "reference": None},
+    ]
+    [item] = listed(folder, rows, form)
+    assert item.problem == ""
+    assert [each.refer_to for each in item.questions] == [None, 0]
+
+
+def test_values_that_are_no_text_are_written_as_such_or_refused(folder: Path) -> None:
+    day = dt.date(2026, 1, 2)
+    known = uuid.UUID(int=7)
+    for value, text in ((day, "2026-01-02"), (decimal.Decimal("1.50"), "1.50"), (7, "7"), (known, str(known))):
+        [item] = listed(folder, [{"image": "0.png", "question": "The left.", "id": value}], "parquet")
+        assert item.source_id == text
+    dialogue = [{"question": "The left."}, {"question": "Its wall.", "refer_to": 0}]
+    for form in ("jsonl", "parquet"):
+        [item] = listed(folder, [{"image": "0.png", "dialogue": dialogue}], form)
+        assert [each.refer_to for each in item.questions] == [None, 0]
+        of_others: Rows = [{"image": "0.png", "question": "a", "note": {"of": "others"}}]
+        assert codes(listed(folder, of_others, form)) == [""]
+    for wrong in (b"a", {"a": 1}, ["a"], dt.timedelta(1)):
+        with pytest.raises(SourceError, match="column question must hold text or numbers: write its"):
+            listed(folder, [{"image": "0.png", "question": wrong}], "parquet")
+    assert codes(listed(folder, [{"image": "0.png", "question": ["a"]}, *CHAIN[1:2]])) == ["BAD_DIALOGUE", ""]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
