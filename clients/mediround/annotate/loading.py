@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import numpy as np
@@ -20,14 +21,21 @@ from PIL import Image
 
 from mediround._commands import window
 from mediround.annotate.errors import ItemError
+from mediround.annotate.held import Held
 from mediround.annotate.items import MAX_FILE_BYTES, GivenReference, Item
 from mediround.image import DicomDataset, ImageSource
 from mediround.pictures import MALFORMED
 from mediround.window import WindowChoice
 
 Bits = npt.NDArray[np.bool_]
-_SEGMENTATIONS_HELD = 2
-"""Of an archive."""
+Content: TypeAlias = bytes | DicomDataset
+"""Of a file, or of an archive's instance."""
+HELD_BYTES = 512 << 20
+"""Of the images that are held, and of the SEG objects; the last of each is held however large it is."""
+_HELD = 2
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_IMAGES = Held[Content](_HELD, HELD_BYTES)
+_SEGMENTATIONS = Held[Any](_HELD, HELD_BYTES)  # StoredSegmentation: its extra need not be installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ def _loaded(item: Item) -> LoadedItem:
     if item.problem:
         code, _, words = item.problem.partition(": ")
         raise ItemError(code, words)
-    content = _instance(item.uri) if item.kind == "dicomweb" else content_of(item.uri, item.sha256)
+    content = _image(item)
     references = {
         number: _mask(each.reference, content, item.frame)
         for number, each in enumerate(item.questions)
@@ -77,16 +85,36 @@ def _loaded(item: Item) -> LoadedItem:
     return LoadedItem(content, item.frame, _window(item.window), references)
 
 
+def _image(item: Item) -> Content:
+    """Read once for all of an object's frames, which come together."""
+
+    def made() -> tuple[Content, int]:
+        content = _instance(item.uri) if item.kind == "dicomweb" else content_of(item.uri, item.sha256)
+        return content, _size(content)
+
+    return made()[0] if item.frame is None else _IMAGES.get(_key(item.uri, item.sha256), made)
+
+
+def _key(uri: str, sha256: str) -> tuple[object, ...]:
+    """Of what is held: a file of this machine that is changed or removed meanwhile is another, or an ItemError."""
+    if not uri.startswith("file:"):
+        return uri, sha256
+    with _reading():
+        status = _path(uri).stat()
+    return uri, sha256, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _size(content: Content) -> int:
+    """Bytes; of an archive's instance its pixels', for the rest is small."""
+    if isinstance(content, bytes):
+        return len(content)
+    return sum(len(getattr(content, name, None) or b"") for name in _PIXELS)
+
+
 def _instance(uri: str) -> DicomDataset:
     from mediround.annotate.dicomweb import retrieve  # noqa: PLC0415  # its extra need not be installed
 
     return retrieve(uri)
-
-
-@lru_cache(_SEGMENTATIONS_HELD)
-def _segmentation(uri: str) -> DicomDataset:
-    """A series' images have their masks in one object; an archive's instances do not change."""
-    return _instance(uri)
 
 
 def content_of(uri: str, sha256: str) -> bytes:
@@ -126,9 +154,15 @@ def _fetched(uri: str) -> bytes:
 
 
 def _read_file(uri: str) -> bytes:
+    with _reading(), _path(uri).open("rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raises ItemError for what the system says of a file."""
     try:
-        with _path(uri).open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+        yield
     except FileNotFoundError:
         raise ItemError("SOURCE_GONE", "the file is no longer there: plan again") from None
     except OSError as error:
@@ -142,13 +176,18 @@ def _window(text: str) -> WindowChoice:
         raise ItemError("BAD_WINDOW", f"window {error}") from error
 
 
-def _mask(reference: GivenReference, image: bytes | DicomDataset, frame: int | None) -> Bits:
+def _mask(reference: GivenReference, image: Content, frame: int | None) -> Bits:
     if not reference.segment:
         return _set_pixels(content_of(reference.uri, reference.sha256))
-    from mediround.annotate.dicom_masks import mask_of  # noqa: PLC0415  # its extra need not be installed
+    from mediround.annotate.dicom_masks import mask_of, segmentation_of  # noqa: PLC0415  # its extra need not be
 
-    in_archive = reference.uri.startswith(("http://", "https://"))
-    segmentation = _segmentation(reference.uri) if in_archive else content_of(reference.uri, reference.sha256)
+    def made() -> tuple[Any, int]:
+        in_archive = reference.uri.startswith(("http://", "https://"))
+        content = _instance(reference.uri) if in_archive else content_of(reference.uri, reference.sha256)
+        return segmentation_of(content), _size(content)
+
+    # A series' images have their masks in one object.
+    segmentation = _SEGMENTATIONS.get(_key(reference.uri, reference.sha256), made)
     return mask_of(segmentation, reference.segment, image, frame)
 
 
