@@ -32,7 +32,7 @@ INSERT INTO items VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
 """
 """The latest counts, but a failure never stands for a result."""
 _COLUMNS = ("item_id", "status", "error_code", "rounds")
-_CACHE_KIB = 64 << 10
+_CACHE_KIB = 16 << 10
 """Of the database in memory: names are digests, so that each look is at another place of it."""
 _VALUES_AT_ONCE = 1000
 """In one statement: SQLite takes 32,766, or as many as it was built for."""
