@@ -6,9 +6,10 @@ removed when it is found. Knows the index and the ledger. Does not know runs.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ ROWS_AT_LEAST = 20_000
 """Of a merged file, but the last: as many items, at most, are held by name while it is made."""
 PARTS_AT_MOST = 512
 """That lie unmerged while a run is at work."""
+_COUNTED = 10_000
+"""Merged files whose items are not counted again."""
 _ROWS_A_GROUP = 10_000
 """Held in memory while files are merged; what a reader takes in at once."""
 _REPLACES = b"mediround.replaces"
@@ -54,6 +57,15 @@ def merge(index: Path, ledger: Ledger) -> None:
             ledger.merged(into, [path.name for path in group], items)
             for path in group:
                 path.unlink(missing_ok=True)
+    _give_back()
+
+
+def _give_back() -> None:
+    """Give the system the memory that Arrow and the C library hold for later: in a run of days it would add up."""
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 class Merging:
@@ -120,7 +132,13 @@ def _groups(index: Path, ledger: Ledger) -> Iterator[Sequence[Path]]:
 
 def _outdated(path: Path, count: int) -> bool:
     """``count``: of the items whose rows count in it."""
-    return bool(pc.count_distinct(read_part(path, ["item_id"])["item_id"]).as_py() != count)
+    return _items_in(path) != count
+
+
+@lru_cache(_COUNTED)
+def _items_in(path: Path) -> int:
+    """Of a merged file, which is named by its content: a run's merges look at all that came before."""
+    return int(pc.count_distinct(read_part(path, ["item_id"])["item_id"]).as_py())
 
 
 def _current(path: Path, ledger: Ledger, items: list[str]) -> pa.Table:
