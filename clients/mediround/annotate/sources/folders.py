@@ -5,7 +5,7 @@ Knows what lies there. Does not know dialogues.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mediround.annotate.errors import ItemError
@@ -13,7 +13,7 @@ from mediround.annotate.items import Item, Question
 from mediround.annotate.sorting import lists, names
 from mediround.annotate.sources import dicom_files
 from mediround.annotate.sources.annotations import Annotations, NoAnnotations
-from mediround.annotate.sources.examined import ExaminedFile, examined, files_below, stores_needed, uri_of
+from mediround.annotate.sources.examined import ExaminedFile, Place, examined, files_below, stores_needed, uri_of
 from mediround.annotate.sources.images import items_of_file, problem_item
 from mediround.annotate.sources.masks import MaskFiles
 from mediround.annotate.sources.omissions import Omissions
@@ -26,12 +26,7 @@ def of_folder(folder: Path, questions: tuple[Question, ...], options: SourceOpti
         yield from _with_segmentations(folder, questions, options)
         return
     masks = MaskFiles(questions) if options.references == "masks" else None
-    annotations: Annotations = NoAnnotations(questions) if masks is None else masks
-    for number, path in enumerate(files_below(folder, options.omissions)):
-        if masks is not None and masks.is_mask(path):
-            options.omissions.add("mask", uri_of(path))
-        else:
-            yield from _of_path(number, path, annotations, options)
+    yield from _of_places(files_below(folder, options.omissions), masks or NoAnnotations(questions), options)
 
 
 def _with_segmentations(folder: Path, questions: tuple[Question, ...], options: SourceOptions) -> Iterator[Item]:
@@ -42,14 +37,7 @@ def _with_segmentations(folder: Path, questions: tuple[Question, ...], options: 
         for path in files_below(folder, Omissions()):  # what is wrong is counted once, below
             annotations.add(path)
         for number, path in enumerate(files_below(folder, options.omissions)):
-            yield from _of_path(number, path, annotations, options)
-
-
-def _of_path(number: int, path: Path, annotations: Annotations, options: SourceOptions) -> Iterator[Item]:
-    try:
-        yield from _of_file(examined(path), annotations, options)
-    except ItemError as error:
-        yield problem_item(error, str(number), uri_of(path))
+            yield from _of_place(number, path, annotations, options)
 
 
 def of_store(source: str, questions: tuple[Question, ...], options: SourceOptions) -> Iterator[Item]:
@@ -61,14 +49,24 @@ def of_store(source: str, questions: tuple[Question, ...], options: SourceOption
         if masks is not None:
             for uri in filter(masks.is_mask, files(source)):
                 held.add(uri)
-        for number, uri in enumerate(files(source)):
-            if masks is not None and masks.is_mask(uri):
-                options.omissions.add("mask", uri)
-                continue
-            try:
-                yield from _of_file(examined(uri), masks or NoAnnotations(questions), options)
-            except ItemError as error:
-                yield problem_item(error, str(number), uri)
+        yield from _of_places(files(source), masks or NoAnnotations(questions), options)
+
+
+def _of_places(
+    places: Iterable[Place], annotations: MaskFiles | NoAnnotations, options: SourceOptions
+) -> Iterator[Item]:
+    for number, place in enumerate(places):
+        if isinstance(annotations, MaskFiles) and annotations.is_mask(place):
+            options.omissions.add("mask", uri_of(place))
+        else:
+            yield from _of_place(number, place, annotations, options)
+
+
+def _of_place(number: int, place: Place, annotations: Annotations, options: SourceOptions) -> Iterator[Item]:
+    try:
+        yield from _of_file(examined(place), annotations, options)
+    except ItemError as error:
+        yield problem_item(error, str(number), uri_of(place))
 
 
 def _of_file(file: ExaminedFile, annotations: Annotations, options: SourceOptions) -> Iterator[Item]:
