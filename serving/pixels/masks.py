@@ -148,8 +148,8 @@ class _Stretch:
 
     def passed(self, across: _Stretch) -> int:
         """About how many pixels a resize makes of rows, this axis, and columns."""
-        whole = len(self.sampled()[1]) * len(across.sampled()[1])
-        return min(whole, len(self.held) * len(across.sampled()[1]) + len(self.sampled()[1]) * len(across.made))
+        tall, wide = len(self.sampled()[1]), len(across.sampled()[1])
+        return min(tall * wide, len(self.held) * wide + tall * len(across.made))
 
 
 def _resized(values: F32, rows: _Stretch, columns: _Stretch) -> F32:
