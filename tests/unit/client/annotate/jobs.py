@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from mediround import rle
+from mediround.annotate import recording
 from mediround.annotate.annotating import blank_rows
+from mediround.annotate.errors import JobError
 from mediround.annotate.index import write_part
 from mediround.annotate.items import Item, Question, item_id
 from mediround.annotate.job import Job, Run, RunIdentity
@@ -105,3 +108,13 @@ def _answered(row: Row, run: Run, mask: npt.NDArray[np.bool_] | None, score: flo
         counts=rle.encode(mask).decode(),
         mask_digest=digest(mask).hex(),
     )
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No outcome of a run can be written any more."""
+
+    def full(*_: object) -> None:
+        raise JobError("the disk is full")
+
+    monkeypatch.setattr(recording, "ITEMS_A_PART", 2)  # so that outcomes wait for room
+    monkeypatch.setattr(recording, "write_part", full)

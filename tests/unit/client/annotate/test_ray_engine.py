@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from loadtest.server_process import free_port
-from mediround.annotate import recording
 from mediround.annotate.engines.interface import Engine
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.ray import RayEngine
@@ -28,6 +27,7 @@ from mediround.annotate.errors import AnnotateError, JobError, OtherRun
 from mediround.annotate.job import Job, Run
 from mediround.testing import DESCRIPTION, ScriptedServer
 from tests.unit.client.annotate import test_local_engine as local
+from tests.unit.client.annotate.jobs import fill_disk
 
 found, options, watch = local.found, local.options, local.watch
 job, run, server = local.job, local.run, local.server  # fixtures
@@ -136,11 +136,7 @@ def test_what_an_actor_kept_of_its_block_before_it_was_lost_is_not_asked_again(
 def test_an_actor_whose_disk_is_full_ends(
     server: ScriptedServer, job: Job, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise JobError("the disk is full")
-
-    monkeypatch.setattr(recording, "ITEMS_A_PART", 2)  # so that outcomes wait for room
-    monkeypatch.setattr(recording, "write_part", full)
+    fill_disk(monkeypatch)
     run.index.mkdir(parents=True)
     actor = Annotator(run, run.index, options(server, run), run.folder / "stop", datetime.now(UTC))
     with pytest.raises(JobError, match="the disk is full"):

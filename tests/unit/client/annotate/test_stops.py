@@ -8,17 +8,17 @@ from concurrent.futures import Future
 
 import pytest
 
-from mediround.annotate import recording
 from mediround.annotate.engines import local as module
 from mediround.annotate.engines.interface import Progress
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.service import ServedRun
-from mediround.annotate.errors import JobError, Stopped
+from mediround.annotate.errors import Stopped
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import LoadedItem, load
 from mediround.testing import Answer, AskedQuestion, Script, ScriptedServer, serve
 from tests.unit.client.annotate import test_local_engine as local
+from tests.unit.client.annotate.jobs import fill_disk
 
 found, options, watch, ITEMS = local.found, local.options, local.watch, local.ITEMS
 job, run, server = local.job, local.run, local.server  # fixtures
@@ -53,11 +53,7 @@ def test_a_service_that_ended_for_good_ends_the_run_with_its_words(job: Job, run
 def test_a_disk_that_is_full_ends_the_run(
     server: ScriptedServer, job: Job, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise JobError("the disk is full")
-
-    monkeypatch.setattr(recording, "ITEMS_A_PART", 2)  # so that outcomes wait for room
-    monkeypatch.setattr(recording, "write_part", full)
+    fill_disk(monkeypatch)
     with pytest.raises(Stopped, match="the disk is full"):
         LocalEngine().run(job, run, options(server, run), watch)
 
