@@ -4,7 +4,8 @@ Starts them as ``python -m demo`` does and runs ``python -m loadtest knee`` agai
 ``--out`` and whose exit code is this one's. With ``--profile PY_SPY`` it then asks for the knee's load once more
 and samples, with py-spy, which Python code of the orchestrator holds the interpreter meanwhile: what is not an
 engine's. ``--rate`` skips the search, and profiles at that rate. Metrics, memory among them, are those of the
-orchestrator and of the language server: vLLM's own processes and Triton do not tell theirs.
+orchestrator and of the language server: vLLM's own processes and Triton do not tell theirs. Several ways of
+``--encode-on-open`` are looked for one after another, each on servers of its own, into a directory of its name.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from mediround import __version__
 
 SCENARIO = Path("loadtest/scenarios/interactive.toml")
 PER_SECOND = 100
+WAYS = ("auto", "never")
+EMBEDDINGS = str(256 << 20)
+"""Bytes: few enough to be full at the first rates, so that memory at two rates can be compared."""
 
 
 def loadtest(command: str, server: Launched, metrics: Sequence[str], out: Path, *more: str) -> list[str]:
@@ -77,7 +81,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/knee"))
     parser.add_argument("--engine", help="run the language half in a process of its own, on this engine")
     parser.add_argument("--vision", choices=(ONNX, TRITON), default=ONNX)
-    parser.add_argument("--encode-on-open", choices=("auto", "never"), default="auto", help="of the server")
+    parser.add_argument("--encode-on-open", choices=WAYS, default=WAYS[:1], nargs="+", help="of the server")
     parser.add_argument("--seconds", type=int, default=60, help="measured at each rate")
     parser.add_argument("--least", help="first rate, in dialogues a second (0.5)")
     parser.add_argument("--precision", help="of the knee's rate (0.15)")
@@ -88,25 +92,31 @@ def main() -> int:
         parser.error("--rate must be left out unless --profile is given")
     if given.rate and (given.least or given.precision):
         parser.error("--least and --precision must be left out where --rate is given: no knee is looked for")
-    given.out.mkdir(parents=True, exist_ok=True)
+    ways = list(dict.fromkeys(given.encode_on_open))
+    return max(measure(given, way, given.out / way if len(ways) > 1 else given.out) for way in ways)
+
+
+def measure(given: argparse.Namespace, encode_on_open: str, out: Path) -> int:
+    """Find the knee of servers of one way, and profile at it; its exit code."""
+    out.mkdir(parents=True, exist_ok=True)
     metrics = [f"127.0.0.1:{free_port()}" for _ in range(2 if given.engine else 1)]
     flags, *beside = [["--metrics-listen", address, "--log-format", "json"] for address in metrics]
-    flags += ["--admission.encode-on-open", given.encode_on_open]
+    flags += ["--admission.encode-on-open", encode_on_open, "--engines.embedding-bytes", EMBEDDINGS]
     code, language = MET, beside[0] if beside else []
-    with stack(given.bundle, given.out, given.engine, given.vision, flags, language_flags=language) as server:
+    with stack(given.bundle, out, given.engine, given.vision, flags, language_flags=language) as server:
         how = ["--duration", str(given.seconds), "--least", given.least or "0.5"]
         how += ["--precision", given.precision or "0.15"]
         if given.rate is None:
-            asked = loadtest("knee", server, metrics, given.out, *how)
+            asked = loadtest("knee", server, metrics, out, *how)
             code = subprocess.run(asked, check=False).returncode  # noqa: S603  # our own
         if given.profile and code in {MET, MISSED, INVALID}:
-            rate = given.rate or knee_rate(given.out)
+            rate = given.rate or knee_rate(out)
             if rate is None:
                 print("no knee was found, so there is no rate to profile at: give --rate", file=sys.stderr)
                 return MISSED
             again = ["--duration", str(given.seconds), "--rate", str(rate)]
-            load = loadtest("run", server, metrics, given.out / "profiled", *again)
-            print(profile(given.profile, server, load, given.seconds, given.out / "profile.txt"))
+            load = loadtest("run", server, metrics, out / "profiled", *again)
+            print(profile(given.profile, server, load, given.seconds, out / "profile.txt"))
     return code
 
 

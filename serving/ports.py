@@ -187,6 +187,8 @@ class ExpectedWork:
     encodes: int
     passes: int
     masks: int
+    ahead: bool = False
+    """Nobody waits for it yet: it delays no request, and is never refused for what waits."""
 
 
 class Place(Protocol):

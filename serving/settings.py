@@ -126,7 +126,7 @@ class AdmissionSettings(SettingsSection):
     max_batch_wait: Seconds = 60.0
     """Seconds that a batch request may be expected to wait; beyond that it is refused, with a time to retry."""
     encode_on_open: Literal["auto", "never"] = "auto"
-    """When an image is encoded. ``auto``: once an interactive opening has decoded it, behind rounds that wait, and
+    """When an image is encoded. ``auto``: once an interactive opening has decoded it, behind all that waits, and
     read by the language half once the session is there; images without a question yet may take half of
     ``engines.embedding-bytes`` so. ``never``: when its first question comes.
     """

@@ -12,7 +12,7 @@ wait, so that none starves. Batch
 requests hold at most half of the concurrency, so an interactive one never waits for a whole batch of them.
 Requests that need their image encoded have a limit of their own, until it is encoded: a round on a known image
 takes a fraction of their time, and does not wait for them. Of these places batch requests leave one, where there
-are two or more.
+are two or more. Work ahead, for which nobody waits yet, begins when nothing else may, and delays no request.
 
 Knows costs, callers, priorities and deadlines. Does not know what a request asks. All on one event loop.
 """
@@ -43,11 +43,14 @@ _DELAYS_KEPT = 4096
 class _Ticket:
     """A request's; a Place once it is admitted."""
 
+    caller: str
     priority: Priority
     encodes: bool
     """Its image is not encoded yet."""
     late: bool
     """It came again, to wait longer than others may."""
+    ahead: bool
+    """Nobody waits for it yet."""
     cost: float
     cost_of_rest: float
     """Without the encode."""
@@ -94,10 +97,10 @@ class AdmissionQueue:
         self._retries_until = dict.fromkeys(Priority, 0.0)
         self._delays: dict[str, float] = {}  # request id → seconds that it was told to keep away; the oldest first
         self._now = 0.0  # virtual time: the tag of the request that began last
-        self._last_tags: dict[tuple[Priority, bool, str], float] = {}
+        self._last_tags: dict[tuple[Priority, bool, bool, str], float] = {}
 
     def stats(self, priority: Priority) -> QueueStats:
-        waiting = [ticket for ticket in self._waiting if ticket.priority is priority]
+        waiting = [ticket for ticket in self._waiting if ticket.priority is priority and not ticket.ahead]
         age = self._clock() - waiting[0].since if waiting else 0.0
         cost = sum(ticket.cost for ticket in waiting)
         return QueueStats(self._held(priority), len(waiting), cost, age)
@@ -112,7 +115,7 @@ class AdmissionQueue:
     async def _admitted(
         self, work: ExpectedWork, caller: str, priority: Priority, tell: Tell
     ) -> AsyncIterator[Place]:
-        late, done = self._late(self._expectations.cost(work), priority, work.encodes > 0), 0.0
+        late, done = not work.ahead and self._late(work, priority), 0.0
         ticket = self._join(work, caller, priority, late=late, tell=tell)
         try:
             await ticket.turn
@@ -121,18 +124,19 @@ class AdmissionQueue:
         finally:
             self._leave(ticket, done)
 
-    def _late(self, cost: float, priority: Priority, encodes: bool) -> bool:
+    def _late(self, work: ExpectedWork, priority: Priority) -> bool:
         """Whether it waits longer than others may, as it was told to. One that can begin at once never does.
 
         Raises:
             Exhausted: it would wait too long.
         """
+        cost, encodes = self._expectations.cost(work), work.encodes > 0
         promised = self._delays.pop(request_context.request_id(), 0.0)
         before = self._work_before(priority, encodes, late=False)
         if not before and self._free(priority, encodes):
             return False
         rate, time_left = self._throughput.rate, request_context.remaining()
-        left = self._left(rate)
+        left = self._left(rate, encodes)
         wait = (left + before) / rate
         late = wait > self._max_wait[priority]
         if late:
@@ -154,6 +158,7 @@ class AdmissionQueue:
             for ticket in self._waiting
             if (batch or (ticket.priority is priority and (late or not ticket.late)))
             and (encodes or not ticket.encodes)
+            and not ticket.ahead
         )
 
     def _retry_delay(self, wait: float, work: float, priority: Priority) -> float:
@@ -172,14 +177,17 @@ class AdmissionQueue:
             if len(self._delays) > _DELAYS_KEPT:
                 del self._delays[next(iter(self._delays))]
 
-    def _left(self, rate: float) -> float:
-        """Expected seconds of what is in progress that are still to be done, were all of it to share alike."""
+    def _left(self, rate: float, encodes: bool) -> float:
+        """Expected seconds of what is in progress that are still to be done, were all of it to share alike. A
+        request without an encode waits for none where a place without one will be free.
+        """
         now, share = self._clock(), rate / max(len(self._working), 1)
-        return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in self._working)
+        before = self._working if encodes else [t for t in self._working if not t.encodes] or self._working
+        return sum(max(0.0, ticket.cost - (now - ticket.since) * share) for ticket in before)
 
     def _join(self, work: ExpectedWork, caller: str, priority: Priority, *, late: bool, tell: Tell) -> _Ticket:
         cost, cost_of_rest = map(self._expectations.cost, (work, replace(work, encodes=0)))
-        flow = (priority, late, caller)
+        flow = (priority, late, work.ahead, caller)
         weighted = cost * (BACKGROUND_WEIGHT if late or priority is Priority.BATCH else 1)
         self._last_tags = {known: tag for known, tag in self._last_tags.items() if tag > self._now}
         tag = self._last_tags.get(flow, self._now) + weighted
@@ -187,7 +195,9 @@ class AdmissionQueue:
         time_left, now = request_context.remaining(), self._clock()
         must_end = None if time_left is None else now + time_left
         encodes, freed = work.encodes > 0, lambda: self._let_in(self._clock())
-        ticket = _Ticket(priority, encodes, late, cost, cost_of_rest, tag, now, must_end, tell, freed)
+        ticket = _Ticket(
+            caller, priority, encodes, late, work.ahead, cost, cost_of_rest, tag, now, must_end, tell, freed
+        )
         self._waiting.append(ticket)
         self._let_in(now)
         return ticket
@@ -206,7 +216,7 @@ class AdmissionQueue:
 
     def _let_in(self, now: float) -> None:
         """Start the next requests that may begin; refuse one whose deadline is too near by now."""
-        while ticket := min(filter(self._may_begin, self._waiting), key=lambda t: t.tag, default=None):
+        while ticket := self._next():
             self._waiting.remove(ticket)
             if ticket.since < now and ticket.must_end is not None and now + ticket.cost > ticket.must_end:
                 late = Exhausted("too little of the deadline is left to begin", _RETRY_AT_LEAST, Shed.DEADLINE)
@@ -221,13 +231,26 @@ class AdmissionQueue:
             self._last_tags.clear()
         self._tell_places()
 
+    def _next(self) -> _Ticket | None:
+        """The next that may begin. Work ahead comes last, and of a caller's the newest first: when more comes than
+        can be done, some is done before its question comes, instead of all too late.
+        """
+        found = min(filter(self._may_begin, self._waiting), key=lambda t: (t.ahead, t.tag), default=None)
+        if found is None or not found.ahead:
+            return found
+        of_caller = [t for t in self._waiting if t.ahead and t.caller == found.caller and self._may_begin(t)]
+        newest = of_caller[-1]  # they stand in the order of arrival
+        found.tag, newest.tag = newest.tag, found.tag
+        return newest
+
     def _tell_places(self) -> None:
         """Those that wait hear of their place, where they listen."""
         if all(ticket.tell is unheard for ticket in self._waiting):
             return
         rate = self._throughput.rate
-        before = self._left(rate)
-        for position, ticket in enumerate(sorted(self._waiting, key=lambda ticket: ticket.tag)):
+        before = self._left(rate, encodes=True)
+        asked = sorted((ticket for ticket in self._waiting if not ticket.ahead), key=lambda ticket: ticket.tag)
+        for position, ticket in enumerate(asked):
             ticket.tell(Progress(WorkStage.QUEUED, position, before / rate))
             before += ticket.cost
 

@@ -18,8 +18,8 @@ from serving.ports import EmbeddingStore, ExpectedWork, Gate, LanguageEngine, Pr
 from serving.prompt import PromptTemplate
 from serving.sessions.embedding import Encoding, embedding_of
 
-_ENCODE = ExpectedWork(encodes=1, passes=0, masks=0)
-_PASS = ExpectedWork(encodes=0, passes=1, masks=0)
+_ENCODE = ExpectedWork(encodes=1, passes=0, masks=0, ahead=True)
+_PASS = ExpectedWork(encodes=0, passes=1, masks=0, ahead=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class ImagePreparation:
     form: PromptTemplate
 
     async def encode(self, image: DecodedImage, caller: str, begins: Callable[[], None]) -> float | None:
-        """See ``Preparation``. A batch request at the gate; not to the engine: a question may have joined."""
+        """See ``Preparation``. Work ahead at the gate; not to the engine: a question may have joined."""
         key = image.embedding_key
         async with self.gate.admitted(_ENCODE, caller, Priority.BATCH) as place:
             if self.embeddings.holds(key):

@@ -26,6 +26,8 @@ ROUND = ExpectedWork(encodes=0, passes=1, masks=0)
 """One second of work, as ``expectations`` has it."""
 IMAGE = ExpectedWork(encodes=1, passes=1, masks=0)
 """Eleven seconds."""
+AHEAD = ExpectedWork(encodes=1, passes=0, masks=0, ahead=True)
+"""Ten seconds, for which nobody waits."""
 
 
 def expectations() -> CostModel:
@@ -192,16 +194,39 @@ async def test_an_encode_is_over_long_before_a_dialogue_is() -> None:
 
 async def test_images_encoded_ahead_leave_a_place_to_a_question() -> None:
     async with scene(concurrency=8, encode_concurrency=2) as play:
-        await play.ask("ahead 0", BATCH, work=IMAGE)
-        await play.ask("ahead 1", BATCH, work=IMAGE)
+        await play.ask("ahead 0", BATCH, work=AHEAD)
+        await play.ask("ahead 1", BATCH, work=AHEAD)
         assert play.begun == ["ahead 0"]
         await play.ask("question", work=IMAGE)
         assert play.begun == ["ahead 0", "question"]
         await play.encoded("ahead 0")
         assert play.begun[-1] == "ahead 1"
     async with scene(concurrency=8, encode_concurrency=1) as play:  # there is none to leave
-        await play.ask("ahead", BATCH, work=IMAGE)
+        await play.ask("ahead", BATCH, work=AHEAD)
         assert play.begun == ["ahead"]
+
+
+async def test_work_ahead_begins_when_nothing_else_may_and_of_a_callers_the_newest_first() -> None:
+    async with scene() as play:
+        await play.ask("a", work=IMAGE)
+        for number, caller in enumerate(["anna", "anna", "anna", "bob"]):
+            await play.ask(f"ahead {number}", BATCH, caller=caller, work=AHEAD)
+        await play.ask("batch", BATCH, work=IMAGE)
+        await play.ask("b", work=IMAGE)
+        await play.end_all()
+        assert play.begun == ["a", "b", "batch", "ahead 2", "ahead 3", "ahead 1", "ahead 0"]
+
+
+async def test_work_ahead_turns_no_request_away() -> None:
+    """However much of it waits, and while an image is encoded: a round on a known image takes the next place."""
+    async with scene(concurrency=4, encode_concurrency=2, max_wait=5.0) as play:
+        for number in range(50):
+            assert not (await play.ask(f"ahead {number}", BATCH, work=AHEAD)).done(), "it is never refused"
+        for name in "abcd":
+            assert not (await play.ask(name)).done()
+        assert play.begun == ["ahead 0", "a", "b", "c"]
+        assert not (await play.ask("batch", BATCH)).done()
+        assert play.queue.stats(BATCH).waiting == 1
 
 
 @pytest.mark.parametrize(("hit", "rate"), [(False, 11.0), (True, 1.0)])
