@@ -6,6 +6,7 @@ that is ``serving.admission.queue``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
@@ -38,12 +39,17 @@ class OpenGate:
 
 
 class ByteBudget:
-    """Bytes that requests may hold together. All on one event loop."""
+    """Bytes that requests may hold together. All on one event loop.
+
+    Where requests name their payer, each payer may hold at most half of what the others leave: whatever some hold,
+    another finds room.
+    """
 
     def __init__(self, max_bytes: int, work: str, reason: Shed) -> None:
         """``work`` names what holds them in the error; ``reason`` in metrics."""
         self._max_bytes, self._work, self._reason = max_bytes, work, reason
         self._bytes = 0
+        self._held: Counter[tuple[str, str]] = Counter()
 
     @property
     def nbytes(self) -> int:
@@ -51,21 +57,35 @@ class ByteBudget:
         return self._bytes
 
     @contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
+    def share(self, payer: tuple[str, str] | None = None) -> Iterator[Callable[[int], None]]:
         """A function that takes more bytes, which are given back after the block; it raises Exhausted."""
         held = 0
 
         def take(nbytes: int) -> None:
             nonlocal held
-            if self._bytes + nbytes > self._max_bytes:
-                raise Exhausted(f"{self._work} hold all the memory for them", _RETRY_AFTER_S, self._reason)
+            self._check(nbytes, payer)
             self._bytes += nbytes
             held += nbytes
+            if payer is not None:
+                self._held[payer] += nbytes
 
         try:
             yield take
         finally:
             self._bytes -= held
+            if payer is not None:
+                self._held[payer] -= held
+                if not self._held[payer]:
+                    del self._held[payer]
+
+    def _check(self, nbytes: int, payer: tuple[str, str] | None) -> None:
+        """Raises Exhausted where so many more bytes do not fit."""
+        left = self._max_bytes - self._bytes - nbytes
+        if left < 0:
+            raise Exhausted(f"{self._work} hold all the memory for them", _RETRY_AFTER_S, self._reason)
+        if payer is not None and self._held[payer] + nbytes > left:
+            words = f"your {self._work} hold all the memory that one caller may have for them"
+            raise Exhausted(words, _RETRY_AFTER_S, self._reason)
 
 
 class Permits:

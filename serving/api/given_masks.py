@@ -6,6 +6,7 @@ image: it is for a worker thread. Errors' paths are within the message that is r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class MaskReader:
     @property
     def mask_bytes(self) -> int:
         """Memory that one takes."""
-        return self.size[0] * self.size[1] // 8 + 1
+        return math.ceil(self.size[0] * self.size[1] / 8)
 
     def mask(self, message: pb.Mask) -> Mask:
         """Raises InvalidInput for anything but a mask of the image's size that has a pixel set."""

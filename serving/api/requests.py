@@ -78,14 +78,17 @@ class RequestReader:
         with paths_in_round():
             return self._question(request.question, 0, request.session_id, masks), correction
 
-    def dialogue(
-        self, request: pb.SegmentDialogueRequest, masks: MaskReader | None
-    ) -> tuple[list[Question], Correction]:
-        """As ``round``."""
+    def check_dialogue(self, request: pb.SegmentDialogueRequest) -> None:
+        """Before its questions are looked at, of which there may be millions. Raises InvalidInput."""
         _check_request(request.session_id, request.mask_encoding)
         limit = self.description.limits.max_rounds
         if not 1 <= len(request.questions) <= limit:
             raise InvalidInput("questions", f"must hold 1 to {limit} questions")
+
+    def dialogue(
+        self, request: pb.SegmentDialogueRequest, masks: MaskReader | None
+    ) -> tuple[list[Question], Correction]:
+        """As ``round``, of a request that was checked by ``check_dialogue``."""
         correction = self._correction(request.correction, default=CorrectionPolicy.REFERENCED)
         questions = enumerate(request.questions)
         with paths_in_dialogue():

@@ -112,7 +112,8 @@ class SegmentationService(SessionMethods):
     async def SegmentDialogue(
         self, request: pb.SegmentDialogueRequest, context: Context
     ) -> AsyncGenerator[pb.SegmentDialogueResponse]:
-        with self._log("SegmentDialogue", len(request.questions)) as log, paths_in_dialogue():
+        rounds = min(len(request.questions), self._limits.max_rounds)  # more are refused, and are no rounds
+        with self._log("SegmentDialogue", rounds) as log, paths_in_dialogue():
             async with (
                 self._dialogue(request, context, log) as dialogue,
                 aclosing(self._events(dialogue, progress=request.progress)) as events,
@@ -159,7 +160,8 @@ class SegmentationService(SessionMethods):
                 request.session_id, caller, [question], correction, priority, key, near_zero=near_zero
             )
 
-        async with self._masks(request.session_id, caller, masks_in([request.question])) as masks:
+        count = masks_in([request.question])
+        async with self._masks(context, request.session_id, caller, count) as masks:
             dialogue = await self._read(read, masks)
             log.priority = dialogue.priority
             yield dialogue
@@ -180,7 +182,9 @@ class SegmentationService(SessionMethods):
                 request.session_id, caller, questions, correction, priority, key, near_zero=near_zero
             )
 
-        async with self._masks(request.session_id, caller, masks_in(request.questions)) as masks:
+        self._requests.check_dialogue(request)
+        count = masks_in(request.questions)
+        async with self._masks(context, request.session_id, caller, count) as masks:
             dialogue = await self._read(read, masks)
             log.priority = dialogue.priority
             yield dialogue

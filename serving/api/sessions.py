@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _PAGE, _LARGEST_PAGE = 100, 1000
 _MASK_BYTES = 256 << 20
-"""Of all masks that callers are giving, decoded."""
+"""Of all masks that callers are giving, decoded; or what two of the largest requests bring, where that is more."""
 _TOKEN = re.compile(r"([^ ]+) ([^ ]+)")
 
 
@@ -50,7 +50,9 @@ class SessionMethods(SegmentationServiceServicer):
     def __init__(self, keeper: SessionKeeper, limits: Limits, executor: Executor) -> None:
         """``executor`` encodes and decodes masks."""
         self._keeper, self._limits, self._executor = keeper, limits, executor
-        self._mask_bytes = ByteBudget(_MASK_BYTES, "masks that are being given", Shed.REQUESTS)
+        largest = 2 * limits.max_rounds * limits.max_image_pixels // 8  # each with a seed and a given mask
+        most = max(_MASK_BYTES, 2 * largest)
+        self._mask_bytes = ByteBudget(most, "masks that are being given", Shed.REQUESTS)
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         snapshot = await self._keeper.read(request.session_id, self._caller(context, request.session_id))
@@ -129,7 +131,8 @@ class SessionMethods(SegmentationServiceServicer):
             except InvalidInput as error:
                 raise error.inside("given_mask") from None
 
-        async with self._masks(session_id, caller, int(request.given_mask.HasField("mask"))) as masks:
+        count = int(request.given_mask.HasField("mask"))
+        async with self._masks(context, session_id, caller, count) as masks:
             given = await self._read(read, masks)
             key = _key("AmendRound", caller, request)
             amended = await self._keeper.amend(
@@ -148,19 +151,21 @@ class SessionMethods(SegmentationServiceServicer):
         return responses.timestamp(self._keeper.expires_at(session_id, caller))
 
     @asynccontextmanager
-    async def _masks(self, session_id: str, caller: str, count: int) -> AsyncIterator[MaskReader | None]:
-        """What reads the masks that come with a request, with memory for them; None where none does.
+    async def _masks(
+        self, context: Context, session_id: str, caller: str, count: int
+    ) -> AsyncIterator[MaskReader | None]:
+        """What reads the masks that come with a request, with memory for them until it ends; None where none does.
 
         Raises:
-            Exhausted: all that callers give at once take too much memory.
+            Exhausted: all that callers give at once, or this one does, take too much memory.
         """
         if not count or not session_id:
             yield None
             return
         record = (await self._keeper.read(session_id, caller)).record
         reader = MaskReader(record.size, self._limits.max_given_mask_bytes)
-        with self._mask_bytes.share() as take:
-            take(min(count, 2 * self._limits.max_rounds) * reader.mask_bytes)  # more are refused unread
+        with self._mask_bytes.share((caller, account_of(caller, context.peer()))) as take:
+            take(count * reader.mask_bytes)
             yield reader
 
     async def _read(self, read: Callable[[MaskReader | None], T], masks: MaskReader | None) -> T:

@@ -26,6 +26,7 @@ _MAX_NAME_BYTES = 4096
 """Of a dialogue and of a tenant, which may be a certificate's subject."""
 _SMALL_FIELDS_BYTES = 1 << 20
 """More than names, and what is sent of a reference beside its pixels, take."""
+_BOX_NUMBERS = 4
 _ID_BYTES = 10
 """The longest varint."""
 
@@ -200,8 +201,10 @@ def _feature(message: pb.SegFeature, length: int) -> SegFeature:
 
 
 def _reference(message: pb.Reference, crop: TowerImage, path: str) -> Reference:
+    if len(message.box) != _BOX_NUMBERS:  # before they are read: there may be millions
+        raise InvalidInput(f"{path}.box", "must be four finite numbers")
     box = np.array(message.box, np.float32)
-    if box.shape != (4,) or not np.isfinite(box).all():
+    if not np.isfinite(box).all():
         raise InvalidInput(f"{path}.box", "must be four finite numbers")
     return Reference(
         round=message.round,

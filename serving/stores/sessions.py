@@ -252,8 +252,8 @@ class MemorySessions:
 
     def _make_room(self, record: SessionRecord, nbytes: int, sessions: int) -> None:
         """Let idle sessions give way until this fits. Raises Exhausted as ``giving_way`` does; none has then."""
-        caller = record.caller
-        need = Need(record.payer, sessions, nbytes, self._clock(), self._give_way_after)
+        payer = record.payer
+        need = Need(payer, sessions, nbytes, self._clock(), self._give_way_after)
         if self._taken.leaves(need, self._budget, self._each):
             return
         held = [
@@ -261,8 +261,8 @@ class MemorySessions:
                 key,
                 entry.session.record.payer,
                 entry.nbytes,
-                None if entry.users else self._ready(entry, caller),
-                key[0] == caller,
+                None if entry.users else self._ready(entry, payer),
+                entry.session.record.payer == payer,
             )
             for key, entry in self._entries.items()
         ]
@@ -270,9 +270,9 @@ class MemorySessions:
             self.gave_way += 1
             self._end(key, GAVE_WAY)
 
-    def _ready(self, entry: _Entry, caller: str) -> float:
-        """When an idle session may give way to ``caller``; soon, where it is their own and nothing was asked."""
-        soon = entry.session.caller == caller and not entry.session.rounds
+    def _ready(self, entry: _Entry, payer: tuple[str, str]) -> float:
+        """When an idle session may give way to ``payer``; soon, where it is their own and nothing was asked."""
+        soon = entry.session.record.payer == payer and not entry.session.rounds
         return entry.last_used + (min(_UNASKED_SECONDS, self._give_way_after) if soon else self._give_way_after)
 
     def _end(self, key: Key, words: str) -> None:

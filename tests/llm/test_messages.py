@@ -173,6 +173,7 @@ def set_field(path: str, value: object) -> Callable[[pb.CompleteRequest], None]:
         (set_field("references.1.crop.sha256", b"\0" * 31), "prompt.references[1].crop.sha256"),
         (set_field("references.0.box", [0.0, 0.0, 1.0]), "prompt.references[0].box"),
         (set_field("references.0.box", [0.0, 0.0, 1.0, float("nan")]), "prompt.references[0].box"),
+        (set_field("references.0.box", [0.0] * 100_000), "prompt.references[0].box"),
         (set_field("token_ids", [1] * 401), "prompt.token_ids"),
         (set_field("max_new_tokens", 2**62), "prompt.token_ids"),
         (set_field("feature_positions", [1] * 100), "prompt.feature_positions"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import zlib
 from collections.abc import Callable
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,7 @@ from PIL import Image
 from mediround import masks
 from mediround.v1 import segmentation_pb2 as pb
 from mediround.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from serving.api.server import Server
 from serving.domain import NO_CORRECTION
 from serving.ports import Prompt
 from tests.service.harness import CharacterTokenizer, Stage
@@ -318,8 +321,27 @@ async def test_an_origin_is_in_no_log(caller: Caller, caplog: pytest.LogCaptureF
 
 
 async def test_masks_on_their_way_have_a_memory_of_their_own(caller: Caller, stage: Stage) -> None:
-    stage.service._mask_bytes._max_bytes = 2 * (HEIGHT * WIDTH // 8 + 1)
+    stage.service._mask_bytes._max_bytes = 4 * HEIGHT * WIDTH // 8
     await caller.dialogue([asks(given_mask=given(BITS))] * 2)
     found = await refused(caller.dialogue([asks(given_mask=given(BITS))] * 3))
     assert found.code == "RESOURCE_EXHAUSTED"
     assert stage.service._mask_bytes.nbytes == 0
+
+
+async def test_masks_of_one_connection_leave_room_for_anothers(
+    caller: Caller, fresh: Caller, stage: Stage, server: Server
+) -> None:
+    memory, one = stage.service._mask_bytes, HEIGHT * WIDTH // 8
+    memory._max_bytes = 8 * one
+    by_itself = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(server.address, by_itself) as channel:
+        another = Caller(SegmentationServiceStub(channel))
+        await another.open()
+        async with stage.sessions.exclusive(caller.session_id, "anonymous"):
+            waiting = asyncio.create_task(caller.dialogue([asks(given_mask=given(BITS))] * 4))
+            async with asyncio.timeout(10):
+                while memory.nbytes < 4 * one:  # noqa: ASYNC110  # as seen from outside
+                    await asyncio.sleep(0.01)
+            assert (await refused(fresh.ask(asks(given_mask=given(BITS))))).code == "RESOURCE_EXHAUSTED"
+            assert len(await another.dialogue([seed(), asks(given_mask=given(BITS))])) == 2
+        assert len(await waiting) == 4

@@ -139,6 +139,17 @@ async def test_deadlines_and_cancellations(client: AsyncClient, stage: Stage) ->
     assert rounds(stage) == {("DEADLINE_EXCEEDED", "unknown"): 1, ("CANCELLED", "unknown"): 1}
 
 
+async def test_questions_without_number_are_not_looked_at(
+    stub: SegmentationServiceStub, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.api.service.masks_in", lambda _: pytest.fail("each was looked at"))
+    request = pb.SegmentDialogueRequest(session_id="s", questions=[pb.Question()] * 10_000)
+    with pytest.raises(grpc.aio.AioRpcError, match="must hold 1 to 6 questions"):
+        await stub.SegmentDialogue(request, timeout=20).read()
+    assert value(stage, "mediround_calls_total", code="INVALID_ARGUMENT") == 1
+    assert rounds(stage) == {("INVALID_ARGUMENT", "unknown"): 6}, "no more than a session may hold"
+
+
 async def test_bytes_that_are_not_a_message_are_a_call(client: AsyncClient, stage: Stage) -> None:
     call = client._connection._connected().unary_unary(
         f"/{pb.DESCRIPTOR.package}.SegmentationService/AskRound", None, None

@@ -36,7 +36,7 @@ from serving.stores.kept.records import (
 from serving.stores.kept.seal import Damaged
 from serving.stores.redis import scripts
 from serving.stores.redis.connection import Connection
-from serving.stores.redis.server import say_encoder
+from serving.stores.redis.server import EncoderAgreement
 
 GRACE_SECONDS = 600
 """Past its lifetime a session lies there for so long, until a server deletes it; then the Redis itself does."""
@@ -56,7 +56,7 @@ class RedisRecords:
         encoder: str | None = None,
     ) -> None:
         """``encoder``: what this server encodes images by, said at each purge."""
-        self._encoder = encoder
+        self._agreement = None if encoder is None else EncoderAgreement(encoder)
         self._connection, self._parts, self._limits = connection, parts, limits
         self._lifetime = math.ceil(lifetime_s)
 
@@ -167,13 +167,14 @@ class RedisRecords:
 
     async def purge(self, opened_before: float, now: float) -> None:  # noqa: ARG002  # as above
         """See ``Records``. What ended is forgotten by the Redis."""
-        encoder = self._encoder
-        if encoder is not None:
-            await self._connection.write(lambda client: say_encoder(client, encoder))
-        while await self._connection.write(
-            lambda client: int(_run(client, scripts.PURGE, opened_before, self._lifetime))
-        ):
-            pass
+        try:
+            while await self._connection.write(
+                lambda client: int(_run(client, scripts.PURGE, opened_before, self._lifetime))
+            ):
+                pass
+        finally:
+            if self._agreement is not None:
+                await self._connection.write(self._agreement.say)
 
     async def held(self) -> Held:
         """See ``Records``: bytes of sessions, without what the Redis takes for their keys."""

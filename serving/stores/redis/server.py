@@ -21,6 +21,8 @@ LOG = logging.getLogger(__name__)
 ENCODER = scripts.PREFIX + "encoder"
 ENCODER_SECONDS = 90
 """How long it says what a server encodes by, after the server said so last."""
+_SHOWN = 20
+"""Characters of what was found there."""
 
 
 class UnusableRedis(ValueError):
@@ -58,6 +60,8 @@ def _check_role(info: Mapping[str, Any]) -> None:
 def _warn(info: Mapping[str, Any]) -> None:
     if not info.get("aof_enabled") and not info.get("connected_slaves"):
         LOG.warning("--sessions.redis has neither an append-only file nor a replica: kept sessions end with it")
+    if 0 < info.get("maxmemory", 0) <= info.get("used_memory", 0):
+        LOG.warning("--sessions.redis is full (maxmemory): kept sessions are read and closed, none is changed")
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         LOG.warning(
@@ -91,10 +95,44 @@ def _take(client: redis.Redis, parts: Parts) -> None:
         )
 
 
-def say_encoder(client: redis.Redis, encoder: str) -> str:
-    """What the servers at work here encode by: ``encoder``, unless another was first."""
-    client.set(ENCODER, encoder, ex=ENCODER_SECONDS, nx=True)
+class EncoderAgreement:
+    """What servers at work here encode images by. Each says it again and again: one that was cut off for longer
+    than ``ENCODER_SECONDS`` may find another's word in its place.
+    """
+
+    def __init__(self, encoder: str) -> None:
+        """``encoder``: this server's."""
+        self._encoder = self._seen = encoder
+
+    def say(self, client: redis.Redis) -> None:
+        """Say it, and log an error where it is another's by now; once each time that it changes."""
+        first, seen = agreed_encoder(client, self._encoder), self._seen
+        self._seen = first
+        if first == seen:
+            return
+        if first == self._encoder:
+            LOG.info("servers of --sessions.redis encode images alike again, by %s", first)
+            return
+        LOG.error(
+            "--sessions.redis is shared with servers that encode images by %s, this one does by %s: one session's "
+            "masks may differ by server; --engines.encoder must be the same in all",
+            first[:_SHOWN],
+            self._encoder,
+        )
+
+
+def agreed_encoder(client: redis.Redis, encoder: str) -> str:
+    """What the servers at work here encode by: ``encoder``, unless another was first.
+
+    A Redis that is full (maxmemory) takes no first word: then this server's is still to be said.
+    """
     first = client.get(ENCODER)
+    if first is None:
+        try:
+            client.set(ENCODER, encoder, ex=ENCODER_SECONDS, nx=True)
+        except redis.OutOfMemoryError:
+            return encoder
+        first = client.get(ENCODER)
     if isinstance(first, bytes) and first != encoder.encode():
         return first.decode(errors="replace")
     client.expire(ENCODER, ENCODER_SECONDS)
@@ -102,10 +140,10 @@ def say_encoder(client: redis.Redis, encoder: str) -> str:
 
 
 def _agree(client: redis.Redis, encoder: str) -> None:
-    first = say_encoder(client, encoder)
+    first = agreed_encoder(client, encoder)
     if first != encoder:
         raise UnusableRedis(
-            f"--sessions.redis is shared with servers that encode images by {first[:20]}, this one would by "
+            f"--sessions.redis is shared with servers that encode images by {first[:_SHOWN]}, this one would by "
             f"{encoder}: --engines.encoder must be the same in all. Set it to theirs here; or set it in all, stop "
             f"them, and begin again {ENCODER_SECONDS} s after the last has ended"
         )
@@ -113,5 +151,7 @@ def _agree(client: redis.Redis, encoder: str) -> None:
 
 def _words(error: redis.RedisError) -> str:
     """The library's words of a failed connection name the address; others might quote what is kept."""
+    if isinstance(error, redis.OutOfMemoryError):
+        return "it is full: its maxmemory must leave room"
     kind = type(error).__name__
     return f"{kind}: {error}" if isinstance(error, redis.ConnectionError | redis.TimeoutError) else kind

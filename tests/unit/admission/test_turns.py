@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
@@ -117,3 +118,22 @@ def test_a_budget_of_bytes() -> None:
             mine(1)
         assert budget.nbytes == 100
     assert budget.nbytes == 0
+
+
+def test_whatever_some_payers_hold_another_finds_room() -> None:
+    budget, payers = ByteBudget(96, "images", Shed.UPLOADS), [("anna", ""), ("bert", ""), ("bert", "ward")]
+    with ExitStack() as stack:
+        first, second, third = (stack.enter_context(budget.share(payer)) for payer in payers)
+        first(40)
+        again = stack.enter_context(budget.share(payers[0]))
+        again(8)  # half of all
+        with pytest.raises(Exhausted, match="your images hold all the memory that one caller may have"):
+            again(1)
+        second(24)
+        with pytest.raises(Exhausted, match="your images"):
+            second(1)
+        third(12)
+        assert budget.nbytes == 84
+        with pytest.raises(Exhausted, match=r"^images hold"):
+            third(13)
+    assert (budget.nbytes, budget._held) == (0, {})

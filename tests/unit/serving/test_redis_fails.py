@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from serving.stores.redis.server import UnusableRedis
 from tests.scripted import redis
 from tests.scripted.pictures import append, finished_round, mask
 from tests.service.certificates import Authority
-from tests.unit.serving.in_redis import IDLE, Place, asked, rounds_of
+from tests.unit.serving.in_redis import IDLE, LIFETIME, Place, asked, rounds_of
 from tests.unit.serving.kept import CALLER, MODEL, WORDS, answered, dialogue, new
 
 
@@ -260,6 +261,54 @@ async def test_servers_of_one_redis_encode_alike(place: Place) -> None:
     place.client.delete(key)  # it expires when the last has ended
     async with place.opened(encoder="openvino-f32"):
         assert place.client.get(key) == b"openvino-f32"
+
+
+async def test_a_full_redis_serves_on_and_forgets_what_is_old(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "mediround:encoder"
+    async with place.opened(encoder="onnx") as store:
+        await store.create(new())
+        await asked(store)
+        place.client.config_set("maxmemory", 1)
+        try:
+            place.client.expire(key, 5)
+            store.sweep()
+            await store._purging
+            assert place.client.ttl(key) > 60, "it does not lapse"
+            place.client.delete(key)
+            async with place.opened(encoder="onnx") as another:  # one that starts meanwhile
+                assert len((await another.read("s", CALLER)).record.rounds) == 1
+            assert "is full (maxmemory)" in caplog.text
+            place.now += LIFETIME
+            store.sweep()
+            await store._purging
+            assert (store.stats.store_bytes, place.client.exists("mediround:opened")) == (0, 0)
+            place.client.flushdb()
+            with pytest.raises(UnusableRedis, match="it is full: its maxmemory must leave room"):
+                async with place.opened():
+                    pass
+        finally:
+            place.client.config_set("maxmemory", 0)
+
+
+async def test_a_server_that_was_cut_off_hears_that_others_encode_otherwise(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "mediround:encoder"
+    async with place.opened(encoder="onnx") as store:
+        place.client.delete(key)  # it lapsed
+        async with place.opened(encoder="openvino-f32"):
+            for _ in range(2):
+                store.sweep()
+                await store._purging
+            assert caplog.text.count("encode images by openvino-f32, this one does by onnx") == 1
+        place.client.delete(key)
+        caplog.set_level(logging.INFO)
+        store.sweep()
+        await store._purging
+        assert place.client.get(key) == b"onnx"
+        assert "alike again, by onnx" in caplog.text
 
 
 async def test_a_user_of_few_rights_is_enough(place: Place) -> None:

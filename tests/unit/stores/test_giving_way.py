@@ -90,6 +90,23 @@ async def test_sessions_of_which_nothing_was_asked_give_way_to_their_own_caller_
     await store.open("d")
 
 
+async def test_of_callers_that_are_one_each_connection_has_its_own() -> None:
+    store = Store()
+    for name in "abc":
+        await store.open(name, rounds=0, account="first")
+    store.now += 1
+    with pytest.raises(Exhausted) as refused:
+        await store.open("d", account="second")
+    assert refused.value.retry_after == pytest.approx(FLOOR - 1)
+    await store.open("d", rounds=0, account="first")
+    store.now += FLOOR
+    async with store.held.exclusive("b", "anna"):
+        await store.open("e", account="second")  # the longest idle, for it has none of its own
+    store.now += 2 * FLOOR
+    await store.open("f", account="second")  # and now it has
+    assert await store.there("abcdef") == ["b", "d", "f"]
+
+
 async def test_a_session_in_use_never_gives_way() -> None:
     store = Store()
     for name in "abc":
