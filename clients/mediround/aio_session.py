@@ -122,12 +122,13 @@ class AsyncSession:
         answer: str,
         mask: GivenMask,
         *,
+        refer_to: Referred | None = None,
         origin: str = "",
         timeout: float | None = None,
         retries: int | None = None,
     ) -> RoundResult:
         """Add a round that is given as a whole; the arguments are those of ``Session.seed``."""
-        seeded = Round(question, answer=answer, origin=origin, seed=mask)
+        seeded = Round(question, refer_to, answer=answer, origin=origin, seed=mask)
         call, names = self._calls.begin(timeout, retries), self._state.names
         return await self._calls.ask(partial(ask_request, names, seeded, "always", None), call, None)
 

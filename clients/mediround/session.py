@@ -139,6 +139,7 @@ class Session:
         answer: str,
         mask: GivenMask,
         *,
+        refer_to: Referred | None = None,
         origin: str = "",
         timeout: float | None = None,
         retries: int | None = None,
@@ -149,9 +150,10 @@ class Session:
             question: what the mask shows, in words.
             answer: the answer's words, ``[SEG]`` exactly once.
             mask: bool (H, W) of the image's size, with a pixel set; or uint8 of 0 and one other value.
-            origin: where the mask comes from, for you: ``history`` has it; at most 64 bytes.
+            refer_to: what the question is about, as ``ask``'s.
+            origin: where ``mask`` comes from, for you: ``history`` has it; at most 64 bytes.
         """
-        seeded = Round(question, answer=answer, origin=origin, seed=mask)
+        seeded = Round(question, refer_to, answer=answer, origin=origin, seed=mask)
         call, names = self._calls.begin(timeout, retries), self._state.names
         return self._calls.ask(partial(ask_request, names, seeded, "always", None), call, None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from mediround._rounds import DialogueCorrection, LiveCorrection, Priority, Round
@@ -58,7 +58,13 @@ def ask(
     for step in plan.steps():
         if step.seed is not None:
             result = session.seed(
-                step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout, retries=retries
+                step.question,
+                step.answer or "",
+                step.seed,
+                refer_to=step.refer_to,
+                origin=step.origin,
+                timeout=timeout,
+                retries=retries,
             )
         else:
             result = session.ask(
@@ -96,7 +102,13 @@ async def ask_async(
     for step in plan.steps():
         if step.seed is not None:
             result = await session.seed(
-                step.question, step.answer or "", step.seed, origin=step.origin, timeout=timeout, retries=retries
+                step.question,
+                step.answer or "",
+                step.seed,
+                refer_to=step.refer_to,
+                origin=step.origin,
+                timeout=timeout,
+                retries=retries,
             )
         else:
             result = await session.ask(
@@ -149,7 +161,7 @@ class _Plan:
     @property
     def shifted(self) -> list[Round]:
         """With references as the session counts."""
-        return [_referring(each, self.first + each.refer_to) if isinstance(each.refer_to, int) else each
+        return [replace(each, refer_to=self.first + each.refer_to) if isinstance(each.refer_to, int) else each
                 for each in self.rounds]  # fmt: skip
 
     @property
@@ -170,8 +182,4 @@ class _Plan:
             if earlier is None or earlier.mask is None:
                 self.answers.append(None)
             else:
-                yield _referring(each, earlier)
-
-
-def _referring(asked: Round, earlier: RoundResult | int) -> Round:
-    return Round(asked.question, earlier, asked.mode, asked.answer)
+                yield replace(each, refer_to=earlier)

@@ -212,6 +212,44 @@ async def test_given_answers_and_seeds_are_asked_together() -> None:
     assert answers[0].seeded
 
 
+LEFT, RIGHT = np.eye(16, dtype=np.bool_), np.eye(16, dtype=np.bool_)[::-1]
+ABOUT = [
+    Round("The left one.", seed=LEFT, answer="It is [SEG]."),
+    Round("The right one.", 0, seed=RIGHT, answer="It is [SEG].", origin="by hand"),
+    Round("The vessel.", 1),
+]
+
+
+def test_a_seed_may_refer_to_a_round() -> None:
+    with serve() as server, Client(server.address) as client, client.open(IMAGE) as session:
+        check_seeds(ask(session, ABOUT))
+        assert [question.text for question in server.asked] == ["The vessel."]
+        assert [each.origin for each in session.history()] == ["", "by hand", ""]
+
+
+async def test_it_may_by_the_client_for_asyncio() -> None:
+    async with serve() as server, AsyncClient(server.address) as client, client.open(IMAGE) as session:
+        check_seeds(await ask_async(session, ABOUT))
+        assert [question.text for question in server.asked] == ["The vessel."]
+        again = await ask_async(session, [replace(each, answer="Here [SEG].") for each in ABOUT], first=3)
+        assert [each.reference and each.reference.index for each in again if each] == [None, 3, 4]
+        check_seeds(again)
+
+
+def check_seeds(answers: list[RoundResult | None]) -> None:
+    left, right, vessel = answers
+    assert left is not None
+    assert right is not None
+    assert vessel is not None
+    assert (left.seeded, right.seeded, vessel.seeded) == (True, True, False)
+    assert right.mask is not None
+    np.testing.assert_array_equal(right.mask, RIGHT)
+    assert right.reference is not None
+    assert right.reference.round_id == left.round_id
+    assert vessel.reference is not None
+    assert vessel.reference.round_id == right.round_id
+
+
 def test_rounds_that_refer_to_none_before_them_are_refused() -> None:
     told = pytest.raises(InvalidArgument, match=r"rounds\[0\].refer_to: must be the index of an earlier round")
     with serve() as server, Client(server.address) as client, client.open(IMAGE) as session, told:
