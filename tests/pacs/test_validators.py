@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from demo.dicom.validators import iod_errors, template_errors
 from mediround.dicom import read
-from mediround.dicom.results import Segment, SegmentationType, encode, write_sc, write_seg, write_sr
+from mediround.dicom.results import Segment, SegmentationType, encode, parts, write_sc, write_seg, write_sr
 from tests.pacs.programs import program
 from tests.unit.client.dicom.series import PROVENANCE, cine, enhanced, keys, mask, stack
 
@@ -31,6 +31,9 @@ def objects() -> dict[str, Dataset]:
     segs = write_seg(SLICES, ROUNDS, PROVENANCE)
     report = write_sr(SLICES, ROUNDS, PROVENANCE, segs)
     single = [Segment("left ventricle", {pictures[2]: mask(1)}, 0, 0.5)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "MOST_FRAMES", 1)
+        pieces = write_seg(SLICES, ROUNDS, PROVENANCE)
     [still] = write_seg([film], single, PROVENANCE)
     fewer = write_seg(SLICES, ROUNDS[:1], PROVENANCE, revises=segs)
     image = read(str(get_testdata_file("CT_small.dcm")))
@@ -45,6 +48,7 @@ def objects() -> dict[str, Dataset]:
         "cine": still,
         "report": report,
         "revised report": write_sr(SLICES, ROUNDS[:1], PROVENANCE, fewer, revises=[report]),
+        "report of pieces": write_sr(SLICES, ROUNDS, PROVENANCE, pieces),
         "report of a cine": write_sr([film], single, PROVENANCE, [still]),
         "report of nothing": write_sr(SLICES, ROUNDS[2:], PROVENANCE, []),
         "picture": pictured,
@@ -81,7 +85,8 @@ def test_a_segmentation_without_its_references_is_not(written: dict[str, Dataset
 def test_a_report_fits_its_template_and_one_without_its_segment_does_not(
     written: dict[str, Dataset], tmp_path: Path
 ) -> None:
-    broken = copy.deepcopy(written["report"])
+    """Groups with a size, and the further pieces' without."""
+    broken = copy.deepcopy(written["report of pieces"])
     [measurements] = [
         item
         for item in broken.ContentSequence
@@ -89,7 +94,7 @@ def test_a_report_fits_its_template_and_one_without_its_segment_does_not(
     ]
     group = measurements.ContentSequence[0]
     group.ContentSequence = [item for item in group.ContentSequence if item.ValueType != "IMAGE"]
-    good, bad = saved(written["report"], tmp_path, "good"), saved(broken, tmp_path, "bad")
+    good, bad = saved(written["report of pieces"], tmp_path, "good"), saved(broken, tmp_path, "bad")
     found = template_errors([good, bad])
     assert found[good] == []
     assert any("Referenced Segment" in error for error in found[bad])

@@ -74,24 +74,24 @@ def _found(segment: Segment, sources: Sources) -> Segment:
 
 def _parts(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:
     frames = sources.ordered({key for segment in segments for key in segment.masks})
-    for layer in _layers(frames):
+    for layer in layers(frames):
         here = [_cut(segment, layer) for segment in segments]
         yield from _packed([segment for segment in here if segment.masks], sources)
 
 
-def _layers(frames: Sequence[SourceFrame]) -> list[list[SourceFrame]]:
+def layers(frames: Sequence[SourceFrame]) -> list[list[SourceFrame]]:
     """Frames that may share an object: none is where another is. One that lies nowhere is alone."""
-    layers: list[list[SourceFrame]] = []
+    found: list[list[SourceFrame]] = []
     taken: Counter[tuple[int, ...]] = Counter()
     if not all(frame.placed for frame in frames):
         return [[frame] for frame in frames]
     for frame in frames:
         where = tuple(round(float(each) / _SAME_PLACE) for each in frame.place["ImagePositionPatient"])
-        if taken[where] == len(layers):
-            layers.append([])
-        layers[taken[where]].append(frame)
+        if taken[where] == len(found):
+            found.append([])
+        found[taken[where]].append(frame)
         taken[where] += 1
-    return layers
+    return found
 
 
 def _packed(segments: Sequence[Segment], sources: Sources) -> Iterator[Part]:

@@ -22,8 +22,9 @@ from mediround.dicom.quiet import quiet
 from mediround.dicom.results.equipment import MANUFACTURER, coded, equipment, long_string, parameters, stamp
 from mediround.dicom.results.identity import content_digest, run_words, tracking_uid, uid
 from mediround.dicom.results.measures import Size, size_of, slice_step
+from mediround.dicom.results.parts import layers
 from mediround.dicom.results.segments import FrameKey, Origin, Provenance, Segment
-from mediround.dicom.results.sources import SourceFrame, Sources
+from mediround.dicom.results.sources import Sources
 from mediround.dicom.results.standins import NAMES, identity
 from mediround.dicom.results.terms import term_of
 from mediround.errors import FieldViolation, InvalidArgument
@@ -163,15 +164,24 @@ def _evidence(headers: Sequence[Dataset]) -> Iterator[Dataset]:
 def _groups(
     sources: Sources, segments: Sequence[Segment], provenance: Provenance, segs: Sequence[Dataset]
 ) -> Iterator[_Group]:
+    """One for each segment of an object. Where a structure is cut into several, the first has its whole size."""
     written, step = _by_tracking_uid(segs), slice_step(sources.ordered())
-    for segment in segments:
+    found = [{key for key, mask in segment.masks.items() if mask.any()} for segment in segments]
+    shared = layers(sources.ordered({key for keys in found for key in keys}))
+    layer_of = {frame.key: layer for layer, frames in enumerate(shared) for frame in frames}
+    for segment, keys in zip(segments, found, strict=True):
         parts = written.pop(str(tracking_uid(sources.first, provenance, segment.round)), [])
-        found = {key for key, mask in segment.masks.items() if mask.any()}
-        if not found <= {key for part in parts for key in part.frames}:
+        covered = {key for part in parts for key in part.frames}
+        if not keys <= covered or any(keys.isdisjoint(part.frames) for part in parts):
             raise _refused("segs", "must be what write_seg made of the same segments")
+        measured: set[int] = set()
         for part in parts:
-            frames = sources.ordered(found & part.frames)
-            yield _group(segment, part, frames, size_of(segment.masks, frames, step), provenance)
+            layer = layer_of[next(iter(keys & part.frames))]
+            frames = [] if layer in measured else [frame for frame in shared[layer] if frame.key in keys]
+            measured.add(layer)
+            yield _group(
+                sources, segment, part, size_of(segment.masks, frames, step) if frames else None, provenance
+            )
     if written:
         raise _refused("segs", "must be what write_seg made of the same segments")
 
@@ -195,10 +205,10 @@ def _by_tracking_uid(segs: Sequence[Dataset]) -> dict[str, list[_Written]]:
 
 
 def _group(
-    segment: Segment, part: _Written, frames: Sequence[SourceFrame], size: Size, provenance: Provenance
+    sources: Sources, segment: Segment, part: _Written, size: Size | None, provenance: Provenance
 ) -> _Group:
     """TID 1411, on one plane too: PixelMed's validator takes no report in which groups are of several kinds."""
-    header = frames[0].header
+    header = sources.first
     region = hd.sr.ReferencedSegment(
         part.seg.SOPClassUID,
         part.seg.SOPInstanceUID,
@@ -208,7 +218,7 @@ def _group(
     return _Group(
         **_common(header, segment, provenance),
         referenced_segment=region,
-        measurements=_measurements(segment, size),
+        measurements=None if size is None else _measurements(segment, size),
     )
 
 

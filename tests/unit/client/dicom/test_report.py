@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from mediround.dicom.results import Segment, SegmentationType, encode, write_seg, write_sr
+from mediround.dicom.results import Segment, SegmentationType, encode, parts, write_seg, write_sr
 from mediround.errors import InvalidArgument
 from tests.unit.client.dicom.series import PROVENANCE, cine, keys, mask, stack
 
@@ -58,6 +58,35 @@ def test_volumes_areas_and_scores() -> None:
     # 2 mm x 0.5 mm pixels on slices 3 mm apart.
     assert volume == {"Volume": (pytest.approx(pixels * 3 / 1000), "cm3"), score: (0.9123, "1")}
     assert area == {"Area": (pytest.approx(int(mask(3).sum())), "mm2")}
+
+
+@pytest.mark.parametrize("kind", SegmentationType)
+def test_a_structure_in_several_objects_has_its_whole_volume_once(
+    kind: SegmentationType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MOST_FRAMES", 2)
+    rounds = [Segment("liver", {NAMES[place]: mask(1) for place in range(5)}, 0, 0.9), ROUNDS[1]]
+    segs = write_seg(SLICES, rounds, PROVENANCE, kind=kind)
+    assert len(segs) > 2
+    report = write_sr(SLICES, rounds, PROVENANCE, segs)
+    volume, *others, area = measured(report)
+    assert volume["Volume"][0] == pytest.approx(int(mask(1).sum()) * 5 * 3 / 1000)
+    assert len(volume) == 2
+    assert others == [{}, {}]
+    assert area["Area"][0] == int(mask(3).sum())
+    groups = hd.sr.Comprehensive3DSR.from_dataset(report).content.get_volumetric_roi_measurement_groups()
+    assert len({(one.referenced_segment.referenced_sop_instance_uid) for one in groups[:3]}) == 3
+    assert len({one.tracking_uid for one in groups}) == 2
+
+
+def test_volumes_over_time_are_each_their_own() -> None:
+    later = stack(6)
+    for place, header in enumerate(later):
+        header.SOPInstanceUID = f"1.2.3.{place + 1}"
+    sources = [*SLICES, *later]
+    rounds = [Segment("liver", {key: mask(1) for key in keys(sources)})]
+    volumes = [one["Volume"][0] for one in measured(written(sources, rounds))]
+    assert volumes == [pytest.approx(int(mask(1).sum()) * 6 * 3 / 1000)] * 2
 
 
 def test_what_was_not_found_is_a_line_and_no_group() -> None:
