@@ -92,7 +92,7 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"write round-K.png (the mask) for each round, and {_commands.RESULTS}",
+        help=f"a new folder: round-K.png (the mask) for each round, and {_commands.RESULTS}",
     )
     _add_server(ask, "ask")
 

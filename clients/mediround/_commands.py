@@ -16,7 +16,7 @@ from mediround import _calls
 from mediround._rounds import Round
 from mediround._tls import Tls
 from mediround.client import Client
-from mediround.errors import InvalidArgument, MediRoundError
+from mediround.errors import FieldViolation, InvalidArgument, MediRoundError
 from mediround.results import RoundResult
 
 DONE, REFUSED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
@@ -85,18 +85,27 @@ def indices(text: str) -> list[int]:
     return found
 
 
+def claimed(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises InvalidArgument where it holds anything, OSError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        words = "must not exist, or be an empty folder: nothing is overwritten"
+        raise InvalidArgument(f"--out: {words}", (FieldViolation("--out", words),))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _ask(client: Client, given: argparse.Namespace) -> None:
     rounds = _rounds(given)
     if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-    results = []
+        claimed(given.out)
+    results: list[RoundResult] = []
     with client.open(given.image, frame=given.frame, window=given.window) as session:
         for asked in rounds:
             result = session.ask(asked.question, refer_to=asked.refer_to, mode=given.mode)
             print(json.dumps(result.to_dict()) if given.json else result, flush=True)
             results.append(result)
-    if given.out:
-        _write(results, given.out)
+            if given.out:
+                _write(results, given.out)
 
 
 def _rounds(given: argparse.Namespace) -> list[Round]:
@@ -109,9 +118,9 @@ def _rounds(given: argparse.Namespace) -> list[Round]:
 
 
 def _write(results: list[RoundResult], out: Path) -> None:
-    for result in results:
-        if result.mask is not None:
-            result.save(out / f"round-{result.index}.png")
+    """The last one's mask, and all that is known so far: a later question may be refused."""
+    if results[-1].mask is not None:
+        results[-1].save(out / f"round-{results[-1].index}.png")
     held = [result.to_dict() for result in results]
     (out / RESULTS).write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
 

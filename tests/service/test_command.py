@@ -58,6 +58,19 @@ async def test_questions_are_answered_in_a_line_each(server: Server, image: Path
             np.testing.assert_array_equal(np.asarray(saved), mask)
 
 
+async def test_what_was_answered_stays_where_a_later_question_is_refused(
+    server: Server, image: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = ("--mode", "free", "--server", server.address, "--out", out)
+    code, _, err = await command("ask", image, "Segment the liver.", "hear me?", "b", "--refer-to", "1", *flags)
+    assert (code, err.startswith("error: FailedPrecondition: ")) == (1, True)
+    assert sorted(path.name for path in out.iterdir()) == ["results.json", "round-0.png"]
+    assert [each["index"] for each in json.loads((out / "results.json").read_text())] == [0, 1]
+    code, _, err = await command("ask", image, "Segment the liver.", *flags)
+    assert (code, err) == (2, "error: --out: must not exist, or be an empty folder: nothing is overwritten\n")
+
+
 async def test_answers_as_json(server: Server, image: Path) -> None:
     flags = ("--refer-to", "0", "--json", "--server", server.address)
     code, said, _ = await command("ask", image, "Segment the liver.", "Its tumor.", *flags)

@@ -5,9 +5,10 @@ Knows what template and stack say of themselves. Does not look at pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mediround.dicom.series.stack import Stack
+from mediround.dicom.volume.order import ordered
 from mediround.dicom.windowing import PERCENTILE, PRESETS
 from mediround.errors import FieldViolation, InvalidArgument
 from mediround.templates import Template
@@ -68,6 +69,17 @@ def chosen(stacks: Sequence[Stack], template: Template, numbers: Sequence[int]) 
         )
         raise _refused("SOURCE", words)
     return fitting
+
+
+def check_frames(
+    stacks: Mapping[int, Stack], frames: Sequence[int] | None, starts: Sequence[int] | None, *, follow: bool
+) -> None:
+    """That each stack has the frames that are asked. Raises InvalidArgument, which names the stack."""
+    for number, stack in stacks.items():
+        try:
+            ordered(stack, frames, starts or (), follow=follow)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"stack {number}: {error}", error.violations) from None
 
 
 def checked_window(window: WindowChoice) -> WindowChoice:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from mediround._commands import RESULTS
 from mediround._png import png
 from mediround.dicom.command.record import StackRecord
 from mediround.dicom.instance import read
@@ -20,20 +21,9 @@ from mediround.dicom.results import Provenance, encode, write_sc, write_seg, wri
 from mediround.dicom.series.stack import Stack
 from mediround.dicom.source import opened
 from mediround.dicom.volume.answers import FrameResult
-from mediround.errors import FieldViolation, InvalidArgument
 from mediround.window import WindowChoice
 
-RESULTS = "results.json"
 KINDS = ("seg", "sr")
-
-
-def claimed(folder: Path) -> Path:
-    """The folder, made where it is not there. Raises InvalidArgument where it holds anything, OSError."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        words = "must not exist, or be an empty folder: nothing is overwritten"
-        raise InvalidArgument(f"--out: {words}", (FieldViolation("--out", words),))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def write_masks(folder: Path, number: int, result: FrameResult) -> list[Path]:

@@ -88,6 +88,8 @@ class StackRecord:
     """A stack's results so far.
 
     Attributes:
+        asked: how many frames were to be asked.
+        complete: whether all of them were, whatever came of them.
         failures: by the frame's index: the error's name and words.
     """
 
@@ -95,6 +97,8 @@ class StackRecord:
     stack: Stack
     template: Template
     follow: bool
+    asked: int
+    complete: bool = False
     questions: list[QuestionRecord] = field(default_factory=list)
     frames: dict[int, dict[str, Any]] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
@@ -117,6 +121,11 @@ class StackRecord:
                 self.engines.add(answer.engine_digest)
 
     @property
+    def incomplete(self) -> str:
+        """How much of it is known, in words; empty where all of it is."""
+        return "" if self.complete else f"{len(self.frames)} of {self.asked} frames"
+
+    @property
     def segments(self) -> list[Segment]:
         """One for each question; its score is the lowest of its frames."""
         return [
@@ -132,10 +141,12 @@ class StackRecord:
         ]
 
     def provenance(self, served: ServerDescription) -> Provenance:
-        """The same for the same template, asked in the same way of the same model."""
+        """The same for the same template, asked in the same way of the same model; of a part, it says so."""
         run = f"{self.template.digest} {'follow' if self.follow else 'alone'}"
         window = next(iter(self.windows)) if len(self.windows) == 1 else "of each frame"
         parameters = {"template": self.template.name, "template_digest": self.template.digest, "window": window}
+        if self.incomplete:
+            parameters["incomplete"] = self.incomplete
         for record in served.engine_records:
             if self.engines == {record.digest}:
                 return Provenance.of_record(run, record, **parameters)
@@ -161,6 +172,7 @@ class StackRecord:
             "notes": list(stack.notes),
             "template": self.template.name,
             "template_digest": self.template.digest,
+            "complete": self.complete,
             "frames": [self.frames[index] for index in sorted(self.frames)],
         }
 

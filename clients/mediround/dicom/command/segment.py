@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mediround import __version__
-from mediround._commands import DONE, INTERRUPTED, NOT_RUN, REFUSED, tls
+from mediround._commands import DONE, INTERRUPTED, NOT_RUN, REFUSED, claimed, tls
 from mediround._description import ServerDescription
 from mediround.client import Client
 from mediround.dicom.command import choice, files, show
@@ -56,7 +56,8 @@ def _run(given: argparse.Namespace) -> int:
     for number, stack in enumerate(reading.stacks, start=1):
         why = choice.why_not(stack, template) if number not in stacks else None
         show.notes([f"stack {number} is left out: it {why}"] if why else [], console)
-    folder = files.claimed(given.out)
+    choice.check_frames(stacks, given.frames, given.start, follow=given.follow)
+    folder = claimed(given.out)
     with Client(given.server, tls=tls(given), timeout=given.timeout) as client:
         served = client.describe()
         show.notes(template.check(served), console)
@@ -64,11 +65,7 @@ def _run(given: argparse.Namespace) -> int:
         try:
             asking.all(stacks)
         finally:
-            if asking.records:
-                asking.written.append(files.write_results(folder, asking.records, _said(served)))
-    show.summary(asking.records, console)
-    show.notes(asking.refusals, console)
-    show.line(console, f"files written: {len(asking.written)}, in {folder}")
+            asking.told(stacks)
     return REFUSED if asking.refusals or any(record.failures for record in asking.records) else DONE
 
 
@@ -97,10 +94,29 @@ class _Asking:
             for number, stack in stacks.items():
                 words = [*choice.gaps(stack), *choice.doubts(stack, template)]
                 show.notes((f"stack {number}: {each}" for each in words), self.console)
-                record = StackRecord(number, stack, template, self.given.follow)
+                asked = len(set(frames)) if frames else len(stack.frames)
+                record = StackRecord(number, stack, template, self.given.follow, asked)
                 self.records.append(record)
-                self._ask(record, bar)
-                self._write(record)
+                try:
+                    self._ask(record, bar)
+                    record.complete = True
+                finally:
+                    self._write(record)
+
+    def told(self, stacks: Iterable[int]) -> None:
+        """What is known is written and shown, however it ended; what is missing goes to stderr. Raises OSError."""
+        if not any(record.frames for record in self.records):
+            return  # the folder stays empty, for the next run
+        self.written.append(files.write_results(self.folder, self.records, _said(self.served)))
+        show.summary(self.records, self.console)
+        show.notes(self.refusals, self.console)
+        show.line(self.console, f"files written: {len(self.written)}, in {self.folder}")
+        done = {record.number: record for record in self.records}
+        for number in stacks:
+            if number not in done:
+                print(f"stack {number} was not asked", file=sys.stderr)
+            elif words := done[number].incomplete:
+                print(f"stack {number} is incomplete, {words}: of these its SEG is written", file=sys.stderr)
 
     def _ask(self, record: StackRecord, bar: show.Bar) -> None:
         given = self.given
@@ -127,15 +143,18 @@ class _Asking:
                 bar.advance(failed=result.error is not None, marked=marked)
 
     def _write(self, record: StackRecord) -> None:
+        """Of a stack that was broken off SEG alone, which says so: a report's sizes would be those of a part."""
         given, provenance = self.given, record.provenance(self.served)
+        if not record.frames:
+            return
         kinds = [kind for kind in files.KINDS if getattr(given, kind)]
-        if not kinds and not given.png and not given.sc:
+        if record.incomplete or not (kinds or given.png or given.sc):
             kinds = ["seg"]
         if "seg" in kinds and not any(question.masks for question in record.questions):
             show.notes([f"stack {record.number}: nothing was found, so that no SEG is written"], self.console)
         try:
             self.written += files.write_objects(self.folder, record, provenance, kinds)
-            if given.sc:
+            if given.sc and not record.incomplete:
                 window = self.template.window if given.window is None else given.window
                 self.written += files.write_pictures(self.folder, record, provenance, window)
         except (InvalidArgument, DicomError) as error:

@@ -5,7 +5,7 @@ Knows indices and gaps. Does not know masks or servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from mediround.dicom.series.stack import Stack
@@ -36,6 +36,17 @@ def chosen(stack: Stack, frames: Sequence[int] | None) -> list[int]:
     if not found:
         raise _refused("frames", "must hold at least one index, or be left out")
     return found
+
+
+def ordered(
+    stack: Stack, frames: Sequence[int] | None, starts: Sequence[int], *, follow: bool, given: Container[int] = ()
+) -> Order:
+    """Of what a caller asks; ``given``: indices whose masks are there. Raises InvalidArgument."""
+    indices = chosen(stack, frames)
+    if starts and not follow:
+        raise _refused("start", "must be left out where frames do not follow one another")
+    starts = starts or [index for index in indices if index in given]
+    return following(stack, indices, starts) if follow else alone(indices)
 
 
 def alone(indices: Sequence[int]) -> Order:

@@ -23,7 +23,7 @@ from mediround.dicom.series.stack import Stack
 from mediround.dicom.volume.answers import Bits, FrameResult
 from mediround.dicom.volume.bridge import stepped
 from mediround.dicom.volume.dialogue import Marks
-from mediround.dicom.volume.order import alone, chosen, following
+from mediround.dicom.volume.order import ordered
 from mediround.dicom.volume.run import Ask, StackRun
 from mediround.errors import FieldViolation, InvalidArgument
 from mediround.results import RoundResult
@@ -141,16 +141,12 @@ class _Plan:
         """Raises InvalidArgument."""
         if not isinstance(self.in_flight, int) or not 1 <= self.in_flight <= MAX_IN_FLIGHT:
             raise _refused("in_flight", f"must be a whole number from 1 to {MAX_IN_FLIGHT}")
-        indices = chosen(self.stack, self.frames)
         starts = [self.start] if isinstance(self.start, int) else list(self.start or ())
-        if starts and not self.follow:
-            raise _refused("start", "must be left out where frames do not follow one another")
         self._check_given()
-        starts = starts or [index for index in indices if index in self.given]
         return StackRun(
             stack=self.stack,
             template=self.template,
-            order=following(self.stack, indices, starts) if self.follow else alone(indices),
+            order=ordered(self.stack, self.frames, starts, follow=self.follow, given=self.given),
             ask=ask,
             in_flight=self.in_flight,
             window=self.template.window if self.window is None else self.window,

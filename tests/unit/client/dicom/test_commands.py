@@ -118,12 +118,17 @@ def test_a_server_that_stops_leaves_what_is_known(
     series: Path, template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serve(Script({"Segment the liver.": [Answer(), Unavailable("gone", retry_after=0.01)]})) as server:
-        flags = ("--in-flight", "1", "--timeout", "5")
+        flags = ("--in-flight", "1", "--timeout", "5", "--sr", "--sc")
         assert segment(server.address, series, template, tmp_path / "out", *flags) == 1
-    assert "error: Unavailable: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: Unavailable: " in told
+    assert "stack 1 is incomplete, 1 of 4 frames: of these its SEG is written" in told
     held = json.loads((tmp_path / "out/results.json").read_text())
     assert [frame["index"] for frame in held["stacks"][0]["frames"]] == [0]
-    assert not (tmp_path / "out/stack-01-seg.dcm").exists()
+    assert held["stacks"][0]["complete"] is False
+    [written] = [pydicom.dcmread(path) for path in (tmp_path / "out").glob("*.dcm")]
+    assert (written.Modality, written.NumberOfFrames) == ("SEG", 2)
+    assert "incomplete=1 of 4 frames" in json.dumps(written.to_json_dict())
 
 
 def test_frames_may_follow(series: Path, template: str, tmp_path: Path) -> None:
@@ -184,8 +189,8 @@ def test_stacks_that_the_template_is_not_for_are_left_out_unless_named(
     ("flags", "told"),
     [
         (["--template", "nowhere"], "template: name: no template of that name is shipped"),
-        (["--frames", "9"], "frames: must be indices from 0 to 3"),
-        (["--start", "1"], "start: must be left out"),
+        (["--frames", "9"], "stack 1: frames: must be indices from 0 to 3"),
+        (["--start", "1"], "stack 1: start: must be left out"),
         (["--window", "nothing"], "--window: must be CENTER,WIDTH, a number, or one of abdomen, "),
     ],
     ids=lambda value: str(value)[:20],
@@ -196,6 +201,23 @@ def test_what_cannot_be_is_told_in_one_line(
     with serve() as server:
         assert segment(server.address, series, template, series.parent / "out", *flags) == 2
     assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_frames_of_every_stack_are_checked_before_any_is_asked(
+    template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [{"SeriesInstanceUID": "1.9", "SOPInstanceUID": f"1.9.{index}"} for index in range(2)]
+    other = [mr(index, index + 1, **WHOLE | each) for index, each in enumerate(names)]
+    source = saved(tmp_path / "series", *(mr(index, index + 1, **WHOLE) for index in range(4)), *other)
+    with serve() as server:
+        for flags in (["--frames", "0-3"], ["--follow", "--start", "3"]):
+            assert segment(server.address, source, template, tmp_path / "out", *flags) == 2
+        assert segment(server.address, source, template, tmp_path / "out", "--given", template) == 2
+        assert not server.asked
+        assert segment(server.address, source, template, tmp_path / "out", "--frames", "0-1") == 0
+    told = capsys.readouterr().err
+    assert "error: stack 2: frames: must be indices from 0 to 1" in told
+    assert "error: stack 2: start: must be the index of a frame that is asked" in told
 
 
 @pytest.mark.parametrize(
@@ -315,3 +337,4 @@ def test_an_interrupt_writes_what_is_known(
     assert "interrupted: what is written stays" in capsys.readouterr().err
     held = json.loads((tmp_path / "out/results.json").read_text())
     assert len(held["stacks"][0]["frames"]) == 1
+    assert pydicom.dcmread(tmp_path / "out/stack-01-seg.dcm").NumberOfFrames == 2
