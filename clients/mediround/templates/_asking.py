@@ -45,26 +45,20 @@ def ask(
         correction: which masks the judge may have corrected; as ``client.segment``'s.
         threshold: a score at most this is corrected; None is the model's.
         priority: as ``session.ask``'s; so is ``near_zero``.
-        timeout: seconds of each call; None is the client's.
-        retries: how often each call is sent again; None is the client's.
+        timeout: seconds of each call; None is the client's. ``retries`` is as ``session.ask``'s.
 
     Returns:
         The result of each question. None: what it refers to got no mask, and it was not asked.
     """
     plan = _Plan.of(dialogue, correction, first)
-    how = _How(threshold=threshold, priority=priority, near_zero=near_zero, timeout=timeout, retries=retries)
+    calls = _Calls(timeout=timeout, retries=retries)
+    how = _How(threshold=threshold, priority=priority, near_zero=near_zero, **calls)
     if plan.together:
         return list(session.segment(plan.shifted, correction=correction, **how))
     for step in plan.steps():
         if step.seed is not None:
             result = session.seed(
-                step.question,
-                step.answer or "",
-                step.seed,
-                refer_to=step.refer_to,
-                origin=step.origin,
-                timeout=timeout,
-                retries=retries,
+                step.question, step.answer or "", step.seed, refer_to=step.refer_to, origin=step.origin, **calls
             )
         else:
             result = session.ask(
@@ -94,7 +88,8 @@ async def ask_async(
 ) -> Answers:
     """The same as ``ask``, awaited."""
     plan = _Plan.of(dialogue, correction, first)
-    how = _How(threshold=threshold, priority=priority, near_zero=near_zero, timeout=timeout, retries=retries)
+    calls = _Calls(timeout=timeout, retries=retries)
+    how = _How(threshold=threshold, priority=priority, near_zero=near_zero, **calls)
     if plan.together:
         results = session.segment(plan.shifted, correction=correction, **how)
         async with aclosing(results):
@@ -102,13 +97,7 @@ async def ask_async(
     for step in plan.steps():
         if step.seed is not None:
             result = await session.seed(
-                step.question,
-                step.answer or "",
-                step.seed,
-                refer_to=step.refer_to,
-                origin=step.origin,
-                timeout=timeout,
-                retries=retries,
+                step.question, step.answer or "", step.seed, refer_to=step.refer_to, origin=step.origin, **calls
             )
         else:
             result = await session.ask(
@@ -124,14 +113,19 @@ async def ask_async(
     return plan.answers
 
 
-class _How(TypedDict):
-    """Of every call, but what is asked."""
+class _Calls(TypedDict):
+    """Of every call."""
+
+    timeout: float | None
+    retries: int | None
+
+
+class _How(_Calls):
+    """Of every call that the model answers, but what is asked."""
 
     threshold: float | None
     priority: Priority
     near_zero: float | None
-    timeout: float | None
-    retries: int | None
 
 
 @dataclass(slots=True)
