@@ -94,9 +94,10 @@ def _plan(plan: argparse.ArgumentParser) -> None:
         dest="first",
         type=Path,
         metavar="REVIEW",
-        help="a reader's review of one of the job's runs: items that were rejected come first",
+        help="a reader's review of one of the job's runs: images of which an item was rejected come first",
     )
-    plan.add_argument("--window", default="", metavar="WINDOW", help="as `mediround segment --window` takes it")
+    words = "as `mediround segment --window` takes it (the template's, else what the object says)"
+    plan.add_argument("--window", default="", metavar="WINDOW", help=words)
     plan.add_argument(
         "--policy",
         choices=("referenced", "always", "off"),
@@ -105,6 +106,8 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     )
     plan.add_argument("--threshold", type=float, metavar="SCORE", help="what is corrected (the model's own)")
     plan.add_argument("--new-run", action="store_true", help="another model or policy than the job's: another run")
+    words = "also where the source has fewer than half of the items that the job's manifest has, or can ask fewer"
+    plan.add_argument("--allow-fewer", action="store_true", help=words)
     plan.add_argument("--json", action="store_true", help="print what is planned as JSON")
     _add_service(plan, "local")
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from mediround import _calls
 from mediround._rounds import Round
@@ -18,6 +19,7 @@ from mediround._tls import Tls
 from mediround.client import Client
 from mediround.errors import FieldViolation, InvalidArgument, MediRoundError
 from mediround.results import RoundResult
+from mediround.window import Function, Window
 
 DONE, REFUSED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 CODES = "Exit code 0: done; 1: the server did not do it; 2: the command cannot be run as it is; 130: interrupted."
@@ -63,15 +65,21 @@ def reference(text: str) -> tuple[int | None, int]:
     return int(question) if separator else None, int(earlier)
 
 
-def window(text: str) -> tuple[float, float] | str | int:
-    """``CENTER,WIDTH``, the number of one of the object's own windows, or a preset's name; for argparse."""
+def window(text: str) -> Window | tuple[float, float] | str | int:
+    """``CENTER,WIDTH`` or ``CENTER,WIDTH,FUNCTION``, the number of one of the object's own windows, or a preset's
+    name; for argparse.
+    """
     parts = text.split(",")
     try:
         if len(parts) == 2:
             return float(parts[0]), float(parts[1])
+        if len(parts) == 3:
+            return Window(float(parts[0]), float(parts[1]), cast(Function, parts[2]))
         return int(text) if text.isdecimal() else text
     except ValueError:
         raise argparse.ArgumentTypeError("must be CENTER,WIDTH, a preset's name, or a number from 1") from None
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(error.violations[0].description) from None
 
 
 def indices(text: str) -> list[int]:

@@ -156,7 +156,7 @@ def retrieve(uri: str) -> Dataset:
     except RequestException as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (404, 410):
-            raise ItemError("SOURCE_GONE", "the archive no longer has the instance: plan again") from error
+            raise ItemError("SOURCE_GONE", "the archive no longer has the instance") from error
         raise ItemError(
             "UNREADABLE", f"the archive does not give the instance ({type(error).__name__})"
         ) from error

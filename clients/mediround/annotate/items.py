@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from mediround._rounds import Mode
 
@@ -80,7 +80,7 @@ class Item:
         sha256: of the file, hex; empty where it was not read: of an archive's instance.
         size: of the file, bytes; 0 where it was not read.
         frame: of a DICOM object, from 1; None: a picture, or an object of one frame.
-        window: as ``mediround segment --window`` takes it; empty: the template's, else what the object says.
+        window: as ``mediround segment --window`` takes it, a template's too; empty: what the object says.
         study: Study Instance UID; empty for pictures.
         series: Series Instance UID; empty for pictures.
         instance: SOP Instance UID; empty for pictures.
@@ -105,6 +105,16 @@ class Item:
     problem: str = ""
 
 
+class OfImage(Protocol):
+    """An item, or a row of one."""
+
+    @property
+    def item_id(self) -> str: ...
+
+    @property
+    def image_id(self) -> str: ...
+
+
 def item_id(
     image_id: str, frame: int | None, window: str, questions: Sequence[Question], discriminator: str = ""
 ) -> str:
@@ -115,6 +125,11 @@ def item_id(
     """
     said = json.dumps([image_id, frame, window, _named(questions), discriminator], separators=(",", ":"))
     return blake2b(said.encode(), digest_size=ID_BYTES).hexdigest()
+
+
+def image_of(one: OfImage) -> str:
+    """Names its image; of one whose image could not be read, itself."""
+    return one.image_id or one.item_id
 
 
 @lru_cache(_DIALOGUES_HELD)

@@ -1,6 +1,6 @@
 """A job's folder: where its manifest and its runs lie, and what says that they are ours.
 
-    JOB/job.json            what it is, the run that is current, and the manifest's SHA-256
+    JOB/job.json            what it is, its name, the run that is current, and the manifest's SHA-256
     JOB/manifest.parquet    the items, frozen (``manifest``)
     JOB/not_taken.csv       what of the source became no item, where it lies, and why
     JOB/runs/KEY/run.json   what decides this run's results besides the items (``RunIdentity``)
@@ -17,20 +17,21 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from mediround._description import ServerDescription
 from mediround._rounds import DialogueCorrection
 from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.files import file_digest, write_atomic
+from mediround.annotate.ours import JOB, MOST_BYTES, RUN
 from mediround.window import RULE
 
 FORMAT = 1
-_JOB, _RUN, _MANIFEST, _NOT_TAKEN = "job.json", "run.json", "manifest.parquet", "not_taken.csv"
-_MAX_BYTES = 1 << 20
-"""Of a file of ours that is JSON."""
+_MANIFEST, _NOT_TAKEN = "manifest.parquet", "not_taken.csv"
 _KEY_DIGITS = 16
 """Of a run's folder."""
+_NAME_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +113,33 @@ class Job:
     @classmethod
     def begin(cls, folder: Path) -> Job:
         """Make a folder a job's, or take up one that is. Raises JobError: it holds something else."""
-        if folder.is_dir() and any(folder.iterdir()):
-            return cls.open(folder)
-        job = cls(folder)
-        job._keep(current=None)
+        job, begun = cls(folder), folder.is_dir() and any(folder.iterdir())
+        if begun:
+            cls.open(folder)
+        if not begun or not job.name:  # an earlier version gave none
+            job._keep(current=job.current_key() if begun else None, name=token_hex(_NAME_BYTES))
         return job
 
     @classmethod
     def open(cls, folder: Path) -> Job:
         """Raises JobError: the folder is not there, or is no job's."""
-        if not (folder / _JOB).is_file():
-            raise JobError(f"{folder}: must hold {_JOB}, which `mediround annotate plan` writes")
-        values = _read(folder / _JOB)
+        if not (folder / JOB).is_file():
+            raise JobError(f"{folder}: must hold {JOB}, which `mediround annotate plan` writes")
+        values = _read(folder / JOB)
         if values.get("format") != FORMAT:
-            raise JobError(f"{_JOB}: is of format {values.get('format')}; this version reads {FORMAT}: plan anew")
+            raise JobError(f"{JOB}: is of format {values.get('format')}; this version reads {FORMAT}: plan anew")
         return cls(folder)
+
+    @property
+    def name(self) -> str:
+        """Tells it from other jobs, wherever it lies; reviews have it. Empty: an earlier version began it. Raises
+        JobError.
+        """
+        return str(_read(self.folder / JOB).get("name") or "")
 
     def runs(self) -> list[Run]:
         """Every run, the current one first."""
-        found = [self._run(path.parent) for path in sorted(self.folder.glob(f"runs/*/{_RUN}"))]
+        found = [self._run(path.parent) for path in sorted(self.folder.glob(f"runs/*/{RUN}"))]
         current = self.current_key()
         return sorted(found, key=lambda run: run.key != current)
 
@@ -142,7 +151,7 @@ class Job:
         return self._run(self._folder_of(key))
 
     def current_key(self) -> str | None:
-        key = _read(self.folder / _JOB).get("current")
+        key = _read(self.folder / JOB).get("current")
         return key if isinstance(key, str) else None
 
     def take_up(self, identity: RunIdentity, *, new: bool = False) -> Run:
@@ -153,8 +162,8 @@ class Job:
         """
         self.check(identity, new=new)
         folder = self._folder_of(identity.key)
-        if not (folder / _RUN).is_file():
-            write_atomic(folder / _RUN, _text(asdict(identity)))
+        if not (folder / RUN).is_file():
+            write_atomic(folder / RUN, _text(asdict(identity)))
         self._keep(current=identity.key)
         return Run(folder, identity)
 
@@ -179,11 +188,11 @@ class Job:
 
     def manifest_digest(self) -> str | None:
         """SHA-256 of the manifest as it was kept, hex; None: it was not."""
-        kept = _read(self.folder / _JOB).get("manifest")
+        kept = _read(self.folder / JOB).get("manifest")
         return kept if isinstance(kept, str) else None
 
     def _keep(self, **values: str | None) -> None:
-        path = self.folder / _JOB
+        path = self.folder / JOB
         held = _read(path) if path.is_file() else {}
         write_atomic(path, _text({**held, "format": FORMAT, **values}))
 
@@ -192,9 +201,9 @@ class Job:
 
     def _run(self, folder: Path) -> Run:
         try:
-            return Run(folder, RunIdentity(**_read(folder / _RUN)))
+            return Run(folder, RunIdentity(**_read(folder / RUN)))
         except TypeError as error:
-            raise JobError(f"{_RUN}: is not of this version: begin another run with --new-run") from error
+            raise JobError(f"{RUN}: is not of this version: begin another run with --new-run") from error
 
 
 def _differences(former: RunIdentity, now: RunIdentity) -> str:
@@ -210,7 +219,7 @@ def _text(values: dict[str, Any]) -> bytes:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            values = json.loads(file.read(_MAX_BYTES))
+            values = json.loads(file.read(MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         words = f"{path.name}: cannot be read ({type(error).__name__}); restore it, or plan the job anew"
         raise JobError(words) from error

@@ -32,6 +32,13 @@ Content: TypeAlias = bytes | DicomDataset
 """Of a file, or of an archive's instance."""
 HELD_BYTES = 512 << 20
 """Of the images that are held, and of the SEG objects; the last of each is held however large it is."""
+_FIXES = {
+    "SOURCE_GONE": "plan again; where the file is back, `run --retry-failed`",
+    "SOURCE_CHANGED": "plan again; where the file is what it was, `run --retry-failed`",
+    "UNREADABLE": "once it can be, `run --retry-failed`",
+    "TOO_SLOW": "then `run --retry-failed`",
+}
+"""What must be done about what was well when it was planned: an item that failed is not asked again by itself."""
 _HELD = 2
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _IMAGES = Held[Content](_HELD, HELD_BYTES)
@@ -62,18 +69,22 @@ def load(item: Item) -> LoadedItem:
         ItemError: a file cannot be read, is not what the manifest says, or is no picture or mask.
         ImportError: an extra is not installed.
     """
+    if item.problem:
+        code, _, words = item.problem.partition(": ")
+        raise ItemError(code, f"{words}; then plan again")
     try:
         return _loaded(item)
-    except (ItemError, ImportError):
+    except ImportError:
         raise
+    except ItemError as error:
+        fix = _FIXES.get(error.code)
+        raise ItemError(error.code, f"{error}: {fix}" if fix else str(error)) from error
     except Exception as error:  # bytes of an archive must not end a run of days
-        raise ItemError("UNREADABLE", f"the file cannot be read ({type(error).__name__})") from error
+        words = f"the file cannot be read ({type(error).__name__}): {_FIXES['UNREADABLE']}"
+        raise ItemError("UNREADABLE", words) from error
 
 
 def _loaded(item: Item) -> LoadedItem:
-    if item.problem:
-        code, _, words = item.problem.partition(": ")
-        raise ItemError(code, words)
     content = _image(item)
     references = {
         number: _mask(each.reference, content, item.frame)
@@ -121,7 +132,7 @@ def content_of(uri: str, sha256: str) -> bytes:
     """A file's bytes, as they were when it was listed. Raises ItemError."""
     content = read(uri)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ItemError("SOURCE_CHANGED", "the file is another one than when the job was planned: plan again")
+        raise ItemError("SOURCE_CHANGED", "the file is another one than when the job was planned")
     return content
 
 
@@ -164,7 +175,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ItemError("SOURCE_GONE", "the file is no longer there: plan again") from None
+        raise ItemError("SOURCE_GONE", "the file is no longer there") from None
     except OSError as error:
         raise ItemError("UNREADABLE", f"the file cannot be read ({error.strerror})") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mediround.annotate.errors import JobError
@@ -20,6 +21,7 @@ from mediround.annotate.items import Item, ItemKind, dialogue_json, questions_of
 
 ITEMS_AT_ONCE = 1000
 """Of a row group: what is held in memory."""
+_COUNTED_AT_ONCE = 100_000
 
 Wanted: TypeAlias = Callable[[list[str]], Collection[str]]
 """Of these names, those that are wanted."""
@@ -125,6 +127,17 @@ def count_items(path: Path) -> int:
         with pq.ParquetFile(path) as file:
             _check(path, file.schema_arrow)
             return int(file.metadata.num_rows)
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
+
+
+def count_asked(path: Path) -> int:
+    """How many of its items have no problem. Raises JobError."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check(path, file.schema_arrow)
+            batches = file.iter_batches(_COUNTED_AT_ONCE, columns=["problem"])
+            return sum(int(pc.sum(pc.equal(batch["problem"], "")).as_py() or 0) for batch in batches)
     except _UNREADABLE as error:
         raise _unreadable(error) from error
 

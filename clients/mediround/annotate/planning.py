@@ -8,23 +8,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mediround._tls import Tls
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Asking, annotate
-from mediround.annotate.errors import ItemError
-from mediround.annotate.items import Item
+from mediround.annotate.errors import ItemError, JobError
+from mediround.annotate.items import Item, image_of
 from mediround.annotate.job import Job
 from mediround.annotate.loading import load
-from mediround.annotate.manifest import read_manifest, write_manifest
+from mediround.annotate.manifest import count_asked, read_manifest, write_manifest
 from mediround.annotate.waiting import Threads
 
 PROBED = 3
 """Items that are asked for an estimate; the first of them pays for what is cold, and is not counted."""
+LEAST_KEPT = 0.5
+"""Of a manifest's items that can be asked, at least so many are in the next one, whose export removes the others'
+files."""
 BYTES_A_ROUND = 700
 """Of the index; by the bundled slices' masks."""
+_NONE: Mapping[str, int] = {}
+_KEPT = "The manifest stays as it was"
 
 
 @dataclass(slots=True)
@@ -38,6 +43,7 @@ class Planned:
         given: of them, about a mask of the archive.
         referring: of them, about an earlier round's.
         problems: items that fail without being asked, by code.
+        first: of each image that was to come first and is there, how many verdicts said so.
     """
 
     items: int = 0
@@ -46,11 +52,19 @@ class Planned:
     given: int = 0
     referring: int = 0
     problems: Counter[str] = field(default_factory=Counter)
+    first: Counter[str] = field(default_factory=Counter)
     _image: str = ""
 
-    def counted(self, items: Iterable[Item]) -> Iterator[Item]:
+    @property
+    def asked(self) -> int:
+        """Items without a problem."""
+        return self.items - self.problems.total()
+
+    def counted(self, items: Iterable[Item], first: Mapping[str, int]) -> Iterator[Item]:
         for item in items:
             self.items += 1
+            if (image := image_of(item)) in first:
+                self.first[image] = first[image]
             self.images += item.image_id != self._image
             self._image = item.image_id
             self.rounds += len(item.questions)
@@ -78,12 +92,45 @@ class Estimate:
         return self.seconds_an_item * items
 
 
-def freeze(job: Job, items: Iterable[Item]) -> Planned:
-    """Write the manifest. Raises SourceError, JobError; an earlier manifest is then as it was."""
+def freeze(
+    job: Job, items: Iterable[Item], first: Mapping[str, int] = _NONE, *, allow_fewer: bool = False
+) -> Planned:
+    """Write the manifest.
+
+    Args:
+        first: images that come first, each with how many verdicts say so.
+        allow_fewer: also where the source has fewer than half of the items that an earlier manifest has.
+
+    Raises:
+        SourceError: the source cannot be listed.
+        JobError: it has no item, or too few, or the manifest cannot be written. An earlier one is then as it was.
+    """
     planned = Planned()
-    write_manifest(job.manifest, planned.counted(items))
+    least = 0 if allow_fewer else _asked_before(job) * LEAST_KEPT
+
+    def checked() -> Iterator[Item]:
+        yield from planned.counted(items, first)
+        if not planned.items:
+            raise JobError(f"the source has no image: is it there, and mounted? {_KEPT}")
+        if planned.asked < least:
+            raise JobError(
+                f"the source has {planned.asked} items that can be asked, fewer than half of those of the job's "
+                f"manifest: is all of it there, and mounted? {_KEPT}; --allow-fewer plans them all the same"
+            )
+
+    write_manifest(job.manifest, checked())
     job.keep_manifest()
     return planned
+
+
+def _asked_before(job: Job) -> int:
+    """Items of an earlier manifest that can be asked; 0 where there is none that can be read."""
+    if not job.manifest.is_file():
+        return 0
+    try:
+        return count_asked(job.manifest)
+    except JobError:  # another version's, for example, which must be planned again
+        return 0
 
 
 def probe(job: Job, server: str, asking: Asking, tls: Tls | None) -> Estimate:

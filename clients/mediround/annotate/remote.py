@@ -8,7 +8,7 @@ not know what files hold.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -19,6 +19,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow.fs import S3FileSystem
 
 from mediround.annotate.errors import ItemError, SourceError
+from mediround.annotate.ours import MOST_BYTES, is_ours
 
 __all__ = ["copy", "files", "read"]
 _SCHEMES = frozenset({"abfs", "az", "gcs", "gs", "memory", "s3"})
@@ -27,27 +28,34 @@ _CONNECT_SECONDS = 10
 _PIECE = 8 << 20
 
 
-def files(source: str) -> Iterator[str]:
-    """Addresses of every file below one: a folder's, sorted, then those of the folders in it.
+def files(source: str, ours: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+    """Addresses of every file below one: a folder's, sorted, then those of the folders in it. What lies in a copy
+    of a folder of a job, a run or a report of ours is none of a source's.
+
+    Args:
+        ours: is told the address of each such folder.
 
     Raises:
         SourceError: it cannot be listed.
     """
     empty = True
-    for uri in _files(source):
+    for uri in _files(source, ours):
         empty = False
         yield uri
     if empty:
-        raise SourceError("there is no file below this address")
+        raise SourceError("there is no file to plan below this address")
 
 
-def _files(source: str) -> Iterator[str]:
+def _files(source: str, ours: Callable[[str], None]) -> Iterator[str]:
     try:
         store, path = _opened(source)
         folders = [path.rstrip("/")]
         while folders:
             folder = folders.pop()
             entries = sorted(store.ls(folder, detail=True), key=lambda entry: str(entry["name"]))
+            if _is_ours(store, folder, entries):
+                ours(_address(source, store, folder))
+                continue
             yield from (_address(source, store, each["name"]) for each in entries if each["type"] != "directory")
             below = [each["name"].rstrip("/") for each in entries if each["type"] == "directory"]
             folders += [each for each in reversed(below) if each != folder]
@@ -60,6 +68,11 @@ def _files(source: str) -> Iterator[str]:
         ) from error
 
 
+def _is_ours(store: Any, folder: str, entries: list[dict[str, Any]]) -> bool:
+    names = {str(each["name"]).rpartition("/")[2] for each in entries if each["type"] != "directory"}
+    return is_ours(names, lambda name: bytes(store.cat_file(f"{folder}/{name}", 0, MOST_BYTES)))
+
+
 def read(uri: str, most: int) -> bytes:
     """A file, at most ``most`` bytes of it. Raises ItemError."""
     try:
@@ -68,7 +81,7 @@ def read(uri: str, most: int) -> bytes:
     except ValueError:
         raise ItemError("UNSUPPORTED", "the place cannot be read: no store that is known has it") from None
     except FileNotFoundError:
-        raise ItemError("SOURCE_GONE", "the file is no longer there: plan again") from None
+        raise ItemError("SOURCE_GONE", "the file is no longer there") from None
     except Exception as error:  # as above
         raise ItemError("UNREADABLE", f"the file cannot be read ({type(error).__name__})") from error
 

@@ -15,7 +15,11 @@ from mediround.errors import InvalidArgument, MediRoundError
 
 DONE, NOT_RUN, ITEMS_FAILED, GIVEN_UP, INTERRUPTED = 0, 2, 3, 4, 130
 
-__all__ = ["DONE", "GIVEN_UP", "INTERRUPTED", "ITEMS_FAILED", "NOT_RUN", "guarded", "needing", "tls_of"]
+AGAIN = (
+    "again      `mediround annotate run --retry-failed` asks them again; docs/batch.md says what each code means"
+)
+
+__all__ = ["AGAIN", "DONE", "GIVEN_UP", "INTERRUPTED", "ITEMS_FAILED", "NOT_RUN", "guarded", "needing", "tls_of"]
 
 
 def guarded(command: Callable[[], int]) -> int:

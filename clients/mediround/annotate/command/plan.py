@@ -24,9 +24,10 @@ from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.ledger import alone, opened
 from mediround.annotate.manifest import read_names
 from mediround.annotate.planning import BYTES_A_ROUND, Estimate, Planned
+from mediround.annotate.reviews import Rejected
 from mediround.annotate.sources import omissions
 from mediround.annotate.sources.listing import SourceOptions, items_of
-from mediround.annotate.sources.omissions import LOST, WORDS, Reason
+from mediround.annotate.sources.omissions import LOST, WORDS, Omissions, Reason
 from mediround.client import Client
 from mediround.templates import load
 
@@ -53,17 +54,30 @@ def _planned(given: argparse.Namespace, address: str) -> int:
     job = Job.begin(given.job)
     identity = RunIdentity.of(served, given.policy, given.threshold)
     job.check(identity, new=given.new_run)  # before a listing that may take hours
-    rejected = frozenset() if given.first is None else reviews.rejected(given.first, job)
-    with _nobody_at_work(job), omissions.kept(job.not_taken) as left_out:
-        options = SourceOptions(template, given.root, given.window, given.references, rejected, _listed, left_out)
-        planned = planning.freeze(job, items_of(given.source, options))
+    rejected = Rejected() if given.first is None else reviews.rejected(given.first, job)
+    with _nobody_at_work(job), omissions.kept(job.not_taken) as left_out, _said_why(left_out):
+        first = rejected.images
+        options = SourceOptions(template, given.root, given.window, given.references, first, _listed, left_out)
+        items = items_of(given.source, options)
+        planned = planning.freeze(job, items, first, allow_fewer=given.allow_fewer)
     run_of_job = job.take_up(identity, new=given.new_run)
     for reason in sorted(LOST & left_out.counts.keys()):
         print(f"warning: {left_out.counts[reason]} {WORDS[reason]}; {job.not_taken} has them", file=sys.stderr)
     asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
     estimate = planning.probe(job, address, asking, tls_of(given))
-    _show(given, planned, left_out.counts, estimate, left=_left(job, run_of_job), of=run_of_job)
+    _show(given, planned, left_out.counts, estimate, rejected, left=_left(job, run_of_job), of=run_of_job)
     return DONE
+
+
+@contextmanager
+def _said_why(left_out: Omissions) -> Iterator[None]:
+    """Where the block refuses a source that has too little, also what was not taken of it."""
+    try:
+        yield
+    except JobError:
+        for reason, count in left_out.counts.most_common():
+            print(f"not taken  {count} {WORDS[reason]}", file=sys.stderr)
+        raise
 
 
 @contextmanager
@@ -96,6 +110,7 @@ def _show(
     planned: Planned,
     not_taken: Counter[Reason],
     estimate: Estimate,
+    rejected: Rejected,
     *,
     left: int,
     of: Run,
@@ -110,6 +125,8 @@ def _show(
         "about_rounds": planned.referring,
         "problems": dict(planned.problems),
         "not_taken": dict(not_taken),
+        "rejected": rejected.items,
+        "rejected_first": planned.first.total(),
         "seconds_an_item": round(estimate.seconds_an_item, 3),
         "probed": estimate.probed,
         "expected_seconds": round(estimate.seconds(left), 1),
@@ -123,19 +140,28 @@ def _show(
         return
     print(f"items      {planned.items}, of {planned.images} images; {planned.rounds} rounds")
     print(f"to do      {left}: those that this model has not finished")
-    if planned.given or given.references:
-        print(
-            f"references {planned.given} questions about masks of the archive, {planned.referring} about rounds'"
-        )
-    for code, count in planned.problems.most_common():
-        print(f"problem    {count} items fail without being asked: {code}")
-    for reason, count in not_taken.most_common():
-        print(f"not taken  {count} {WORDS[reason]}")
+    _show_listed(given, planned, not_taken, rejected)
     print(f"time       {_time(estimate, left)}")
     print(f"disk       about {int(planned.rounds * share * BYTES_A_ROUND) >> 20} MiB for the index")
     print(f"run        {of.folder.name}: {said['model']}, policy {of.identity.correction}")
     service_said = f"--engine embedded --bundle {given.bundle}" if given.bundle else f"--server {given.server}"
     print(f"next       mediround annotate run --job {given.job} {service_said}")
+
+
+def _show_listed(
+    given: argparse.Namespace, planned: Planned, not_taken: Counter[Reason], rejected: Rejected
+) -> None:
+    if planned.given or given.references:
+        print(
+            f"references {planned.given} questions about masks of the archive, {planned.referring} about rounds'"
+        )
+    if given.first:
+        words = "rejections are of images of this plan, which come first"
+        print(f"review     {planned.first.total()} of {rejected.items} {words}")
+    for code, count in planned.problems.most_common():
+        print(f"problem    {count} items fail without being asked: {code}")
+    for reason, count in not_taken.most_common():
+        print(f"not taken  {count} {WORDS[reason]}")
 
 
 def _time(estimate: Estimate, left: int) -> str:

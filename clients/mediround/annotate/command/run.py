@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from mediround.annotate.annotating import Asking
-from mediround.annotate.command.codes import DONE, GIVEN_UP, INTERRUPTED, ITEMS_FAILED, guarded, tls_of
+from mediround.annotate.command.codes import AGAIN, DONE, GIVEN_UP, INTERRUPTED, ITEMS_FAILED, guarded, tls_of
 from mediround.annotate.command.engine import engine, service
 from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, RunOptions, Summary
 from mediround.annotate.job import Job, Run
@@ -65,5 +65,7 @@ def _show(summary: Summary) -> None:
     print(f"finished   {progress.done} of {progress.total} items; {now}")
     for code, count in summary.failures.items():
         print(f"failed     {count} items: {code}")
+    if summary.failures:
+        print(AGAIN)
     if summary.stopped:
         print(f"stopped    {summary.stopped}; the same command goes on", file=sys.stderr)

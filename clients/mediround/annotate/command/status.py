@@ -9,7 +9,7 @@ import argparse
 import json
 from functools import partial
 
-from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded
+from mediround.annotate.command.codes import AGAIN, DONE, ITEMS_FAILED, guarded
 from mediround.annotate.job import Job
 from mediround.annotate.manifest import count_items
 from mediround.annotate.standing import standing
@@ -44,4 +44,6 @@ def _run(given: argparse.Namespace) -> int:
             print(f"rate       {found.rate:.3g} items a second; about {left:.0f} s left at that")
         for code, count in found.failures.items():
             print(f"failed     {count} items: {code}")
+        if found.failures:
+            print(AGAIN)
     return ITEMS_FAILED if found.finished.failed else DONE

@@ -90,7 +90,7 @@ class Asker:
             if tries + broken >= _TRIES:
                 words = "the service did not finish it, again and again: allow more time with --timeout"
                 broke = "the service was ready and broke off, again and again: its log may say why"
-                words = broke if outcome.code == _BROKEN else words
+                words = f"{broke if outcome.code == _BROKEN else words}; then `run --retry-failed`"
                 return _after(asked, failed(item, self._run.key, outcome.code, words))
             again = again or not outcome.named
             unnamed = 0 if outcome.named else unnamed + 1

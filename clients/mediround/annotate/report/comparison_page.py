@@ -47,15 +47,17 @@ class Rounds:
 
 
 def comparison_page(
-    title: str, found: Comparison, tolerances: Tolerances, rounds: Rounds, models: Mapping[str, str]
+    title: str, found: Comparison, tolerances: Tolerances, rounds: Rounds, models: Mapping[str, str], *, job: str
 ) -> str:
     """The page.
 
     Args:
         models: of the earlier and the later run, in words.
+        job: name of the later run's.
     """
     shown = f"{len(rounds.entries)} rounds, those that disagree most; the earlier run's mask at the left"
-    data = {"run_key": found.later, "structures": rounds.structures.names, "rounds": rounds.entries}
+    of = {"job": job, "run_key": found.later}
+    data = {**of, "structures": rounds.structures.names, "rounds": rounds.entries}
     body, script = sheet(data, {"least-apart": "disagreement at least"}, "comparison.js")
     parts = [
         notes([NOTE]),

@@ -47,8 +47,9 @@ def entry_bytes(rows: ItemRows) -> int:
 class ContactSheet:
     """The contact sheet's data, gathered item by item."""
 
-    def __init__(self, run_key: str) -> None:
-        self._run_key = run_key
+    def __init__(self, job: str, run_key: str) -> None:
+        """``job``: its name."""
+        self._of = {"job": job, "run_key": run_key}
         self._structures = Structures()
         self._items: list[list[Any]] = []
 
@@ -70,7 +71,7 @@ class ContactSheet:
 
     def html(self, title: str, lines: Sequence[str], *, compared: bool) -> str:
         """The page; ``compared``: it leads to a comparison."""
-        data = {"run_key": self._run_key, "structures": self._structures.names, "items": self._items}
+        data = {**self._of, "structures": self._structures.names, "items": self._items}
         filters = {"most-score": "score at most"}
         if compared:
             filters |= {"least-apart": "disagreement at least"}

@@ -59,7 +59,7 @@ def sheet(data: Mapping[str, object], filters: Mapping[str, str], script: str) -
     """The body's end of a page of tiles, and the script that it runs.
 
     Args:
-        data: what the script reads; ``run_key`` and ``structures`` beside its own.
+        data: what the script reads; ``job``, ``run_key`` and ``structures`` beside its own.
         filters: ids of fields for numbers from 0 to 1, and their words.
         script: file name, beside this module, of what says what a tile is.
     """

@@ -5,7 +5,7 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const PAGE = 200;
 const MOST_UNDONE = 100;
-const KEY = 'mediround.review.' + data.run_key;
+const KEY = ['mediround.review', data.job, data.run_key].filter((each) => each).join('.');
 const byId = (name) => document.getElementById(name);
 let page, order = [], first = 0, selected = 0, undone = [];
 let verdicts = {}, stored = true;
@@ -133,7 +133,7 @@ function commented() {
 function review() {
   read();
   const items = Object.keys(verdicts).map((name) => ({item_id: name, ...of(name)}));
-  return JSON.stringify({format: 1, run_key: data.run_key, items}, null, 1);
+  return JSON.stringify({format: 1, job: data.job, run_key: data.run_key, items}, null, 1);
 }
 
 function save() {

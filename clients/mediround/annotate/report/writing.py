@@ -22,6 +22,7 @@ from mediround.annotate.files import write_atomic
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.manifest import read_manifest
+from mediround.annotate.ours import REPORT
 from mediround.annotate.report.choice import Choice, choice, disagreements
 from mediround.annotate.report.comparison_page import Rounds, comparison_page
 from mediround.annotate.report.contact_sheet import ContactSheet, Shown, article, details, page_name
@@ -30,7 +31,6 @@ from mediround.annotate.report.pictures import side_by_side, strip, thumbnail
 
 ITEMS_A_PAGE = 200
 _THREADS = 4
-_MARK = "mediround-report.txt"
 _NAME = re.compile(r"[0-9a-f]{32}")
 """Of an item, before it becomes part of a file's name."""
 
@@ -91,9 +91,9 @@ def write(
 
 
 def _begin(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / REPORT).is_file():
         raise JobError("--out: must be a new folder, or an earlier report's")
-    write_atomic(out / _MARK, b"Written by `mediround annotate report`; open index.html.\n")
+    write_atomic(out / REPORT, b"Written by `mediround annotate report`; open index.html.\n")
 
 
 def _clear(out: Path) -> None:
@@ -146,7 +146,7 @@ class _Writer:
 
     def items(self) -> Report:
         """The contact sheet and the details."""
-        contact, pictures = ContactSheet(self.run.key), 0
+        contact, pictures = ContactSheet(self.job.name, self.run.key), 0
         details_of = _Details(self.out, _words(self.run))
         planned = _planned(self.job, self.chosen.shown)
         for rows, picture in self._pictured(planned):
@@ -196,7 +196,7 @@ class _Writer:
                     rounds.add(pair, self.pages.get(pair.item_id), picture=picture)
         models = {name: _policy(run) for name, run in (("earlier", against.run), ("later", self.run))}
         title = f"{_words(self.run)}, compared with {_words(against.run)}"
-        text = comparison_page(title, compared, against.tolerances, rounds, models)
+        text = comparison_page(title, compared, against.tolerances, rounds, models, job=self.job.name)
         write_atomic(self.out / "comparison.html", text.encode())
 
 

@@ -34,6 +34,14 @@ def of_template(template: Template) -> tuple[Question, ...]:
     )
 
 
+def window_of(template: Template) -> str:
+    """As ``mediround segment --window`` takes it; empty: the template has none."""
+    if template.window is None:
+        return ""
+    said = [repr(float(each)).removesuffix(".0") for each in (template.window.center, template.window.width)]
+    return ",".join(said if template.window.function == "LINEAR" else [*said, template.window.function])
+
+
 def of_json(text: str, resolved: Callable[[str], Place]) -> tuple[Question, ...]:
     """A dialogue as a table has it in one column. Raises ItemError: it is not in the form; the words name the
     question.

@@ -18,6 +18,7 @@ from urllib.parse import quote_from_bytes
 from mediround.annotate.errors import ItemError, SourceError
 from mediround.annotate.items import MAX_FILE_BYTES
 from mediround.annotate.loading import read
+from mediround.annotate.ours import is_ours_here
 from mediround.annotate.sorting import in_order
 from mediround.annotate.sources.omissions import Omissions
 
@@ -82,12 +83,13 @@ def bytes_of(place: Place) -> bytes:
 
 
 def files_below(folder: Path, omissions: Omissions) -> Iterator[Path]:
-    """Every file, sorted folder by folder; links to folders are not followed, so that none is entered twice.
+    """Every file, sorted folder by folder; links to folders are not followed, so that none is entered twice. What
+    lies in a folder of a job, a run or a report of ours is none of a source's.
 
     Raises:
         SourceError: the folder cannot be listed. One below that cannot is left out, as ``omissions`` then says.
     """
-    open_folders = [(folder, _entries(folder))]  # no recursion: paths may be deeper than Python's stack
+    open_folders = [(folder, _entries(folder, omissions))]  # no recursion: paths may be deeper than the stack
     while open_folders:
         parent, entries = open_folders[-1]
         try:
@@ -102,7 +104,7 @@ def files_below(folder: Path, omissions: Omissions) -> Iterator[Path]:
             continue
         path = parent / os.fsdecode(name)
         if kind == "folder":
-            open_folders.append((path, _entries(path)))
+            open_folders.append((path, _entries(path, omissions)))
         elif kind == "link" and _leads_to_folder(path):
             omissions.add("linked_folder", uri_of(path))
         else:
@@ -116,10 +118,13 @@ def _leads_to_folder(link: Path) -> bool:
         return False
 
 
-def _entries(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Names and kinds, sorted. Raises OSError, at the first."""
+def _entries(folder: Path, omissions: Omissions) -> Iterator[tuple[bytes, str]]:
+    """Names and kinds, sorted; none of a folder of ours. Raises OSError, at the first."""
 
     def listed() -> Iterator[tuple[bytes, str]]:
+        if is_ours_here(folder):
+            omissions.add("ours", uri_of(folder))
+            return
         with os.scandir(folder) as entries:
             for entry in entries:
                 kind = "link" if entry.is_symlink() else "folder" if entry.is_dir() else "file"

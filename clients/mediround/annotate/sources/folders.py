@@ -44,12 +44,16 @@ def of_store(source: str, questions: tuple[Question, ...], options: SourceOption
     """Raises SourceError: it cannot be listed, or the extra is not installed."""
     with stores_needed():
         from mediround.annotate.remote import files  # noqa: PLC0415  # its extra need not be installed
+
+    def ours(folder: str) -> None:
+        options.omissions.add("ours", folder)
+
     with names() as held:
         masks = MaskFiles(questions, lambda place: str(place) in held) if options.references else None
         if masks is not None:
             for uri in filter(masks.is_mask, files(source)):
                 held.add(uri)
-        yield from _of_places(files(source), masks or NoAnnotations(questions), options)
+        yield from _of_places(files(source, ours), masks or NoAnnotations(questions), options)
 
 
 def _of_places(

@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mediround.annotate.errors import SourceError
-from mediround.annotate.items import Item
+from mediround.annotate.items import Item, Question, image_of
 from mediround.annotate.manifest import item_of, row_of
 from mediround.annotate.sorting import grouped, names, scratch_folder
 from mediround.annotate.sources import archive, data_sets, folders, table_rows
-from mediround.annotate.sources.dialogues import of_template
+from mediround.annotate.sources.dialogues import of_template, window_of
 from mediround.annotate.sources.examined import stores_needed
 from mediround.annotate.sources.omissions import Reason
 from mediround.annotate.sources.options import SourceOptions
-from mediround.templates import Template
 
 __all__ = ["SourceOptions", "items_of"]
 _FORMS: dict[str, Callable[[Path, SourceOptions], Iterator[Item]]] = {
@@ -49,14 +48,14 @@ def items_of(source: str, options: SourceOptions) -> Iterator[Item]:
 def _items(source: str, options: SourceOptions) -> Iterator[Item]:
     _check_references(source, options)
     if source.startswith(("http://", "https://")):
-        return archive.items(source, of_template(_template(options, "an archive's")), options)
+        return archive.items(source, *_asked(options, "an archive's"))
     if "://" in source and _suffix(source) in _FORMS:
         return _of_remote(source, options)
     if "://" in source:
-        return folders.of_store(source, of_template(_template(options, "a store's")), options)
+        return folders.of_store(source, *_asked(options, "a store's"))
     path = Path(source)
     if path.is_dir():
-        return folders.of_folder(path, of_template(_template(options, "a folder's")), options)
+        return folders.of_folder(path, *_asked(options, "a folder's"))
     if not path.is_file():
         raise SourceError("SOURCE must be a folder, or a .csv, .jsonl, .parquet or .json file that can be read")
     if path.suffix not in _FORMS:
@@ -92,10 +91,12 @@ def _suffix(source: str) -> str:
     return PurePosixPath(source.rpartition("/")[2]).suffix
 
 
-def _template(options: SourceOptions, whose: str) -> Template:
-    if options.template is None:
+def _asked(options: SourceOptions, whose: str) -> tuple[tuple[Question, ...], SourceOptions]:
+    """The dialogue of all images, and the options with the window by which they are seen."""
+    template = options.template
+    if template is None:
         raise SourceError(f"--template must name the dialogue that is asked of {whose} images")
-    return options.template
+    return of_template(template), replace(options, window=options.window or window_of(template))
 
 
 def _once(items: Iterable[Item], options: SourceOptions) -> Iterator[Item]:
@@ -116,7 +117,7 @@ def _together(items: Iterable[Item], options: SourceOptions) -> Iterator[Item]:
     def keyed() -> Iterator[tuple[str, bool, str]]:
         for count, item in enumerate(items, start=1):
             options.listed(count)
-            yield item.image_id or item.item_id, item.item_id in options.first, json.dumps(row_of(item))
+            yield image_of(item), image_of(item) in options.first, json.dumps(row_of(item))
 
     for _, text in grouped(keyed()):
         yield item_of(json.loads(text))

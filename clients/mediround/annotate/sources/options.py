@@ -5,7 +5,7 @@ Knows what a caller may choose. Does not know sources.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,9 +21,10 @@ class SourceOptions:
     Attributes:
         template: the dialogue of images that have none of their own.
         root: where a table's paths begin; None: the table's folder.
-        window: of all images, as ``mediround segment --window`` takes it; empty: what the image says.
+        window: of all images, as ``mediround segment --window`` takes it; empty: their template's, else what the
+            image says.
         references: the archive's own annotations that questions are about; None: none.
-        first: names of items whose images come before all others.
+        first: images that come before all others, as ``items.image_of`` names them.
         listed: is told how many items are listed so far.
         omissions: is told what becomes no item.
     """
@@ -32,6 +33,6 @@ class SourceOptions:
     root: Place | None = None
     window: str = ""
     references: Literal["masks", "seg"] | None = None
-    first: frozenset[str] = frozenset()
+    first: Collection[str] = frozenset()
     listed: Callable[[int], None] = lambda _: None
     omissions: Omissions = field(default_factory=Omissions)

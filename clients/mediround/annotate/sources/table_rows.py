@@ -21,15 +21,24 @@ from mediround.annotate.sorting import grouped
 from mediround.annotate.sources import tables
 from mediround.annotate.sources.annotations import NoAnnotations
 from mediround.annotate.sources.beside import Searched
-from mediround.annotate.sources.dialogues import MOST_QUESTIONS, is_unicode, of_json, of_template, of_values
+from mediround.annotate.sources.dialogues import (
+    MOST_QUESTIONS,
+    is_unicode,
+    of_json,
+    of_template,
+    of_values,
+    window_of,
+)
 from mediround.annotate.sources.examined import Place, bytes_of, examined, place_of, uri_of
 from mediround.annotate.sources.images import items_of_file, problem_item
 from mediround.annotate.sources.options import SourceOptions
-from mediround.templates import TemplateError, load, loads
+from mediround.templates import Template, TemplateError, load, loads
 
 Row: TypeAlias = dict[str, str]
 Numbered: TypeAlias = tuple[int, Row]
 """A row, and its index in the table."""
+Asked: TypeAlias = tuple[tuple[Question, ...], str]
+"""A dialogue, and the window of its template, empty without one."""
 _WHOLE = ("dialogue", "template")
 _OF_A_QUESTION = ("question", "name", "label", "answer", "mode", "segment", "truth")
 _OF_AN_IMAGE = ("image", "frame", "window")
@@ -44,7 +53,7 @@ def items(path: Path, options: SourceOptions) -> Iterator[Item]:
     with Searched.of(root, options.omissions) as searched:
         dialogues = _Dialogues(root, options, searched)
         for rows in _gathered(tables.rows(path)):
-            yield from _of_rows(rows, dialogues, options.window)
+            yield from _of_rows(rows, dialogues)
         searched.rest()
 
 
@@ -67,31 +76,29 @@ def _is_question(row: Row) -> bool:
     return bool(row.get("question")) and not any(row.get(name) for name in _WHOLE)
 
 
-def _of_rows(rows: Iterator[Numbered], dialogues: _Dialogues, window: str) -> Iterator[Item]:
+def _of_rows(rows: Iterator[Numbered], dialogues: _Dialogues) -> Iterator[Item]:
     number, first = next(rows)
     if _is_question(first):
         questions = [first, *(row for _, row in islice(rows, MOST_QUESTIONS))]  # one too many is refused
-        yield from _of_one(number, first, questions, dialogues, window)
+        yield from _of_one(number, first, questions, dialogues)
         for _, row in rows:
             dialogues.name(row)
         return
-    yield from _of_one(number, first, [], dialogues, window)
+    yield from _of_one(number, first, [], dialogues)
     for other, row in rows:
         if row == first:  # which is then listed again, and counted
-            yield from _of_one(other, row, [], dialogues, window)
+            yield from _of_one(other, row, [], dialogues)
         else:
             words = "rows of one id must be questions about one image, or the id must be in one row"
             yield _failed(ItemError("DUPLICATE_ID", words), other, row, dialogues)
 
 
-def _of_one(
-    number: int, first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str
-) -> Iterator[Item]:
+def _of_one(number: int, first: Row, questions: Sequence[Row], dialogues: _Dialogues) -> Iterator[Item]:
     """``questions``: the rows of its dialogue; none where the first has it whole."""
     try:
         for row in questions or [first]:
             _check(row)
-        for item in _found(first, questions, dialogues, window):
+        for item in _found(first, questions, dialogues):
             yield replace(item, source_id=first.get("id", ""))
     except ItemError as error:
         for row in questions:
@@ -110,13 +117,14 @@ def _may_be_written(row: Row) -> bool:
     return all(map(is_unicode, row.values()))
 
 
-def _found(first: Row, questions: Sequence[Row], dialogues: _Dialogues, window: str) -> list[Item]:
+def _found(first: Row, questions: Sequence[Row], dialogues: _Dialogues) -> list[Item]:
     if not first.get("image"):
         raise ItemError("NO_IMAGE", "the row must name an image")
     image = dialogues.place(first["image"])
-    dialogue = dialogues.of_questions(questions) if questions else dialogues.of_row(first)
+    asked, window = dialogues.of_questions(questions) if questions else dialogues.of_row(first)
+    window = first.get("window") or dialogues.window or window
     file, frame = examined(image), tables.frame_of(first)
-    found = list(items_of_file(file, NoAnnotations(dialogue), first.get("window", window), frame))
+    found = list(items_of_file(file, NoAnnotations(asked), window, frame))
     if not found:
         raise ItemError("NO_IMAGE", "the file is no PNG, JPEG, TIFF or DICOM image")
     return found
@@ -130,11 +138,16 @@ def _failed(error: ItemError, number: int, row: Row, dialogues: _Dialogues) -> I
 
 
 class _Dialogues:
-    """What rows name: files below a root, and dialogues."""
+    """What rows name: files below a root, and dialogues.
+
+    Attributes:
+        window: of all images that have none of their own; empty: their template's.
+    """
 
     def __init__(self, root: Place, options: SourceOptions, searched: Searched) -> None:
         self._root, self._searched = root, searched
-        self._default = None if options.template is None else of_template(options.template)
+        self.window = options.window
+        self._default = None if options.template is None else _asked(options.template)
         self._template = lru_cache(_TEMPLATES_HELD)(self._loaded)
 
     def place(self, name: str) -> Place:
@@ -156,12 +169,12 @@ class _Dialogues:
         except ItemError:
             return ""
 
-    def of_row(self, row: Row) -> tuple[Question, ...]:
+    def of_row(self, row: Row) -> Asked:
         """The whole dialogue. Raises ItemError."""
         if row.get("dialogue"):
             if row.get("question"):
                 raise ItemError("BAD_DIALOGUE", "the row must have a question or a dialogue, not both")
-            return of_json(row["dialogue"], self.place)
+            return of_json(row["dialogue"], self.place), ""
         if row.get("question"):
             raise ItemError("BAD_DIALOGUE", "the row must have a question or a template, not both")
         if row.get("template"):
@@ -170,7 +183,7 @@ class _Dialogues:
             raise ItemError("BAD_DIALOGUE", "the row must have a dialogue or a template, or --template be given")
         return self._default
 
-    def of_questions(self, rows: Sequence[Row]) -> tuple[Question, ...]:
+    def of_questions(self, rows: Sequence[Row]) -> Asked:
         """The dialogue of which each row is a question. Raises ItemError."""
         if any(row.get(name) != rows[0].get(name) for row in rows for name in _OF_AN_IMAGE):
             raise ItemError("DUPLICATE_ID", "rows of one id must name one image, frame and window")
@@ -178,16 +191,20 @@ class _Dialogues:
             raise ItemError(
                 "BAD_DIALOGUE", "rows of one id must each have a question, and no dialogue or template"
             )
-        return of_values([_values(row) for row in _in_order(rows)], self.place)
+        return of_values([_values(row) for row in _in_order(rows)], self.place), ""
 
-    def _loaded(self, name: str) -> tuple[Question, ...]:
+    def _loaded(self, name: str) -> Asked:
         try:
             if "/" not in name and not name.endswith(".toml"):
-                return of_template(load(name))
-            return of_template(loads(bytes_of(place_of(self._root, name)), "template"))
+                return _asked(load(name))
+            return _asked(loads(bytes_of(place_of(self._root, name)), "template"))
         except TemplateError as error:
             words = "the row's template cannot be read: see `mediround segment`"
             raise ItemError("BAD_DIALOGUE", words) from error
+
+
+def _asked(template: Template) -> Asked:
+    return of_template(template), window_of(template)
 
 
 def _in_order(rows: Sequence[Row]) -> Sequence[Row]:

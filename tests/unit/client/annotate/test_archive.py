@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pydicom
 import pytest
@@ -17,6 +18,7 @@ from mediround.annotate.loading import load
 from mediround.annotate.sources.listing import SourceOptions, items_of
 from mediround.annotate.sources.omissions import Omissions
 from mediround.templates import load as template
+from mediround.window import Window
 from tests.unit.client.annotate.archive import FakeArchive, archive
 
 
@@ -67,7 +69,7 @@ def test_answers_that_are_too_large_or_do_not_end_are_refused(
     with pytest.raises(SourceError, match="takes longer"):
         listed(running.address, Omissions())
     running.body = drip(b" ")
-    with pytest.raises(ItemError, match="for fewer at once") as slow:
+    with pytest.raises(ItemError, match="for fewer at once: then `run --retry-failed`") as slow:
         load(item)
     assert slow.value.code == "TOO_SLOW"
 
@@ -127,3 +129,9 @@ def test_an_instance_without_a_uid_is_an_item_that_fails(running: FakeArchive) -
     assert [item.problem.partition(":")[0] for item in listed(f"{running.address}?Modality=CT", Omissions())] == [
         "BAD_DICOM"
     ]
+
+
+def test_a_templates_window_is_how_an_archives_images_are_seen(running: FakeArchive) -> None:
+    windowed = replace(template("brain-t1-thalami"), window=Window(40, 400))
+    [item] = items_of(f"{running.address}?Modality=CT", SourceOptions(windowed))
+    assert (item.window, load(item).window) == ("40,400", (40, 400))

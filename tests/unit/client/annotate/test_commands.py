@@ -204,3 +204,65 @@ def test_a_review_says_what_comes_first(
         review.write_text(json.dumps(values))
         assert plan(folder, server, "--from", str(review)) == 2
     assert "--from" in capsys.readouterr().err
+
+
+def test_a_review_is_of_its_job_and_of_images_whatever_is_asked_of_them(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    run(folder, server)
+    job = Job.open(folder.parent / "job")
+    items = [item for piece in read_manifest(job.manifest) for item in piece]
+    said = [{"item_id": name, "verdict": "reject", "comment": ""} for name in (items[3].item_id, "f" * 32)]
+    review = folder.parent / "review.json"
+    values = {"format": 1, "job": job.name, "run_key": job.current().key, "items": said}
+    review.write_text(json.dumps(values))
+    capsys.readouterr()
+    for _ in range(2):  # the second time the manifest has its item no more
+        assert plan(folder, server, "--from", str(review), "--template", "brain-t1-deep-nuclei") == 0
+        assert "review     1 of 2 rejections" in capsys.readouterr().out
+        assert next(read_manifest(job.manifest))[0].image_id == items[3].image_id
+    review.write_text(json.dumps(values | {"job": "another"}))
+    assert plan(folder, server, "--from", str(review)) == 2
+    assert "one of this job's runs" in capsys.readouterr().err
+
+
+def test_a_source_without_items_or_with_far_fewer_is_refused(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    run(folder, server)
+    job = Job.open(folder.parent / "job")
+    export = ["annotate", "export", "--png", "--job", str(job.folder)]
+    assert main(export) == 0
+    manifest, masks = job.manifest.read_bytes(), sorted(job.folder.rglob("masks/*/*.png"))
+    empty = folder.rename(folder.with_name("away"))
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not mounted")
+    assert plan(folder, server) == plan(folder, server, "--allow-fewer") == 2
+    told = capsys.readouterr().err
+    assert told.count("no image: is it there, and mounted?") == 2
+    assert "not taken  1 files or objects that are no image" in told
+    for number in range(5):
+        (folder / f"{number}.png").symlink_to("/nowhere" if number > 1 else empty / f"{number}.png")
+    assert plan(folder, server) == 2
+    assert "2 items that can be asked, fewer than half" in capsys.readouterr().err
+    assert (job.manifest.read_bytes(), main(export)) == (manifest, 0)
+    assert sorted(job.folder.rglob("masks/*/*.png")) == masks
+    assert plan(folder, server, "--allow-fewer") == 0
+    job.manifest.write_bytes(b"PAR1")
+    assert plan(folder, server) == 0, "nothing is known of an earlier manifest that cannot be read"
+
+
+def test_a_file_that_is_back_is_asked_again_as_the_words_say(
+    folder: Path, server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(folder, server)
+    (folder / "3.png").rename(folder.parent / "3.png")
+    assert run(folder, server) == 3
+    assert main(["annotate", "status", "--job", str(folder.parent / "job")]) == 3
+    assert capsys.readouterr().out.count("run --retry-failed` asks them again") == 2
+    (folder.parent / "3.png").rename(folder / "3.png")
+    assert plan(folder, server) == 0
+    assert run(folder, server) == 3
+    assert run(folder, server, "--retry-failed") == 0

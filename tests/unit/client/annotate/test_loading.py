@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
@@ -69,6 +70,14 @@ def test_a_file_that_is_another_or_gone_is_not_held(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ItemError, match="no longer there"):
         load(item)
+
+
+@pytest.mark.parametrize("window", ["40,400,CUBIC", "40,0,SIGMOID", "40,a", "40,a,LINEAR"])
+def test_a_window_that_is_none_is_said_with_the_fix(tmp_path: Path, window: str) -> None:
+    (tmp_path / "image.dcm").write_bytes(Path(MULTI_FRAME).read_bytes())
+    with pytest.raises(ItemError, match="window must be") as wrong:
+        load(next(items_of(str(tmp_path), replace(TEMPLATE, window=window))))
+    assert wrong.value.code == "BAD_WINDOW"
 
 
 def test_so_many_and_so_large_values_are_held_and_the_last_always() -> None:

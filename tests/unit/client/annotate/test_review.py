@@ -123,3 +123,14 @@ def test_rejected_items_are_first_in_the_next_plan(reading: Reader, folder: Path
     assert (len(verdicts), verdicts["reject"]) == (3, last)
     assert plan(folder, server, "--from", str(review)) == 0
     assert planned(folder) == [last, *(name for name in before if name != last)]
+
+
+def test_what_is_decided_is_of_one_job(reading: Reader, folder: Path, server: ScriptedServer) -> None:
+    reading.press("r")
+    assert json.loads(reading.run("return review()"))["job"] == Job.open(folder / "job").name != ""
+    place = ["--job", str(folder / "other"), "--server", server.address]
+    assert main(["annotate", "plan", str(folder / "images"), *place, "--template", "brain-t1-thalami"]) == 0
+    assert main(["annotate", "run", *place]) == 0
+    assert main(["annotate", "report", *place[:2], "--out", str(folder / "other-report")]) == 0
+    reading.open(folder / "other-report" / "index.html")
+    assert decided(reading) == []

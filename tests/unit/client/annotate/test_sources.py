@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from errno import EIO
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from mediround.annotate.loading import load
 from mediround.annotate.manifest import write_manifest
 from mediround.annotate.sources import listing
 from mediround.annotate.sources.listing import SourceOptions, items_of
+from mediround.annotate.sources.omissions import Omissions
 from mediround.templates import load as template
+from mediround.window import Window
 from tests.unit.client.annotate.jobs import flat_png
 
 TEMPLATE = SourceOptions(template("brain-t1-thalami"))
@@ -198,7 +201,7 @@ def test_items_of_one_image_come_together_and_rejected_ones_first(folder: Path) 
     items = list(items_of(str(folder / "table.jsonl"), SourceOptions(listed=counts.append)))
     assert [item.uri[-5:] for item in items] == [f"{number}.png" for number in (0, 0, 1, 1, 2, 2)]
     assert counts == list(range(1, 7))
-    urgent = SourceOptions(first=frozenset({items[4].item_id}))
+    urgent = SourceOptions(first=frozenset({items[4].image_id}))
     assert [item.uri[-5] for item in items_of(str(folder / "table.jsonl"), urgent)] == list("220011")
 
 
@@ -219,3 +222,65 @@ def test_an_object_stores_images_are_items_as_a_folders_are(folder: Path) -> Non
     for source in ("simplecache::memory://archive", "memory://empty", "nonsense://a"):
         with pytest.raises(SourceError):
             list(items_of(source, TEMPLATE))
+
+
+WINDOWED = """
+name = "ours"
+modality = "CT"
+body_part = "HEAD"
+model = "m"
+window = {{center = 40, width = 400.5{}}}
+[[questions]]
+name = "left"
+question = "The left."
+"""
+
+
+@pytest.mark.parametrize(("function", "window"), [("", (40, 400.5)), (', function = "SIGMOID"', None)])
+def test_a_templates_window_is_its_items(folder: Path, function: str, window: object) -> None:
+    (folder / "ct.dcm").write_bytes(Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
+    (folder / "ours.toml").write_text(WINDOWED.format(function))
+    options = SourceOptions(template(folder / "ours.toml"))
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    store.pipe("/windowed/ct.dcm", (folder / "ct.dcm").read_bytes())
+    rows = [
+        {"image": "ct.dcm", "template": "ours.toml"},
+        {"image": "ct.dcm"},
+        {"image": "ct.dcm", "window": "1"},
+        {"image": "ct.dcm", "dialogue": '[{"question": "a"}]'},
+    ]
+    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = load(next(item for item in items_of(str(folder), options) if item.kind == "dicom")).window
+    assert seen == (window or Window(40, 400.5, "SIGMOID"))
+    [stored] = items_of("memory://windowed", options)
+    assert load(stored).window == seen
+    of_rows = list(items_of(str(folder / "table.jsonl"), options))
+    assert [load(item).window for item in of_rows] == [seen, 1, None], "the first two rows are one item"
+    [said] = items_of("memory://windowed", replace(options, window="2"))
+    assert load(said).window == 2
+    assert len({stored.item_id, said.item_id, *(item.item_id for item in of_rows)}) == 4
+
+
+def test_what_lies_in_a_folder_of_ours_is_no_image(folder: Path) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    ours = {
+        "job/job.json": b'{"format": 1, "current": null}',
+        "alone/run.json": b'{"model_digest": "ab", "preprocessing": "rule"}',
+        "report/mediround-report.txt": b"",
+    }
+    others = {"theirs/job.json": b'{"format": "A4"}', "broken/run.json": b"["}
+    for number, (name, content) in enumerate((ours | others).items(), start=10):
+        inside = f"{name.partition('/')[0]}/masks/{number}.png"
+        for path, held in ((name, content), (inside, flat_png(number))):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(held)
+            store.pipe(f"/kept/{path}", held)
+    cut_off = Path(str(get_testdata_file("liver.dcm"))).read_bytes()[:900]
+    (folder / "job" / "seg.dcm").write_bytes(cut_off)
+    for source, references in ((str(folder), None), (str(folder), "seg"), ("memory://kept", None)):
+        omissions = Omissions()
+        options = replace(TEMPLATE, references=references, omissions=omissions)  # type: ignore[arg-type]  # as it says
+        uris = [item.uri for item in items_of(source, options)]
+        assert [uri[-6:] for uri in uris if "/masks/" in uri] == ["14.png", "13.png"], source
+        assert (omissions.counts["ours"], omissions.counts["bad_segmentation"]) == (3, 0)
+    assert list(items_of(str(folder / "job" / "masks"), TEMPLATE)), "what is named itself is planned"
