@@ -64,6 +64,10 @@ class _Unfinished(Exception):
     """A process that was to find out ended, or was ended, before it had."""
 
 
+class _NotStarted(Exception):
+    """There was no such process: that tells nothing of OpenVINO, and is not kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What runs the image encoder, and why, in words for a log."""
@@ -98,13 +102,15 @@ def choose(bundle: Bundle, threads: int, cache: Path | None, stop: threading.Eve
                 return before
             LOG.warning("image encoder: OpenVINO was chosen before, but now %s: both are tried anew", now.reason)
             place.unlink(missing_ok=True)
+            before = None
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):  # before a minute is spent
             pass
         return keep(place, measured(bundle, threads, stop))
-    except _Unfinished as words:
-        LOG.warning("image encoder: OpenVINO was chosen before, and stays so, but not for this start: %s", words)
-        return Choice(ONNX, f"OpenVINO was chosen before, but {words}")
+    except (_Unfinished, _NotStarted) as words:
+        reason = f"OpenVINO was chosen before, but {words}" if before else str(words)
+        LOG.warning("image encoder: ONNX Runtime, for this start alone: %s", reason)
+        return Choice(ONNX, reason)
     except OSError as error:
         return Choice(ONNX, f"--engines.cache must be a directory that can be written: {error.strerror}")
 
@@ -144,7 +150,7 @@ def keep(place: Path, choice: Choice) -> Choice:
 
 
 def measured(bundle: Bundle, threads: int, stop: threading.Event) -> Choice:
-    """The choice by a trial of both."""
+    """The choice by a trial of both. Raises _NotStarted."""
     try:
         return apart(partial(trial, bundle, threads), stop)
     except _Unfinished as words:
@@ -154,19 +160,22 @@ def measured(bundle: Bundle, threads: int, stop: threading.Event) -> Choice:
 def checked(bundle: Bundle, threads: int, before: Choice, stop: threading.Event) -> Choice:
     """``before``, for OpenVINO, where that still computes what it was chosen for; else ONNX Runtime, and why.
 
-    Raises _Unfinished: that is not known, for want of memory say.
+    Raises _Unfinished, _NotStarted: that is not known, for want of memory say.
     """
     return apart(partial(recheck, bundle, threads, before), stop)
 
 
 def apart(work: Callable[[], Choice], stop: threading.Event) -> Choice:
-    """What ``work`` finds in a process of its own. Raises Unavailable once ``stop`` is set; _Unfinished."""
+    """What ``work`` finds in a process of its own. Raises _Unfinished, _NotStarted; Unavailable at ``stop``."""
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send, args=(sender, work), name="encoder-trial", daemon=True)
-    resource_tracker.ensure_running()  # by the child's start it would let the signals in again
-    with _no_signals():
-        child.start()
+    try:
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_send, args=(sender, work), name="encoder-trial", daemon=True)
+        resource_tracker.ensure_running()  # by the child's start it would let the signals in again
+        with _no_signals():
+            child.start()
+    except OSError as error:
+        raise _NotStarted(f"the trial of OpenVINO could not be started: {error.strerror}") from None
     sender.close()
     ends = time.monotonic() + TRIAL_SECONDS
     try:
@@ -177,7 +186,7 @@ def apart(work: Callable[[], Choice], stop: threading.Event) -> Choice:
                 raise _Unfinished(f"the trial of OpenVINO did not end in {TRIAL_SECONDS:.0f} s")
         found: Choice = receiver.recv()
         return found
-    except EOFError:
+    except (EOFError, OSError):  # at once, or within what it told
         raise _Unfinished("the trial of OpenVINO ended before its time") from None
     finally:
         child.kill()

@@ -149,6 +149,32 @@ def test_a_trial_that_dies_leaves_onnx_runtime() -> None:
     assert measured(Dies(), 1, NEVER) == Choice(ONNX, "the trial of OpenVINO ended before its time")  # type: ignore[arg-type]  # it ends what opens it
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_trial_that_cannot_be_started_is_not_the_cache_s_fault(
+    random_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    chosen: bool,
+) -> None:
+    """No process could be had now: nothing is kept of it, and another start finds out."""
+
+    def refuse(_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(module, "_key", lambda *_: "here")
+    if chosen:
+        keep(tmp_path / module._name(random_bundle, "here"), FASTER)
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", refuse)
+    words = "the trial of OpenVINO could not be started: Resource temporarily unavailable"
+    reason = f"OpenVINO was chosen before, but {words}" if chosen else words
+    assert choose(random_bundle, 1, tmp_path, NEVER) == Choice(ONNX, reason)
+    [warned] = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert warned.getMessage() == f"image encoder: ONNX Runtime, for this start alone: {reason}"
+    assert [read(place) for place in files(tmp_path)] == ([FASTER] if chosen else [])
+
+
 def test_what_openvino_cannot_run_onnx_runtime_does(
     random_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
