@@ -65,6 +65,9 @@ class NothingKept:
     def holds(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
         return False
 
+    def demote(self, key: str) -> None:
+        """Nothing is held."""
+
     async def settled(self, key: str) -> bool:  # noqa: ARG002  # EmbeddingStore's signature
         """Nothing is on its way that another could use."""
         return False

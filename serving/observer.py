@@ -57,6 +57,11 @@ class Observer(Protocol):
     def encoded(self, seconds: float) -> None:
         """An encode that began so is done."""
 
+    def read_ahead(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """A language pass over what an image's dialogues begin with is done, before any question asked for it;
+        ``cached_tokens``: of the prompt's, those that were not computed again.
+        """
+
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """One language pass and its masks are done; ``results`` share their timings."""
 
@@ -84,6 +89,9 @@ class NullObserver:
         """Ignored."""
 
     def encoded(self, seconds: float) -> None:
+        """Ignored."""
+
+    def read_ahead(self, prompt_tokens: int, cached_tokens: int) -> None:
         """Ignored."""
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
@@ -122,6 +130,11 @@ class CompositeObserver:
         """See ``Observer``."""
         for listener in self._listeners:
             listener.encoded(seconds)
+
+    def read_ahead(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """See ``Observer``."""
+        for listener in self._listeners:
+            listener.read_ahead(prompt_tokens, cached_tokens)
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         """See ``Observer``."""

@@ -237,13 +237,11 @@ def compose(  # the first five are what every orchestrator has of its own
     embeddings = embeddings or MemoryEmbeddings.of(geometry.image, EMBEDDING_BYTES)
     gate, observer = gate or OpenGate(), observer or NullObserver()
     encoding = Encoding(vision, geometry, pixels)
-    ahead = EncodeOnOpen(
-        ImagePreparation(language, embeddings, encoding, gate, form),
-        embeddings,
-        observer,
-        time.monotonic,
-        max_images=max_images_ahead,
-    )
+    prepare = ImagePreparation(language, embeddings, encoding, gate, form)
+    ahead = EncodeOnOpen(prepare, embeddings, observer, time.monotonic, max_images=max_images_ahead)
+    crops = Crops(geometry, pixels)
+    store.on_gone(ahead.closed)
+    store.on_gone(crops.closed)
     return Orchestrator(
         keeper=SessionKeeper(store, geometry, openings or pixels, model_digest),
         language=language,
@@ -255,7 +253,7 @@ def compose(  # the first five are what every orchestrator has of its own
         geometry=geometry,
         encoding=encoding,
         encode_on_open=ahead,
-        crops=Crops(geometry, pixels),
+        crops=crops,
         pixel_executor=pixels,
         max_rounds=max_rounds,
         engine_digest=engine_digest,

@@ -104,8 +104,6 @@ class Orchestrator:
     async def close(self, session_id: str, caller: str) -> None:
         """Close a session. Raises NotFound when the caller has none of this id."""
         await self.keeper.close(session_id, caller)
-        self.encode_on_open.closed(session_id, caller)
-        self.crops.closed(session_id, caller)
 
     async def ask(
         self,

@@ -133,6 +133,11 @@ class EmbeddingStore(Protocol):
     def holds(self, key: str) -> bool:
         """Whether the embedding is there, or on its way, now: a hint of what a request will cost."""
 
+    def demote(self, key: str) -> None:
+        """Nobody has asked for it: until it is acquired again it goes before all others. Nothing where it is not
+        there.
+        """
+
     async def settled(self, key: str) -> bool:
         """Return when the embedding is not on its way, or not any more: it is there, or was not brought. Whether
         there was something to wait for. Whoever waits so keeps no fill going that all others have left.
@@ -264,3 +269,8 @@ class SessionStore(Protocol):
 
     async def close(self, session_id: str, caller: str) -> None:
         """Close it for good and free its memory. Idempotent."""
+
+    def on_gone(self, listener: Callable[[str, str], None]) -> None:
+        """``listener`` hears of every session, by its id and caller, that leaves this process's memory: it was
+        closed, has expired or given way, or is parked. It returns at once, and never raises.
+        """

@@ -19,7 +19,7 @@ from serving.domain import DecodedImage
 from serving.errors import ServingError
 from serving.history.record import Session
 from serving.observer import Ahead, Observer
-from serving.ports import EmbeddingStore
+from serving.ports import Completion, EmbeddingStore
 from serving.runtime.tasks import wait_until_done
 
 LOG = logging.getLogger(__name__)
@@ -38,10 +38,8 @@ class Preparation(Protocol):
         and nothing began. Raises ServingError.
         """
 
-    def read(self, session: Session, begins: Callable[[], None]) -> Coroutine[Any, Any, None]:
-        """The language pass over what the session's dialogue begins with. One that is refused, or fails, is
-        nothing to tell.
-        """
+    def read(self, session: Session, begins: Callable[[], None]) -> Coroutine[Any, Any, Completion | None]:
+        """The language pass over what the session's dialogue begins with; None where it is refused, or fails."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +72,10 @@ _Owner: TypeAlias = "Opening | tuple[str, str]"
 class _Begun:
     """One image's."""
 
-    owners: set[_Owner]
-    """All that is open on it: the last to end ends the work."""
+    pixels: int
+    """By id: with which the encode waits."""
+    owners: dict[_Owner, int]
+    """All that is open on it, and the pixels of each; some have the same. The last to end ends the work."""
     since: float
     session: Session | None = None
     """The first that was opened on it; None once it is read: this may outlive the session."""
@@ -85,7 +85,7 @@ class _Begun:
     """The language pass was admitted."""
     asked: bool = False
     encode: asyncio.Task[float | None] = field(init=False)
-    read: asyncio.Task[None] | None = None
+    read: asyncio.Task[Completion | None] | None = None
     """From when the encode has begun and the session is there."""
 
     @property
@@ -95,6 +95,11 @@ class _Begun:
     @property
     def ended(self) -> bool:
         return all(task.done() for task in self.tasks)
+
+    @property
+    def is_left(self) -> bool:
+        """By all; or, before the encode has begun, by all that have its pixels: no session counts them now."""
+        return not (self.owners if self.begun else self.pixels in self.owners.values())
 
     def is_about_to_read(self, session: Session) -> bool:
         """The language pass, for this session's dialogue, waits for its turn."""
@@ -139,11 +144,12 @@ class EncodeOnOpen:
         self._forget_old()
         key = image.embedding_key
         if begun := self._images.get(key):
-            begun.owners.add(owner)
+            begun.owners[owner] = id(image.pixels)
             return
         if self._embeddings.holds(key) or not self._has_room():
             return
-        begun = self._images[key] = _Begun({owner}, self._clock())
+        pixels = id(image.pixels)
+        begun = self._images[key] = _Begun(pixels, {owner: pixels}, self._clock())
         # In a context of its own: the opening's deadline, id and priority are not this work's.
         work = self._prepare.encode(image, caller, partial(self._begins, key, begun))
         begun.encode = asyncio.create_task(work, context=Context())
@@ -156,7 +162,7 @@ class EncodeOnOpen:
             self.begin(session.image, session.caller, owner)
         key = session.image.embedding_key
         if image := self._images.get(key):
-            image.owners.add(owner)
+            image.owners[owner] = id(session.image.pixels)
             if not image.session and not image.read:
                 image.session = session
                 self._read(key, image)
@@ -181,7 +187,7 @@ class EncodeOnOpen:
             image.read.cancel()
 
     def closed(self, session_id: str, caller: str) -> None:
-        """A session has ended: work for it alone stops."""
+        """A session is not in memory any more, however it went: work for it alone stops, and holds no image."""
         self._left((caller, session_id))
 
     async def close(self) -> None:
@@ -194,9 +200,14 @@ class EncodeOnOpen:
 
     def _left(self, owner: _Owner) -> None:
         for key, image in list(self._images.items()):
-            image.owners.discard(owner)
-            if not image.owners:
+            if image.owners.pop(owner, None) is None:
+                continue
+            if image.is_left:
                 self._drop(key)
+            elif image.session and not image.reads and _owner(image.session) == owner:
+                image.session = None
+                if image.read:
+                    image.read.cancel()
 
     def _forget_old(self) -> None:
         """Those that were left: their sessions have expired, or their embedding gave way."""
@@ -206,7 +217,7 @@ class EncodeOnOpen:
                 self._drop(key)
 
     def _has_room(self) -> bool:
-        """For one more image: the oldest whose work has ended gives way. Its embedding stays in the store."""
+        """For one more image: the oldest whose work has ended gives way, and its embedding before all others."""
         if len(self._images) >= self._max_images:
             ended = next((key for key, image in self._images.items() if image.ended), None)
             if ended is None:
@@ -220,6 +231,7 @@ class EncodeOnOpen:
             task.cancel()
         if image.begun and not image.asked:
             self._observer.ahead(Ahead.WASTED)
+            self._embeddings.demote(key)  # before those of dialogues under way
 
     def _begins(self, key: str, image: _Begun) -> None:
         image.begun = True
@@ -242,9 +254,12 @@ class EncodeOnOpen:
         elif self._images.get(key) is image:
             self._drop(key)
 
-    def _was_read(self, key: str, image: _Begun, task: asyncio.Task[None]) -> None:
-        _result(task)
+    def _was_read(self, key: str, image: _Begun, task: asyncio.Task[Completion | None]) -> None:
+        if completion := _result(task):
+            self._observer.read_ahead(completion.prompt_tokens, completion.cached_tokens)
         image.session = None
+        if task.cancelled():  # it holds the session: where it was stopped is part of its error
+            image.read = None
         self._forget_ended(key, image)
 
     def _forget_ended(self, key: str, image: _Begun) -> None:

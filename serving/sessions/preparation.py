@@ -14,7 +14,7 @@ from functools import partial
 from serving.domain import DecodedImage, Priority
 from serving.errors import ServingError
 from serving.history.record import Session
-from serving.ports import EmbeddingStore, ExpectedWork, Gate, LanguageEngine, Prompt
+from serving.ports import Completion, EmbeddingStore, ExpectedWork, Gate, LanguageEngine, Prompt
 from serving.prompt import PromptTemplate
 from serving.sessions.embedding import Encoding, embedding_of
 
@@ -44,14 +44,15 @@ class ImagePreparation:
             async with embedding_of(key, self.embeddings, fill, Priority.INTERACTIVE, place) as embedding:
                 return (await embedding).seconds
 
-    async def read(self, session: Session, begins: Callable[[], None]) -> None:
+    async def read(self, session: Session, begins: Callable[[], None]) -> Completion | None:
         """See ``Preparation``. A request of its own, like the encode: neither holds a place while it waits for
         the other.
         """
         with suppress(ServingError):  # a cache would have been warm
             async with self.gate.admitted(_PASS, session.caller, Priority.BATCH):
                 begins()
-                await self.language.complete(self._beginning(session))
+                return await self.language.complete(self._beginning(session))
+        return None
 
     def _beginning(self, session: Session) -> Prompt:
         """What every dialogue on the image begins with. One token is sampled and thrown away: an engine that is

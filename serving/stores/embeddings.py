@@ -126,6 +126,11 @@ class MemoryEmbeddings:
         """See ``EmbeddingStore``."""
         return key in self._known
 
+    def demote(self, key: str) -> None:
+        """See ``EmbeddingStore``."""
+        if key in self._known:
+            self._known.move_to_end(key, last=False)
+
     async def settled(self, key: str) -> bool:
         """See ``EmbeddingStore``."""
         waited = False

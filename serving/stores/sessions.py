@@ -79,6 +79,7 @@ class MemorySessions:
         self._by_age: dict[Key, _Entry] = {}  # the first opened first
         self._ended: OrderedDict[Key, str] = OrderedDict()  # in which words, oldest first
         self._taken = Taken()
+        self._listeners: list[Callable[[str, str], None]] = []
 
     @property
     def count(self) -> int:
@@ -145,6 +146,12 @@ class MemorySessions:
             gone = self._entries.pop(key)
             self._taken.add(gone.session.record.payer, -1, -gone.nbytes)
             del self._by_age[key]
+            for listener in self._listeners:
+                listener(session_id, caller)
+
+    def on_gone(self, listener: Callable[[str, str], None]) -> None:
+        """See ``SessionStore``."""
+        self._listeners.append(listener)
 
     def exclusive(self, session_id: str, caller: str) -> AbstractAsyncContextManager[Session]:
         """Hold the session as it is now, when its turn comes. See ``SessionStore``."""

@@ -27,7 +27,8 @@ INDICES = ("0", "1", "2", "3", "4", "5+")
 UNKNOWN_INDEX = "unknown"
 """Of a round whose request failed before its first round was answered."""
 PRIORITIES = ("interactive", "batch")
-OPENING_STAGES = ("pixels", "preprocess")
+ENCODE_AHEAD = "encode_ahead"
+OPENING_STAGES = ("pixels", "preprocess", ENCODE_AHEAD)
 ROUND_STAGES = ("queue", "prepare", "encode", "language", "decode", "postprocess")
 CACHES = ("embedding", "prefix", "pictures", "uploads")
 ENGINES = ("language", "vision")
@@ -58,9 +59,9 @@ ROUND_SECONDS = Metric(
 STAGE_SECONDS = Metric(
     "mediround_stage_seconds",
     MetricKind.HISTOGRAM,
-    "Seconds of each stage that took place: pixels and preprocess once per image that is sent, queue once per "
-    "request, the others once per wave. Stages overlap. A stage includes waiting for its engine while others use "
-    "it.",
+    "Seconds of each stage that took place: pixels and preprocess once per image that is sent, encode_ahead once "
+    "per encode that began before a question asked for it, queue once per request, the others once per wave. "
+    "Stages overlap. A stage includes waiting for its engine while others use it.",
     {"stage": (*OPENING_STAGES, *ROUND_STAGES)},
     "seconds",
     SECONDS,
@@ -86,7 +87,7 @@ IN_PROGRESS = Metric(
 QUEUE_REQUESTS = Metric(
     "mediround_queue_requests",
     MetricKind.GAUGE,
-    "Requests for rounds that wait in the admission queue; as batch, images to be prepared ahead, too.",
+    "Requests for rounds that wait in the admission queue; not images that are to be prepared ahead.",
     {"priority": PRIORITIES},
 )
 QUEUE_COST = Metric(
@@ -185,7 +186,11 @@ PROMPT_TOKENS = Metric(
     {"source": ("cached", "computed")},
     "tokens",
 )
-PASSES = Metric("mediround_language_passes", MetricKind.COUNTER, "Language passes; one per wave.")
+PASSES = Metric(
+    "mediround_language_passes",
+    MetricKind.COUNTER,
+    "Language passes: one per wave, and one per image that is read before a question asks for it.",
+)
 DIALOGUE_ROUNDS = Metric(
     "mediround_dialogue_rounds", MetricKind.HISTOGRAM, "Rounds per completed SegmentDialogue call.", buckets=COUNTS
 )

@@ -49,14 +49,15 @@ class MetricsRecorder:
         self._ahead.labels(outcome.value).inc()
 
     def encoded(self, seconds: float) -> None:
-        self._stage_seconds.labels("encode").observe(seconds)
+        self._stage_seconds.labels(t.ENCODE_AHEAD).observe(seconds)
+
+    def read_ahead(self, prompt_tokens: int, cached_tokens: int) -> None:
+        self._read(prompt_tokens, cached_tokens)
 
     def wave(self, results: Sequence[RoundResult], terms: WaveTerms) -> None:
         cache, priority = results[0].cache, terms.priority.name.lower()
-        self._passes.inc()
+        self._read(cache.prompt_tokens, cache.cached_tokens)
         self._correctable.inc(terms.correctable)
-        self._tokens.labels("cached").inc(cache.cached_tokens)
-        self._tokens.labels("computed").inc(cache.prompt_tokens - cache.cached_tokens)
         masks = sum(result.segmentation is not None for result in results)
         self._stages(results[0], masks)
         if masks:
@@ -81,6 +82,11 @@ class MetricsRecorder:
     def stored(self, operation: str, outcome: StoreOutcome, seconds: float) -> None:
         self._store_seconds.labels(operation).observe(seconds)
         self._store.labels(operation, outcome.value).inc()
+
+    def _read(self, prompt_tokens: int, cached_tokens: int) -> None:
+        self._passes.inc()
+        self._tokens.labels("cached").inc(cached_tokens)
+        self._tokens.labels("computed").inc(prompt_tokens - cached_tokens)
 
     def _stages(self, result: RoundResult, masks: int) -> None:
         """Observe the stages of one wave; one that did not take place is not observed as 0."""

@@ -279,6 +279,22 @@ async def test_idle_sessions_expire(forgetful: Subject) -> None:
     assert await forgetful.rounds_of("t") == 0
 
 
+async def test_who_listens_hears_of_every_session_that_leaves_memory(subject: Subject) -> None:
+    gone: list[tuple[str, str]] = []
+    subject.store.on_gone(lambda session_id, caller: gone.append((session_id, caller)))
+    await subject.opened("idle", "berta")
+    await subject.opened("closed")
+    await subject.opened()
+    await subject.store.close("closed", "anna")
+    await subject.store.close("closed", "anna")
+    subject.clock.now += IDLE * 0.75
+    await subject.rounds_of()
+    assert gone == [("closed", "anna")]
+    subject.clock.now += IDLE * 0.75
+    await subject.rounds_of()
+    assert gone == [("closed", "anna"), ("idle", "berta")]
+
+
 async def test_a_held_session_is_not_idle(forgetful: Subject) -> None:
     await forgetful.opened()
     async with forgetful.store.exclusive("s", "anna") as held:

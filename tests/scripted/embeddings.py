@@ -76,6 +76,10 @@ class SlotEmbeddings:
     def holds(self, key: str) -> bool:
         return key in self._slot_of
 
+    def demote(self, key: str) -> None:
+        if key in self._slot_of:
+            self._slot_of = {key: self._slot_of.pop(key), **self._slot_of}
+
     async def settled(self, key: str) -> bool:
         waited = False
         while filling := self._fills.get(self._slot_of.get(key, -1)):

@@ -70,6 +70,7 @@ class PickledSessions:
         self._opened: dict[Key, float] = {}
         self._ended: dict[Key, Reason] = {}
         self._queues: defaultdict[Key, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._listeners: list[Callable[[str, str], None]] = []
 
     async def create(self, session: Session) -> None:
         self._expire()
@@ -145,6 +146,9 @@ class PickledSessions:
             self._load(key)
             self._end(key, Reason.SESSION_CLOSED)
 
+    def on_gone(self, listener: Callable[[str, str], None]) -> None:
+        self._listeners.append(listener)
+
     def _load(self, key: Key) -> Session:
         self._expire()
         if self._ended.get(key) is Reason.SESSION_CLOSED:
@@ -163,3 +167,5 @@ class PickledSessions:
     def _end(self, key: Key, reason: Reason) -> None:
         del self._stored[key]
         self._ended[key] = reason
+        for listener in self._listeners:
+            listener(key[1], key[0])

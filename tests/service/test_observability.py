@@ -174,7 +174,15 @@ async def test_stages_are_those_that_took_place(client: AsyncClient, stage: Stag
         name: value(stage, "mediround_stage_seconds_count", stage=name)
         for name in telemetry.STAGE_SECONDS.labels["stage"]
     }
-    expected = {"pixels": 1, "preprocess": 1, "queue": 3, "prepare": 3, "language": 3, "encode": 1}
+    expected = {
+        "pixels": 1,
+        "preprocess": 1,
+        "encode_ahead": 0,
+        "queue": 3,
+        "prepare": 3,
+        "language": 3,
+        "encode": 1,
+    }
     assert counts == expected | {"decode": 2, "postprocess": 2}
     spent = value(stage, "mediround_stage_seconds_sum", stage="encode")
     assert spent == pytest.approx(first.timings.encode, rel=1e-6)  # the very value that the caller was told

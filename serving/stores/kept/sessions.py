@@ -162,6 +162,10 @@ class KeptSessions:
         if self._live.holds(session_id, caller):
             await self._live.close(session_id, caller)
 
+    def on_gone(self, listener: Callable[[str, str], None]) -> None:
+        """See ``SessionStore``."""
+        self._live.on_gone(listener)
+
     def sweep(self) -> None:
         """Park what has been idle, and delete what is too old. A timer must call it."""
         self._live.sweep()
