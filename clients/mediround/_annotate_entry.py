@@ -31,13 +31,13 @@ CODES = (
 SERVER = "127.0.0.1:50051"
 TOLERANCES = (
     ("least-dice", 0.95, "mean Dice between the runs, of each structure"),
-    ("most-one-sided", 0.01, "share of rounds with a mask in one run alone"),
+    ("most-one-sided", 0.01, "share of rounds, not empty in both runs, with a mask in one alone"),
     ("most-score-loss", 0.02, "by which a structure's mean score may fall"),
     ("most-area-change", 0.05, "of a structure's summed areas, as a share"),
     ("most-failed", 0.001, "share of items that fail in the later run alone"),
-    ("most-missing", 0.0, "share of items that the later run may lack, or there is no verdict"),
+    ("most-missing", 0.0, "share of planned items that the later run may lack, or there is no verdict"),
     ("most-dice-loss", 0.01, "by which mean Dice with targets may fall, of all and of each structure"),
-    ("least-rounds", 30, "of a structure, below which there is no verdict"),
+    ("least-rounds", 30, "of a structure, not empty in both runs, below which there is no verdict"),
     ("least-images", 30, "with targets, below which there is no verdict"),
 )
 

@@ -91,6 +91,14 @@ class Run:
     def shard_indices(self) -> list[Path]:
         return sorted(self.index.glob("shard-*"))
 
+    def check_rule(self) -> None:
+        """Raises OtherRun: this client makes grey of stored values by another rule than the run's."""
+        if self.identity.preprocessing != RULE:
+            words = f"the run is of preprocessing {self.identity.preprocessing}, and this client has {RULE}"
+            raise OtherRun(
+                f"{words}: begin another run with --new-run, or use the client that it was planned with"
+            )
+
     def ledger(self, shard: str = "") -> Path:
         """``shard``: ``i-of-n``; empty for a run that is not cut."""
         return self.folder / (f"ledger-{shard}.sqlite" if shard else "ledger.sqlite")

@@ -144,10 +144,10 @@ class Ledger:
         found = dict.fromkeys(self.parts(), 0)
         return found | dict(self._database.execute("SELECT part, COUNT(*) FROM items GROUP BY part"))
 
-    def items(self, part: str) -> Iterator[str]:
-        """Those whose rows that count are in this part."""
-        for (item_id,) in self._database.execute("SELECT item_id FROM items WHERE part = ?", (part,)):
-            yield item_id
+    def items(self) -> Iterator[tuple[str, str, bool]]:
+        """Each that is finished, the part that holds the rows of it that count, and whether it has a result."""
+        for item_id, part, ok in self._database.execute("SELECT item_id, part, ok FROM items"):
+            yield item_id, part, bool(ok)
 
     def merged(self, into: Path, parts: Sequence[str], item_ids: Sequence[str]) -> None:
         """Keep that parts were made one, in which these items' rows are."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,16 +25,15 @@ from mediround.annotate.faults import decoded
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import LoadedItem, load
-from mediround.annotate.manifest import read_manifest, read_names
+from mediround.annotate.manifest import read_manifest
+from mediround.annotate.planned import Planned, planned
 from mediround.annotate.rows import Row
-from mediround.annotate.sorting import scratch
 from mediround.annotate.waiting import Threads
 from mediround.masks import Bits
 
 NEAR_ZERO = 1e-4
 """Of a logit: what other batches change of it in float32."""
 _TRIES = 20
-_PLANNED = "CREATE TABLE planned (item_id TEXT PRIMARY KEY) WITHOUT ROWID"
 
 
 @dataclass(slots=True)
@@ -118,8 +116,8 @@ def replay(
 
     Raises:
         JobError: the run or the manifest cannot be read, the service stays busy, or is of an older version.
-        OtherRun: the service has another model.
-        MediRoundError: it cannot be reached.
+        OtherRun: as of ``check``.
+        MediRoundError: the service cannot be reached.
     """
     rows = sample(job, run, count, seed)
     items = {item.item_id: item for piece in read_manifest(job.manifest) for item in piece if item.item_id in rows}
@@ -131,22 +129,34 @@ def replay(
     return asyncio.run(asked())
 
 
+def check(run: Run, server: str, *, tls: Tls | None = None) -> None:
+    """Ask the service whether a replay can begin, which reads the run first.
+
+    Raises:
+        OtherRun: it has another model, or this client another rule of preprocessing.
+        MediRoundError: it cannot be reached.
+    """
+
+    async def asked() -> None:
+        async with AsyncClient(server, tls=tls) as client:
+            await _check(client, run)
+
+    asyncio.run(asked())
+
+
 def sample(job: Job, run: Run, count: int, seed: int) -> dict[str, ItemRows]:
     """Rows of ``count`` planned items that have a result, by name: the same for the same seed, however the index
     lies.
     """
 
-    def keyed(database: sqlite3.Connection) -> Iterator[tuple[bytes, ItemRows]]:
+    def keyed(names: Planned) -> Iterator[tuple[bytes, ItemRows]]:
         for rows in current_rows(run):
             name = rows[0].item_id
-            planned = database.execute("SELECT 1 FROM planned WHERE item_id = ?", (name,)).fetchone()
-            if planned and rows[0].status != "failed":
+            if name in names and rows[0].status != "failed":
                 yield blake2b(f"{seed} {name}".encode(), digest_size=8).digest(), rows
 
-    with scratch(_PLANNED) as database:
-        for piece in read_names(job.manifest):
-            database.executemany("INSERT OR IGNORE INTO planned VALUES (?)", ((name,) for name in piece))
-        chosen = heapq.nsmallest(count, keyed(database), key=lambda each: each[0])
+    with planned(job) as names:
+        chosen = heapq.nsmallest(count, keyed(names), key=lambda each: each[0])
     return {rows[0].item_id: rows for _, rows in chosen}
 
 
@@ -155,9 +165,7 @@ async def _replay(
 ) -> Replay:
     found, reading = Replay(), Threads(1)
     async with connecting as client:
-        served = await client.describe()
-        if served.model_digest != run.identity.model_digest:
-            raise OtherRun(f"the run is of model {run.identity.model_digest[:12]}: serve that one to replay it")
+        await _check(client, run)
         for name, then in rows.items():
             try:
                 item = items[name]
@@ -169,6 +177,13 @@ async def _replay(
             again = await _asked(client, item, loaded, asking)
             found.add(then, once, again)
     return found
+
+
+async def _check(client: AsyncClient, run: Run) -> None:
+    run.check_rule()
+    served = await client.describe()
+    if served.model_digest != run.identity.model_digest:
+        raise OtherRun(f"the run is of model {run.identity.model_digest[:12]}: serve that one to replay it")
 
 
 async def _asked(client: AsyncClient, item: Item, loaded: LoadedItem, asking: Asking) -> Outcome:

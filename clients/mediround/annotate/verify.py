@@ -48,6 +48,7 @@ _FIND = """
 INSERT INTO found VALUES (?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
     ok = excluded.ok, file = excluded.file, state = excluded.state WHERE excluded.ok OR NOT found.ok
 """
+_BY_FILE = "CREATE INDEX by_file ON found (file)"
 _AT_ONCE = 500
 
 
@@ -184,32 +185,41 @@ def _ledgers(run: Run, read: set[str], database: sqlite3.Connection, found: Veri
     Args:
         read: names of the files that were read: a run at work writes others meanwhile.
     """
+    database.execute(_BY_FILE)
     for path in sorted(run.folder.glob("ledger*.sqlite")):
         with ledgers.looked_at(path) as ledger:
             if ledger is None:
                 continue
             known = ledger.parts()
             there = {each.name for each in files(run)}  # after what is known of them
-            for name in sorted(known - there):
-                if _missed(name, ledger, database):
-                    found.note("file_lost", name)
             for names in _pieces(database, known & read):
                 for name in sorted(set(names) - ledger.finished(names, failed=True)):
                     found.note("ledger", name)
             unreadable = found.problems.get("file_unreadable", Problem()).items
-            for part in sorted((known & read).difference(unreadable)):
-                for name in ledger.items(part):
-                    if not database.execute("SELECT 1 FROM found WHERE item_id = ?", (name,)).fetchone():
-                        found.note("item_lost", name)
+            _missed(ledger, known - there, (known & read).difference(unreadable), database, found)
 
 
-def _missed(part: str, ledger: Ledger, database: sqlite3.Connection) -> bool:
-    """Whether what was in a file that is gone stands nowhere else: else a run of another cut has merged it."""
-    for name in ledger.items(part):
+def _missed(
+    ledger: Ledger, gone: set[str], read: set[str], database: sqlite3.Connection, found: Verification
+) -> None:
+    """What the ledger knows and the index has not, in one pass over its items.
+
+    Args:
+        gone: its files that are not there. What was in one may stand elsewhere: a run of another cut has merged
+            it.
+        read: its files that were read whole.
+    """
+    lost = set()
+    for name, part, good in ledger.items():
+        if part not in gone and part not in read:
+            continue
         (ok,) = database.execute("SELECT ok FROM found WHERE item_id = ?", (name,)).fetchone() or (None,)
-        if ok is None or (not ok and ledger.finished([name], failed=False)):
-            return True
-    return False
+        if part in gone and (ok is None or (good and not ok)):
+            lost.add(part)
+        elif part in read and ok is None:
+            found.note("item_lost", name)
+    for part in sorted(lost):
+        found.note("file_lost", part)
 
 
 def _pieces(database: sqlite3.Connection, parts: set[str]) -> Iterator[list[str]]:

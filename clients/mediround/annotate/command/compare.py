@@ -11,7 +11,9 @@ from dataclasses import asdict, fields
 from functools import partial
 
 from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded
+from mediround.annotate.compare.agreement import Agreement
 from mediround.annotate.compare.comparing import Comparison, compare
+from mediround.annotate.compare.targets import Nearness
 from mediround.annotate.compare.verdict import Tolerances
 from mediround.annotate.errors import JobError
 from mediround.annotate.job import Job, Run
@@ -63,29 +65,34 @@ def _show(found: Comparison, earlier: Run, later: Run) -> None:
     for word, run in (("earlier", earlier), ("later", later)):
         print(f"{word:11}{run.folder.name}: {run.identity.model_name} {run.identity.model_version}")
     failures = f"failed {found.failed_earlier} then alone, {found.failed_later} now alone"
-    print(f"items      {found.items} in both; {failures}")
+    print(f"items      {found.items} of {found.planned} planned, in both; {failures}")
     if found.not_planned:
         print(f"note       {found.not_planned} items are not in the manifest (any more), and are left out")
     if found.only_later:
         print(f"note       {found.only_later} items are in the later run alone")
     if found.missing:
-        print(f"note       {found.missing} items are in the earlier run alone: finish the later one (`run`)")
+        print(f"note       {found.missing} planned items are not in the later run: finish it (`run`)")
+    if found.only_earlier:
+        print(f"note       {found.only_earlier} items are in the earlier run alone")
     for each in (found.overall, *found.structures):
         name, dice, same = _printable(each.structure) or "all", _number(each.dice), _number(each.identical)
         alone = f"in one alone {each.earlier_only} and {each.later_only}"
         size = f", of other sizes {each.other_size}" if each.other_size else ""
-        print(f"structure  {name}: {each.rounds} rounds, Dice {dice}, identical {same}, {alone}{size}")
+        print(f"structure  {name}: {_rounds(each)}, Dice {dice}, identical {same}, {alone}{size}")
     for worst in found.disagreements:
         print(f"disagrees  {worst.dice:.4f} {worst.item_id} round {worst.round}: {_printable(worst.structure)}")
     for near in () if found.targets is None else (found.targets, *found.near):
         name, dice = _printable(near.structure) or "all", f"Dice {near.earlier:.4f} then, {near.later:.4f} now"
-        print(
-            f"targets    {name}: {near.images} images, {dice}; change {near.low:+.4f} to {near.high:+.4f} (95 %)"
-        )
+        change = f"change {near.low:+.4f} to {near.high:+.4f} (95 %)"
+        print(f"targets    {name}: {near.images} images, {_rounds(near)}, {dice}; {change}")
     for check in found.verdict.checks:
         word = {True: "met", False: "missed", None: "unknown"}[check.met]
         print(f"{word:11}{_printable(check.what)}: {check.found} ({check.limit})")
     print(f"verdict    {found.verdict.result}")
+
+
+def _rounds(each: Agreement | Nearness) -> str:
+    return f"{each.rounds} rounds" + (f" ({each.empty} of them empty)" if each.empty else "")
 
 
 def _number(value: float | None) -> str:

@@ -29,7 +29,10 @@ def _run(given: argparse.Namespace) -> int:
     made = write(job, shown, given.out, most=given.most, against=against, identify=given.identify)
     pictures = f"{made.pictures} with a picture"
     print(f"report     {made.items} of {made.of} items, {pictures}; {made.pages} pages of details")
+    if made.not_planned:
+        print(f"note       {made.not_planned} items are not in the manifest (any more), and are left out")
     if made.compared is not None:
-        print(f"compared   {made.compared.items} items: {made.compared.verdict.result}")
+        of = f"{made.compared.items} of {made.compared.planned} planned items"
+        print(f"compared   {of}: {made.compared.verdict.result}")
     print(f"open       {given.out / 'index.html'}")
     return DONE

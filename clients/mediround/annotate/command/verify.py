@@ -1,19 +1,21 @@
 """``mediround annotate verify``.
 
-Knows what is printed. Does not know what is checked.
+Knows what is printed, and that whoever is to be asked answers before hours of reading. Does not know what is
+checked.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from functools import partial
 
 from mediround.annotate.command.codes import DONE, ITEMS_FAILED, guarded, needing, tls_of
 from mediround.annotate.exported import PLACES
 from mediround.annotate.job import Job, Run
-from mediround.annotate.replay import Replay, replay
+from mediround.annotate.replay import Replay, check, replay
 from mediround.annotate.verify import KINDS, Verification, verify
 
 _SHOWN = 5
@@ -27,33 +29,40 @@ def run(given: argparse.Namespace) -> int:
 def _run(given: argparse.Namespace) -> int:
     job = Job.open(given.job)
     current = job.current()
+    if given.replay:
+        check(current, given.server, tls=tls_of(given))
+    lacking = _not_stored(current, given.stow) if given.stow else {}
     found = verify(job, current, complete=given.complete)
-    if given.stow:
-        _count_stored(current, given.stow, found)
-    replayed = _replayed(given, job, current) if given.replay else None
-    if given.json:
-        again = None if replayed is None else asdict(replayed)
-        print(json.dumps({"run": current.folder.name, **asdict(found), "replay": again}))
-    else:
+    for name, count in lacking.items():
+        for _ in range(count):
+            found.note("export_not_stored", name)
+    if not given.json:
         print(f"run        {current.folder.name}: {current.identity.model_name} {current.identity.model_version}")
         _show(found)
-        if replayed is not None:
-            _show_replay(replayed, given.margin)
+        sys.stdout.flush()
+    replayed = None
+    try:
+        replayed = _replayed(given, job, current)
+    finally:  # what was found is told, too, where the service is gone meanwhile
+        if given.json:
+            again = None if replayed is None else asdict(replayed)
+            print(json.dumps({"run": current.folder.name, **asdict(found), "replay": again}))
+    if replayed is not None and not given.json:
+        _show_replay(replayed, given.margin)
     alike = replayed is None or replayed.passes
     return DONE if alike and not found.problems else ITEMS_FAILED
 
 
-def _count_stored(run: Run, archive: str, found: Verification) -> None:
+def _not_stored(run: Run, archive: str) -> dict[str, int]:
     with needing("annotate,dicom,dicomweb"):
         from mediround.annotate.outputs.objects import not_stored  # noqa: PLC0415  # its extra need not be there
 
-        lacking = not_stored(run.folder / PLACES["seg"], archive)
-    for name, count in lacking.items():
-        for _ in range(count):
-            found.note("export_not_stored", name)
+        return not_stored(run.folder / PLACES["seg"], archive)
 
 
-def _replayed(given: argparse.Namespace, job: Job, current: Run) -> Replay:
+def _replayed(given: argparse.Namespace, job: Job, current: Run) -> Replay | None:
+    if not given.replay:
+        return None
     return replay(
         job,
         current,

@@ -24,17 +24,21 @@ MOST_GROWTH = 2.0
 class Agreement:
     """Of one structure's rounds, or of all.
 
+    Rounds in which neither run draws anything say nothing of how a structure is drawn, and of a rare one they are
+    nearly all: they are counted, and left out of all else.
+
     Attributes:
         structure: the questions' label; empty: of all.
         rounds: answered in both runs.
-        both: of them, with a mask in both.
+        empty: of them, without a pixel in either run.
+        both: of the others, with a mask in both.
         earlier_only: with a mask in the earlier run alone.
         later_only: with a mask in the later run alone.
         other_size: with a mask in both, of different sizes.
         dice: mean between the two runs, of ``both``; None where there is none.
         dice_quantiles: below which 1, 5, 25 and 50 % of them lie, to 0.0001.
         identical: share of ``both`` whose masks are equal in every pixel.
-        scored: rounds that both runs judged.
+        scored: rounds that both runs judged, but for ``empty``.
         scored_alone: rounds with a mask in both that one run alone judged.
         score_change: mean of later minus earlier, of ``scored``.
         score_quantiles: of it, 5, 50 and 95 %, to 0.001.
@@ -44,6 +48,7 @@ class Agreement:
 
     structure: str
     rounds: int
+    empty: int
     both: int
     earlier_only: int
     later_only: int
@@ -59,9 +64,14 @@ class Agreement:
     area_quantiles: dict[str, float]
 
     @property
+    def drawn(self) -> int:
+        """Rounds in which either run draws something."""
+        return self.rounds - self.empty
+
+    @property
     def one_sided(self) -> float:
-        """Share of rounds with a mask in one run alone, or masks of different sizes."""
-        return (self.earlier_only + self.later_only + self.other_size) / self.rounds if self.rounds else 0.0
+        """Of ``drawn``, the share with a mask in one run alone, or masks of different sizes."""
+        return (self.earlier_only + self.later_only + self.other_size) / self.drawn if self.drawn else 0.0
 
 
 @dataclass(slots=True)
@@ -84,8 +94,9 @@ class Tally:
         """``dice`` of a pair that both runs answered."""
         one, other = pair.earlier, pair.later
         self.rounds += 1
-        if pair.kind is not None:
-            self.kinds[pair.kind] += 1
+        self.kinds[pair.kind] += 1
+        if pair.kind == "empty":
+            return
         self.areas[0] += one.area
         self.areas[1] += other.area
         if dice is not None:
@@ -105,6 +116,7 @@ class Tally:
         return Agreement(
             structure=self.structure,
             rounds=self.rounds,
+            empty=self.kinds["empty"],
             both=both,
             earlier_only=self.kinds["earlier_only"],
             later_only=self.kinds["later_only"],

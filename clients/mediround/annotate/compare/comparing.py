@@ -23,6 +23,7 @@ from mediround.annotate.errors import ItemError, JobError
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import target_of
 from mediround.annotate.manifest import read_manifest
+from mediround.annotate.planned import Planned, planned
 from mediround.annotate.sorting import scratch
 
 _SCHEMA = """
@@ -30,14 +31,13 @@ CREATE TABLE targets (item_id TEXT, round INTEGER, uri TEXT, PRIMARY KEY (item_i
 CREATE TABLE images (
     structure TEXT, image_id TEXT, rounds INTEGER, earlier REAL, later REAL, PRIMARY KEY (structure, image_id)
 ) WITHOUT ROWID;
-CREATE TABLE planned (item_id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _MOST_STRUCTURES = 1000
 OTHERS = "other structures"
 """Those that come after so many."""
 Heard: TypeAlias = Callable[[str, float], None]
 """Is told of each item that a run answered, and of its disagreement: 1 minus its least Dice, 1 where one run alone
-has a mask, 0 where none has.
+has a mask, 0 where none draws anything.
 """
 _OF_STRUCTURE = "SELECT rounds, earlier, later FROM images WHERE structure = ?"
 _OF_ALL = "SELECT sum(rounds), sum(earlier), sum(later) FROM images GROUP BY image_id"
@@ -64,9 +64,11 @@ class Comparison:
     Attributes:
         earlier: key of the run.
         later: the same.
-        items: of the manifest, in both.
-        only_later: items of the manifest that the earlier run has not.
-        missing: items of the manifest that the earlier run has, and the later one has not (yet).
+        planned: items of the manifest.
+        items: of them, in both.
+        only_earlier: of them, those that the earlier run alone has.
+        only_later: of them, those that the later run alone has.
+        missing: of them, those that the later run has not (yet).
         not_planned: items of a run, or of both, that the manifest has not (any more): they count nowhere else.
         failed_earlier: items that failed there alone.
         failed_later: items that failed there alone.
@@ -81,7 +83,9 @@ class Comparison:
 
     earlier: str
     later: str
+    planned: int
     items: int
+    only_earlier: int
     only_later: int
     missing: int
     not_planned: int
@@ -111,24 +115,28 @@ def compare(
     """
     if earlier.folder.resolve() == later.folder.resolve():
         raise JobError("two runs are needed, and both names are of one: name another run, or another job's")
-    with _targets(job) as targets:
-        work = _Work(targets, most, heard)
+    with planned(job) as names, _targets(job) as targets:
+        work = _Work(names, targets, most, heard)
         for found in paired(earlier, later):
             work.take(found)
         overall, near = targets.overall(), targets.nearness(work.tallies)
+        total = len(names)
     structures = sorted(
         (tally.agreement() for tally in work.tallies.values()),
         key=lambda each: (1.0 if each.dice is None else each.dice, each.structure),
     )
+    missing = total - work.items - work.only_later
     found_out = Evidence(
-        structures, overall, near, targets.unreadable, work.items, work.missing, work.failed_later
+        structures, overall, near, targets.unreadable, total, work.items, missing, work.failed_later
     )
     return Comparison(
         earlier=earlier.key,
         later=later.key,
+        planned=total,
         items=work.items,
+        only_earlier=work.only_earlier,
         only_later=work.only_later,
-        missing=work.missing,
+        missing=missing,
         not_planned=work.not_planned,
         failed_earlier=work.failed_earlier,
         failed_later=work.failed_later,
@@ -147,11 +155,10 @@ class _Targets:
         self._database = database
         self.unreadable = 0
         self._readable: Counter[str] = Counter()
+        self._empty: Counter[str] = Counter()
 
     def keep(self, job: Job) -> None:
         for piece in read_manifest(job.manifest):
-            names = ((item.item_id,) for item in piece)
-            self._database.executemany("INSERT OR IGNORE INTO planned VALUES (?)", names)
             values = [
                 (item.item_id, number, each.truth)
                 for item in piece
@@ -174,25 +181,26 @@ class _Targets:
         if any(mask is not None and mask.shape != target.shape for mask in masks):
             self.unreadable += 1
             return
+        if pair.kind == "empty" and not target.any():
+            self._empty[structure] += 1
+            return
         self._readable[structure] += 1
         self._database.execute(_ADD, (structure, pair.image_id, *(dice(mask, target) for mask in masks)))
 
-    def planned(self, item_id: str) -> bool:
-        """Whether the manifest has it."""
-        words = "SELECT 1 FROM planned WHERE item_id = ?"
-        return self._database.execute(words, (item_id,)).fetchone() is not None
-
     def nearness(self, tallies: Mapping[str, Tally]) -> tuple[Nearness, ...]:
-        """Of each structure with targets, the one that lost most first."""
-        found = [
-            nearness(each, *self._sums(_OF_STRUCTURE, each), whole=count == tallies[each].rounds)
-            for each, count in self._readable.items()
-        ]
+        """Of each structure with targets, and one of target and masks that is not empty, the one that lost most
+        first.
+        """
+        found = []
+        for each, count in self._readable.items():
+            empty = self._empty[each]
+            whole = count + empty == tallies[each].rounds
+            found.append(nearness(each, *self._sums(_OF_STRUCTURE, each), empty=empty, whole=whole))
         return tuple(sorted(found, key=lambda each: (each.change, each.structure)))
 
     def overall(self) -> Nearness | None:
         sums = self._sums(_OF_ALL)
-        return nearness("", *sums, whole=False) if len(sums[0]) else None
+        return nearness("", *sums, empty=self._empty.total(), whole=False) if len(sums[0]) else None
 
     def _sums(self, words: str, *values: str) -> F64:
         """Of images, (3, N): rounds, and sums of Dice of the earlier and the later run."""
@@ -210,12 +218,13 @@ def _targets(job: Job) -> Iterator[_Targets]:
 
 @dataclass(slots=True)
 class _Work:
+    planned: Planned
     targets: _Targets
     most: int
     heard: Heard | None = None
     items: int = 0
+    only_earlier: int = 0
     only_later: int = 0
-    missing: int = 0
     not_planned: int = 0
     failed_earlier: int = 0
     failed_later: int = 0
@@ -225,14 +234,14 @@ class _Work:
     """A heap: of those listed, the least disagreement first; Dice is negated."""
 
     def take(self, found: PairedItem | Unpaired) -> None:
-        if not self.targets.planned(found.item_id if isinstance(found, Unpaired) else found[0].item_id):
+        if (found.item_id if isinstance(found, Unpaired) else found[0].item_id) not in self.planned:
             self.not_planned += 1
         elif not isinstance(found, Unpaired):
             self._add(found)
         elif found.later:
             self.only_later += 1
         else:
-            self.missing += 1
+            self.only_earlier += 1
 
     def _add(self, found: PairedItem) -> None:
         self.items += 1
@@ -242,7 +251,7 @@ class _Work:
         apart = [0.0]
         for pair in found:
             between = pair.dice()
-            if pair.kind is not None:
+            if pair.kind != "empty":
                 apart.append(1 - (between or 0.0))
             if all(answered):
                 self._count(pair, between)
@@ -256,7 +265,7 @@ class _Work:
         self.overall.add(pair, between)
         self.tallies.setdefault(label, Tally(label)).add(pair, between)
         self.targets.add(pair, label)
-        if pair.kind is not None:
+        if pair.kind != "empty":
             self._list(pair, between or 0.0)
 
     def _list(self, pair: Pair, between: float) -> None:

@@ -32,8 +32,10 @@ _VALUES = attrgetter("status", "score", "area", "height", "width", "counts", "ma
 _LEFT = "SELECT DISTINCT item_id FROM sides WHERE item_id NOT IN (SELECT item_id FROM later)"
 
 
-Kind: TypeAlias = Literal["both", "earlier_only", "later_only", "other_size"]
-"""Of a round: which runs have a mask; ``other_size``: both, and of different sizes."""
+Kind: TypeAlias = Literal["both", "earlier_only", "later_only", "other_size", "empty"]
+"""Of a round: which runs have a mask; ``other_size``: both, and of different sizes; ``empty``: neither run has a
+pixel, whether its mask is empty or it has none.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +74,20 @@ class Pair:
     later: Side
 
     @property
-    def kind(self) -> Kind | None:
-        """What may be compared; None: neither run has a mask."""
+    def kind(self) -> Kind:
+        """What may be compared."""
         one, other = self.earlier, self.later
-        if one.counts is None or other.counts is None:
-            alone: Kind | None = "earlier_only" if one.counts is not None else None
-            return "later_only" if other.counts is not None else alone
-        return "both" if (one.height, one.width) == (other.height, other.width) else "other_size"
+        two = one.counts is not None and other.counts is not None
+        if two and (one.height, one.width) != (other.height, other.width):
+            return "other_size"
+        if not one.area and not other.area:
+            return "empty"
+        if two:
+            return "both"
+        return "later_only" if one.counts is None else "earlier_only"
 
     def dice(self) -> float | None:
-        """0 to 1; None: ``kind`` is not ``both``. Two empty masks agree. Raises JobError."""
+        """0 to 1; None: ``kind`` is not ``both``. Raises JobError."""
         one, other = self.earlier, self.later
         if self.kind != "both":
             return None

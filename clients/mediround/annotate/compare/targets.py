@@ -19,10 +19,15 @@ _DRAWS, _MOST_VALUES, _LEAST_DRAWS = 2000, 20_000_000, 200
 class Nearness:
     """Dice of both runs with the targets. A round without a mask counts as an empty one.
 
+    Where the target and both masks are empty, nothing was to be found and nothing was: of a rare structure nearly
+    all rounds are such, so they are counted apart. A mask where the target is empty has Dice 0, and no mask there,
+    where the other run has one, 1.
+
     Attributes:
         structure: label; empty: all that have targets.
         rounds: with a target, answered in both runs.
-        images: that they are of.
+        empty: of them, those whose target and both masks are empty: they count in nothing below.
+        images: that the others are of.
         whole: every round has a target that can be read.
         earlier: mean Dice of the earlier run.
         later: of the later one.
@@ -34,6 +39,7 @@ class Nearness:
 
     structure: str
     rounds: int
+    empty: int
     images: int
     whole: bool
     earlier: float
@@ -48,12 +54,14 @@ class Nearness:
         return self.later - self.earlier
 
 
-def nearness(structure: str, counts: F64, earlier: F64, later: F64, *, whole: bool, seed: int = 0) -> Nearness:
+def nearness(
+    structure: str, counts: F64, earlier: F64, later: F64, *, empty: int, whole: bool, seed: int = 0
+) -> Nearness:
     """Of images' counts of rounds and sums of Dice, each (N,), N at least 1."""
     change, before, after = intervals(counts, np.stack([later - earlier, earlier, later], axis=1), seed)
     total = float(counts.sum())
     means = float(earlier.sum()) / total, float(later.sum()) / total
-    return Nearness(structure, int(total), len(counts), whole, *means, *change, before, after)
+    return Nearness(structure, int(total) + empty, empty, len(counts), whole, *means, *change, before, after)
 
 
 def intervals(counts: F64, sums: F64, seed: int = 0) -> list[tuple[float, float]]:

@@ -20,15 +20,17 @@ class Tolerances:
 
     Attributes:
         least_dice: mean Dice between the runs, of each structure.
-        most_one_sided: share of a structure's rounds with a mask in one run alone.
+        most_one_sided: share of a structure's rounds with a mask in one run alone, of those in which either draws
+            something.
         most_score_loss: by which a structure's mean score may fall.
         most_area_change: of a structure's summed areas, as a share, either way.
         most_failed: share of items that fail in the later run and not in the earlier one.
-        most_missing: share of the earlier run's items that the later one may lack, for anything to be said.
+        most_missing: share of the planned items that the later run may lack, for anything to be said.
         most_dice_loss: by which mean Dice with targets may fall, of all and of each structure. Where the lower end
             of the change's interval lies below it, and the mean does not, nothing is said.
-        least_rounds: of a structure with masks in both runs, below which nothing is said.
-        least_images: with targets, of all and of a structure, below which nothing is said by them.
+        least_rounds: of a structure with masks in both runs, not both empty, below which nothing is said.
+        least_images: with targets, of all and of a structure, below which nothing is said by them; an image counts
+            where one of target and masks is not empty.
     """
 
     least_dice: float = 0.95
@@ -51,8 +53,9 @@ class Evidence:
         overall: how near they come to targets; None: no target was read.
         near: the same, of each structure that has targets.
         unreadable: targets that could not be read, or are of another size than the masks.
-        items: in both runs.
-        missing: of the earlier run, and not of the later one.
+        planned: items of the manifest.
+        items: of them, in both runs.
+        missing: of them, not in the later run.
         newly_failed: items that fail in the later run alone.
     """
 
@@ -60,6 +63,7 @@ class Evidence:
     overall: Nearness | None
     near: Sequence[Nearness]
     unreadable: int
+    planned: int
     items: int
     missing: int
     newly_failed: int
@@ -106,16 +110,15 @@ def judged(found: Evidence, tolerances: Tolerances) -> Verdict:
 
 
 def _complete(found: Evidence, tolerances: Tolerances) -> list[Check]:
-    """Whether the later run has what the earlier one had."""
+    """Whether the later run has what is planned, and a result where the earlier one has."""
     limit = tolerances.most_failed
     share = found.newly_failed / found.items if found.items else 0.0
     failed = Check(
         "items that fail now", f"<= {limit:.2%}", f"{share:.2%}", share <= limit if found.items else None
     )
-    there = found.items + found.missing
-    share = found.missing / there if there else 0.0
+    share = found.missing / found.planned if found.planned else 0.0
     few = Check(
-        "items that the later run has not",
+        "planned items that the later run has not",
         f"<= {tolerances.most_missing:.2%}",
         f"{share:.2%}" + (": finish it first" if found.missing else ""),
         True if share <= tolerances.most_missing else None,
@@ -138,22 +141,25 @@ def _near(name: str, near: Nearness, tolerances: Tolerances) -> Check:
 
 
 def _few(near: Nearness, tolerances: Tolerances) -> str:
-    return f"{near.images} images, of {tolerances.least_images:g} needed"
+    return f"{near.images} images where target or masks are not empty, of {tolerances.least_images:g} needed"
 
 
 def _agrees(each: Agreement, tolerances: Tolerances) -> list[Check]:
     name, least = each.structure, tolerances.least_rounds
+    nowhere = not each.drawn and each.rounds >= least
+    enough = nowhere or each.drawn >= least
     one_sided = Check(
         f"{name}: masks in one run alone",
         f"<= {tolerances.most_one_sided:.2%}",
         f"{each.one_sided:.2%}",
-        each.one_sided <= tolerances.most_one_sided if each.rounds >= least else None,
+        each.one_sided <= tolerances.most_one_sided if enough else None,
     )
-    if not each.both and each.rounds >= least:
-        return [one_sided]  # that a structure is nowhere can be agreed on
+    if nowhere:
+        return [one_sided]  # that can be agreed on
     dice = f"{name}: Dice between the runs", f">= {tolerances.least_dice:g}"
     if each.both < least or each.dice is None:
-        return [Check(*dice, f"{each.both} rounds with masks in both, of {least:g} needed", None), one_sided]
+        words = f"{each.both} rounds with masks in both, not both empty, of {least:g} needed"
+        return [Check(*dice, words, None), one_sided]
     return [
         Check(*dice, f"{each.dice:.4f}", each.dice >= tolerances.least_dice),
         one_sided,

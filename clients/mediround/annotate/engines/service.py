@@ -38,9 +38,10 @@ class ServedRun:
         """Wait for the service, and keep what it says of itself.
 
         Raises:
-            OtherRun: it has another model.
+            OtherRun: it has another model, or this client another rule of preprocessing.
             MediRoundError: it cannot be reached, or is none.
         """
+        self._run.check_rule()
         await self._client.wait_until_ready(_READY)
         await self._describe()
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mediround.annotate.current import current_rows
-from mediround.annotate.job import Run
+from mediround.annotate.job import Job, Run
+from mediround.annotate.planned import Planned, planned
 from mediround.annotate.report.contact_sheet import DATA_BYTES, entry_bytes
 from mediround.annotate.sorting import scratch
 
@@ -25,11 +26,13 @@ class Choice:
     """Items to show.
 
     Attributes:
-        count: items that have rows.
+        count: planned items that have rows.
+        not_planned: items that have rows, and that the manifest has not (any more).
         shown: those to show, by name, with their disagreement; None: not compared.
     """
 
     count: int
+    not_planned: int
     shown: dict[str, float | None]
 
 
@@ -54,13 +57,16 @@ def disagreements() -> Iterator[Disagreements]:
         yield Disagreements(database)
 
 
-def choice(run: Run, most: int, apart: Disagreements) -> Choice:
-    """At most ``most`` items, and fewer where their data would not fit a page. Raises JobError."""
-    count = 0
+def choice(job: Job, run: Run, most: int, apart: Disagreements) -> Choice:
+    """At most ``most`` items of the manifest, and fewer where their data would not fit a page. Raises JobError."""
+    count = not_planned = 0
 
-    def ranked() -> Iterator[tuple[bool, float, str, int]]:
-        nonlocal count
+    def ranked(names: Planned) -> Iterator[tuple[bool, float, str, int]]:
+        nonlocal count, not_planned
         for rows in current_rows(run):
+            if rows[0].item_id not in names:
+                not_planned += 1
+                continue
             count += 1
             rank = apart.of(rows[0].item_id)
             if rank is None:
@@ -70,9 +76,11 @@ def choice(run: Run, most: int, apart: Disagreements) -> Choice:
 
     shown: dict[str, float | None] = {}
     left = DATA_BYTES
-    for _, _, name, size in heapq.nlargest(most, ranked()):
+    with planned(job) as names:
+        chosen = heapq.nlargest(most, ranked(names))
+    for _, _, name, size in chosen:
         left -= size
         if left < 0:
             break
         shown[name] = apart.of(name)
-    return Choice(count, shown)
+    return Choice(count, not_planned, shown)

@@ -18,12 +18,24 @@ from mediround.annotate.compare.verdict import Tolerances, Verdict
 from mediround.annotate.report.pages import NOTE, Structures, links, notes, page, rounded, sheet, table
 from mediround.annotate.report.plots import Bar, around_zero, plot
 
-_KINDS = {"both": 0, "earlier_only": 1, "later_only": 2, "other_size": 3}
+_KINDS = {"both": 0, "earlier_only": 1, "later_only": 2, "other_size": 3, "empty": 0}
+"""Rounds that are empty in both runs do not disagree, so that none is listed, but while a run is at work."""
 _MOST_STRUCTURES, _MOST_BARS = 200, 20
 """In tables and in plots, the least Dice first."""
 _MET = {True: "met", False: "missed", None: "not known"}
+_LEFT_OUT = "Rounds with nothing in either run are in no figure at their right. Agreement is no accuracy."
 _AGREEMENT = (
-    *("structure", "rounds", "masks in both", "Dice", "5 % below", "identical", "earlier alone", "later alone"),
+    *(
+        "structure",
+        "rounds",
+        "nothing in either",
+        "masks in both",
+        "Dice",
+        "5 % below",
+        "identical",
+        "earlier alone",
+        "later alone",
+    ),
     *("other size", "score, change", "area, change"),
 )
 
@@ -38,7 +50,7 @@ class Rounds:
     def add(self, pair: Pair, number: int | None, *, picture: bool) -> None:
         """``number``: of the page of details that has its item; None: none."""
         one, other = pair.earlier, pair.later
-        kind = _KINDS["both" if pair.kind is None else pair.kind]
+        kind = _KINDS[pair.kind]
         dice = rounded(pair.dice() or 0.0, 4)
         scores = rounded(one.score, 3), rounded(other.score, 3)
         label = self.structures.number(pair.label)
@@ -69,7 +81,7 @@ def comparison_page(
         notes(_of_plots(found)),
         "<h2>Agreement of the two runs</h2>",
         table(_AGREEMENT, [_cells(each) for each in (found.overall, *found.structures[:_MOST_STRUCTURES])]),
-        notes([f"{len(found.structures)} structures, the least Dice first. Agreement is no accuracy."]),
+        notes([f"{len(found.structures)} structures, the least Dice first. {_LEFT_OUT}"]),
         "<h2>Disagreements</h2>",
         notes([shown]),
         body,
@@ -87,9 +99,11 @@ def _verdict(verdict: Verdict) -> str:
 
 def _items(found: Comparison) -> list[tuple[str, object]]:
     return [
+        ("planned", found.planned),
         ("in both runs", found.items),
+        ("in the earlier run alone", found.only_earlier),
         ("in the later run alone", found.only_later),
-        ("in the earlier run alone", found.missing),
+        ("planned, and not in the later run", found.missing),
         ("left out: not in the manifest (any more)", found.not_planned),
         ("failed in the earlier run alone", found.failed_earlier),
         ("failed in the later run alone", found.failed_later),
@@ -101,6 +115,7 @@ def _cells(each: Agreement) -> tuple[object, ...]:
     return (
         each.structure or "all",
         each.rounds,
+        each.empty,
         each.both,
         _number(each.dice),
         _number(each.dice_quantiles.get("0.05")),
@@ -158,7 +173,7 @@ def _targets(near: Nearness, each_of: Sequence[Nearness], tolerances: Tolerances
     change += [
         Bar(each.structure, each.change, each.low, each.high, each.change < limit) for each in each_of[:_MOST_BARS]
     ]
-    of = f"{near.images} images, {near.rounds} rounds"
+    of = f"{near.images} images, {near.rounds - near.empty} rounds"
     return [
         plot(f"Dice with the targets, 95 % interval; {of}", both, (max(0.0, least - 0.05), 1.0), (), ".4f"),
         plot(

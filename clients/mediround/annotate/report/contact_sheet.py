@@ -27,7 +27,7 @@ class Shown:
     """An item in a report.
 
     Attributes:
-        item: as planned; None: the manifest has it no more.
+        item: as planned; None: the manifest has lost it meanwhile.
         rows: what was found.
         picture: whether it has one.
         disagreement: 1 minus its least Dice with another run; None: not compared.

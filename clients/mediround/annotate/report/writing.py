@@ -49,7 +49,8 @@ class Report:
 
     Attributes:
         items: shown.
-        of: that have rows.
+        of: planned items that have rows.
+        not_planned: items that have rows and are left out, since the manifest has them not (any more).
         pictures: of them, with a picture.
         pages: of details.
         compared: with the other run; None: there was none.
@@ -57,6 +58,7 @@ class Report:
 
     items: int
     of: int
+    not_planned: int
     pictures: int
     pages: int
     compared: Comparison | None = None
@@ -68,8 +70,8 @@ def write(
     """Write a run's report into a new folder, or over an earlier report.
 
     Args:
-        most: items shown: those that failed, then those that disagree most with ``against`` or score least; and
-            rounds of the comparison.
+        most: items shown, of those that are planned: those that failed, then those that disagree most with
+            ``against`` or score least; and rounds of the comparison.
         identify: places and identifiers of sources stand in the pages.
 
     Raises:
@@ -80,7 +82,7 @@ def write(
         compared = None
         if against is not None:
             compared = compare(job, against.run, run, against.tolerances, most=most, heard=apart.hear)
-        chosen = choice(run, most, apart)
+        chosen = choice(job, run, most, apart)
     _clear(out)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures") as threads:
         writer = _Writer(job, run, out, chosen, compared is not None, identify, threads)
@@ -159,9 +161,14 @@ class _Writer:
         details_of.end()
         counts = f"{len(self.chosen.shown)} of {self.chosen.count} items; pictures of {pictures}"
         lines = [NOTE, f"{counts}, of the others the source is gone"]
+        if self.chosen.not_planned:
+            lines.append(
+                f"{self.chosen.not_planned} items more are not in the manifest (any more), and are left out"
+            )
         text = contact.html(_words(self.run), lines, compared=self.compared)
         write_atomic(self.out / "index.html", text.encode())
-        return Report(len(self.chosen.shown), self.chosen.count, pictures, details_of.number)
+        left_out = self.chosen.not_planned
+        return Report(len(self.chosen.shown), self.chosen.count, left_out, pictures, details_of.number)
 
     def _pictured(self, planned: Mapping[str, Item]) -> Iterator[tuple[ItemRows, bool]]:
         rows_of_shown = current_rows(self.run, self.chosen.shown)

@@ -22,8 +22,9 @@ from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.manifest import write_manifest
 from mediround.annotate.rows import Row
 from mediround.masks import digest
+from mediround.window import RULE
 
-IDENTITY = RunIdentity("model", "1", "ab" * 32, "rule 1", "referenced", 0.5)
+IDENTITY = RunIdentity("model", "1", "ab" * 32, RULE, "referenced", 0.5)
 OTHER = replace(IDENTITY, model_version="2", model_digest="cd" * 32)
 QUESTIONS = (
     Question("liver", "Liver", "Segment the liver.", answer="It is [SEG]."),

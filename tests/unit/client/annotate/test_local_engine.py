@@ -184,6 +184,14 @@ def test_another_model_stops_the_run_and_nothing_of_it_is_kept(job: Job, run: Ru
     assert found(run) == []
 
 
+def test_a_run_of_another_rule_of_preprocessing_is_not_gone_on_with(job: Job, run: Run) -> None:
+    """An upgraded client would mix images of two kinds."""
+    former = job.take_up(replace(run.identity, preprocessing="rule 0"), new=True)
+    with serve(Script()) as server, pytest.raises(OtherRun, match="rule 0"):
+        LocalEngine().run(job, former, options(server, former), watch)
+    assert found(former) == []
+
+
 def test_a_refusal_of_another_model_is_not_kept(job: Job, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def began_with_the_runs(_: ServedRun) -> None:
         """The service was started anew since, with another."""

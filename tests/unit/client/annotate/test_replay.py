@@ -11,7 +11,7 @@ import pytest
 from mediround.__main__ import main
 from mediround.annotate.errors import JobError, OtherRun
 from mediround.annotate.items import Item
-from mediround.annotate.job import Job, Run
+from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.manifest import write_manifest
 from mediround.annotate.replay import replay, sample
 from mediround.testing import DESCRIPTION, Answer, Script, ScriptedServer, serve
@@ -149,3 +149,43 @@ def test_sources_that_are_gone_are_counted_and_another_model_is_refused(
     other = job.take_up(IDENTITY, new=True)
     with pytest.raises(OtherRun, match="serve that one"):
         replay(job, other, server.address, 2)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [(IDENTITY, "serve that one"), (replace(SERVED, preprocessing="rule 0"), "preprocessing rule 0")],
+)
+def test_what_cannot_be_replayed_is_told_before_the_run_is_read(
+    made: tuple[Job, Run, list[Item]],
+    server: ScriptedServer,
+    refused: tuple[RunIdentity, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job, (identity, words) = made[0], refused
+    job.take_up(identity, new=True)
+    monkeypatch.setattr("mediround.annotate.command.verify.verify", None)
+    place = ["annotate", "verify", "--job", str(job.folder), "--server", server.address, "--replay", "1"]
+    assert main(place) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_was_found_is_told_where_the_replay_fails(
+    made: tuple[Job, Run, list[Item]],
+    server: ScriptedServer,
+    form: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job, _, _ = made
+    monkeypatch.setattr("mediround.testing._servicer.near_zero_of", lambda _: None)
+    place = ["annotate", "verify", "--job", str(job.folder), "--server", server.address, "--replay", "1"]
+    assert main([*place, *form]) == 2
+    told = capsys.readouterr()
+    assert "of this client's version or later" in told.err
+    if form:
+        found = json.loads(told.out)
+        assert (found["items"], found["problems"], found["replay"]) == (6, {}, None)
+    else:
+        assert "nothing is wrong" in told.out

@@ -163,7 +163,8 @@ def test_the_comparison_shows_the_biggest_disagreements_first(reading: Reader, m
     assert verdict.text == "Verdict: no verdict"
     page = reading.driver.find_element(By.TAG_NAME, "body").text
     assert re.search(r"Wall: Dice between the runs 0\.99\d+ >= 0.95 met", page)
-    assert "Rim: Dice between the runs 1 rounds with masks in both, of 30 needed >= 0.95 not known" in page
+    few = "1 rounds with masks in both, not both empty, of 30 needed"
+    assert f"Rim: Dice between the runs {few} >= 0.95 not known" in page
     assert f"all {2 * (ITEMS - 1) + 1} " in page
     assert len(reading.driver.find_elements(By.CSS_SELECTOR, "svg circle.bar")) == 4 * 2
     assert reading.complaints() == []
@@ -264,3 +265,22 @@ def test_an_earlier_report_stays_where_no_new_one_can_be_made(tmp_path: Path) ->
     part.write_bytes(part.read_bytes()[:-9])
     assert main(place) == 2
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_items_that_are_planned_no_more_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table was mended and planned again: its old failures do not take the place of new results."""
+    old = [picture(tmp_path / PLACE, number) for number in range(3)]
+    new = [replace(item, item_id=f"{number:032x}") for number, item in enumerate(old)]
+    job, run = job_of(tmp_path / "job", old)
+    keep(run, *(failed(item, run, "BAD_DIALOGUE") for item in old))
+    job, run = job_of(tmp_path / "job", new)
+    keep(run, *(answered(item, run, (disc(5), disc(3))) for item in new))
+    place = ["annotate", "report", "--job", str(job.folder), "--out", str(tmp_path / "out"), "--most", "2"]
+    assert main(place) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 items" in printed
+    assert "3 items are not in the manifest" in printed
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "BAD_DIALOGUE" not in page
+    assert sum(item.item_id in page for item in new) == 2
+    assert "3 items more are not in the manifest" in page

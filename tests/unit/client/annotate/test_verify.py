@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Ledger
 from mediround.annotate.merging import merge
 from mediround.annotate.rows import Row
+from mediround.annotate.sorting import scratch
 from mediround.annotate.verify import Verification, verify
 from tests.unit.client.annotate.jobs import OTHER, QUESTIONS, answered, disc, failed, job_of, keep, picture
 
@@ -113,6 +116,28 @@ def test_a_file_that_is_lost_is_missed_by_the_ledger(made: tuple[Job, Run]) -> N
     lost.unlink()
     found = verify(job, run)
     assert (kinds(found), found.not_finished) == ({"file_lost": [lost.name]}, 1)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_ledger_is_held_against_the_index_in_one_pass(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's steps grow with the items, and not with the items times the files."""
+    _, run = job_of(tmp_path / "job", [])
+    parts = {f"part-{number}.parquet": [f"{number}-{n}" for n in range(20)] for number in range(100)}
+    with scratch(verifying._SCHEMA) as database, closing(ledgers._connected(run.ledger())) as known:
+        for part, names in parts.items():
+            rows = [(name, 1, part, "") for name in names]
+            database.executemany("INSERT INTO found VALUES (?, ?, ?, ?)", rows)
+            Ledger(known, ())._add(part, [(name, 1, "", 2, part) for name in names])
+        monkeypatch.setattr(verifying, "files", lambda _: [run.index / part for part in parts] if there else [])
+        found, steps = Verification(), Counter[str]()
+        for each in (database, known):
+            each.set_progress_handler(lambda: steps.update(["tens"]), 10)
+        monkeypatch.setattr(ledgers, "looked_at", lambda _: nullcontext(Ledger(known, ())))
+        verifying._ledgers(run, set(parts), database, found)
+    assert found == Verification()
+    assert 100 < steps["tens"] < 20 * 2000
 
 
 def test_a_ledger_that_forgot_an_item_is_found(made: tuple[Job, Run], items: list[Item]) -> None:
