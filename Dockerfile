@@ -23,7 +23,7 @@ FROM wheels AS orchestrator-environment
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/mediround \
     && /opt/pip/bin/pip --python /opt/mediround/bin/python install --constraint constraints.txt \
-       /wheels/mediround_client-*.whl "mediround-serving[cpu,encryption,redis] @ file://$(echo /wheels/mediround_serving-*.whl)"
+       /wheels/mediround_client-*.whl "mediround-serving[cpu,encryption,openvino,redis] @ file://$(echo /wheels/mediround_serving-*.whl)"
 
 
 FROM wheels AS annotate-environment
@@ -148,7 +148,9 @@ LABEL org.opencontainers.image.title="MediRound orchestrator" \
       org.opencontainers.image.revision="${REVISION}"
 COPY LICENSE NOTICE /usr/share/mediround/
 COPY --from=orchestrator-environment /opt/mediround /opt/mediround
-RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mediround
+# A new volume of Docker's has the owner of the directory on which it is mounted.
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin mediround \
+    && install --directory --owner 10001 --group 10001 /var/cache/mediround
 # It refuses to listen beyond its own container without TLS, or without being told that it may.
 ENV MEDIROUND_BUNDLE=/bundle \
     MEDIROUND_LISTEN=0.0.0.0:50051 \

@@ -163,7 +163,7 @@ class TritonSettings(SettingsSection):
     """Version of both Triton models to call."""
     admin_key: SecretStr | None = None
     """Admin key that Triton asks for before it maps memory (its --grpc-restricted-protocol). Better set by
-    environment.
+    environment. Not empty.
     """
     slab_bytes: SomeBytes | None = None
     """Of ``engines.embedding_bytes``, the bytes in shared memory that Triton maps; 0: all embeddings go by gRPC.
@@ -268,6 +268,8 @@ class Settings(ServerSettings):
                 f"--vision {self.vision} reaches beyond loopback: it must be tritons://, or "
                 "--allow-insecure-vision set"
             )
+        if self.triton.admin_key is not None and not self.triton.admin_key.get_secret_value():
+            raise ValueError("--triton.admin-key must not be empty: the key that Triton asks for, or left out")
         if self.vision_tls != PeerTlsSettings() and not self.vision_secure:
             raise ValueError("--vision-tls must be left out unless --vision is tritons://")
         return self

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis as library
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
@@ -65,9 +65,10 @@ def filled(text: str, **variables: str) -> str:
     return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1], found[2]), text)
 
 
-def environment(service: str) -> dict[str, str]:
-    """Of the image, then of the service."""
-    ours = {name: filled(value) for name, value in COMPOSE["services"][service]["environment"].items()}
+def environment(service: str, key: str = "key") -> dict[str, str]:
+    """Of the image, then of the service, with Triton's key."""
+    said = COMPOSE["services"][service]["environment"]
+    ours = {name: filled(value, TRITON_ADMIN_KEY=key) for name, value in said.items()}
     return image_environment(service.partition("-")[0]) | ours
 
 
@@ -139,6 +140,26 @@ def test_the_redis_is_as_the_server_wants_it(tmp_path: Path, caplog: pytest.LogC
     assert caplog.text == ""
 
 
+def test_without_tritons_key_the_orchestrator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not compose, which would ask those who start profile ``cpu`` for it."""
+    for name, value in environment("orchestrator-gpu", key="").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match="admin-key must not be empty"):
+        Settings()
+    assert ":?" not in re.sub(" #.*", "", (REPOSITORY / "deploy" / "compose.yaml").read_text())
+
+
+def test_the_choice_of_the_image_encoder_is_kept_where_the_user_may_write() -> None:
+    said = COMPOSE["services"]["orchestrator-cpu"]
+    place = environment("orchestrator-cpu")["MEDIROUND_ENGINES__CACHE"]
+    assert said["volumes"] == [*COMPOSE["x-orchestrator"]["volumes"], f"choices:{place}"]
+    assert "choices" in COMPOSE["volumes"]
+    owner = said["user"].partition(":")[0]
+    text = (REPOSITORY / "Dockerfile").read_text()
+    assert f"install --directory --owner {owner} --group {owner} {place}\n" in text
+    assert re.search(r"mediround-serving\[cpu,\S*openvino", text)
+
+
 def test_a_variable_that_nobody_understands_is_found() -> None:
     assert not understood("MEDIROUND_LIMITS__MAX_ROUND", (ProbeSettings, Settings))
     assert not understood("MEDIROUND_HEALTH_PORT", (ProbeSettings, Settings))
@@ -150,6 +171,15 @@ def test_prometheus_scrapes_where_it_listens(service: str) -> None:
     (scrape,) = [s for s in SCRAPES if s["dns_sd_configs"][0]["names"] == [name]]
     listens = next(value for key, value in environment(service).items() if key.endswith("METRICS_LISTEN"))
     assert listens.rpartition(":")[2] == str(scrape["dns_sd_configs"][0]["port"])
+
+
+def test_prometheus_scrapes_triton_which_tells_nobody_else_by_http() -> None:
+    """Without an address of their own metrics are served where HTTP is."""
+    told = dict(word.removeprefix("--").split("=", 1) for word in COMPOSE["services"]["vision"]["command"])
+    assert (told["metrics-address"], told["http-address"]) == ("0.0.0.0", "127.0.0.1")  # noqa: S104  # in a container
+    [scrape] = [s for s in SCRAPES if s["dns_sd_configs"][0]["names"] == ["vision"]]
+    assert scrape["dns_sd_configs"][0]["port"] == int(told.get("metrics-port", 8002))
+    assert set(COMPOSE["services"]["prometheus"]["networks"]) & set(COMPOSE["services"]["vision"]["networks"])
 
 
 @pytest.mark.parametrize("service", [*COMPOSE["services"], "redis"])

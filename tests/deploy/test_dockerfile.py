@@ -111,9 +111,9 @@ def test_what_the_orchestrator_installs_is_read() -> None:
         (r"(AS vision$[\s\S]*?)HEALTHCHECK .*", r"\1", "vision has no health check"),
         (r"(AS orchestrator$[\s\S]*?)HEALTHCHECK .*", r"\1HEALTHCHECK NONE", "orchestrator has no health check"),
         (r"FROM \S+ (AS orchestrator)$", r"FROM debian \1", "orchestrator stands on debian"),
-        (r"mediround-serving\[cpu,encryption,redis\]", "mediround-serving[cpu,export]", "orchestrator has torch"),
+        (r"mediround-serving\[cpu,encryption,\S+\]", "mediround-serving[cpu,export]", "orchestrator has torch"),
         (
-            r"(/wheels/mediround_client\S+ .mediround-serving\[cpu,encryption,redis\])",
+            r"(/wheels/mediround_client\S+ .mediround-serving\[cpu,encryption,openvino,redis\])",
             r"torch==2.13.0 \1",
             "orchestrator has torch",
         ),

@@ -315,6 +315,7 @@ def test_the_admin_key_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> No
         ["--vision", "triton://127.0.0.1:1", "--vision-tls.ca", "ca.pem"],
         ["--vision", "triton://127.0.0.1:1", "--triton.version", "latest"],
         ["--vision", "triton://127.0.0.1:1", "--triton.slab-bytes", "-1"],
+        ["--vision", "triton://127.0.0.1:1", "--triton.admin-key", ""],
     ],
 )
 def test_visions_that_cannot_be(flags: list[str]) -> None:
