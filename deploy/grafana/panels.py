@@ -12,6 +12,7 @@ from deploy.grafana.queries import Query, gauge, quantile, quantiles, rate, rati
 
 INTERACTIVE = 'priority="interactive"'
 FIRST, LATER = f'{INTERACTIVE},index="0"', f'{INTERACTIVE},index!="0"'
+FAULTS = 'code=~"INTERNAL|UNAVAILABLE"'
 LATENCY = (0.5, 0.95, 0.99)
 HITS, MISSES = rate("mediround_cache_hits_total", "cache"), rate("mediround_cache_misses_total", "cache")
 ROWS = (
@@ -24,6 +25,12 @@ ROWS = (
                 "percentunit",
                 [Query("5 min", 'job:mediround_round_errors:ratio_rate5m{job=~"$job"}')],
                 "INTERNAL and UNAVAILABLE. The objective leaves 0.5 %.",
+            ),
+            Panel(
+                "Calls that fail by our fault",
+                "reqps",
+                [Query("{{method}}, {{code}}", rate("mediround_calls_total", "method, code", FAULTS))],
+                "INTERNAL and UNAVAILABLE, of all calls: where a session cannot be opened, no round is asked.",
             ),
             Panel(
                 "Slower than 1 s, of interactive rounds",

@@ -249,7 +249,8 @@ SESSION_BYTES = Metric(
 ENGINE_UP = Metric(
     "mediround_engine_up",
     MetricKind.GAUGE,
-    "1 if the engine accepts requests (last known), else 0.",
+    "1 if the engine accepts requests (last known), else 0. Always 1 of a half in the orchestrator's process: "
+    "whether that works, calls tell.",
     {"engine": ENGINES},
 )
 ENGINE_INFO = Metric(

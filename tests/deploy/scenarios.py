@@ -236,7 +236,7 @@ SCENARIOS = [
     scenario("sheds", "MediroundSheds", CALLS | {SHED: counter((60, 7))}, at_8m="", at_15m="MediroundSheds"),
     scenario(
         "sessions",
-        "MediroundSessions",
+        "MediroundSessionsNear",
         SESSIONS | {series("mediround_sessions_open"): "80x20 95x30"},
         at_20m="",
         at_29m="",

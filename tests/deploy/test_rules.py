@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from tests.deploy.batch_scenarios import BATCH_SCENARIOS
+from tests.deploy.call_scenarios import CALL_SCENARIOS
 from tests.deploy.promtool import ALERTS, PROMETHEUS, RECORDING, failed, needed, numbered, promtool, rules
 from tests.deploy.scenarios import SCENARIOS, Scenario
 
-ALL = [*SCENARIOS, *BATCH_SCENARIOS]
+ALL = [*SCENARIOS, *CALL_SCENARIOS, *BATCH_SCENARIOS]
 Rule = dict[str, Any]
 RULES = {rule["alert"]: rule for rule in rules(ALERTS)}
 RECORDED = rules(RECORDING)
