@@ -109,7 +109,7 @@ def _add_window(parser: argparse.ArgumentParser, default: str) -> None:
         "--window",
         type=_commands.window,
         metavar="WINDOW",
-        help="CENTER,WIDTH (write --window=-600,1500), with a third ,SIGMOID or ,LINEAR_EXACT where it is that; a "
+        help="CENTER,WIDTH (write --window=-600,1500) or CENTER,WIDTH,FUNCTION (LINEAR_EXACT, SIGMOID), a "
         f"preset's name, percentile, or the number of one of the object's own ({default})",
     )
 

@@ -18,10 +18,10 @@ from mediround.annotate import planning, reviews
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
 from mediround.annotate.command.engine import service
-from mediround.annotate.errors import JobError
+from mediround.annotate.errors import AnnotateError, JobError
 from mediround.annotate.files import locked, remove_unfinished
 from mediround.annotate.job import Job, Run, RunIdentity
-from mediround.annotate.ledger import alone, opened
+from mediround.annotate.ledger import Finished, alone, opened
 from mediround.annotate.manifest import read_names
 from mediround.annotate.planning import BYTES_A_ROUND, Estimate, Planned
 from mediround.annotate.reviews import Rejected
@@ -65,16 +65,16 @@ def _planned(given: argparse.Namespace, address: str) -> int:
         print(f"warning: {left_out.counts[reason]} {WORDS[reason]}; {job.not_taken} has them", file=sys.stderr)
     asking = Asking(run_of_job.key, given.policy, run_of_job.identity.threshold, timeout=given.timeout)
     estimate = planning.probe(job, address, asking, tls_of(given))
-    _show(given, planned, left_out.counts, estimate, rejected, left=_left(job, run_of_job), of=run_of_job)
+    _show(given, planned, left_out.counts, estimate, rejected, done=_done(job, run_of_job), of=run_of_job)
     return DONE
 
 
 @contextmanager
 def _said_why(left_out: Omissions) -> Iterator[None]:
-    """Where the block refuses a source that has too little, also what was not taken of it."""
+    """Where the block refuses a source, also what was not taken of it."""
     try:
         yield
-    except JobError:
+    except AnnotateError:
         for reason, count in left_out.counts.most_common():
             print(f"not taken  {count} {WORDS[reason]}", file=sys.stderr)
         raise
@@ -98,11 +98,11 @@ def _listed(count: int) -> None:
         print(f"\r{count} items", end="", file=sys.stderr)
 
 
-def _left(job: Job, run_of_job: Run) -> int:
-    """Items that a run will ask about: of an earlier run's, only those that are new or changed."""
+def _done(job: Job, run_of_job: Run) -> Finished:
+    """Of the items, those that an earlier start of the run has finished: it asks about the others."""
     with opened(run_of_job) as ledger:
-        pieces = read_names(job.manifest)
-        return sum(len(names) - len(ledger.finished(names, failed=True)) for names in pieces)
+        found = [ledger.counted(names) for names in read_names(job.manifest)]
+    return Finished(sum(each.ok for each in found), sum(each.failed for each in found))
 
 
 def _show(
@@ -112,15 +112,17 @@ def _show(
     estimate: Estimate,
     rejected: Rejected,
     *,
-    left: int,
+    done: Finished,
     of: Run,
 ) -> None:
-    share = left / planned.items if planned.items else 0.0
+    left = planned.items - done.all
+    share = left / planned.items
     said = {
         "items": planned.items,
         "images": planned.images,
         "rounds": planned.rounds,
         "to_do": left,
+        "failed": done.failed,
         "about_given_masks": planned.given,
         "about_rounds": planned.referring,
         "problems": dict(planned.problems),
@@ -140,6 +142,8 @@ def _show(
         return
     print(f"items      {planned.items}, of {planned.images} images; {planned.rounds} rounds")
     print(f"to do      {left}: those that this model has not finished")
+    if done.failed:
+        print(f"failed     {done.failed} before, which `mediround annotate run --retry-failed` alone asks again")
     _show_listed(given, planned, not_taken, rejected)
     print(f"time       {_time(estimate, left)}")
     print(f"disk       about {int(planned.rounds * share * BYTES_A_ROUND) >> 20} MiB for the index")

@@ -263,6 +263,9 @@ def test_a_file_that_is_back_is_asked_again_as_the_words_say(
     assert main(["annotate", "status", "--job", str(folder.parent / "job")]) == 3
     assert capsys.readouterr().out.count("run --retry-failed` asks them again") == 2
     (folder.parent / "3.png").rename(folder / "3.png")
-    assert plan(folder, server) == 0
+    assert plan(folder, server) == plan(folder, server, "--json") == 0
+    printed = capsys.readouterr().out
+    assert "failed     1 before, which `mediround annotate run --retry-failed` alone asks again" in printed
+    assert json.loads(printed.splitlines()[-1])["failed"] == 1
     assert run(folder, server) == 3
     assert run(folder, server, "--retry-failed") == 0
