@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from numbers import Integral
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +135,25 @@ def read(source: DicomSource) -> Instance:
     """
     found = opened(source)
     return Instance(found.header, pixel_module(found), found)
+
+
+class LastRead:
+    """The object that was read last: the header of an enhanced one is read once, not for each of its frames.
+
+    Safe across threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._source = Lock(), object()
+        self._instance: Instance | None = None
+
+    def instance(self, source: DicomSource) -> Instance:
+        """The same one for the same source as before. Raises as ``read`` does."""
+        with self._lock:
+            if self._instance is None or self._source is not source:
+                self._instance = None  # two are not held at once
+                self._instance, self._source = read(source), source
+            return self._instance
 
 
 def _of_size(mask: Bits, size: tuple[int, int]) -> Bits:

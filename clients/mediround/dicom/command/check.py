@@ -21,7 +21,7 @@ from mediround._commands import DONE, INTERRUPTED, NOT_RUN, REFUSED
 from mediround.dicom.command import choice, show
 from mediround.dicom.command.record import words_of
 from mediround.dicom.errors import DicomError
-from mediround.dicom.instance import read
+from mediround.dicom.instance import LastRead
 from mediround.dicom.quiet import quiet
 from mediround.dicom.series.reading import read_series
 from mediround.dicom.series.stack import Stack, StackFrame
@@ -112,10 +112,11 @@ def _check(number: int, stack: Stack, template: Template | None, given: argparse
     window = template.window if template and given.window is None else given.window
     seen: dict[str, dict[str, None]] = {"syntax": {}, "decoder": {}, "window": {}, "size": {}}
     failures: dict[int, str] = {}
+    objects = LastRead()
     looked = list(_looked_at(stack, whole=given.every_frame))
     for index, place in looked:
         try:
-            for kind, words in _decoded(place, window):
+            for kind, words in _decoded(objects, place, window):
                 seen[kind][words] = None
         except (MediRoundError, OSError) as error:
             failures[index] = words_of(error)
@@ -140,9 +141,9 @@ def _looked_at(stack: Stack, *, whole: bool) -> Iterator[tuple[int, StackFrame]]
         yield index, stack.frames[index]
 
 
-def _decoded(place: StackFrame, window: Any) -> Iterator[tuple[str, str]]:
+def _decoded(objects: LastRead, place: StackFrame, window: Any) -> Iterator[tuple[str, str]]:
     """Raises MediRoundError, OSError."""
-    instance = read(place.source)
+    instance = objects.instance(place.source)
     with quiet():
         yield "syntax", UID(instance.transfer_syntax).name
     frame = instance.frame(place.number, window)

@@ -16,8 +16,8 @@ from pydicom.dataset import Dataset
 from mediround._commands import RESULTS
 from mediround._png import png
 from mediround.dicom.command.record import StackRecord
-from mediround.dicom.instance import read
-from mediround.dicom.results import Provenance, encode, write_sc, write_seg, write_sr
+from mediround.dicom.instance import LastRead
+from mediround.dicom.results import Pictures, Provenance, encode, write_seg, write_sr
 from mediround.dicom.series.stack import Stack
 from mediround.dicom.source import opened
 from mediround.dicom.volume.answers import FrameResult
@@ -62,6 +62,7 @@ def write_pictures(folder: Path, record: StackRecord, provenance: Provenance, wi
         OSError: it cannot be written.
     """
     found: list[Path] = []
+    objects, pictures = LastRead(), None
     for index, place in enumerate(record.stack.frames):
         key = place.sop_instance_uid, place.number
         here = [
@@ -70,9 +71,10 @@ def write_pictures(folder: Path, record: StackRecord, provenance: Provenance, wi
         ]
         if not any(segment.masks for segment in here):
             continue
-        instance = read(place.source)
-        [picture] = write_sc([instance.header], here, provenance, {key: instance.frame(place.number, window)})
-        picture.InstanceNumber = len(found) + 1
+        instance = objects.instance(place.source)
+        if pictures is None or pictures.header is not instance.header:
+            pictures = Pictures([instance.header], provenance)
+        picture = pictures.of(key, instance.frame(place.number, window), here, len(found) + 1)
         found.append(folder / f"stack-{record.number:02}-sc-{index:04}.dcm")
         found[-1].write_bytes(encode(picture))
     return found

@@ -4,7 +4,7 @@ Knows what is written and what it refers to. Does not know servers, files or arc
 pydicom, which ``encode`` turns into the bytes of a file (PS3.10).
 """
 
-from mediround.dicom.results.capture import write_sc
+from mediround.dicom.results.capture import Pictures, write_sc
 from mediround.dicom.results.files import encode
 from mediround.dicom.results.report import write_sr
 from mediround.dicom.results.segmentation import SegmentationType, write_seg
@@ -14,6 +14,7 @@ from mediround.dicom.results.terms import Term, term_of
 __all__ = [
     "FrameKey",
     "Origin",
+    "Pictures",
     "Provenance",
     "Segment",
     "SegmentationType",

@@ -51,14 +51,31 @@ def write_sc(
     Raises:
         InvalidArgument: as ``write_seg`` does, or a mask is not of its frame's Rows and Columns.
     """
-    with quiet():
-        known = Sources(sources)
-        found = {key for segment in segments for key, mask in segment.masks.items() if mask.any()}
-        places = known.ordered(found & set(frames))
-        return [
-            _write(place, number, frames[place.key], segments, provenance)
-            for number, place in enumerate(places, start=1)
-        ]
+    pictures = Pictures(sources, provenance)
+    found = {key for segment in segments for key, mask in segment.masks.items() if mask.any()}
+    places = pictures.sources.ordered(found & set(frames))
+    return [
+        pictures.of(place.key, frames[place.key], segments, number) for number, place in enumerate(places, start=1)
+    ]
+
+
+class Pictures:
+    """The same, one after the other: of sources whose frames are listed once, however many there are."""
+
+    def __init__(self, sources: Sequence[Dataset], provenance: Provenance) -> None:
+        """Raises as ``write_sc`` does."""
+        with quiet():
+            self.sources, self._provenance = Sources(sources), provenance
+
+    @property
+    def header(self) -> Dataset:
+        """Of the first source."""
+        return self.sources.first
+
+    def of(self, key: FrameKey, frame: Frame, segments: Sequence[Segment], number: int) -> Dataset:
+        """The picture of one frame; ``number``: in its series, from 1. Raises as ``write_sc`` does."""
+        with quiet():
+            return _write(self.sources[key], number, frame, segments, self._provenance)
 
 
 def _write(

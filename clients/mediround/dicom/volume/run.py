@@ -6,7 +6,6 @@ Knows when a frame may be asked, and when to ask again. Does not know which clie
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -14,9 +13,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mediround._rounds import Round
-from mediround.dicom.instance import Frame, Instance, read
+from mediround.dicom.instance import Frame, LastRead
 from mediround.dicom.series.stack import Stack
-from mediround.dicom.source import DicomSource
 from mediround.dicom.volume.answers import Bits, FrameResult, Restart
 from mediround.dicom.volume.dialogue import Marks, answers_of, marked, refusal, rounds_of, seeds_of
 from mediround.dicom.volume.order import Order
@@ -40,22 +38,6 @@ _OVER = (AccessDenied, Cancelled, Unavailable)
 """After these no other frame can be asked."""
 
 
-class _LastObject:
-    """The object that was read last: the header of an enhanced one is read once, not for each of its frames."""
-
-    def __init__(self) -> None:
-        self._lock, self._source = threading.Lock(), object()
-        self._instance: Instance | None = None
-
-    def instance(self, source: DicomSource) -> Instance:
-        """Raises DicomError, OSError."""
-        with self._lock:
-            if self._instance is None or self._source is not source:
-                self._instance = None  # two are not held at once
-                self._instance, self._source = read(source), source
-            return self._instance
-
-
 @dataclass(slots=True)
 class StackRun:
     """One dialogue over one stack.
@@ -73,7 +55,7 @@ class StackRun:
     window: WindowChoice
     marks: Marks
     given: Mapping[int, Mapping[str, Bits]]
-    _objects: _LastObject = field(default_factory=_LastObject)
+    _objects: LastRead = field(default_factory=LastRead)
 
     async def results(self) -> AsyncGenerator[FrameResult]:
         """Each frame's as soon as it is known; in the stack's order where none follows another. No more masks are

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -13,9 +17,11 @@ from PIL import Image
 
 from mediround import ServerFault, Unavailable, dicom, masks
 from mediround.__main__ import main
+from mediround.dicom import instance
 from mediround.dicom.command.record import PackedMasks, StackRecord
+from mediround.dicom.results import capture
 from mediround.testing import Answer, Script, serve
-from tests.unit.client.dicom.slices import CORONAL, SIDE, WHOLE, mr, saved
+from tests.unit.client.dicom.slices import CORONAL, SIDE, WHOLE, enhanced, mr, saved
 
 TEMPLATE = """
 name = "liver"
@@ -265,6 +271,28 @@ def test_pictures_are_one_a_frame_that_has_a_mask(series: Path, template: str, t
     assert shown == [0, 2, 3]
     assert [picture.InstanceNumber for picture in pictures] == [1, 2, 3]
     assert len({picture.SOPInstanceUID for picture in pictures}) == 3
+
+
+def test_an_object_of_many_frames_is_read_once(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = enhanced([(float(place), 1) for place in range(6)])
+    for keyword, value in WHOLE.items():
+        setattr(made, keyword, value)
+    source, times = saved(tmp_path / "series", made), Counter[str]()
+    for module, name in ((instance, "opened"), (capture, "Sources")):
+        monkeypatch.setattr(module, name, partial(counted, getattr(module, name), times, name))
+    with serve() as server:
+        assert segment(server.address, source, template, tmp_path / "out", "--sc") == 0
+    assert len(list((tmp_path / "out").glob("stack-01-sc-*.dcm"))) == 6
+    assert times == {"opened": 2, "Sources": 1}  # to ask, and to draw
+    assert main(["dicom", "check", str(source), "--every-frame"]) == 0
+    assert times["opened"] == 3
+
+
+def counted(function: Callable[..., Any], times: Counter[str], name: str, *given: Any) -> Any:
+    times[name] += 1
+    return function(*given)
 
 
 def test_where_nothing_is_found_it_says_so(
