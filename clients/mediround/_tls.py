@@ -17,11 +17,13 @@ from pathlib import Path
 
 import grpc
 
+from mediround._files import BadFile, content
 from mediround.errors import FieldViolation, InvalidArgument
 
 Pem = str | PathLike[str] | bytes
 """PEM: a path, or the bytes themselves."""
 
+_MAX_PEM_BYTES = 16 << 20
 _CERTIFICATE = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----")
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
 _ENCRYPTED = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: *4 *, *ENCRYPTED", re.MULTILINE)
@@ -93,7 +95,9 @@ def _pem(pem: object, name: str) -> bytes | None:
             return pem
         case str() | PathLike():
             try:
-                return Path(fsdecode(fspath(pem))).read_bytes()
+                return content(Path(fsdecode(fspath(pem))), _MAX_PEM_BYTES)
+            except BadFile as error:
+                raise _refused(name, f"{fsdecode(fspath(pem))} {error}") from None
             except OSError as error:
                 raise _refused(name, f"{fsdecode(fspath(pem))} cannot be read: {error.strerror}") from error
             except ValueError as error:  # a name that no file can have

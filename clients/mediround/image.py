@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from mediround import pictures
 from mediround._dicom_entry import is_dicom, prepared_frame
+from mediround._files import BadFile, content
 from mediround._records import PixelRecord
 from mediround.errors import FieldViolation, InvalidArgument
 from mediround.raw import StoredPixels
@@ -28,6 +29,8 @@ from mediround.window import Window, WindowChoice
 
 CHUNK_BYTES = 1 << 20
 """The contract's largest chunk."""
+MAX_FILE_BYTES = 1 << 30
+"""Of a file that is read to be sent; what a server takes is less (``describe().limits.max_image_bytes``)."""
 
 _WINDOWING = "16 bits need a window (DICOM VOI LUT): client.open(int16_or_uint16, window=Window(40, 400))"
 
@@ -147,8 +150,8 @@ def upload(image: ImageSource) -> Upload:
     """Prepare an image.
 
     Raises:
-        InvalidArgument: an array or PIL image of another shape, type or mode than ``ImageSource`` says; a frame or
-            a window that cannot be.
+        InvalidArgument: an array or PIL image of another shape, type or mode than ``ImageSource`` says; a file of
+            more than ``MAX_FILE_BYTES``, or a device; a frame or a window that cannot be.
         FailedPrecondition: it is a DICOM object, and the extra ``dicom`` is not installed.
         MediRoundError: ``mediround.dicom`` cannot read it.
         OSError: the path cannot be read.
@@ -209,7 +212,9 @@ def _stored(image: StoredPixels) -> Upload:
 
 def _file(path: str | PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return content(Path(path), MAX_FILE_BYTES)
+    except BadFile as error:
+        raise _refused(f"the file {error}") from None
     except (TypeError, ValueError):
         raise _refused("a path that no file can have: it holds U+0000, or is no text") from None
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mediround._files import BadFile, content
+
 MAX_FILE_BYTES = 2 << 30
 
 _TOKEN = re.compile(r"\[([\w-]+):([^\[\]]*)\]")
@@ -61,14 +63,13 @@ class Dialogue:
 def read_items(path: Path) -> list[object]:
     """The items of a data set file, each still to be parsed. Raises DataError when the file is no JSON list."""
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= MAX_FILE_BYTES else b""
+        read = content(path, MAX_FILE_BYTES)
+    except BadFile as error:
+        raise DataError(f"{path}: {error}; split it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); is --data right?") from error
-    if size > MAX_FILE_BYTES:
-        raise DataError(f"{path}: holds more than {MAX_FILE_BYTES >> 30} GiB; split it")
     try:
-        found = json.loads(content)
+        found = json.loads(read)
     except RecursionError:
         raise DataError(f"{path}: is nested too deeply to be a data set") from None
     except ValueError as error:  # of JSON, or of UTF-8

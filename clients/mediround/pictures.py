@@ -98,6 +98,8 @@ def _png_depth(image: Picture) -> int:
     if not isinstance(name, str) or not name:
         return 0
     try:
+        if not Path(name).is_file():  # a pipe's end would be waited for
+            return 0
         with Path(name).open("rb") as file:
             head = file.read(_PNG_DEPTH + 1)
     except (OSError, ValueError):

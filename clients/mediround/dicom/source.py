@@ -7,6 +7,7 @@ mean.
 from __future__ import annotations
 
 import io
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,9 +108,11 @@ def is_part10(head: bytes) -> bool:
 def _path(source: object) -> Path:
     try:
         path = Path(cast(Any, source))
-        path.stat()
+        kind = path.stat().st_mode
     except (TypeError, ValueError):
         raise NotDicom("must be a path, the bytes of a file, or a pydicom data set") from None
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a folder's own error says what it is
+        raise NotDicom("must be a file, not a pipe or a device")
     return path
 
 
@@ -187,8 +190,9 @@ def _inflated(file: BinaryIO, start: int) -> bytes:
     """The data set, inflated. What follows a damaged part is missing, and noticed where it is needed."""
     file.seek(start)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = inflater.decompress(file.read(), MAX_INFLATED_BYTES)
-    if inflater.unconsumed_tail:
+    packed = file.read(MAX_INFLATED_BYTES + 1)
+    data = inflater.decompress(packed, MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail or len(packed) > MAX_INFLATED_BYTES:
         raise TooLarge(f"must be at most {MAX_INFLATED_BYTES} bytes when it is inflated")
     return data
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mediround import StoredPixels, Window, masks
+from mediround import StoredPixels, Tls, Window, dicom, masks, medseg
+from mediround import image as image_module
 from mediround._connection import SentImages
 from mediround.errors import FailedPrecondition, InvalidArgument
 from mediround.image import CHUNK_BYTES, ChosenFrame, ImageSource, upload
@@ -213,6 +215,37 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
         written = writer.submit((tmp_path / "pipe").write_bytes, b"whatever comes through")
         assert upload(tmp_path / "pipe").payload == b"whatever comes through"
         written.result()
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [
+        (upload, InvalidArgument),
+        (dicom.read, dicom.NotDicom),
+        (medseg.read_items, medseg.DataError),
+        (lambda path: Tls(ca=path), InvalidArgument),
+    ],
+)
+def test_what_never_ends_or_is_too_large_is_not_read(
+    read: Callable[[Path], object], error: type[Exception], tmp_path: Path
+) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((2 << 30) + 1)  # takes no room
+    for path in (Path("/dev/zero"), tmp_path / "large"):
+        with pytest.raises(error, match=r"must (be a file, not|hold at most|stand at byte 128)"):
+            read(path)
+
+
+def test_a_pipe_that_never_ends_is_read_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "MAX_FILE_BYTES", 3 << 20)
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit((tmp_path / "pipe").write_bytes, bytes(5 << 20))
+        with pytest.raises(InvalidArgument, match="image: the file must hold at most 3145728 bytes"):
+            upload(tmp_path / "pipe")
+        assert isinstance(written.exception(), BrokenPipeError)
+    with pytest.raises(dicom.NotDicom, match="must be a file, not a pipe"):
+        dicom.read(tmp_path / "pipe")
 
 
 def test_without_the_extra_a_dicom_object_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
