@@ -20,7 +20,7 @@ from mediround._calls import Call, new_session_id
 from mediround._replay import Replay
 from mediround._rounds import Priority
 from mediround._sessions import SessionState, Watch, told, watched
-from mediround.errors import MediRoundError, NeedsImage, NotFound, ProtocolMismatch
+from mediround.errors import InvalidArgument, MediRoundError, NeedsImage, NotFound, ProtocolMismatch
 from mediround.image import Upload
 from mediround.results import Opening, RoundResult
 from mediround.v1 import segmentation_pb2 as pb
@@ -116,7 +116,10 @@ class AsyncCalls:
                     image = replay.image.named(session_id, resume=True)
                     await self.connection.open(image, call.again(session_id))
                 else:
-                    await self._opened_anew(replay, call)
+                    try:
+                        await self._opened_anew(replay, call)
+                    except InvalidArgument as refused:
+                        raise self._state.refused_replay(lost, refused) from lost
         return call.again(self._state.session_id)
 
     async def _opened_anew(self, replay: Replay, call: Call) -> None:
@@ -136,13 +139,13 @@ class AsyncCalls:
         self._state.opened_anew(opened, replay.replayed(made))
 
     async def _made_again(self, replay: Replay, opened: Opening, call: Call) -> list[pb.RoundResult]:
-        """Its rounds, in one request; then what a person has amended."""
+        """Its rounds; then what a person has amended."""
         replay.check_model(opened)
-        if not replay.rounds:
-            return []
-        request, again = replay.dialogue(opened.session_id), call.again(opened.session_id)
-        async with aclosing(self.connection.stream("SegmentDialogue", request, again)) as responses:
-            made = [response.result async for response in responses]
+        made: list[pb.RoundResult] = []
+        for request in replay.dialogues(opened.session_id):
+            again = call.again(opened.session_id)
+            async with aclosing(self.connection.stream("SegmentDialogue", request, again)) as responses:
+                made += [response.result async for response in responses]
         replay.check_same(made)
         for amend in replay.amendments(opened.session_id, made):
             await self.connection.unary("AmendRound", amend, call.again(opened.session_id))

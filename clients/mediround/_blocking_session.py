@@ -15,7 +15,7 @@ from mediround._calls import Call, new_session_id
 from mediround._replay import Replay
 from mediround._rounds import Priority
 from mediround._sessions import SessionState, Watch, told, watched
-from mediround.errors import MediRoundError, NeedsImage, NotFound, ProtocolMismatch
+from mediround.errors import InvalidArgument, MediRoundError, NeedsImage, NotFound, ProtocolMismatch
 from mediround.image import Upload
 from mediround.results import Opening, RoundResult
 from mediround.v1 import segmentation_pb2 as pb
@@ -112,7 +112,10 @@ class BlockingCalls:
                 if isinstance(lost, NeedsImage):
                     self.connection.open(replay.image.named(session_id, resume=True), call.again(session_id))
                 else:
-                    self._opened_anew(replay, call)
+                    try:
+                        self._opened_anew(replay, call)
+                    except InvalidArgument as refused:
+                        raise self._state.refused_replay(lost, refused) from lost
         return call.again(self._state.session_id)
 
     def _opened_anew(self, replay: Replay, call: Call) -> None:
@@ -132,13 +135,12 @@ class BlockingCalls:
         self._state.opened_anew(opened, replay.replayed(made))
 
     def _made_again(self, replay: Replay, opened: Opening, call: Call) -> list[pb.RoundResult]:
-        """Its rounds, in one request; then what a person has amended."""
+        """Its rounds; then what a person has amended."""
         replay.check_model(opened)
-        if not replay.rounds:
-            return []
-        stub, request = self.connection.stub, replay.dialogue(opened.session_id)
-        again = call.again(opened.session_id)
-        made = [each.result for each in self.connection.stream(stub.SegmentDialogue, request, again)]
+        stub, made = self.connection.stub, list[pb.RoundResult]()
+        for request in replay.dialogues(opened.session_id):
+            responses = self.connection.stream(stub.SegmentDialogue, request, call.again(opened.session_id))
+            made += [each.result for each in responses]
         replay.check_same(made)
         for amend in replay.amendments(opened.session_id, made):
             self.connection.unary(stub.AmendRound, amend, call.again(opened.session_id))

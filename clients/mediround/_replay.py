@@ -21,6 +21,11 @@ from mediround.v1 import segmentation_pb2 as pb
 
 MAX_BYTES = 128 << 20
 """Of one session's image and masks, as they are sent: what is kept here so that it can be replayed."""
+MAX_MASK_BYTES = 7 << 20
+"""Of one of these masks: a question may hold two, and servers take 16 MiB a request; of a mask most take less."""
+MAX_REQUEST_BYTES = 8 << 20
+"""Of a request that makes several rounds again."""
+_TOO_LARGE = f"one of its masks takes more than {MAX_MASK_BYTES >> 20} MiB"
 _TOO_MUCH = f"its image and masks take more than the {MAX_BYTES >> 20} MiB that are kept for a replay"
 
 
@@ -152,10 +157,21 @@ class Replay:
                 f"{opened.model_digest}, and not {self.model_digest}"
             )
 
-    def dialogue(self, session_id: str) -> pb.SegmentDialogueRequest:
-        """What makes its rounds again, in one request."""
+    def dialogues(self, session_id: str) -> Iterator[pb.SegmentDialogueRequest]:
+        """What makes its rounds again, in as few requests as their size allows."""
         with self._lock:
             questions = list(self._questions())
+        held: list[pb.Question] = []
+        for question in questions:
+            if sum(map(pb.Question.ByteSize, [*held, question])) > MAX_REQUEST_BYTES and held:
+                yield self._dialogue(session_id, held)
+                held = []
+            held.append(question)
+        if held:
+            yield self._dialogue(session_id, held)
+
+    @staticmethod
+    def _dialogue(session_id: str, questions: Sequence[pb.Question]) -> pb.SegmentDialogueRequest:
         return pb.SegmentDialogueRequest(
             session_id=session_id,
             questions=questions,
@@ -216,10 +232,17 @@ class Replay:
             question.given_mask.mask.CopyFrom(self.masks[used.mask_digest])
             sent.add(used.mask_digest)
 
-    def _bound(self) -> None:
-        if self.nbytes > MAX_BYTES:
-            self.rounds, self.masks, self.why_not = {}, {}, _TOO_MUCH
+    def give_up(self, why: str) -> None:
+        """It is not replayed, now or later; nothing is kept for it."""
+        with self._lock:
+            self.rounds, self.masks, self.why_not = {}, {}, why
             self.image = Upload(self.image.header, b"")
+
+    def _bound(self) -> None:
+        if any(len(mask.data) > MAX_MASK_BYTES for mask in self.masks.values()):
+            self.give_up(_TOO_LARGE)
+        elif self.nbytes > MAX_BYTES:
+            self.give_up(_TOO_MUCH)
 
 
 def _known(of: pb.RoundSummary) -> KnownRound:

@@ -15,7 +15,14 @@ from mediround._given import Answered, Bits, GivenMask, Names, given_mask, refus
 from mediround._overlay import Source
 from mediround._reading import SaysItsEnd, ends
 from mediround._replay import Replay
-from mediround.errors import FailedPrecondition, NeedsImage, NotFound, StaleReference
+from mediround.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    MediRoundError,
+    NeedsImage,
+    NotFound,
+    StaleReference,
+)
 from mediround.history import PastRound, Progress, past_round, progress_of
 from mediround.image import Upload
 from mediround.results import Opening, RoundResult, bits, round_result
@@ -78,10 +85,14 @@ class SessionState:
         try:
             self.replay.check(self.rounds)
         except FailedPrecondition as why:
-            told = type(lost)(f"{lost}; it was not replayed: {why}")
-            told.reason, told.request_id = lost.reason, lost.request_id
-            raise told from lost
+            raise _not_replayed(lost, why) from lost
         return self.replay
+
+    def refused_replay(self, lost: NotFound | NeedsImage, why: InvalidArgument) -> NotFound | NeedsImage:
+        """The server takes no such image, round or mask: the next call does not try again."""
+        if self.replay is not None:
+            self.replay.give_up(f"the server refused it: {why}")
+        return _not_replayed(lost, why)
 
     def opened_anew(self, opening: Opening, rounds: dict[str, str]) -> None:
         """The session is this one from now on, whose rounds were made again: their names, by those until now."""
@@ -218,6 +229,12 @@ class SessionState:
     def _heard(self, message: SaysItsEnd) -> None:
         told = ends(message)
         self.expires_at = self.expires_at if told is None else told
+
+
+def _not_replayed(lost: NotFound | NeedsImage, why: MediRoundError) -> NotFound | NeedsImage:
+    told = type(lost)(f"{lost}; it was not replayed: {why}")
+    told.reason, told.request_id = lost.reason, lost.request_id
+    return told
 
 
 def watched(request: pb.AskRoundRequest) -> pb.AskRoundWithProgressRequest:

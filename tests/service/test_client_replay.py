@@ -22,7 +22,7 @@ from mediround import (
     StaleReference,
     _replay,
 )
-from mediround.testing import Answer, serve
+from mediround.testing import DESCRIPTION, Answer, Script, serve
 from serving.api.server import Server
 from tests.service.either import Either, Make
 from tests.service.harness import Stage, picture
@@ -66,9 +66,12 @@ async def either(make: Make, server: Server) -> Either:
     return make(server.address, retries=0)
 
 
+@pytest.mark.parametrize("request_bytes", [_replay.MAX_REQUEST_BYTES, 1])
 async def test_what_is_asked_next_is_answered_as_if_nothing_had_been(
-    make: Make, stage: Stage, server: Server
+    make: Make, stage: Stage, server: Server, request_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In one request, and where each round is one of its own."""
+    monkeypatch.setattr(_replay, "MAX_REQUEST_BYTES", request_bytes)
     either = make(server.address, retries=0)
     one, other = [await either.open(picture(), replay=True) for _ in range(2)]
     (first, second, _, given, about), amended = await work(either, one)
@@ -227,6 +230,27 @@ async def test_what_cannot_be_replayed_says_why(
         await either.ask(changed, LIVER)
     assert spoken.mask is None
     assert stage.sessions.count == 0, "what was opened for it is closed"
+
+
+async def test_a_mask_that_the_server_refuses_is_not_sent_at_every_call(make: Make) -> None:
+    limits = replace(DESCRIPTION.limits, max_given_mask_bytes=1)
+    with serve(Script(description=replace(DESCRIPTION, limits=limits))) as server:
+        either = make(server.address, retries=0)
+        session, large = [await either.open(picture(), replay=True) for _ in range(2)]
+        for each in (session, large):
+            await either.ask(each, LIVER)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_replay, "MAX_MASK_BYTES", 1)
+            await either.ask(large, LIVER)
+        for each in (session, large):
+            server.lose(each.session_id)
+        for _ in range(2):
+            with pytest.raises(NotFound, match=r"not replayed: .*seed_mask"):
+                await either.ask(session, LIVER)
+        with pytest.raises(NotFound, match="not replayed: one of its masks takes more than 7 MiB"):
+            await either.ask(large, LIVER)
+        assert server.open_sessions == 0
+        assert len(server.asked) == 3
 
 
 async def test_another_model_is_named(make: Make) -> None:
