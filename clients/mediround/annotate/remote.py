@@ -70,7 +70,12 @@ def _files(source: str, ours: Callable[[str], None]) -> Iterator[str]:
 
 def _is_ours(store: Any, folder: str, entries: list[dict[str, Any]]) -> bool:
     names = {str(each["name"]).rpartition("/")[2] for each in entries if each["type"] != "directory"}
-    return is_ours(names, lambda name: bytes(store.cat_file(f"{folder}/{name}", 0, MOST_BYTES)))
+
+    def read_in(name: str) -> bytes:
+        with store.open(f"{folder}/{name}", "rb") as file:  # cat_file seeks, which pyarrow's cannot
+            return bytes(file.read(MOST_BYTES))
+
+    return is_ours(names, read_in)
 
 
 def read(uri: str, most: int) -> bytes:

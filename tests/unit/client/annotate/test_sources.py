@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import LocalFileSystem
 from pydicom.data import get_testdata_file
 
 from mediround.annotate.errors import ItemError, SourceError
@@ -261,8 +262,10 @@ def test_a_templates_window_is_its_items(folder: Path, function: str, window: ob
     assert len({stored.item_id, said.item_id, *(item.item_id for item in of_rows)}) == 4
 
 
-def test_what_lies_in_a_folder_of_ours_is_no_image(folder: Path) -> None:
+def test_what_lies_in_a_folder_of_ours_is_no_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = pytest.importorskip("fsspec").filesystem("memory")
+    disk = pytest.importorskip("fsspec.implementations.arrow").ArrowFSWrapper(LocalFileSystem())
+    monkeypatch.setattr("mediround.annotate.remote._s3", lambda: disk)  # read as S3 is
     ours = {
         "job/job.json": b'{"format": 1, "current": null}',
         "alone/run.json": b'{"model_digest": "ab", "preprocessing": "rule"}',
@@ -277,7 +280,8 @@ def test_what_lies_in_a_folder_of_ours_is_no_image(folder: Path) -> None:
             store.pipe(f"/kept/{path}", held)
     cut_off = Path(str(get_testdata_file("liver.dcm"))).read_bytes()[:900]
     (folder / "job" / "seg.dcm").write_bytes(cut_off)
-    for source, references in ((str(folder), None), (str(folder), "seg"), ("memory://kept", None)):
+    here, stores = str(folder), ("memory://kept", f"s3://{folder}")
+    for source, references in ((here, None), (here, "seg"), *((each, None) for each in stores)):
         omissions = Omissions()
         options = replace(TEMPLATE, references=references, omissions=omissions)  # type: ignore[arg-type]  # as it says
         uris = [item.uri for item in items_of(source, options)]
