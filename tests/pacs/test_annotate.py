@@ -30,9 +30,14 @@ def test_an_archives_images_are_asked_and_their_masks_stored_in_it(
         job = ["--job", str(tmp_path / "job"), "--server", server.address]
         source = f"{archive}?StudyInstanceUID={kept.StudyInstanceUID}"
         assert main(["annotate", "plan", source, "--template", "brain-t1-thalami", *job]) == 0
+        exported = ["annotate", "export", "--job", str(tmp_path / "job"), "--stow", archive]
+        assert main(["annotate", "run", *job, "--shard", "0/2"]) == 0
+        assert main(exported) == 3, "what is not whole would lie beside what is"
+        assert "problem    1 series: not stored" in capsys.readouterr().err
+        assert not orthanc.dicomweb.search_for_series(kept.StudyInstanceUID, search_filters={"Modality": "SEG"})
         assert main(["annotate", "run", *job]) == 0
         for _ in range(2):  # what it has is not sent again
-            assert main(["annotate", "export", "--job", str(tmp_path / "job"), "--stow", archive]) == 0
+            assert main(exported) == 0
     assert "problem" not in capsys.readouterr().err
     verified = ["annotate", "verify", "--job", str(tmp_path / "job"), "--stow", archive]
     assert main(verified) == 0
@@ -53,4 +58,10 @@ def test_an_archives_images_are_asked_and_their_masks_stored_in_it(
         held.save_as(path)
     capsys.readouterr()
     assert main(verified) == 3
-    assert " export_not_stored: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert " 1: export_not_stored: " in told
+    assert " 1: export_superseded: " in told
+    assert main(exported) == 0, "the file is as it must be again"
+    orthanc.dicomweb.store_instances([held])
+    assert main(exported) == 3
+    assert "problem    1 series: the archive has others besides" in capsys.readouterr().err

@@ -43,6 +43,7 @@ STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 _FIELDS = ["00280010", "00280011", "00280008", "00080016", "00200013"]
 """Rows, Columns, Number of Frames, SOP Class UID, Instance Number."""
 _MOST_DIGITS = 6
+_BESIDES = "the archive has others besides, which an earlier export stored: remove them there"
 _MALFORMED = (RequestException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading an answer raises that is not as QIDO-RS says."""
 
@@ -165,7 +166,7 @@ def retrieve(uri: str) -> Dataset:
 
 
 def store(base: str, objects: Sequence[Dataset]) -> str:
-    """Store objects of one series that the archive does not have; why it has not got them all then, or nothing."""
+    """Store objects of one series that the archive does not have; why it has not these alone then, or nothing."""
     client = connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS)
     names = {str(one.SOPInstanceUID) for one in objects}
     try:
@@ -175,11 +176,13 @@ def store(base: str, objects: Sequence[Dataset]) -> str:
             there = _held(client, objects[0])
     except _MALFORMED as error:
         return f"the archive did not take them ({type(error).__name__})"
-    return "" if names <= there else f"the archive has {len(names & there)} of {len(names)} after they were sent"
+    if names - there:
+        return f"the archive has {len(names & there)} of {len(names)} after they were sent"
+    return _BESIDES if there - names else ""
 
 
-def lacking(base: str, paths: Sequence[Path]) -> int:
-    """How many of these objects, files of one series, the archive does not have.
+def counted(base: str, paths: Sequence[Path]) -> tuple[int, int]:
+    """How many of these objects, files of one series, the archive does not have; and how many others of theirs.
 
     Raises:
         SourceError: it does not answer, or a file cannot be read.
@@ -191,7 +194,8 @@ def lacking(base: str, paths: Sequence[Path]) -> int:
     except (InvalidDicomError, OSError, AttributeError) as error:
         raise SourceError("an exported object cannot be read: export again") from error
     try:
-        return len(names - _held(connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS), objects[0]))
+        there = _held(connect(base, MAX_PAGE_BYTES, MAX_PAGE_SECONDS), objects[0])
+        return len(names - there), len(there - names)
     except _MALFORMED as error:
         words = f"objects cannot be counted in the archive ({type(error).__name__}): see address and credentials"
         raise SourceError(words) from error
@@ -203,7 +207,7 @@ def _held(client: DICOMwebClient, one: Dataset) -> set[str]:
         "study_instance_uid": str(one.StudyInstanceUID),
         "series_instance_uid": str(one.SeriesInstanceUID),
     }
-    return {value(each, INSTANCE) for each in _pages(client.search_for_instances, {}, **series)}
+    return {value(each, INSTANCE) for each in _pages(client.search_for_instances, {}, **series)} - {""}
 
 
 def connect(base: str, max_bytes: int, max_seconds: float) -> DICOMwebClient:

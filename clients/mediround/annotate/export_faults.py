@@ -21,6 +21,7 @@ WORDS: dict[str, str] = {
     "export_changed": "a file of an export holds other bytes than were written: export again",
     "export_stale": "a file of an export shows what counts no more: export again",
     "export_not_stored": "objects that the archive does not have: export with --stow again",
+    "export_superseded": "objects in the archive that an earlier export stored in a series: remove them there",
     "export_unlisted": "a file that no finished export wrote lies among an export's: move it away",
 }
 SCHEMA = """

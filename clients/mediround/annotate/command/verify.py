@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 
@@ -31,11 +32,10 @@ def _run(given: argparse.Namespace) -> int:
     current = job.current()
     if given.replay:
         check(current, given.server, tls=tls_of(given))
-    lacking = _not_stored(current, given.stow) if given.stow else {}
+    amiss = list(_amiss_in(given.stow, current)) if given.stow else []
     found = verify(job, current, complete=given.complete)
-    for name, count in lacking.items():
-        for _ in range(count):
-            found.note("export_not_stored", name)
+    for kind, name in amiss:
+        found.note(kind, name)
     if not given.json:
         print(f"run        {current.folder.name}: {current.identity.model_name} {current.identity.model_version}")
         _show(found)
@@ -53,11 +53,15 @@ def _run(given: argparse.Namespace) -> int:
     return DONE if alike and not found.problems else ITEMS_FAILED
 
 
-def _not_stored(run: Run, archive: str) -> dict[str, int]:
+def _amiss_in(archive: str, run: Run) -> Iterator[tuple[str, str]]:
+    """What is wrong there with the objects of the export: a kind of ``KINDS`` and a series' folder for each."""
     with needing("annotate,dicom,dicomweb"):
-        from mediround.annotate.outputs.objects import not_stored  # noqa: PLC0415  # its extra need not be there
+        from mediround.annotate.outputs.objects import stored  # noqa: PLC0415  # its extra need not be there
 
-        return not_stored(run.folder / PLACES["seg"], archive)
+        counts = stored(run.folder / PLACES["seg"], archive)
+    for name, each in counts.items():
+        yield from [("export_not_stored", name)] * each.lacking
+        yield from [("export_superseded", name)] * each.others
 
 
 def _replayed(given: argparse.Namespace, job: Job, current: Run) -> Replay | None:

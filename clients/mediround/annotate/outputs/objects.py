@@ -15,11 +15,12 @@ from mediround._records import EngineRecord
 from mediround.annotate.errors import SourceError
 from mediround.annotate.job import RunIdentity
 from mediround.annotate.outputs.kept import Export
-from mediround.annotate.outputs.segmentations import segmentations
+from mediround.annotate.outputs.segmentations import SeriesResult, segmentations
 from mediround.annotate.results import Result
 from mediround.dicom.results import encode
 
 _DIGITS = 16
+_UNFINISHED = "not stored, since not all of their items are finished: run, then export again"
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class Objects:
     Attributes:
         series: for which there are objects.
         objects: of them.
-        problems: series that have none, or are not whole in the archive, by reason.
+        problems: series that have none, or are not in the archive as they are here, by reason.
     """
 
     series: int = 0
@@ -37,20 +38,31 @@ class Objects:
     problems: Counter[str] = field(default_factory=Counter)
 
 
-def not_stored(export: Path, archive: str) -> dict[str, int]:
-    """Folders of series, below ``export``'s, and how many of their objects the archive does not have; all that it
-    has are left out.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What an archive has of one series.
+
+    Attributes:
+        lacking: objects of the export that it does not have.
+        others: objects that it has, and the export has not.
+    """
+
+    lacking: int
+    others: int
+
+
+def stored(export: Path, archive: str) -> dict[str, Stored]:
+    """What the archive has of each series, by its folder below ``export``'s.
 
     Raises:
         SourceError: it does not answer, or there is no export.
     """
-    from mediround.annotate.dicomweb import lacking  # noqa: PLC0415  # its extra need not be installed
+    from mediround.annotate.dicomweb import counted  # noqa: PLC0415  # its extra need not be installed
 
     folders = sorted(path for path in export.glob("*/") if any(path.glob("*.dcm")))
     if not folders:
         raise SourceError("there are no objects to count: export with --seg or --stow first")
-    counts = {folder.name: lacking(archive, sorted(folder.glob("*.dcm"))) for folder in folders}
-    return {name: count for name, count in counts.items() if count}
+    return {folder.name: Stored(*counted(archive, sorted(folder.glob("*.dcm")))) for folder in folders}
 
 
 def write_objects(
@@ -60,7 +72,8 @@ def write_objects(
     records: Mapping[str, EngineRecord],
     archive: str | None,
 ) -> Objects:
-    """``DIGEST/N.dcm`` for each series, and the same in ``archive``, a DICOMweb address.
+    """``DIGEST/N.dcm`` for each series, and the same in ``archive``, a DICOMweb address: of those series that are
+    finished, since an archive keeps what it has, and a series of which more is finished has other objects.
 
     Args:
         records: of what computed the run's rounds, by digest, as far as they are known.
@@ -75,10 +88,8 @@ def write_objects(
         for number, one in enumerate(each.objects, start=1):
             export.keep(below / f"{number}.dcm", encode(one), each.item_ids)
         problem = each.problem
-        if each.objects and archive is not None:
-            from mediround.annotate.dicomweb import store  # noqa: PLC0415  # its extra need not be installed
-
-            problem = store(archive, each.objects)
+        if archive is not None and not problem:
+            problem = _stored(archive, each)
         if each.problem:
             export.keep_earlier(below)
         if problem:
@@ -86,3 +97,12 @@ def write_objects(
         written.series += bool(each.objects)
         written.objects += len(each.objects)
     return written
+
+
+def _stored(archive: str, one: SeriesResult) -> str:
+    """Why the archive has not a series' objects, and no others; empty: it has."""
+    from mediround.annotate.dicomweb import store  # noqa: PLC0415  # its extra need not be installed
+
+    if one.unfinished:
+        return _UNFINISHED
+    return store(archive, one.objects) if one.objects else ""

@@ -35,6 +35,8 @@ from mediround.errors import InvalidArgument
 
 _MOST_PIXELS, _MOST_CHARACTERS = 65535, 64
 """Of a side, and of a segment's label."""
+_NOT_FINISHED = ""
+"""In place of what was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class SeriesResult:
         objects: SEG objects; none where nothing was found.
         item_ids: what they are made of.
         problem: why there are none although something was found; empty: there are.
+        unfinished: items of the series that are not finished: once they are, its objects are others.
     """
 
     series: str
     objects: tuple[Dataset, ...] = ()
     item_ids: tuple[str, ...] = ()
     problem: str = ""
+    unfinished: int = 0
 
 
 def segmentations(
@@ -62,8 +66,12 @@ def segmentations(
         gathered = _Series()
         try:
             for _, text in group:
-                gathered.add(_Found.read(text))
-            yield SeriesResult(series, tuple(gathered.objects(identity, records)), tuple(gathered.item_ids))
+                if text == _NOT_FINISHED:
+                    gathered.unfinished += 1
+                else:
+                    gathered.add(_Found.read(text))
+            objects = tuple(gathered.objects(identity, records)) if gathered.item_ids else ()
+            yield SeriesResult(series, objects, tuple(gathered.item_ids), unfinished=gathered.unfinished)
         except (ItemError, DicomError, InvalidArgument) as error:
             yield SeriesResult(series, problem=f"{type(error).__name__}: {error}")
 
@@ -130,6 +138,7 @@ class _Series:
     """What was found on one."""
 
     item_ids: list[str] = field(default_factory=list)
+    unfinished: int = 0
     headers: dict[str, Dataset] = field(default_factory=dict)
     structures: dict[tuple[str, str, int], _Structure] = field(default_factory=dict)
     """By name, label, and index among the dialogues on a frame that have both."""
@@ -217,5 +226,5 @@ def _header(item: Item) -> Dataset:
 
 def _placed(found: Iterable[Result]) -> Iterator[tuple[str, bool, str]]:
     for result in found:
-        if result.item.series and result.answered:
-            yield result.item.series, False, _Found.text(result)
+        if result.item.series and (result.answered or not result.rows):
+            yield result.item.series, False, _Found.text(result) if result.rows else _NOT_FINISHED
