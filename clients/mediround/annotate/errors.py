@@ -18,6 +18,12 @@ class JobError(AnnotateError):
     """A job's folder cannot be used as it is: it belongs to another program, or something in it is cut off."""
 
 
+class NotNow(JobError):
+    """It cannot be used now: another command is at work there, or a disk is full. The same command may do better
+    later.
+    """
+
+
 class OtherRun(JobError):
     """The folder's manifest was made for another model, policy or preprocessing than the server has now."""
 

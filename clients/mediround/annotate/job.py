@@ -106,7 +106,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's folder, which is known to be one."""
+    """A job's folder, an absolute path, which is known to be one."""
 
     folder: Path
 
@@ -121,6 +121,7 @@ class Job:
     @classmethod
     def begin(cls, folder: Path) -> Job:
         """Make a folder a job's, or take up one that is. Raises JobError: it holds something else."""
+        folder = folder.absolute()  # processes of other machines, whose folder is another, are told of it
         job, begun = cls(folder), folder.is_dir() and any(folder.iterdir())
         if begun:
             cls.open(folder)
@@ -131,6 +132,7 @@ class Job:
     @classmethod
     def open(cls, folder: Path) -> Job:
         """Raises JobError: the folder is not there, or is no job's."""
+        folder = folder.absolute()
         if not (folder / JOB).is_file():
             raise JobError(f"{folder}: must hold {JOB}, which `mediround annotate plan` writes")
         values = _read(folder / JOB)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediround.annotate import index
-from mediround.annotate.errors import JobError
+from mediround.annotate.errors import JobError, NotNow
 from mediround.annotate.files import locked
 from mediround.annotate.job import Run
 from mediround.annotate.rows import Row
@@ -23,7 +23,6 @@ CREATE TABLE IF NOT EXISTS items (
     item_id TEXT PRIMARY KEY, ok INTEGER NOT NULL, code TEXT NOT NULL, rounds INTEGER NOT NULL, part TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS failed ON items (code) WHERE ok = 0;
 """
 _KEEP = """
 INSERT INTO items VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
@@ -34,6 +33,7 @@ INSERT INTO items VALUES (?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET
 _COLUMNS = ("item_id", "status", "error_code", "rounds")
 _CACHE_KIB = 16 << 10
 """Of the database in memory: names are digests, so that each look is at another place of it."""
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _VALUES_AT_ONCE = 1000
 """In one statement: SQLite takes 32,766, or as many as it was built for."""
 _SUMMED = "SELECT COUNT(*), COALESCE(SUM(ok), 0) FROM items"
@@ -134,10 +134,11 @@ class Ledger:
             found |= self._database.execute(words, some)
         return found
 
-    def failures(self) -> dict[str, int]:
-        """Items that failed, by error code, the most first."""
-        words = "SELECT code, COUNT(*) FROM items WHERE ok = 0 GROUP BY code ORDER BY 2 DESC"
-        return dict(self._database.execute(words))
+    def failures(self, item_ids: Sequence[str]) -> dict[str, int]:
+        """How many of these failed, by error code."""
+        marks = ",".join("?" * len(item_ids))
+        words = f"SELECT code, COUNT(*) FROM items WHERE item_id IN ({marks}) AND NOT ok GROUP BY code"  # noqa: S608  # as above
+        return dict(self._database.execute(words, tuple(item_ids)))
 
     def sizes(self) -> dict[str, int]:
         """Of each part that it knows, how many items have their rows in it that count."""
@@ -189,7 +190,8 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
         before: done once nobody else is at work there, and before the index is looked at.
 
     Raises:
-        JobError: another run is at work there, or a part cannot be read.
+        NotNow: another run is at work there, or the disk is full.
+        JobError: a part cannot be read.
     """
     path = run.ledger(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +214,7 @@ def opened(run: Run, shard: str = "", *, before: Callable[[], object] = lambda: 
 @contextmanager
 def alone(run: Run, shard: str = "") -> Iterator[None]:
     """Nobody else begins at work there while the block runs: a run that is not cut, or a plan, has the whole, a
-    shard its part; shards of one cut go side by side. Raises JobError: another is at work.
+    shard its part; shards of one cut go side by side. Raises NotNow: another is at work.
     """
     with ExitStack() as locks:
         free = locks.enter_context(locked(_lock(run.ledger()), shared=bool(shard)))
@@ -220,7 +222,7 @@ def alone(run: Run, shard: str = "") -> Iterator[None]:
             free = locks.enter_context(locked(_lock(run.ledger(shard)))) and not _cut_otherwise(run, shard)
         if not free:
             words = "another run is at work in this folder, or a plan, or another cut: wait, or stop it"
-            raise JobError(words)
+            raise NotNow(words)
         yield
 
 
@@ -263,7 +265,7 @@ def looked_at(path: Path) -> Iterator[Ledger | None]:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """Open it; one that is damaged is made again from the index."""
+    """Open it; one that is damaged is made again from the index. Raises JobError."""
     for _ in range(2):
         database = sqlite3.connect(path, check_same_thread=False)
         try:
@@ -274,16 +276,18 @@ def _connected(path: Path) -> sqlite3.Connection:
             database.execute("SELECT item_id, ok, code, rounds, part FROM items LIMIT 1").fetchall()
             if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
                 return database
-        except sqlite3.DatabaseError:
-            pass
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) in _FULL:
+                database.close()
+                raise NotNow("the ledger cannot be opened: its disk is full") from error
         database.close()
         for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             each.unlink(missing_ok=True)
     raise JobError("the ledger cannot be opened: the folder must be on a disk that locks files")
 
 
-def _not_written(error: sqlite3.OperationalError) -> JobError:
-    return JobError(f"the ledger cannot be written ({error}); what is finished stays")
+def _not_written(error: sqlite3.OperationalError) -> NotNow:
+    return NotNow(f"the ledger cannot be written ({error}); what is finished stays")
 
 
 def _entries(rows: Iterable[tuple[str, str, str, int]], part: str) -> list[tuple[str, int, str, int, str]]:

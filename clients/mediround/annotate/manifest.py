@@ -115,9 +115,9 @@ def items_of(rows: pa.Table) -> list[Item]:
     return [item_of(row) for row in rows.to_pylist()]
 
 
-def read_names(path: Path) -> Iterator[list[str]]:
-    """Its items' names in the same pieces. Raises JobError."""
-    for _, _, names in _row_groups(path):
+def read_names(path: Path, pieces: Collection[int] | None = None) -> Iterator[list[str]]:
+    """Its items' names in the same pieces; ``pieces``: of which alone. Raises JobError."""
+    for _, _, names in _row_groups(path, pieces):
         yield names
 
 

@@ -5,6 +5,7 @@ Knows the manifest and the ledger. Does not know how items are asked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def survey(job: Job, ledger: Ledger, shard: tuple[int, int] | None) -> Survey:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Items that are not finished, in the manifest's order.
+    """Items that are not finished, in the manifest's order, and what came of them.
 
     Attributes:
         failed: those that failed before count as not finished.
@@ -77,6 +78,13 @@ class Left:
     def write(self, path: Path) -> int:
         """The same as a manifest of their own; how many. Raises JobError."""
         return copy_manifest(self.job.manifest, path, self._wanted, self.surveyed.pieces)
+
+    def failures(self) -> dict[str, int]:
+        """Items that failed, by this start or before, by error code, the most first. Raises JobError."""
+        found = Counter[str]()
+        for names in read_names(self.job.manifest, self.surveyed.pieces):
+            found.update(self.ledger.failures(_of_shard(names, self.shard)))
+        return dict(found.most_common())
 
     def _wanted(self, names: list[str]) -> list[str]:
         mine = _of_shard(names, self.shard)

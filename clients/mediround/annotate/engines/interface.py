@@ -83,7 +83,8 @@ class Summary:
         progress: at its end.
         seconds: that this start took.
         stopped: why it ended before all items were finished; empty: it did not.
-        failures: items that failed, by error code, of all starts.
+        failures: those of ``progress.failed`` by error code; where failed ones are asked again, also those that
+            were not asked yet.
     """
 
     progress: Progress

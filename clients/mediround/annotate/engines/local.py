@@ -49,7 +49,7 @@ class LocalEngine:
             asyncio.run(schedule.run_all(self._ended))
             if self._ended is not None and self._ended.done() and schedule.stopped == self._ended.result():
                 raise Stopped(schedule.stopped)
-            failures = start.ledger.failures()
+            failures = start.left.failures()
         return Summary(schedule.progress(), time.monotonic() - began, schedule.stopped, failures)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from mediround.aio import AsyncClient
 from mediround.annotate.engines.interface import STOPPED_BY_SIGNAL, Progress, RunOptions, Summary, Watch
-from mediround.annotate.engines.ray_actor import Annotator
+from mediround.annotate.engines.ray_actor import NOT_SHARED, Annotator, flag_of
 from mediround.annotate.engines.service import ServedRun
 from mediround.annotate.engines.start import Start, started
 from mediround.annotate.errors import AnnotateError, JobError, OtherRun
@@ -79,7 +79,7 @@ class RayEngine:
                 stopped = self._distribute(start, left, count, seen) if count else ""
             finally:
                 left.unlink(missing_ok=True)
-            failures = start.ledger.failures()
+            failures = start.left.failures()
         return Summary(seen.progress(), time.monotonic() - began, stopped, failures)
 
     def _distribute(self, start: Start, left: Path, count: int, seen: _Seen) -> str:
@@ -93,11 +93,11 @@ class RayEngine:
                 in_flight=options.in_flight // actors,
                 rate=None if options.rate is None else options.rate / actors,
             )
-            flag = left.with_suffix(".stop")
+            flag = flag_of(left)
             flag.unlink(missing_ok=True)
             blocks = max(1, min(ITEMS_A_BLOCK, math.ceil(count / (actors * _BLOCKS_AN_ACTOR))))
             began = datetime.now(UTC)
-            given = {"run": start.run, "folder": start.folder, "options": share, "flag": flag, "began": began}
+            given = {"run": start.run, "folder": start.folder, "options": share, "left": left, "began": began}
             try:
                 return _supervised(_Mapping(left, blocks, actors, given), flag, seen, options)
             finally:
@@ -186,17 +186,21 @@ def _ours(error: BaseException) -> AnnotateError:
     kind, words = ("", "") if (found := _OURS.search(str(error))) is None else found.groups()
     if kind == OtherRun.__name__:
         return OtherRun(words)
-    ours = words or f"Ray gave the run up ({_kinds(error)}): its own log says why"
+    kinds = _kinds(error)
+    if not words and any(issubclass(each, FileNotFoundError) for each in kinds):  # of what reads what is left
+        words = NOT_SHARED
+    told = ", caused by ".join(each.__name__ for each in kinds)
+    ours = words or f"Ray gave the run up ({told}): its own log says why"
     return JobError(f"{ours}; what is finished stays")
 
 
-def _kinds(error: BaseException | None) -> str:
+def _kinds(error: BaseException | None) -> list[type[BaseException]]:
     """Of an error and what caused it: their words may hold an item's."""
-    kinds: list[str] = []
+    kinds: list[type[BaseException]] = []
     while error is not None and len(kinds) < _KINDS_AT_MOST:
-        kinds.append(type(error).__name__)
+        kinds.append(type(error))
         error = error.__cause__ or getattr(error, "cause", None)
-    return ", caused by ".join(kinds)
+    return kinds
 
 
 async def _checked(run: Run, options: RunOptions) -> None:

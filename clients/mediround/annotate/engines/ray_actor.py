@@ -15,6 +15,7 @@ import pyarrow as pa
 from mediround.aio import AsyncClient
 from mediround.annotate.engines.asker import Asker
 from mediround.annotate.engines.interface import RunOptions
+from mediround.annotate.errors import JobError
 from mediround.annotate.flow import ByteBudget
 from mediround.annotate.index import finished_since
 from mediround.annotate.items import Item
@@ -32,13 +33,25 @@ _PERHAPS_REPEATED = 8
 the one that it was in the midst of, in any order.
 """
 
+NOT_SHARED = "the job's folder must be at the same path on each node of the cluster, and a node does not have it"
+
+
+def flag_of(left: Path) -> Path:
+    """The file that asks actors to stop, once it is there."""
+    return left.with_suffix(".stop")
+
 
 class Annotator:
     """Asks the items of a block, and writes parts of the index."""
 
-    def __init__(self, run: Run, folder: Path, options: RunOptions, flag: Path, began: datetime) -> None:
-        """``began``: when this start of the run did."""
-        self._run, self._folder, self._options, self._flag = run, folder, options, flag
+    def __init__(self, run: Run, folder: Path, options: RunOptions, left: Path, began: datetime) -> None:
+        """
+        Args:
+            left: the file of what is to be asked, which lies in the job's folder.
+            began: when this start of the run did.
+        """
+        self._run, self._folder, self._options = run, folder, options
+        self._left, self._flag = left, flag_of(left)
         self._began, self._blocks = began, 0
         self._loop = asyncio.new_event_loop()
         self._client: AsyncClient | None = None
@@ -86,8 +99,10 @@ class Annotator:
             await recording
 
     async def _begun(self) -> Asker:
-        """Made in the actor's own loop."""
+        """Made in the actor's own loop. Raises JobError: what it would write lies in no folder of the job's."""
         if self._asker is None:
+            if not self._left.exists():
+                raise JobError(NOT_SHARED)
             self._client = AsyncClient(self._options.server, tls=self._options.tls, retries=0)
             self._asker = Asker(self._client, self._run, self._options, stops_within=self._stops_within)
             await self._asker.begin()

@@ -231,12 +231,21 @@ def test_runs_that_share_items_do_not_share_a_folder(
             LocalEngine().run(job, run, chosen, watch)
 
 
-def test_what_is_no_longer_planned_is_not_counted(server: ScriptedServer, job: Job, run: Run) -> None:
+def test_what_is_no_longer_planned_or_another_shards_is_not_counted(
+    server: ScriptedServer, job: Job, run: Run
+) -> None:
     LocalEngine().run(job, run, options(server, run), watch)
+    shards = [LocalEngine().run(job, run, options(server, run, shard=(n, 2)), watch) for n in range(2)]
+    assert sorted((each.progress.failed, each.failures) for each in shards) == [
+        (0, {}),
+        (1, {"INVALID_ARGUMENT": 1}),
+    ]
     items = [item for piece in read_manifest(job.manifest) for item in piece]
-    new = an_item(job.folder / "new.png", a_picture(200), QUESTIONS)
+    new = an_item(job.folder / "new.png", a_picture(9 + ITEMS), QUESTIONS)
     write_manifest(job.manifest, [*items[:5], new])
-    ended = LocalEngine().run(job, run, options(server, run), watch).progress
+    summary = LocalEngine().run(job, run, options(server, run), watch)
+    ended = summary.progress
+    assert (ended.failed, summary.failures) == (0, {})
     assert (ended.total, ended.done, ended.here) == (6, 6, 1)
     assert standing(job, run).finished.all == 6
     shard = LocalEngine().run(job, run, options(server, run, shard=(0, 2)), watch).progress

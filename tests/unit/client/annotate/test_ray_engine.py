@@ -23,8 +23,9 @@ from mediround.annotate.engines.interface import Engine
 from mediround.annotate.engines.local import LocalEngine
 from mediround.annotate.engines.ray import RayEngine
 from mediround.annotate.engines.ray_actor import Annotator
-from mediround.annotate.errors import AnnotateError, JobError, OtherRun
+from mediround.annotate.errors import AnnotateError, JobError, OtherRun, Stopped
 from mediround.annotate.job import Job, Run
+from mediround.annotate.work import Left
 from mediround.testing import DESCRIPTION, ScriptedServer
 from tests.unit.client.annotate import test_local_engine as local
 from tests.unit.client.annotate.jobs import fill_disk
@@ -52,12 +53,16 @@ def environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(environment: None) -> Iterator[Cluster]:
+def cluster(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Its workers are in another folder than who asks it."""
     address = f"127.0.0.1:{free_port()}"
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "start", "--head", "--block", "--include-dashboard=false", "--num-cpus=6"]
     command += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with subprocess.Popen(
+        command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             assert any("Ray runtime started" in line for line in process.stdout or ())
             yield Cluster(address, process)
@@ -117,7 +122,7 @@ def test_what_an_actor_kept_of_its_block_before_it_was_lost_is_not_asked_again(
     def asked(began: datetime, block: pa.Table) -> int:
         """Items, by an actor that is made anew."""
         before = len(server.asked)
-        actor = Annotator(run, run.index, options(server, run), run.folder / "stop", began)
+        actor = Annotator(run, run.index, options(server, run), job.manifest, began)
         assert actor(block)["items"].to_pylist() == [block.num_rows]
         actor.close()
         return sum(each.index == 0 for each in server.asked[before:])
@@ -138,10 +143,29 @@ def test_an_actor_whose_disk_is_full_ends(
 ) -> None:
     fill_disk(monkeypatch)
     run.index.mkdir(parents=True)
-    actor = Annotator(run, run.index, options(server, run), run.folder / "stop", datetime.now(UTC))
+    actor = Annotator(run, run.index, options(server, run), job.manifest, datetime.now(UTC))
     with pytest.raises(JobError, match="the disk is full"):
         actor(pq.read_table(job.manifest))
     actor.close()
+
+
+def test_an_actor_on_a_node_without_the_jobs_folder_makes_none(
+    server: ScriptedServer, job: Job, run: Run, tmp_path: Path
+) -> None:
+    there = Run(tmp_path / "job-there", run.identity)
+    actor = Annotator(there, there.index, options(server, run), there.folder / "left", datetime.now(UTC))
+    with pytest.raises(JobError, match="at the same path on each node"):
+        actor(pq.read_table(job.manifest))
+    actor.close()
+    assert not there.folder.exists()
+
+
+def test_a_reader_on_a_node_without_the_jobs_folder_is_told_as_that(
+    engine: RayEngine, server: ScriptedServer, job: Job, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Left, "write", lambda *_: local.ITEMS)
+    with pytest.raises(Stopped, match="at the same path on each node"):
+        engine.run(job, run, options(server, run), watch)
 
 
 def test_another_model_is_refused_by_its_name(
@@ -204,9 +228,9 @@ def until(nothing: Callable[[], object], words: str) -> None:
 def test_a_run_that_ends_leaves_no_process_and_goes_on(
     ended_by: signal.Signals, *, own: bool, cluster: Cluster, server: ScriptedServer, job: Job, run: Run
 ) -> None:
-    command = [sys.executable, "-m", "mediround", "annotate", "run", "--job", str(job.folder), "--engine", "ray"]
+    command = [sys.executable, "-m", "mediround", "annotate", "run", "--job", job.folder.name, "--engine", "ray"]
     command += ["--server", server.address, "--rate", "8", *(() if own else ("--ray-address", cluster.address))]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=job.folder.parent, stderr=subprocess.PIPE, text=True)
     until(lambda: process.poll() is None and not found(run), "the run keeps nothing")
     assert process.poll() is None, process.communicate()
     began = below(process if own else cluster.process)
