@@ -137,11 +137,14 @@ def _run(run: argparse.ArgumentParser) -> None:
         type=max_failures,
         default=(None, None),
         metavar="N|P%",
-        help="give up beyond so many (never)",
+        help="give up beyond so many of this start (never)",
     )
     run.add_argument("--rate", type=rate, metavar="ROUNDS", help="most rounds begun a second (any)")
     run.add_argument(
-        "--between", type=hours, metavar="HH:MM-HH:MM", help="begin items within these hours alone, local time"
+        "--between",
+        type=hours,
+        metavar="HH:MM-HH:MM",
+        help="begin items within these hours alone, in this machine's local time",
     )
     run.add_argument(
         "--grace",

@@ -20,7 +20,7 @@ from mediround._tls import Tls
 from mediround.aio import AsyncClient
 from mediround.annotate.annotating import Asking, Outcome, annotate
 from mediround.annotate.current import ItemRows, current_rows
-from mediround.annotate.errors import ItemError, JobError, OtherRun
+from mediround.annotate.errors import ItemError, JobError, NotNow, OtherRun
 from mediround.annotate.faults import decoded
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
@@ -115,7 +115,8 @@ def replay(
         margin: pixels whose logits lie at most so far from 0 may differ from the run's; above 0, at most 1.
 
     Raises:
-        JobError: the run or the manifest cannot be read, the service stays busy, or is of an older version.
+        NotNow: the service stays busy.
+        JobError: the run or the manifest cannot be read, or the service is of an older version.
         OtherRun: as of ``check``.
         MediRoundError: the service cannot be reached.
     """
@@ -192,7 +193,7 @@ async def _asked(client: AsyncClient, item: Item, loaded: LoadedItem, asking: As
         if outcome.status != "busy":
             return outcome
         await asyncio.sleep(outcome.wait)
-    raise JobError("the service stays busy: replay while nobody else asks it")
+    raise NotNow("the service stays busy: replay while nobody else asks it")
 
 
 def _kept(row: Row) -> tuple[object, ...]:

@@ -14,10 +14,11 @@ from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 
-from mediround.annotate.errors import JobError
+from mediround.annotate.errors import NotNow
 
 IN_MEMORY = 10_000
 """Values that ``in_order`` sorts without a file."""
+_ROOM = "set TMPDIR to a disk with room"
 _DIGEST_BYTES = 16
 _CACHE_KIB = 16 << 10
 """Of SQLite, for each of these files."""
@@ -45,7 +46,7 @@ def grouped(values: Iterable[tuple[str, bool, str]]) -> Iterator[tuple[str, str]
     """Key and value of each, from key, urgency and value.
 
     Groups come in the order in which their first value came, urgent ones before all others, values in the order in
-    which they came. Raises what ``values`` raises, and JobError: the disk is full.
+    which they came. Raises what ``values`` raises, and NotNow: the disk is full.
     """
     with scratch(_GIVEN) as database:
         database.executemany("INSERT INTO given (key, urgent, value) VALUES (?, ?, ?)", values)
@@ -56,7 +57,7 @@ def grouped(values: Iterable[tuple[str, bool, str]]) -> Iterator[tuple[str, str]
 
 def in_order(values: Iterable[tuple[bytes, str]]) -> Iterator[tuple[bytes, str]]:
     """Names and values, by their names, which differ. Before the first it raises what ``values`` raises, and
-    JobError: the disk is full.
+    NotNow: the disk is full.
     """
     left = iter(values)
     first = list(islice(left, IN_MEMORY))
@@ -107,22 +108,27 @@ class Lists:
 
 @contextmanager
 def lists() -> Iterator[Lists]:
-    """None yet; they are forgotten when the block ends. Raises JobError: the disk is full."""
+    """None yet; they are forgotten when the block ends. Raises NotNow: the disk is full."""
     with scratch(_LISTS) as database:
         yield Lists(database)
 
 
 @contextmanager
 def names() -> Iterator[Names]:
-    """None yet; they are forgotten when the block ends. Raises JobError: the disk is full."""
+    """None yet; they are forgotten when the block ends. Raises NotNow: the disk is full."""
     with scratch(_NAMES) as database:
         yield Names(database)
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder that is removed when the block ends, also in a generator that is never read to its end."""
-    folder = Path(tempfile.mkdtemp(prefix="mediround-"))
+    """A folder that is removed when the block ends, also in a generator that is never read to its end.
+    Raises NotNow: it cannot be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="mediround-"))
+    except OSError as error:  # "no usable folder" is also what one that is full is called
+        raise NotNow(f"nothing can be kept for a while ({error.strerror}): {_ROOM}") from error
     try:
         yield folder
     finally:
@@ -131,7 +137,7 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def scratch(schema: str) -> Iterator[sqlite3.Connection]:
-    """A database that is gone when the block ends. Raises JobError: the folder for temporary files is full."""
+    """A database that is gone when the block ends. Raises NotNow: the folder for temporary files is full."""
     with _with_room(), scratch_folder() as folder:
         database = sqlite3.connect(folder / "scratch.sqlite", isolation_level=None)
         try:
@@ -148,12 +154,11 @@ def scratch(schema: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _with_room() -> Iterator[None]:
-    """Around the use of a database for temporary values. Raises JobError: it cannot be written."""
+    """Around the use of a database for temporary values. Raises NotNow: it cannot be written."""
     try:
         yield
     except sqlite3.Error as error:
-        words = f"the scratch database cannot be written ({error}): set TMPDIR to a disk with room"
-        raise JobError(words) from error
+        raise NotNow(f"the scratch database cannot be written ({error}): {_ROOM}") from error
 
 
 def _digest(text: str) -> bytes:

@@ -21,7 +21,9 @@ from mediround.annotate.results import results
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 0: all is written; 2: it cannot be; 3: some images or series have none; 130: interrupted."""
+    """Exit code 0: all is written; 2: it cannot be; 3: some images or series have none; 4: it cannot be written
+    now; 130: interrupted.
+    """
     return guarded(partial(_run, given))
 
 

@@ -18,7 +18,7 @@ from mediround.annotate import planning, reviews
 from mediround.annotate.annotating import Asking
 from mediround.annotate.command.codes import DONE, guarded, tls_of
 from mediround.annotate.command.engine import service
-from mediround.annotate.errors import AnnotateError, JobError
+from mediround.annotate.errors import AnnotateError, NotNow
 from mediround.annotate.files import locked, remove_unfinished
 from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.ledger import Finished, alone, opened
@@ -35,7 +35,7 @@ _TOLD_EVERY = 1000
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 0: planned; 2: it cannot be; 4: the server did not answer."""
+    """Exit code 0: planned; 2: it cannot be; 4: it cannot be now, or the server did not answer."""
     return guarded(partial(_run, given))
 
 
@@ -82,10 +82,10 @@ def _said_why(left_out: Omissions) -> Iterator[None]:
 
 @contextmanager
 def _nobody_at_work(job: Job) -> Iterator[None]:
-    """While the block runs: all runs read the one manifest. Raises JobError: one is at work, or another plan."""
+    """While the block runs: all runs read the one manifest. Raises NotNow: one is at work, or another plan."""
     with ExitStack() as locks:
         if not locks.enter_context(locked(job.folder / "plan.lock")):
-            raise JobError("another plan is at work in this folder: wait, or stop it")
+            raise NotNow("another plan is at work in this folder: wait, or stop it")
         remove_unfinished(job.manifest)
         remove_unfinished(job.not_taken)
         for each in job.runs():

@@ -20,7 +20,9 @@ from mediround.annotate.work import shard_name
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 0: every item is finished; 2: it cannot begin; 3: items failed; 4: given up; 130: interrupted."""
+    """Exit code 0: every item is finished; 2: it cannot begin; 3: items failed; 4: given up, or it cannot begin
+    now; 130: interrupted.
+    """
     return guarded(partial(_run, given))
 
 

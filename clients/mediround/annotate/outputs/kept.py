@@ -13,7 +13,7 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
-from mediround.annotate.errors import JobError
+from mediround.annotate.errors import JobError, NotNow
 from mediround.annotate.exported import (
     NAMES_IMAGES,
     PLACES,
@@ -159,11 +159,12 @@ def exporting(run: Run, kind: Kind) -> Iterator[Export]:
     """An export, which is whole when the block ends well.
 
     Raises:
-        JobError: it cannot be written, or another of its kind is under way.
+        NotNow: another of its kind is under way, or the disk for temporary files is full.
+        JobError: it cannot be written.
     """
     with locked(run.folder / f"export-{kind}.lock") as free, scratch(_SCHEMA) as database:
         if not free:
-            raise JobError(f"another export of {kind} is under way in this folder: wait, or stop it")
+            raise NotNow(f"another export of {kind} is under way in this folder: wait, or stop it")
         export = Export(run, kind, database)
         yield export
         export.end()

@@ -1,9 +1,12 @@
 """``mediround annotate`` from its arguments to its exit codes, against a scripted server."""
 
 import argparse
+import errno
 import io
 import json
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,8 @@ from PIL import Image
 
 from mediround import _annotate_values
 from mediround.__main__ import main
-from mediround.annotate.files import UNFINISHED, locked
+from mediround.annotate.command.codes import guarded
+from mediround.annotate.files import UNFINISHED, locked, writing
 from mediround.annotate.job import Job
 from mediround.annotate.ledger import opened
 from mediround.annotate.manifest import read_manifest
@@ -103,9 +107,10 @@ def test_beside_a_run_nothing_is_planned(
     manifest, current = job.manifest.read_bytes(), job.current()
     (folder / "4.png").unlink()
     with opened(current, shard), serve(Script(description=replace(DESCRIPTION, model_digest="ab" * 32))) as other:
-        assert plan(folder, server) == 2
-        assert plan(folder, other, "--new-run") == 2
-    assert capsys.readouterr().err.count("another run is at work") == 2
+        assert plan(folder, server) == 4
+        assert plan(folder, other, "--new-run") == 4
+        assert run(folder, server, "--shard", "0/2") == 4, "as all that passes by itself"
+    assert capsys.readouterr().err.count("another run is at work") == 3
     assert (job.manifest.read_bytes(), job.current(), job.runs()) == (manifest, current, [current])
 
 
@@ -117,7 +122,7 @@ def test_one_plan_is_at_work_at_a_time_and_removes_what_a_killed_one_left(
     left = job / f"manifest.parquet{UNFINISHED}0123"
     left.write_bytes(b"PAR1")
     with locked(job / "plan.lock"):
-        assert plan(folder, server) == 2
+        assert plan(folder, server) == 4
     assert "another plan" in capsys.readouterr().err
     assert left.exists()
     assert plan(folder, server) == 0
@@ -149,11 +154,11 @@ def test_a_folder_for_temporary_files_that_is_full_is_said_with_the_fix(
     """Stood in for by databases that may have no more pages than they have."""
     plan(folder, server)
     run(folder, server)
-    connect = sqlite3.connect
+    connect, full_ones = sqlite3.connect, "scratch"
 
     def full(place: object, *words: Any, **more: Any) -> sqlite3.Connection:
         database = connect(place, *words, **more)
-        if "scratch" in str(place):
+        if full_ones in str(place):
             database.execute("PRAGMA max_page_count = 1")
         return database
 
@@ -166,10 +171,26 @@ def test_a_folder_for_temporary_files_that_is_full_is_said_with_the_fix(
         ["report", "--out", str(folder.parent / "report")],
         ["export", "--png"],
     ):
-        assert main(["annotate", *command, *job]) == 2
+        assert main(["annotate", *command, *job]) == 4
         assert "set TMPDIR to a disk with room" in capsys.readouterr().err
-    assert plan(folder, server) == 2
+    assert plan(folder, server) == 4
     assert "set TMPDIR to a disk with room" in capsys.readouterr().err
+    full_ones = "ledger"
+    Job.open(folder.parent / "job").current().ledger().unlink()
+    assert run(folder, server) == 4
+    assert "the ledger cannot be opened: its disk is full" in capsys.readouterr().err
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
+    assert main(["annotate", "status", *job]) == 4
+    assert "set TMPDIR to a disk with room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 4), (errno.ESTALE, 4), (errno.EACCES, 2)])
+def test_what_a_machine_may_be_rid_of_is_tried_again(number: int, code: int, tmp_path: Path) -> None:
+    def command() -> int:
+        with writing(tmp_path / "kept"):
+            raise OSError(number, os.strerror(number))
+
+    assert guarded(command) == code
 
 
 @pytest.mark.parametrize("text", ["3/3", "-1/3", "a/b", "1"])

@@ -267,7 +267,7 @@ def test_one_export_of_a_kind_is_at_work_at_a_time_and_removes_what_a_killed_one
     left = run.folder / f"coco.json{UNFINISHED}0123"
     left.write_bytes(b"{")
     with locked(run.folder / "export-coco.lock"):
-        assert export(job, "--coco") == 2
+        assert export(job, "--coco") == 4
         assert "another export of coco" in capsys.readouterr().err
         assert export(job, "--png") == 0
     assert export(job, "--coco") == 0
