@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -62,7 +62,8 @@ class StackRun:
         held than those of the frames in flight, however many there are in all.
 
         Raises:
-            AccessDenied, Cancelled, Unavailable: no further frame can be asked.
+            AccessDenied, Cancelled, Unavailable: no further frame can be asked. Those that were known by then came
+                first.
         """
         running: set[asyncio.Task[FrameResult]] = set()
         results = self._followed(running) if self.order.after else self._alone(running)
@@ -70,6 +71,10 @@ class StackRun:
             async with aclosing(results):
                 async for result in results:
                     yield result
+        except _OVER:
+            for result in _known(running):  # asked and answered: no mask is lost
+                yield marked(result, None, self.marks)
+            raise
         finally:
             for task in running:
                 task.cancel()
@@ -143,3 +148,9 @@ class StackRun:
             except (ResourceExhausted, Unavailable, NotFound) as busy:  # NotFound: the server forgot the session
                 await asyncio.sleep(getattr(busy, "retry_after", 1.0) * 2**attempt)
         return await self.ask(frame, rounds)
+
+
+def _known(tasks: Collection[asyncio.Task[FrameResult]]) -> list[FrameResult]:
+    """Of those that are over and did not fail, in the stack's order."""
+    over = [each for each in tasks if each.done() and not each.cancelled() and each.exception() is None]
+    return sorted((each.result() for each in over), key=lambda result: result.index)

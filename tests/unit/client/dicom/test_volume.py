@@ -13,18 +13,23 @@ import numpy as np
 import pytest
 
 from mediround import (
+    AccessDenied,
     AsyncClient,
     Client,
     InvalidArgument,
     ResourceExhausted,
     Round,
+    RoundResult,
     ServerFault,
     Unavailable,
     dicom,
 )
+from mediround.dicom import instance as instance_module
 from mediround.dicom.source import DicomSource
 from mediround.dicom.volume import run as run_module
-from mediround.dicom.volume.dialogue import rounds_of
+from mediround.dicom.volume.dialogue import Marks, rounds_of
+from mediround.dicom.volume.order import alone
+from mediround.dicom.volume.run import StackRun
 from mediround.templates import Template, loads
 from mediround.testing import DESCRIPTION, Answer, AskedQuestion, Script, ScriptedServer, serve
 from tests.unit.client.dicom.slices import SIDE, mr
@@ -246,6 +251,27 @@ def test_a_server_that_is_gone_ends_it(run: Run) -> None:
         run(address, stack_of(3))
 
 
+async def test_what_was_known_when_it_ended_is_told_first() -> None:
+    """The first frame is refused once the two others, which are asked at the same time, are answered."""
+    answered = asyncio.Semaphore(0)
+
+    async def ask(frame: dicom.Frame, rounds: list[Round]) -> list[RoundResult | None]:
+        if frame.instance.header.InstanceNumber == 1:
+            for _ in range(2):
+                await answered.acquire()
+            raise AccessDenied("revoked")
+        answered.release()
+        return [None] * len(rounds)
+
+    run = StackRun(stack_of(3), TEMPLATE, alone(range(3)), ask, 3, None, Marks(), {})
+    results = run.results()
+    told: tuple[int, ...] = ()
+    with pytest.raises(AccessDenied):
+        async for result in results:
+            told += (result.index,)
+    assert told == (1, 2)
+
+
 def test_a_dialogue_that_is_too_long_with_its_seeds_is_refused_before(run: Run) -> None:
     limits = replace(DESCRIPTION.limits, max_rounds=2)
     with serve(Script(description=replace(DESCRIPTION, limits=limits))) as server:
@@ -304,7 +330,7 @@ async def test_a_thousand_frames_hold_no_more_than_those_in_flight(monkeypatch: 
         return dicom.read(source)
 
     monkeypatch.setattr(run_module, "rounds_of", rounds)
-    monkeypatch.setattr(run_module, "read", read)
+    monkeypatch.setattr(instance_module, "read", read)
     [stack] = dicom.read_series(mr(0, NumberOfFrames=1000, PixelData=bytes(1000 * SIDE * SIDE))).stacks
     async with serve() as server, AsyncClient(server.address) as client:
         async for result in dicom.segment_stack_async(client, stack, ONE, in_flight=8):
