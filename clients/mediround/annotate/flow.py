@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -67,20 +68,30 @@ class AdaptiveLimit:
 
 
 class ByteBudget:
-    """Bytes that may be held at once; one holder always may, however large."""
+    """Bytes that may be held at once; one holder always may, however large. What holders have in common, which
+    ``of`` names, counts once; empty: a holder has its bytes alone.
+    """
 
     def __init__(self, most: int) -> None:
         self._most, self._held = most, 0
+        self._holders = Counter[str]()
         self._free = asyncio.Condition()
 
-    async def take(self, size: int) -> None:
-        async with self._free:
-            await self._free.wait_for(lambda: not self._held or self._held + size <= self._most)
-            self._held += size
+    async def take(self, size: int, of: str = "") -> None:
+        def fits() -> bool:
+            return bool(self._holders[of]) or not self._held or self._held + size <= self._most
 
-    async def give_back(self, size: int) -> None:
         async with self._free:
-            self._held -= size
+            await self._free.wait_for(fits)
+            self._held += 0 if self._holders[of] else size
+            self._holders[of] += bool(of)
+
+    async def give_back(self, size: int, of: str = "") -> None:
+        async with self._free:
+            self._holders[of] -= bool(of)
+            if not self._holders[of]:
+                del self._holders[of]
+                self._held -= size
             self._free.notify_all()
 
 

@@ -84,6 +84,11 @@ def load(item: Item) -> LoadedItem:
         raise ItemError("UNREADABLE", words) from error
 
 
+def content_name(item: Item) -> str:
+    """Names the content that this item, once it is loaded, has in common with others; empty: with none."""
+    return "" if item.frame is None else item.uri
+
+
 def _loaded(item: Item) -> LoadedItem:
     content = _image(item)
     references = {

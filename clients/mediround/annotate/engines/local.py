@@ -23,7 +23,7 @@ from mediround.annotate.flow import Breaker, ByteBudget
 from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.ledger import Finished
-from mediround.annotate.loading import LoadedItem, load
+from mediround.annotate.loading import LoadedItem, content_name, load
 from mediround.annotate.recording import Recorder
 from mediround.annotate.waiting import Threads, cancelled, first
 
@@ -162,7 +162,7 @@ class _Schedule:
         """Items that are not finished, while their files are being read."""
         for piece in self.start.left.pieces():
             for item in piece:
-                await self.ahead.take(item.size)
+                await self.ahead.take(item.size, content_name(item))
                 await self._queue.put((item, self._read(item)))
         for _ in range(self.options.in_flight):
             await self._queue.put(None)
@@ -180,7 +180,7 @@ class _Schedule:
                 outcome = await asker.finished(item, loading) if await asker.may_begin(item) else None
             finally:
                 loading.cancel()
-                await self.ahead.give_back(item.size)
+                await self.ahead.give_back(item.size, content_name(item))
             if outcome is None:
                 return
             await self.recorder.add(outcome)

@@ -20,7 +20,7 @@ from mediround.annotate.flow import ByteBudget
 from mediround.annotate.index import finished_since
 from mediround.annotate.items import Item
 from mediround.annotate.job import Run
-from mediround.annotate.loading import load
+from mediround.annotate.loading import content_name, load
 from mediround.annotate.manifest import items_of
 from mediround.annotate.recording import Recorder
 from mediround.annotate.rows import Row
@@ -81,11 +81,11 @@ class Annotator:
             async with ahead:
                 if self._flag.exists() or not await asker.may_begin(item):
                     return
-                await bytes_ahead.take(item.size)
+                await bytes_ahead.take(item.size, content_name(item))
                 try:
                     outcome = await asker.finished(item, reading.run(load, item))
                 finally:
-                    await bytes_ahead.give_back(item.size)
+                    await bytes_ahead.give_back(item.size, content_name(item))
                 if outcome is not None:
                     await recorder.add(outcome)
 

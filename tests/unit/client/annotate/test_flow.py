@@ -11,7 +11,7 @@ from mediround.annotate.annotating import Asking, Outcome
 from mediround.annotate.engines import asker as module
 from mediround.annotate.engines.asker import Asker
 from mediround.annotate.engines.interface import RunOptions
-from mediround.annotate.flow import AdaptiveLimit, Pace, backoff
+from mediround.annotate.flow import AdaptiveLimit, ByteBudget, Pace, backoff
 from mediround.annotate.items import Question
 from mediround.annotate.job import Job, Run, RunIdentity
 from mediround.annotate.loading import LoadedItem, load
@@ -48,6 +48,23 @@ async def test_one_that_is_alone_has_nothing_beside_it_and_is_not_kept_waiting_b
     await limit.give_back(refused=False, alone=True)
     await later
     assert limit.held == 1
+
+
+async def test_what_several_hold_in_common_counts_once_and_until_the_last_gives_it_back() -> None:
+    budget = ByteBudget(10)
+    for _ in range(3):
+        await budget.take(8, "an object's frames")
+    another = asyncio.create_task(budget.take(8))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        assert not another.done()
+        await budget.give_back(8, "an object's frames")
+    await another
+    alone = asyncio.create_task(budget.take(8, "an object's frames"))
+    await asyncio.sleep(0)
+    assert not alone.done()
+    await budget.give_back(8)
+    await alone
 
 
 def test_a_wait_doubles_up_to_a_bound() -> None:
