@@ -99,7 +99,7 @@ class LimitSettings(SettingsSection):
     """
     max_concurrent_uploads: Positive = 8
     """Images decoded and prepared at once; others wait, interactive first. So many of the largest images may be
-    arriving together.
+    arriving or waiting together (at least 2), half of their bytes for one caller.
     """
     upload_timeout: Seconds = 60.0
     """Seconds that an image may take to arrive, from the first to the last chunk."""

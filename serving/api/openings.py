@@ -57,9 +57,8 @@ class Openings:
         self._requests, self._limits = RequestReader(description), limits
         self._uploads, self._observer = uploads, observer
         self._turns = Turns(limits.max_concurrent_uploads, _MAX_OPENINGS_WAITING, "images", Shed.UPLOADS)
-        self._bytes = ByteBudget(
-            limits.max_concurrent_uploads * limits.max_image_bytes, "images that are being sent", Shed.UPLOADS
-        )
+        images = max(2, limits.max_concurrent_uploads)  # of which one caller may send half
+        self._bytes = ByteBudget(images * limits.max_image_bytes, "images that are being sent", Shed.UPLOADS)
 
     async def open(
         self,
@@ -70,7 +69,7 @@ class Openings:
         accepted: Callable[[], Awaitable[None]],
     ) -> Opened:
         """Read a call to its end, and open what it asks for. See ``receive`` and ``SessionKeeper``."""
-        with self._bytes.share() as take:
+        with self._bytes.share((caller, account)) as take:
             received = await receive(messages, self._limits, accepted, take)
             check_session(metadata, received.header.session_id)
             priority = self._requests.priority(received.header.priority, "header.priority")

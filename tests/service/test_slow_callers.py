@@ -81,6 +81,35 @@ async def test_uploads_that_stand_still_keep_nobody_from_opening(executor: Execu
                 await asyncio.sleep(0.01)
 
 
+async def test_uploads_of_one_connection_leave_room_for_anothers(executor: Executor) -> None:
+    stage = build_stage(executor, max_concurrent_uploads=1, upload_timeout=60.0)
+    gone = asyncio.Event()
+
+    async def stalled(chunks: int) -> AsyncIterator[pb.OpenSessionRequest]:
+        yield pb.OpenSessionRequest(header=pb.ImageHeader(encoded=pb.EncodedImage()))
+        for _ in range(chunks):
+            yield pb.OpenSessionRequest(chunk=bytes(MIB))
+        await gone.wait()
+
+    by_itself = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        serving(stage.service, observer=stage.observer) as server,
+        AsyncClient(server.address) as client,
+        grpc.aio.insecure_channel(server.address, by_itself) as channel,
+    ):
+        stub, held = SegmentationServiceStub(channel), stage.service._openings._bytes
+        calls = [stub.OpenSession(stalled(2)), stub.OpenSession(stalled(1))]
+        async with asyncio.timeout(10):
+            while held.nbytes < 3 * MIB:  # noqa: ASYNC110  # as seen from outside
+                await asyncio.sleep(0.01)
+        with pytest.raises(grpc.aio.AioRpcError, match="your images that are being sent"):
+            await stub.OpenSession(stalled(1))
+        await client.open(picture())
+        gone.set()
+        for call in calls:
+            call.cancel()
+
+
 async def test_an_upload_slower_than_the_floor_is_ended(executor: Executor) -> None:
     stage = build_stage(executor, upload_timeout=600.0, min_upload_rate=MIB)
 
