@@ -190,7 +190,7 @@ class AsyncConnection:
             with suppress(TimeoutError):
                 async with asyncio.timeout(VERDICT_SECONDS):
                     if SEND_IMAGE not in dict(await under_way.initial_metadata()):
-                        return
+                        messages = iter(())  # the refusal comes when nothing more does
             for message in messages:
                 if under_way.done():
                     return

@@ -79,6 +79,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     async with aclosing(_each(parse, raws)) as messages:
                         return await answer(messages, context)
                 except ServingError:
+                    with suppress(grpc.aio.UsageError):  # it was sent
+                        await context.send_initial_metadata(())  # whoever waits for it sends no more
                     await _discard(raws)
                     raise
 

@@ -33,6 +33,7 @@ from serving.api.images import rgb_of_file
 from serving.api.limits import Limits
 from serving.api.server import Server, serving
 from serving.domain import U8
+from tests.service.either import Make
 from tests.service.harness import Stage, picture
 from tests.service.harness import stage as build_stage
 
@@ -218,9 +219,15 @@ async def test_an_image_that_never_arrives(executor: Executor) -> None:
     assert patient.shed == {"slow_caller": 1}
 
 
-async def test_a_large_upload_that_is_refused_at_once(client: AsyncClient) -> None:
-    """The refusal arrives while chunks are still being written, and must not be lost."""
-    for _ in range(20):
+async def test_a_large_upload_that_is_refused_at_once(
+    make: Make, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal must not be lost, and neither side waits for the other."""
+    monkeypatch.setattr("serving.rpc.interceptor._DISCARDED_SECONDS", 3600)
+    for kind in ("_blocking", "_asynchronous"):
+        monkeypatch.setattr(f"mediround.{kind}.VERDICT_SECONDS", 3600)
+    client = make(server.address, timeout=20, retries=0)
+    for _ in range(10):
         with pytest.raises(InvalidArgument, match="at most 1048576 pixels"):
             await client.open(picture(2048, 2048))
 

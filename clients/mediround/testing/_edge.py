@@ -122,6 +122,8 @@ def _stream_unary(
         try:
             return await answer(messages(raws), partial(context.send_initial_metadata, _SEND_IMAGE))
         except Exception as error:
+            with suppress(grpc.aio.UsageError):  # it was sent
+                await context.send_initial_metadata(())  # whoever waits for it sends no more
             await _discard(raws)
             await _refuse(error, context)
 
