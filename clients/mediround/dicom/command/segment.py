@@ -116,7 +116,7 @@ class _Asking:
             if number not in done:
                 print(f"stack {number} was not asked", file=sys.stderr)
             elif words := done[number].incomplete:
-                print(f"stack {number} is incomplete, {words}: of these its SEG is written", file=sys.stderr)
+                print(f"stack {number} is incomplete: {words} are known, and written", file=sys.stderr)
 
     def _ask(self, record: StackRecord, bar: show.Bar) -> None:
         given = self.given

@@ -128,7 +128,7 @@ def test_a_server_that_stops_leaves_what_is_known(
         assert segment(server.address, series, template, tmp_path / "out", *flags) == 1
     told = capsys.readouterr().err
     assert "error: Unavailable: " in told
-    assert "stack 1 is incomplete, 1 of 4 frames: of these its SEG is written" in told
+    assert "stack 1 is incomplete: 1 of 4 frames are known, and written" in told
     held = json.loads((tmp_path / "out/results.json").read_text())
     assert [frame["index"] for frame in held["stacks"][0]["frames"]] == [0]
     assert held["stacks"][0]["complete"] is False
