@@ -34,48 +34,45 @@ def stored(failing: float, outcome: str = "unavailable") -> dict[str, str]:
     }
 
 
-def crowded(gave_way: float, refused: float, reason: str = "sessions") -> dict[str, str]:
+def crowded(gave_way: float, refused: float) -> dict[str, str]:
     """Sessions a minute, from the tenth minute on, with a quarter of the places free."""
     return {
         **SESSIONS,
         series("mediround_sessions_open"): "75x60",
         series("mediround_sessions_gave_way_total"): counter((10, 0), (50, gave_way)),
-        series("mediround_shed_total", reason=reason): counter((10, 0), (50, refused)),
+        series("mediround_shed_total", reason="sessions"): counter((10, 0), (50, refused)),
     }
 
 
-ASKED_WRONGLY = {
-    name: values
-    for number, code in enumerate(code for code in CODES[1:] if code not in FAULTS)
-    for name, values in calls(f"Method{number}", 10, 0.9, code).items()
+WITHIN = {
+    **calls("GetMask", 20, 0.05),
+    **calls("KeepAlive", 0.6, 1),  # few
+    **{
+        name: values
+        for number, code in enumerate(code for code in CODES[1:] if code not in FAULTS)
+        for name, values in calls(f"Method{number}", 10, 0.9, code).items()
+    },
 }
+"""Calls that fail, of which nobody need be told: seldom, too few, or by their callers' doing."""
+UPLOADS = {series("mediround_shed_total", reason="uploads"): counter((60, 2))}
+FULL, GONE = stored(0.1, "full"), stored(0.1, "unavailable")
+MOST_ASK = calls("AskRound", 1000, 0)
 
 CALL_SCENARIOS = [
-    *(
-        scenario(
-            f"openings end {code}",
-            CALLS_FAIL,
-            calls("AskRound", 1000, 0) | calls("OpenSession", 10, 0.9, code),
-            at_10m="",
-            at_14m="",
-            at_20m=CALLS_FAIL,
-        )
-        for code in FAULTS
+    scenario(
+        "openings end INTERNAL",
+        CALLS_FAIL,
+        MOST_ASK | calls("OpenSession", 10, 0.2, "INTERNAL"),
+        at_10m="",
+        at_16m="",
+        at_20m=CALLS_FAIL,
     ),
-    scenario("calls end by their callers' doing", CALLS_FAIL, ASKED_WRONGLY, at_20m=""),
-    scenario("some openings fail", CALLS_FAIL, calls("OpenSession", 20, 0.05), at_29m=""),
-    scenario("more openings fail", CALLS_FAIL, calls("OpenSession", 20, 0.2), at_29m=CALLS_FAIL),
-    scenario("few openings, which fail", CALLS_FAIL, calls("OpenSession", 0.6, 1), at_29m=""),
-    scenario("enough openings, which fail", CALLS_FAIL, calls("OpenSession", 2, 1), at_29m=CALLS_FAIL),
-    *(
-        scenario(f"writes end {outcome}", STORE_FAILS, stored(0.9, outcome), at_18m="", at_25m=STORE_FAILS)
-        for outcome in ("full", "unavailable")
-    ),
+    scenario("openings end UNAVAILABLE", CALLS_FAIL, MOST_ASK | calls("OpenSession", 2, 1), at_29m=CALLS_FAIL),
+    scenario("calls fail now and then", CALLS_FAIL, WITHIN, at_20m="", at_29m=""),
+    scenario("the store is full", STORE_FAILS, FULL, at_18m="", at_26m=STORE_FAILS),
+    scenario("the store is gone", STORE_FAILS, GONE, at_18m="", at_26m=STORE_FAILS),
     scenario("few writes fail", STORE_FAILS, stored(0.03), at_29m=""),
-    scenario("some writes fail", STORE_FAILS, stored(0.1), at_29m=STORE_FAILS),
-    scenario("sessions give way", GIVE_WAY, crowded(2, 0), at_24m="", at_40m=GIVE_WAY),
-    scenario("sessions are refused", GIVE_WAY, crowded(0, 2), at_24m="", at_40m=GIVE_WAY),
-    scenario("some do either", GIVE_WAY, crowded(0.5, 0.5), at_50m=GIVE_WAY),
-    scenario("few give way", GIVE_WAY, crowded(0.3, 0.2), at_50m=""),
-    scenario("uploads are refused", GIVE_WAY, crowded(0, 2, "uploads"), at_50m=""),
+    scenario("sessions give way", GIVE_WAY, crowded(1.2, 0), at_28m="", at_40m=GIVE_WAY),
+    scenario("sessions are refused", GIVE_WAY, crowded(0, 1.2), at_28m="", at_40m=GIVE_WAY),
+    scenario("few do either, and uploads are refused", GIVE_WAY, crowded(0.3, 0.2) | UPLOADS, at_50m=""),
 ]
