@@ -151,6 +151,19 @@ async def test_the_least_recently_used_gives_way(store: EmbeddingStore) -> None:
     assert (again.values == 8).all()
 
 
+async def test_what_nobody_asked_for_gives_way_first(store: EmbeddingStore) -> None:
+    for key in ("asked", "unasked"):
+        store.release(await filled(store, key, 1))
+    store.demote("unasked")
+    store.demote("unknown")
+    store.release(await filled(store, "new", 1))
+    assert [store.holds(key) for key in ("asked", "unasked", "new")] == [True, False, True]
+    store.demote("asked")
+    store.release(await filled(store, "asked", 2))
+    store.release(await filled(store, "newer", 1))
+    assert [store.holds(key) for key in ("asked", "new", "newer")] == [True, False, True]
+
+
 async def test_a_leased_embedding_is_never_overwritten(store: EmbeddingStore) -> None:
     held = await filled(store, "a", 1)
     for number in range(2, 9):

@@ -105,11 +105,13 @@ async def test_another_servers_change_is_seen_and_never_written_over(place: Plac
         for store in (one, two):
             async with store.exclusive("s", CALLER) as held:
                 assert [each.round_id for each in held.rounds] == ["r1"]
+        gone: list[tuple[str, str]] = []
+        two.on_gone(lambda *session: gone.append(session))
         await one.close("s", CALLER)
         with pytest.raises(PreconditionFailed) as closed:
             await two.read("s", CALLER)
         assert closed.value.reason is Reason.SESSION_CLOSED
-        assert two.count == 0
+        assert (two.count, gone) == (0, [("s", CALLER)])
 
 
 async def test_a_server_of_another_model_reads_and_changes_nothing(place: Place) -> None:
