@@ -79,6 +79,7 @@ class MemorySessions:
         self._by_age: dict[Key, _Entry] = {}  # the first opened first
         self._ended: OrderedDict[Key, str] = OrderedDict()  # in which words, oldest first
         self._taken = Taken()
+        self._leaving: list[_Entry] = []  # gone, while their last requests end
         self._listeners: list[Callable[[str, str], None]] = []
 
     @property
@@ -143,9 +144,9 @@ class MemorySessions:
         """Forget that it was here; nothing where it was not."""
         key = (caller, session_id)
         if key in self._entries:
-            gone = self._entries.pop(key)
-            self._taken.add(gone.session.record.payer, -1, -gone.nbytes)
+            self._leaving.append(gone := self._entries.pop(key))
             del self._by_age[key]
+            self._let_go(gone)
             for listener in self._listeners:
                 listener(session_id, caller)
 
@@ -168,6 +169,7 @@ class MemorySessions:
         finally:
             entry.users -= 1
             self._touch(key, entry)
+            self._let_go(entry)
 
     async def commit(self, record: SessionRecord, write: Write | None = None) -> None:
         """Take the next record of a held session. See ``SessionStore``.
@@ -217,7 +219,7 @@ class MemorySessions:
         return 0.0 if entry is None else self._left(entry, self._clock())
 
     async def close(self, session_id: str, caller: str) -> None:
-        """Forget the session; a request that holds it keeps its snapshot to its end. See ``SessionStore``."""
+        """Forget it; a request that holds it keeps its snapshot, and room, to its end. See ``SessionStore``."""
         key = (caller, session_id)
         if self._ended.get(key) != CLOSED:
             self._find(key)
@@ -239,10 +241,16 @@ class MemorySessions:
         return self._entries[key]
 
     def _grow(self, entry: _Entry, nbytes: int) -> None:
-        """What is counted of it; of one that was closed meanwhile nothing is any more."""
+        """What is counted of it; of one that was closed meanwhile this changes no more."""
         if self._entries.get((entry.session.caller, entry.session.session_id)) is entry:
             entry.nbytes += nbytes
             self._taken.add(entry.session.record.payer, 0, nbytes)
+
+    def _let_go(self, entry: _Entry) -> None:
+        """A session that is gone takes room until no request holds it."""
+        if entry in self._leaving and not entry.users:
+            self._leaving.remove(entry)
+            self._taken.add(entry.session.record.payer, -1, -entry.nbytes)
 
     def _touch(self, key: Key, entry: _Entry) -> None:
         entry.last_used = self._clock()
@@ -259,23 +267,18 @@ class MemorySessions:
 
     def _make_room(self, record: SessionRecord, nbytes: int, sessions: int) -> None:
         """Let idle sessions give way until this fits. Raises Exhausted as ``giving_way`` does; none has then."""
-        payer = record.payer
-        need = Need(payer, sessions, nbytes, self._clock(), self._give_way_after)
+        need = Need(record.payer, sessions, nbytes, self._clock(), self._give_way_after)
         if self._taken.leaves(need, self._budget, self._each):
             return
-        held = [
-            Occupant(
-                key,
-                entry.session.record.payer,
-                entry.nbytes,
-                None if entry.users else self._ready(entry, payer),
-                entry.session.record.payer == payer,
-            )
-            for key, entry in self._entries.items()
-        ]
+        held = [self._occupant(entry, need.payer) for entry in (*self._entries.values(), *self._leaving)]
         for key in giving_way(held, need, self._budget, self._each):
             self.gave_way += 1
             self._end(key, GAVE_WAY)
+
+    def _occupant(self, entry: _Entry, payer: tuple[str, str]) -> Occupant:
+        record, ready = entry.session.record, None if entry.users else self._ready(entry, payer)
+        own, key = record.payer == payer, (record.caller, record.session_id)
+        return Occupant(key, record.payer, entry.nbytes, ready, own)
 
     def _ready(self, entry: _Entry, payer: tuple[str, str]) -> float:
         """When an idle session may give way to ``payer``; soon, where it is their own and nothing was asked."""

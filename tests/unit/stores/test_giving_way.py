@@ -62,6 +62,23 @@ async def test_the_longest_idle_gives_way_after_the_floor_and_not_before() -> No
     assert await store.there("abcd") == ["b", "c", "d"]
 
 
+async def test_a_closed_session_takes_room_while_a_request_holds_it() -> None:
+    """Else who asks and closes, again and again, fills memory with images that wait for their turn."""
+    store = Store()
+    for name in "abc":
+        await store.open(name)
+    async with store.held.exclusive("a", "anna"):
+        nbytes = store.held.nbytes
+        await store.held.close("a", "anna")
+        assert (store.held.count, store.held.nbytes) == (2, nbytes)
+        with pytest.raises(Exhausted, match="3 sessions are open"):
+            await store.open("d")
+    await store.open("d")
+    for name in "bcd":
+        await store.held.close(name, "anna")
+    assert (store.held.count, store.held.nbytes) == (0, 0)
+
+
 async def test_the_callers_own_give_way_before_others_that_were_idle_longer() -> None:
     store = Store()
     await store.open("others", "bert")
