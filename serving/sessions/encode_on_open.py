@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from serving.domain import DecodedImage
@@ -217,13 +218,17 @@ class EncodeOnOpen:
                 self._drop(key)
 
     def _has_room(self) -> bool:
-        """For one more image: the oldest whose work has ended gives way, and its embedding before all others."""
-        if len(self._images) >= self._max_images:
-            ended = next((key for key, image in self._images.items() if image.ended), None)
-            if ended is None:
-                return False
-            self._drop(ended)
-        return True
+        """For one more image: the oldest whose work has ended gives way, and its embedding before all others; else
+        the oldest that waits, which newer ones go before.
+        """
+        if len(self._images) < self._max_images:
+            return True
+        ended = (key for key, image in self._images.items() if image.ended)
+        waits = (key for key, image in self._images.items() if not image.begun)
+        gives_way = next(chain(ended, waits), None)
+        if gives_way is not None:
+            self._drop(gives_way)
+        return gives_way is not None
 
     def _drop(self, key: str) -> None:
         image = self._images.pop(key)

@@ -261,6 +261,20 @@ async def test_images_that_nobody_asks_about_are_limited(executor: Executor) -> 
         assert outcomes(stage) == {"begun": 3, "wasted": 1, "used": 1}
 
 
+async def test_where_all_wait_the_oldest_gives_way_to_a_new_one(executor: Executor) -> None:
+    async with service(executor, concurrency=1, ahead=2) as (stage, client):
+        stage.vision.script.hold("encode")
+        await client.open(picture())
+        await stage.vision.script.reached("encode")
+        second, third = await client.open(picture(seed=1)), await client.open(picture(seed=2))
+        ahead = stage.service._orchestrator.encode_on_open
+        waiting = {session_id for image in ahead._images.values() for _, session_id in image.owners}
+        assert second.session_id not in waiting
+        assert third.session_id in waiting
+        assert outcomes(stage) == {"begun": 1}
+        stage.vision.script.let_go("encode")
+
+
 async def test_a_question_that_is_refused_leaves_its_image_to_be_encoded(executor: Executor) -> None:
     async with service(executor, concurrency=1) as (stage, client):
         stage.gate._expectations.encode.learn(100.0)  # longer than a person's question may wait
