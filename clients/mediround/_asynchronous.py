@@ -184,8 +184,8 @@ class AsyncConnection:
             under_way.cancel()  # if it is not over: this task was cancelled
 
     async def _write(self, under_way: Any, messages: Iterator[pb.OpenSessionRequest]) -> None:
-        """Until the call is over, whose status then says why."""
-        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        """Until the call is over, whose status then says why: a write fails then, and a half-close otherwise."""
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError, grpc.aio.InternalError):
             await under_way.write(next(messages))
             with suppress(TimeoutError):
                 async with asyncio.timeout(VERDICT_SECONDS):

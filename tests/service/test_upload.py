@@ -317,6 +317,20 @@ async def stuck() -> AsyncIterator[Server]:
         yield server
 
 
+async def test_a_half_close_that_meets_the_calls_end_leaves_the_reason_to_its_status(
+    stuck: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC raises an error of its own there, now and then."""
+
+    async def fails(_: object) -> None:
+        raise grpc.aio.InternalError
+
+    monkeypatch.setattr(grpc.aio._call.StreamUnaryCall, "done_writing", fails)
+    async with AsyncClient(stuck.address) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.open(picture(2048, 2048), timeout=0.3)
+
+
 async def test_a_deadline_within_an_upload(stuck: Server) -> None:
     large = picture(4096, 4096)
     async with AsyncClient(stuck.address) as client:
