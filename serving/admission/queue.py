@@ -130,12 +130,11 @@ class AdmissionQueue:
         Raises:
             Exhausted: it would wait too long.
         """
-        cost, encodes = self._expectations.cost(work), work.encodes > 0
-        promised = self._delays.pop(request_context.request_id(), 0.0)
+        encodes, promised = work.encodes > 0, self._delays.pop(request_context.request_id(), 0.0)
         before = self._work_before(priority, encodes, late=False)
         if not before and self._free(priority, encodes):
             return False
-        rate, time_left = self._throughput.rate, request_context.remaining()
+        cost, rate, time_left = self._expectations.cost(work), self._throughput.rate, request_context.remaining()
         left = self._left(rate, encodes)
         wait = (left + before) / rate
         late = wait > self._max_wait[priority]
