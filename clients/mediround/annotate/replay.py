@@ -26,8 +26,9 @@ from mediround.annotate.items import Item
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import LoadedItem, load
 from mediround.annotate.manifest import read_manifest
-from mediround.annotate.planned import Planned, planned
+from mediround.annotate.planned import planned
 from mediround.annotate.rows import Row
+from mediround.annotate.sorting import Names
 from mediround.annotate.waiting import Threads
 from mediround.masks import Bits
 
@@ -150,7 +151,7 @@ def sample(job: Job, run: Run, count: int, seed: int) -> dict[str, ItemRows]:
     lies.
     """
 
-    def keyed(names: Planned) -> Iterator[tuple[bytes, ItemRows]]:
+    def keyed(names: Names) -> Iterator[tuple[bytes, ItemRows]]:
         for rows in current_rows(run):
             name = rows[0].item_id
             if name in names and rows[0].status != "failed":

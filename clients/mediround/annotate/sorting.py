@@ -78,6 +78,10 @@ class Names:
     def __contains__(self, name: str) -> bool:
         return self._value(_digest(name)) is not None
 
+    def __len__(self) -> int:
+        (count,) = self._database.execute("SELECT COUNT(*) FROM names").fetchone()
+        return int(count)
+
     def add(self, name: str, value: str = "") -> bool | None:
         """None: the name is new. Else whether it came with this value at its first time."""
         key, digest = _digest(name), _digest(value)

@@ -23,8 +23,8 @@ from mediround.annotate.errors import ItemError, JobError
 from mediround.annotate.job import Job, Run
 from mediround.annotate.loading import target_of
 from mediround.annotate.manifest import read_manifest
-from mediround.annotate.planned import Planned, planned
-from mediround.annotate.sorting import scratch
+from mediround.annotate.planned import planned
+from mediround.annotate.sorting import Names, scratch
 
 _SCHEMA = """
 CREATE TABLE targets (item_id TEXT, round INTEGER, uri TEXT, PRIMARY KEY (item_id, round)) WITHOUT ROWID;
@@ -218,7 +218,7 @@ def _targets(job: Job) -> Iterator[_Targets]:
 
 @dataclass(slots=True)
 class _Work:
-    planned: Planned
+    planned: Names
     targets: _Targets
     most: int
     heard: Heard | None = None

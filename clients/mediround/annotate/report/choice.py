@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from mediround.annotate.current import current_rows
 from mediround.annotate.job import Job, Run
-from mediround.annotate.planned import Planned, planned
+from mediround.annotate.planned import planned
 from mediround.annotate.report.contact_sheet import DATA_BYTES, entry_bytes
-from mediround.annotate.sorting import scratch
+from mediround.annotate.sorting import Names, scratch
 
 _SCHEMA = "CREATE TABLE apart (item_id TEXT PRIMARY KEY, value REAL) WITHOUT ROWID"
 
@@ -61,7 +61,7 @@ def choice(job: Job, run: Run, most: int, apart: Disagreements) -> Choice:
     """At most ``most`` items of the manifest, and fewer where their data would not fit a page. Raises JobError."""
     count = not_planned = 0
 
-    def ranked(names: Planned) -> Iterator[tuple[bool, float, str, int]]:
+    def ranked(names: Names) -> Iterator[tuple[bool, float, str, int]]:
         nonlocal count, not_planned
         for rows in current_rows(run):
             if rows[0].item_id not in names:
